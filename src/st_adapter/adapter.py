@@ -1,0 +1,94 @@
+"""The spatio-temporal adapter of Pan et al., NeurIPS 2022, arXiv 2206.13559."""
+
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from st_adapter.errors import ArgumentError
+
+Activation = Literal["none", "relu", "gelu"]
+_ACTIVATIONS = {"none": nn.Identity, "relu": nn.ReLU, "gelu": nn.GELU}
+
+
+class STAdapter(nn.Module):
+    """A bottleneck with a depthwise convolution over time and space, added to the features.
+
+        y = x + up(activation(depthwise_conv3d(down(x))))
+
+    At initialisation the convolution is zero, so the module is the identity to the bit. The first
+    gradient step therefore reaches the convolution and `up.bias` alone; `down` and `up.weight`
+    move from the second step on. Section 3.2 of the paper; the published models use no activation.
+
+    Args:
+        channels: width of the features, c.
+        bottleneck: width between `down` and `up`, d.
+        kernel_size: odd kernel over (time, height, width). (1, 1, 1) is a purely spatial adapter.
+        activation: applied after the convolution.
+
+    Raises:
+        ArgumentError: a size is below one, or a kernel size is even.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        bottleneck: int,
+        kernel_size: tuple[int, int, int] = (3, 1, 1),
+        activation: Activation = "none",
+    ) -> None:
+        super().__init__()
+        if channels < 1 or bottleneck < 1:
+            raise ArgumentError(f"adapter widths must be at least 1, not {channels=} {bottleneck=}")
+        if any(size < 1 or size % 2 == 0 for size in kernel_size):
+            raise ArgumentError(f"adapter kernel sizes must be odd, not {tuple(kernel_size)}")
+        self.down = nn.Linear(channels, bottleneck)
+        self.conv = nn.Conv3d(
+            bottleneck,
+            bottleneck,
+            kernel_size,
+            padding=(kernel_size[0] // 2, kernel_size[1] // 2, kernel_size[2] // 2),
+            groups=bottleneck,
+        )
+        self.activation = _ACTIVATIONS[activation]()
+        self.up = nn.Linear(bottleneck, channels)
+        for zero in (self.conv.weight, self.conv.bias, self.down.bias, self.up.bias):
+            assert zero is not None
+            nn.init.zeros_(zero)
+
+    def forward(self, features: Float[Tensor, "b t h w c"]) -> Float[Tensor, "b t h w c"]:
+        """Add to each patch what its neighbours in time and space say about it."""
+        hidden = depthwise_conv3d(self.down(features), self.conv.weight, self.conv.bias)
+        update: Tensor = self.up(self.activation(hidden))
+        return features + update
+
+
+def depthwise_conv3d(
+    x: Float[Tensor, "b t h w d"],
+    weight: Float[Tensor, "d 1 kt kh kw"],
+    bias: Float[Tensor, " d"] | None,
+) -> Float[Tensor, "b t h w d"]:
+    """Convolve each channel over time and space with zero padding, without leaving channels-last.
+
+    Equal to `conv3d(..., groups=d)` up to rounding. A kernel over time alone is one 2-D
+    convolution over (t, h * w); any other kernel is the sum over its time steps of 2-D
+    convolutions of shifted frames. Both take views of `x`; no layout is copied.
+    """
+    b, t, h, w, d = x.shape
+    time_taps, *spatial = weight.shape[2:]
+    if spatial == [1, 1]:
+        rows = x.reshape(b, t, h * w, d).permute(0, 3, 1, 2)
+        out = F.conv2d(rows, weight[..., 0], bias, padding=(time_taps // 2, 0), groups=d)
+        return out.permute(0, 2, 3, 1).reshape(b, t, h, w, d)
+    half = time_taps // 2
+    padded = F.pad(x, (0, 0, 0, 0, 0, 0, half, half))
+    padding = (spatial[0] // 2, spatial[1] // 2)
+    taps = []
+    for tap in range(time_taps):
+        frames = padded[:, tap : tap + t].reshape(b * t, h, w, d).permute(0, 3, 1, 2)
+        tap_bias = bias if tap == 0 else None
+        taps.append(F.conv2d(frames, weight[:, :, tap], tap_bias, padding=padding, groups=d))
+    total = torch.stack(taps).sum(0) if len(taps) > 1 else taps[0]
+    return total.permute(0, 2, 3, 1).reshape(b, t, h, w, d)

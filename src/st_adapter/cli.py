@@ -1,0 +1,317 @@
+"""The command `st-adapter`: flags in, one call into the library, an exit code out.
+
+Nothing heavy is imported before a verb runs, so that help answers at once.
+"""
+
+import dataclasses
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+import click
+
+from st_adapter import __version__
+from st_adapter.config import PRECISIONS, RECIPES, TrainConfig, parse_views, resolve
+from st_adapter.errors import ArgumentError, StAdapterError, did_you_mean
+
+DONE, SOME_FAILED, NONSENSE, STOPPED = 0, 1, 2, 130
+_PATH = click.Path(path_type=Path)
+
+
+class _Verb(click.Command):
+    """A command whose help lists its flags in groups."""
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        groups: dict[str, list[tuple[str, str]]] = {}
+        for parameter in self.get_params(ctx):
+            record = parameter.get_help_record(ctx)
+            if record is not None:
+                groups.setdefault(getattr(parameter, "group", "Options"), []).append(record)
+        for title, records in groups.items():
+            with formatter.section(title):
+                formatter.write_dl(records)
+
+
+class _Verbs(click.Group):
+    """Commands in the order of a user's day, with near misses for a mistyped one."""
+
+    command_class = _Verb
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(self.commands)
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args and args[0] not in self.commands and not args[0].startswith("-"):
+            hint = did_you_mean(args[0], [*self.commands])
+            raise ArgumentError(f"no verb {args[0]!r}; have {', '.join(self.commands)}{hint}")
+        return super().resolve_command(ctx, args)
+
+
+class _ConfigOption(click.Option):
+    """A flag made of a field of TrainConfig; unset unless given, so that it overrides a recipe."""
+
+    def __init__(self, item: dataclasses.Field[Any], kind: Any) -> None:
+        name = item.name.replace("_", "-")
+        inner = [a for a in get_args(kind) if a is not type(None)]
+        if get_origin(kind) is not Literal and type(None) in get_args(kind):
+            kind = inner[0]
+        shown = "unset" if item.default is None else item.default
+        if isinstance(shown, tuple):
+            shown = " ".join(map(str, shown))
+        super().__init__(
+            [f"--{name}/--no-{name}" if kind is bool else f"--{name}"],
+            default=None,
+            help=f"{item.metadata['help']}  [default recipe: {shown}]",
+            **_click_type(kind),
+        )
+        self.group = f"{item.metadata['group']} options"
+
+
+def _click_type(kind: Any) -> dict[str, Any]:
+    if get_origin(kind) is Literal:
+        return {"type": click.Choice(get_args(kind))}
+    if get_origin(kind) is tuple:
+        return {"nargs": len(get_args(kind)), "type": get_args(kind)[0]}
+    return {"type": kind}
+
+
+def _config_options(command: click.Command) -> click.Command:
+    hints = get_type_hints(TrainConfig)
+    command.params += [_ConfigOption(f, hints[f.name]) for f in dataclasses.fields(TrainConfig)]
+    return command
+
+
+@click.group(
+    cls=_Verbs,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+@click.version_option(__version__, prog_name="st-adapter")
+def app() -> None:
+    """Turn any pre-trained image model into a video classifier by training a few per cent of it.
+
+    Exit codes: 0 done; 1 done, but some inputs failed; 2 the request made no sense.
+    """
+
+
+@app.command()
+@click.option("--out", type=_PATH, help="Folder to keep: clips, runs and the picture.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Seed of the clips and runs.")
+def demo(out: Path | None, seed: int) -> int:
+    """See the method work, in minutes, without a GPU or a model hub.
+
+    Makes short clips whose classes are each other's time reversal, trains a linear probe, a
+    spatial adapter and an ST-Adapter on a packaged ImageNet model, and compares them.
+    """
+    from st_adapter.demo.story import run_demo
+
+    run_demo(out or Path("st-adapter-demo"), seed)
+    return DONE
+
+
+@_config_options
+@app.command()
+@click.argument("data", type=_PATH)
+@click.option("--out", type=_PATH, required=True, help="Run folder to make.")
+@click.option(
+    "--recipe",
+    default="default",
+    show_default=True,
+    help=f"Named configuration: {', '.join(RECIPES)}. Flags override it.",
+)
+@click.option("--config", "config_file", type=_PATH, help="A run's config.json, or one like it.")
+@click.option("--resume", is_flag=True, help="Go on with the run in --out.")
+def train(
+    data: Path, out: Path, recipe: str, config_file: Path | None, resume: bool, **flags: Any
+) -> int:
+    """Adapt an image model to the videos in DATA.
+
+    DATA is a folder with one folder of videos per class, a folder with train/ and val/ in that
+    form, a .csv with the columns path,label, or a .txt of "path label" lines.
+    """
+    given = {name: value for name, value in flags.items() if value is not None}
+    if resume:
+        recipe, config = _recorded_config(out, given)
+    else:
+        config = resolve(recipe, config_file, given)
+    from st_adapter.train import train as run_training
+
+    result = run_training(data, out, config, recipe=recipe, resume=resume)
+    _print_evaluation(result.to_json())
+    click.echo(f"adapter: {out / 'adapter'}; try: st-adapter predict {out} VIDEO")
+    return SOME_FAILED if (out / "skipped.jsonl").exists() else DONE
+
+
+_MAY_CHANGE = ("workers", "device", "val")
+
+
+def _recorded_config(out: Path, given: dict[str, Any]) -> tuple[str, TrainConfig]:
+    """The configuration a run was started with; flags may repeat it, not contradict it."""
+    file = out / "config.json"
+    if not file.is_file():
+        raise ArgumentError(f"{out} holds no run to resume; leave --resume out to start one")
+    config = resolve("default", file, {})
+    changed = {k: v for k, v in given.items() if k in _MAY_CHANGE}
+    for name, value in given.items():
+        before = getattr(config, name)
+        if name not in _MAY_CHANGE and value != before and str(value) not in str(before):
+            flag = f"--{name.replace('_', '-')}"
+            raise ArgumentError(f"{out} was started with {flag} {before}, not {value}; leave it out")
+    recipe = json.loads(file.read_text()).get("recipe", "default")
+    return recipe, dataclasses.replace(config, **changed)
+
+
+def _shared_options(command: Callable[..., int]) -> Callable[..., int]:
+    """Flags of the verbs that use a trained run."""
+    for option in (
+        click.option("--device", default="auto", show_default=True, help="cpu, cuda, mps ..."),
+        click.option(
+            "--precision",
+            type=click.Choice(PRECISIONS[1:]),
+            default=PRECISIONS[1],
+            show_default=True,
+            help="Arithmetic.",
+        ),
+        click.option("--workers", type=click.IntRange(0), default=2, help="Decoding processes."),
+        click.option("--batch-size", type=click.IntRange(1), default=8, help="Clips at a time."),
+        click.option("--views", help='Temporal x spatial views, such as "3x1".'),
+        click.option("--weights", help="The backbone's weights, if not where they were."),
+    ):
+        command = option(command)
+    return command
+
+
+@app.command()
+@click.argument("run", type=_PATH)
+@click.argument("data", type=_PATH)
+@click.option("--out", type=_PATH, help="File to write; default eval.json in RUN.")
+@_shared_options
+def evaluate(run: Path, data: Path, out: Path | None, views: str | None, **options: Any) -> int:
+    """Measure the classifier in RUN on the labelled videos in DATA.
+
+    The validation part of DATA is used where there is one, otherwise all of it.
+    """
+    chosen = parse_views(views) if views else None
+    from st_adapter.checkpoint import append_json_line, write_json
+    from st_adapter.data.annotations import read_annotations
+    from st_adapter.evaluate import evaluate as run_evaluation
+    from st_adapter.predict import Predictor
+
+    workers = options.pop("workers")
+    predictor = Predictor(run, views=chosen, **options)
+    annotations = read_annotations(data, predictor.model.labels)
+    result = run_evaluation(
+        predictor.model,
+        annotations.val or annotations.train,
+        predictor.clip,
+        batch_size=predictor.batch_size,
+        workers=workers,
+        precision=predictor.precision,
+    )
+    write_json(out or run / "eval.json", result.to_json())
+    for skip in result.skipped:
+        click.echo(f"skipped {skip.reason}", err=True)
+        append_json_line(run / "skipped.jsonl", dataclasses.asdict(skip))
+    _print_evaluation(result.to_json())
+    return SOME_FAILED if result.num_skipped else DONE
+
+
+def _print_evaluation(result: dict[str, Any]) -> None:
+    temporal, spatial = result["views"]
+    skipped = f", {result['num_skipped']} skipped" if result["num_skipped"] else ""
+    click.echo(
+        f"top-1 {result['top1']:.2%}  top-5 {result['top5']:.2%}  "
+        f"mean class accuracy {result['mean_class_accuracy']:.2%}  "
+        f"({result['num_videos']} videos{skipped}, {temporal}x{spatial} views)"
+    )
+
+
+@app.command()
+@click.argument("run", type=_PATH)
+@click.argument("videos", type=_PATH, nargs=-1, required=True)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object a line.")
+@click.option("--top", type=click.IntRange(1), default=3, show_default=True, help="Labels to show.")
+@_shared_options
+def predict(
+    run: Path, videos: tuple[Path, ...], as_json: bool, top: int, views: str | None, **options: Any
+) -> int:
+    """Label videos (files, or folders of them) with the classifier in RUN."""
+    chosen = parse_views(views) if views else None
+    from st_adapter.data.dataset import Skipped
+    from st_adapter.predict import Predictor, expand
+    from st_adapter.progress import bar
+
+    paths = expand(videos)
+    workers = options.pop("workers") if len(paths) > 8 else 0  # starting them takes seconds
+    predictor = Predictor(run, views=chosen, **options)
+    failed = 0
+    with bar("predicting", len(paths)) as progress:
+        for result in predictor.predict(paths, workers):
+            if isinstance(result, Skipped):
+                failed += 1
+                click.echo(f"skipped {result.reason}", err=True)
+                record: dict[str, Any] = {"path": result.path, "error": result.reason}
+            else:
+                scores = result.scores[:top]
+                record = {
+                    "path": str(result.path),
+                    "predictions": [{"label": n, "score": round(s, 6)} for n, s in scores],
+                }
+            if as_json:
+                click.echo(json.dumps(record, ensure_ascii=False))
+            elif not isinstance(result, Skipped):
+                click.echo(f"{result.path}: " + ", ".join(f"{n} {s:.1%}" for n, s in scores))
+            progress.advance()
+    return SOME_FAILED if failed else DONE
+
+
+@app.command()
+@click.argument("run", type=_PATH, required=False)
+@click.option("--backbone", help="Any timm name, instead of RUN.")
+@click.option("--frames", type=click.IntRange(1), help="Frames in a clip.")
+@click.option("--size", type=click.IntRange(1), help="Height and width, pixels.")
+@click.option("--classes", type=click.IntRange(1), default=400, help="Classes, without RUN.")
+@click.option("--bottleneck", type=click.IntRange(1), help="Adapter width, without RUN.")
+@click.option("--positions", default="all", help="Places in a block, without RUN.")
+@click.option("--adapter-layers", default="all", help="all, or k for the last k, without RUN.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def inspect(run: Path | None, as_json: bool, **options: Any) -> int:
+    """Count parameters and operations, and show where the adapters sit."""
+    if (run is None) == (options["backbone"] is None):
+        raise ArgumentError("inspect takes either a RUN or --backbone NAME")
+    from st_adapter.inspection import inspect_backbone, inspect_run
+
+    if run is not None:
+        result = inspect_run(run, options["frames"], options["size"])
+    else:
+        result = inspect_backbone(**options)
+    click.echo(json.dumps(result.to_json(), indent=2) if as_json else result.to_text())
+    return DONE
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one verb; errors a user can mend come out as one line on stderr."""
+    try:
+        result = app.main(arguments, standalone_mode=False)
+        return int(result or DONE)
+    except click.ClickException as error:
+        return _fail(error.format_message())
+    except StAdapterError as error:
+        return _fail(str(error))
+    except OSError as error:  # a full disk, a folder that may not be written
+        return _fail(str(error))
+    except click.Abort as error:
+        print(f"\nst-adapter: {error.__cause__ or 'stopped'}", file=sys.stderr)
+        return STOPPED
+
+
+def _fail(message: str) -> int:
+    print(f"st-adapter: error: {' '.join(message.split())}", file=sys.stderr)
+    return NONSENSE
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,266 @@
+"""What a run is made of: one frozen dataclass is configuration, command line, recipe, record."""
+
+import dataclasses
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from st_adapter.errors import ArgumentError, did_you_mean
+
+METHODS = ("st-adapter", "adapter", "linear")
+PRECISIONS = ("auto", "float32", "bfloat16")
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdapterConfig:
+    """Shape and place of the adapters.
+
+    Attributes:
+        bottleneck: width inside the adapter; None is half the width of the features it sits on.
+        kernel_size: odd kernel over (time, height, width).
+        positions: places inside a block, "attention" and "mlp" in a ViT, "block" in a CNN;
+            "all" is each place that the backbone has.
+        layers: "all", or k for the last k blocks alone.
+        activation: "none" (as published), "relu" or "gelu".
+    """
+
+    bottleneck: int | None = None
+    kernel_size: tuple[int, int, int] = (3, 1, 1)
+    positions: tuple[str, ...] | Literal["all"] = "all"
+    layers: int | Literal["all"] = "all"
+    activation: Literal["none", "relu", "gelu"] = "none"
+
+    def __post_init__(self) -> None:
+        if self.bottleneck is not None and self.bottleneck < 1:
+            raise ArgumentError(f"bottleneck must be at least 1, not {self.bottleneck}")
+        if len(self.kernel_size) != 3 or any(k < 1 or k % 2 == 0 for k in self.kernel_size):
+            raise ArgumentError(
+                f"kernel_size takes three odd numbers (time, height, width), not {self.kernel_size}"
+            )
+        if self.layers != "all" and self.layers < 1:
+            raise ArgumentError(f'adapter layers must be "all" or at least 1, not {self.layers}')
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClipConfig:
+    """How a video becomes a clip at test.
+
+    Attributes:
+        frames: frames in a clip.
+        stride: distance between them in a window of its own; 0 spreads them over the video.
+        size: height and width, pixels; the short side is scaled to it, bicubic.
+        views: temporal and spatial views whose softmax scores are averaged.
+    """
+
+    frames: int = 8
+    stride: int = 0
+    size: int = 224
+    views: tuple[int, int] = (1, 1)
+
+
+def _setting(default: Any, group: str, text: str) -> Any:
+    return field(default=default, metadata={"group": group, "help": text})
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """Everything that decides how a run comes out. `config.json` in a run folder is this record."""
+
+    backbone: str = _setting(
+        "vit_base_patch16_clip_quickgelu_224.openai", "Model", "Image model, any timm name."
+    )
+    weights: str = _setting(
+        "hub", "Model", "hub, random, or a file: safetensors or .pth in timm's names."
+    )
+    method: str = _setting("st-adapter", "Model", "What is trained: st-adapter, adapter, linear.")
+    bottleneck: int | None = _setting(
+        None, "Model", "Width inside an adapter; unset is half the backbone's width."
+    )
+    kernel_size: tuple[int, int, int] = _setting(
+        (3, 1, 1), "Model", "Odd adapter kernel over time, height, width."
+    )
+    positions: str = _setting(
+        "all", "Model", "Places in a block: all, or a list such as attention,mlp."
+    )
+    adapter_layers: str = _setting("all", "Model", "all, or k for adapters in the last k blocks.")
+    activation: Literal["none", "relu", "gelu"] = _setting(
+        "none", "Model", "Activation inside the adapter."
+    )
+    dropout: float = _setting(0.5, "Model", "Dropout before the classifier.")
+
+    frames: int = _setting(8, "Clip", "Frames in a clip.")
+    stride: int = _setting(
+        0, "Clip", "Every stride-th frame of one window; 0 spreads the frames over the video."
+    )
+    size: int = _setting(224, "Clip", "Height and width of a clip, pixels.")
+    crop: Literal["area", "jitter"] = _setting(
+        "area", "Clip", "Training crop: random area, or short side jitter and random crop."
+    )
+    crop_range: tuple[float, float] = _setting(
+        (0.5, 1.0), "Clip", "Range of the crop's area, or of the short side in units of size."
+    )
+    flip: bool = _setting(True, "Clip", "Mirror half of the training clips.")
+    randaugment: bool = _setting(False, "Clip", "RandAugment m7 n4 mstd0.5 inc1, one draw a clip.")
+    views: str = _setting("1x1", "Clip", "Test views, temporal x spatial; spatial is 1 or 3.")
+
+    epochs: int = _setting(8, "Optimisation", "Passes over the training part.")
+    batch_size: int = _setting(8, "Optimisation", "Clips in a forward pass.")
+    accumulate: int = _setting(1, "Optimisation", "Forward passes in a step.")
+    lr: float | None = _setting(1e-3, "Optimisation", "Peak learning rate; overrides lr-per-256.")
+    lr_per_256: float | None = _setting(
+        None, "Optimisation", "Peak learning rate for 256 clips a step, scaled to the step's size."
+    )
+    weight_decay: float = _setting(0.01, "Optimisation", "Weight decay; none on biases and norms.")
+    warmup_epochs: float = _setting(1.0, "Optimisation", "Epochs of linear warm-up.")
+    clip_gradient: float = _setting(1.0, "Optimisation", "Largest gradient norm; 0 is no limit.")
+
+    val: str | None = _setting(None, "Data", "Validation data, in any form DATA takes.")
+    val_fraction: float = _setting(
+        0.2, "Data", "Part of DATA held out where it has no validation part."
+    )
+
+    seed: int = _setting(0, "Machine", "Seed of split, order, augmentation and initialisation.")
+    workers: int = _setting(2, "Machine", "Processes that decode; 0 decodes in the main one.")
+    precision: Literal["auto", "float32", "bfloat16"] = _setting(
+        "auto", "Machine", "Arithmetic; auto measures which is faster here."
+    )
+    device: str = _setting("auto", "Machine", "auto, cpu, cuda, cuda:1, mps ...")
+
+    def __post_init__(self) -> None:
+        if self.method not in METHODS:
+            hint = did_you_mean(self.method, list(METHODS))
+            raise ArgumentError(f"unknown method {self.method!r}; have {', '.join(METHODS)}{hint}")
+        for name in ("frames", "size", "epochs", "batch_size", "accumulate"):
+            _at_least(name, getattr(self, name), 1)
+        for name in ("stride", "weight_decay", "warmup_epochs", "clip_gradient", "workers"):
+            _at_least(name, getattr(self, name), 0)
+        if not 0 <= self.dropout < 1:
+            raise ArgumentError(f"dropout must be in [0, 1), not {self.dropout}")
+        if not 0 < self.val_fraction < 1:
+            raise ArgumentError(f"val_fraction must be between 0 and 1, not {self.val_fraction}")
+        if self.lr is None and self.lr_per_256 is None:
+            raise ArgumentError("a run needs lr or lr_per_256; both are unset")
+        if not 0 < self.peak_lr() < float("inf"):
+            raise ArgumentError(f"the learning rate must be above 0, not {self.peak_lr()}")
+        low, high = self.crop_range
+        if self.crop == "area" and not 0 < low <= high <= 1:
+            raise ArgumentError(f"an area crop takes a range within (0, 1], not {self.crop_range}")
+        if self.crop == "jitter" and not 1 <= low <= high:
+            raise ArgumentError(f"a jitter crop takes a range from 1 up, not {self.crop_range}")
+        _ = self.adapter, self.clip
+
+    @property
+    def adapter(self) -> AdapterConfig:
+        """The adapters' shape and place."""
+        positions = "all" if self.positions == "all" else tuple(self.positions.split(","))
+        try:
+            layers = "all" if self.adapter_layers == "all" else int(self.adapter_layers)
+        except ValueError:
+            raise ArgumentError(
+                f'adapter_layers takes "all" or a number, not {self.adapter_layers!r}'
+            ) from None
+        return AdapterConfig(
+            bottleneck=self.bottleneck,
+            kernel_size=self.kernel_size,
+            positions=positions,
+            layers=layers,
+            activation=self.activation,
+        )
+
+    @property
+    def clip(self) -> ClipConfig:
+        """How a video becomes a clip at test."""
+        return ClipConfig(
+            frames=self.frames, stride=self.stride, size=self.size, views=parse_views(self.views)
+        )
+
+    def peak_lr(self, num_processes: int = 1) -> float:
+        """The learning rate after warm-up, for this many processes."""
+        if self.lr is not None:
+            return self.lr
+        assert self.lr_per_256 is not None
+        return self.lr_per_256 * self.batch_size * self.accumulate * num_processes / 256
+
+    def to_json(self) -> dict[str, Any]:
+        """The configuration as plain values."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any], source: str) -> "TrainConfig":
+        """Build from plain values; an unknown key is an error that names `source`."""
+        known = {f.name: f for f in dataclasses.fields(cls)}
+        for key in values:
+            if key not in known:
+                raise ArgumentError(f"{source}: unknown key {key!r}{did_you_mean(key, [*known])}")
+        made = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+        return cls(**made)
+
+
+def _at_least(name: str, value: float, lowest: int) -> None:
+    if not value >= lowest:
+        raise ArgumentError(f"{name} must be at least {lowest}, not {value}")
+
+
+def parse_views(text: str) -> tuple[int, int]:
+    """Read "3x1" as 3 temporal and 1 spatial view; "3" is "3x1"."""
+    temporal, _, spatial = text.lower().partition("x")
+    try:
+        views = int(temporal), int(spatial or 1)
+    except ValueError:
+        raise ArgumentError(f'views are written like "3x1", not {text!r}') from None
+    if views[0] < 1 or views[1] not in (1, 3):
+        raise ArgumentError(f"views take 1 or more temporal and 1 or 3 spatial, not {text!r}")
+    return views
+
+
+RECIPES: dict[str, dict[str, Any]] = {
+    # Small data, 100 to 5,000 clips: half-width adapters, mild crops, an absolute learning rate.
+    "default": {},
+    # scripts/train_k400_clip_vit_b16_adapter12x384.sh of linziyi96/st-adapter at b914b38.
+    "k400": {
+        "bottleneck": 384,
+        "positions": "mlp",
+        "stride": 16,
+        "crop": "jitter",
+        "crop_range": (1.0, 1.15),
+        "views": "3x1",
+        "epochs": 12,
+        "batch_size": 64,
+        "lr": None,
+        "lr_per_256": 1e-3,
+        "warmup_epochs": 2.0,
+        "clip_gradient": 0.0,
+    },
+    # scripts/train_ssv2_clip_vit_b16_adapter24x384.sh of the same.
+    "ssv2": {
+        "bottleneck": 384,
+        "positions": "attention,mlp",
+        "crop": "area",
+        "crop_range": (0.08, 1.0),
+        "flip": False,
+        "randaugment": True,
+        "views": "1x3",
+        "epochs": 50,
+        "batch_size": 64,
+        "lr": None,
+        "lr_per_256": 1e-3,
+        "warmup_epochs": 2.0,
+        "clip_gradient": 0.0,
+    },
+}
+
+
+def resolve(recipe: str, file: Path | None, overrides: dict[str, Any]) -> TrainConfig:
+    """Lay the file's values over the recipe's, then `overrides` over both."""
+    if recipe not in RECIPES:
+        hint = did_you_mean(recipe, list(RECIPES))
+        raise ArgumentError(f"unknown recipe {recipe!r}; have {', '.join(RECIPES)}{hint}")
+    values = dict(RECIPES[recipe])
+    if file is not None:
+        try:
+            values.update(json.loads(file.read_text()))
+        except (OSError, ValueError) as error:
+            raise ArgumentError(f"{file}: not a readable JSON configuration: {error}") from None
+    values.update(overrides)
+    return TrainConfig.from_json(values, str(file or "configuration"))

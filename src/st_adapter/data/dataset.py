@@ -1,0 +1,213 @@
+"""Clips of labelled videos for training and for evaluation, with substitutes for broken files."""
+
+import random
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import UInt8
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from st_adapter.config import ClipConfig
+from st_adapter.data import decode, sample
+from st_adapter.data.annotations import Video
+from st_adapter.data.augment import TrainTransform, spatial_views
+from st_adapter.errors import DataError, VideoError
+
+_SUBSTITUTES = 20
+"""How many other videos of a class are tried before its files count as unusable."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Skipped:
+    """An input that could not be used."""
+
+    path: str
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainBatch:
+    """Clips with labels, and the files that others had to stand in for."""
+
+    clips: UInt8[Tensor, "b t 3 h w"]
+    labels: Tensor
+    skipped: tuple[Skipped, ...]
+
+    def pin_memory(self) -> "TrainBatch":
+        """Called by the loader where the device profits from it."""
+        return TrainBatch(
+            clips=self.clips.pin_memory(), labels=self.labels.pin_memory(), skipped=self.skipped
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Views:
+    """All test views of one video; `clips` is None where the video could not be read."""
+
+    index: int
+    clips: UInt8[Tensor, "v t 3 h w"] | None
+    reason: str = ""
+
+
+class TrainDataset(Dataset[tuple[Tensor, int, tuple[Skipped, ...]]]):
+    """One random clip of each video.
+
+    What a clip shows depends on (seed, epoch, index) alone, so that a run repeats with any
+    number of workers and goes on in the middle of an epoch.
+    """
+
+    def __init__(
+        self, videos: Sequence[Video], clip: ClipConfig, transform: TrainTransform, seed: int
+    ) -> None:
+        self.videos = videos
+        self.clip = clip
+        self.transform = transform
+        self.seed = seed
+
+    def __len__(self) -> int:
+        return len(self.videos)
+
+    def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, int, tuple[Skipped, ...]]:  # type: ignore[override]
+        """Return a clip [t, 3, h, w], its label, and the files that could not be used.
+
+        Args:
+            key: (epoch, index of the video).
+
+        Raises:
+            DataError: no video of this class can be read.
+        """
+        epoch, index = key
+        rng = random.Random(f"{self.seed} {epoch} {index}")
+        video = self.videos[index]
+        skipped = []
+        for candidate in self._candidates(video, rng):
+            try:
+                return self._clip(candidate, rng), video.label, tuple(skipped)
+            except VideoError as error:
+                skipped.append(Skipped(path=str(candidate.path), reason=str(error)))
+        raise DataError(
+            f"no video of the class of {video.path} could be read ({len(skipped)} tried), "
+            f"the last because: {skipped[-1].reason}"
+        )
+
+    def _candidates(self, video: Video, rng: random.Random) -> Iterator[Video]:
+        yield video
+        others = [v for v in self.videos if v.label == video.label and v is not video]
+        yield from rng.sample(others, min(_SUBSTITUTES, len(others)))
+
+    def _clip(self, video: Video, rng: random.Random) -> Tensor:
+        def choose(num_frames: int) -> list[int]:
+            return sample.choose(num_frames, self.clip.frames, self.clip.stride, rng)
+
+        frames = read_clips(video, [choose], self.transform.short_side(rng))[0]
+        return self.transform(frames, rng)
+
+
+class ViewDataset(Dataset[Views]):
+    """All test views of each video, in order."""
+
+    def __init__(self, videos: Sequence[Video], clip: ClipConfig) -> None:
+        self.videos = videos
+        self.clip = clip
+
+    def __len__(self) -> int:
+        return len(self.videos)
+
+    def __getitem__(self, index: int) -> Views:
+        try:
+            return Views(index=index, clips=read_views(self.videos[index], self.clip))
+        except VideoError as error:
+            return Views(index=index, clips=None, reason=str(error))
+
+
+def read_views(video: Video, clip: ClipConfig) -> UInt8[Tensor, "v t 3 h w"]:
+    """Decode a video once and cut its test views, temporal-major.
+
+    Raises:
+        VideoError: it cannot be read.
+    """
+    temporal, spatial = clip.views
+
+    def chooser(view: int) -> "Chooser":
+        return lambda num_frames: sample.choose(
+            num_frames, clip.frames, clip.stride, view=view, num_views=temporal
+        )
+
+    windows = read_clips(video, [chooser(view) for view in range(temporal)], clip.size)
+    return torch.stack([c for w in windows for c in spatial_views(w, clip.size, spatial)])
+
+
+Chooser = Callable[[int], list[int]]
+"""From a number of frames to the numbers of those wanted."""
+
+
+def read_clips(
+    video: Video, choosers: Sequence[Chooser], short_side: int | None
+) -> list[UInt8[Tensor, "t 3 h w"]]:
+    """Choose frames of a video and decode them in one pass.
+
+    Where the file ends before its packets promise, the choice is made again among the frames
+    that there are.
+
+    Raises:
+        VideoError: no frame can be read, or none lies in the segment.
+    """
+    info = decode.probe(video.path)
+    shown = info.frame_range(video.start_seconds, video.end_seconds)
+    for _ in range(2):
+        chosen = [[shown[i] for i in choose(len(shown))] for choose in choosers]
+        union = sorted({i for indices in chosen for i in indices})
+        try:
+            frames = decode.read_frames(video.path, union, short_side)
+        except decode.TruncatedError as error:
+            shown = range(shown.start, min(shown.stop, error.num_decoded))
+            if not shown:
+                raise
+            continue
+        row = {number: i for i, number in enumerate(union)}
+        return [frames[[row[i] for i in indices]] for indices in chosen]
+    raise VideoError(f"{video.path}: decodes to another number of frames each time")
+
+
+def collate_train(items: list[tuple[Tensor, int, tuple[Skipped, ...]]]) -> TrainBatch:
+    """Stack clips to one batch."""
+    return TrainBatch(
+        clips=torch.stack([clip for clip, _, _ in items]),
+        labels=torch.tensor([label for _, label, _ in items]),
+        skipped=tuple(skip for _, _, skips in items for skip in skips),
+    )
+
+
+class EpochSampler:
+    """Batches of (epoch, index) keys in an order that depends on seed and epoch alone."""
+
+    def __init__(self, num_videos: int, batch_size: int, seed: int) -> None:
+        self.num_videos = num_videos
+        self.batch_size = batch_size
+        self.seed = seed
+        self.epoch = 0
+        self.first_batch = 0
+
+    def __len__(self) -> int:
+        return -(-self.num_videos // self.batch_size)
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        order = list(range(self.num_videos))
+        random.Random(f"{self.seed} {self.epoch}").shuffle(order)
+        keys = [(self.epoch, index) for index in order]
+        for batch in range(self.first_batch, len(self)):
+            yield keys[batch * self.batch_size : (batch + 1) * self.batch_size]
+
+
+def view_loader(
+    videos: Sequence[Video], clip: ClipConfig, batch_size: int, workers: int
+) -> DataLoader[Views]:
+    """Batches of whole videos; each item is a list of `Views`."""
+    return DataLoader(
+        ViewDataset(videos, clip),
+        batch_size=batch_size,
+        num_workers=min(workers, len(videos)),
+        collate_fn=list,
+    )

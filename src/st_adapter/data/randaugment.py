@@ -1,0 +1,88 @@
+"""RandAugment as Something-Something v2 was trained with: m7, n4, mstd0.5, inc1.
+
+Cubuk et al., arXiv 1909.13719, in the variant of timm (`rand-m7-n4-mstd0.5-inc1`): severity grows
+with the level in every operation, each of the four operations happens with probability one half,
+its level is drawn around 7 of 10. torchvision's RandAugment has other operations and ranges.
+Moved pixels are interpolated bilinearly; torchvision has no bicubic warp for tensors.
+"""
+
+import math
+import random
+from collections.abc import Callable
+
+from jaxtyping import UInt8
+from torch import Tensor
+from torchvision.transforms import InterpolationMode
+from torchvision.transforms.v2 import functional as F
+
+Frames = UInt8[Tensor, "t 3 h w"]
+Operation = Callable[[Frames, float, float], Frames]
+"""Frames, level in 0..1, sign of -1 or 1, to frames of the same shape."""
+
+NUM_OPERATIONS = 4
+MAGNITUDE = 7.0
+MAGNITUDE_STD = 0.5
+PROBABILITY = 0.5
+_FILL = [128.0, 128.0, 128.0]
+
+
+def randaugment(frames: Frames, rng: random.Random) -> Frames:
+    """Apply up to four random operations, the same to every frame."""
+    for operation in rng.choices(list(OPERATIONS.values()), k=NUM_OPERATIONS):
+        happens = rng.random() < PROBABILITY
+        level = min(10.0, max(0.0, rng.gauss(MAGNITUDE, MAGNITUDE_STD))) / 10
+        sign = rng.choice((-1.0, 1.0))
+        if happens:
+            frames = operation(frames, level, sign)
+    return frames
+
+
+def _affine(
+    frames: Frames,
+    *,
+    angle: float = 0.0,
+    shift: tuple[float, float] = (0.0, 0.0),
+    shear: tuple[float, float] = (0.0, 0.0),
+) -> Frames:
+    result: Tensor = F.affine(
+        frames,
+        angle=angle,
+        translate=[round(shift[0]), round(shift[1])],
+        scale=1.0,
+        shear=[shear[0], shear[1]],
+        interpolation=InterpolationMode.BILINEAR,
+        fill=_FILL,
+        center=[0.0, 0.0] if any(shear) else None,
+    )
+    return result
+
+
+def _shear(frames: Frames, slope_x: float, slope_y: float) -> Frames:
+    """Shear about the corner, as Pillow does."""
+    degrees = (math.degrees(math.atan(slope_x)), math.degrees(math.atan(slope_y)))
+    return _affine(frames, shear=degrees)
+
+
+def _solarize_add(frames: Frames, level: float, sign: float) -> Frames:
+    """Add to the values below 128."""
+    brighter = (frames.int() + int(level * 110)).clamp(0, 255).to(frames.dtype)
+    return brighter.where(frames < 128, frames)
+
+
+OPERATIONS: dict[str, Operation] = {
+    "auto_contrast": lambda x, level, sign: F.autocontrast(x),
+    "equalize": lambda x, level, sign: F.equalize(x),
+    "invert": lambda x, level, sign: F.invert(x),
+    "rotate": lambda x, level, sign: _affine(x, angle=sign * level * 30),
+    "posterize": lambda x, level, sign: F.posterize(x, 4 - int(level * 4)),
+    "solarize": lambda x, level, sign: F.solarize(x, 256 - int(level * 256)),
+    "solarize_add": _solarize_add,
+    "color": lambda x, level, sign: F.adjust_saturation(x, 1 + sign * level * 0.9),
+    "contrast": lambda x, level, sign: F.adjust_contrast(x, 1 + sign * level * 0.9),
+    "brightness": lambda x, level, sign: F.adjust_brightness(x, 1 + sign * level * 0.9),
+    "sharpness": lambda x, level, sign: F.adjust_sharpness(x, 1 + sign * level * 0.9),
+    "shear_x": lambda x, level, sign: _shear(x, sign * level * 0.3, 0),
+    "shear_y": lambda x, level, sign: _shear(x, 0, sign * level * 0.3),
+    "translate_x": lambda x, level, sign: _affine(x, shift=(sign * level * 0.45 * x.shape[-1], 0)),
+    "translate_y": lambda x, level, sign: _affine(x, shift=(0, sign * level * 0.45 * x.shape[-2])),
+}

@@ -1,0 +1,124 @@
+"""How good a classifier is on labelled videos, over several views of each."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torchmetrics.functional.classification import (
+    multiclass_accuracy,
+    multiclass_confusion_matrix,
+)
+
+from st_adapter.config import ClipConfig
+from st_adapter.data.annotations import Video
+from st_adapter.data.dataset import Skipped
+from st_adapter.errors import DataError
+from st_adapter.inference import score_videos
+from st_adapter.model import VideoClassifier
+from st_adapter.progress import bar
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """What `eval.json` holds. Accuracies are fractions of the videos that could be read.
+
+    Attributes:
+        num_videos: videos scored; `num_skipped` more could not be read.
+        views: temporal and spatial views whose softmax scores were averaged.
+        per_class: accuracy and number of videos by class name.
+        confusion: rows are true classes, columns predicted ones, in the order of the labels.
+        predictions: path, true label, predicted label and its score of each video.
+    """
+
+    top1: float
+    top5: float
+    mean_class_accuracy: float
+    num_videos: int
+    num_skipped: int
+    views: tuple[int, int]
+    labels: tuple[str, ...]
+    per_class: dict[str, dict[str, float | int | None]]
+    confusion: list[list[int]]
+    predictions: list[dict[str, Any]]
+    skipped: list[Skipped]
+
+    def to_json(self) -> dict[str, Any]:
+        """The record as plain values."""
+        return asdict(self)
+
+
+def evaluate(
+    model: VideoClassifier,
+    videos: Sequence[Video],
+    clip: ClipConfig,
+    *,
+    batch_size: int = 8,
+    workers: int = 2,
+    precision: str = "float32",
+) -> Evaluation:
+    """Score every video and count how often the classifier is right.
+
+    Raises:
+        DataError: no video could be read.
+    """
+    scored: list[tuple[int, Tensor]] = []
+    skipped: list[Skipped] = []
+    with bar("evaluating", len(videos)) as progress:
+        for index, result in score_videos(
+            model, videos, clip, batch_size=batch_size, workers=workers, precision=precision
+        ):
+            if isinstance(result, Skipped):
+                skipped.append(result)
+            else:
+                scored.append((index, result))
+            progress.advance()
+    if not scored:
+        first = f"; the first because: {skipped[0].reason}" if skipped else ""
+        raise DataError(f"none of {len(videos)} videos could be read{first}")
+    return summarise(model.labels, videos, scored, skipped, clip.views)
+
+
+def summarise(
+    labels: Sequence[str],
+    videos: Sequence[Video],
+    scored: Sequence[tuple[int, Tensor]],
+    skipped: Sequence[Skipped],
+    views: tuple[int, int],
+) -> Evaluation:
+    """Turn scores of videos, [classes] each, into accuracies."""
+    scores = torch.stack([score for _, score in scored])
+    targets = torch.tensor([videos[index].label for index, _ in scored])
+    count = len(labels)
+    confusion = multiclass_confusion_matrix(scores, targets, num_classes=count)
+    members = confusion.sum(1)
+    right = confusion.diagonal()
+    present = members > 0
+    top5 = multiclass_accuracy(
+        scores, targets, num_classes=count, top_k=min(5, count), average="micro"
+    )
+    return Evaluation(
+        top1=float(right.sum() / members.sum()),
+        top5=float(top5),
+        mean_class_accuracy=float((right[present] / members[present]).mean()),
+        num_videos=len(scored),
+        num_skipped=len(skipped),
+        views=views,
+        labels=tuple(labels),
+        per_class={
+            label: {"accuracy": int(r) / int(n) if n else None, "num_videos": int(n)}
+            for label, r, n in zip(labels, right, members, strict=True)
+        },
+        confusion=confusion.tolist(),
+        predictions=[
+            {
+                "path": str(videos[index].path),
+                "label": labels[videos[index].label],
+                "predicted": labels[int(score.argmax())],
+                "score": float(score.max()),
+            }
+            for index, score in scored
+        ],
+        skipped=list(skipped),
+    )

@@ -1,0 +1,58 @@
+"""Softmax scores of videos: decoding in the background, views averaged."""
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor
+
+from st_adapter.config import ClipConfig
+from st_adapter.data.annotations import Video
+from st_adapter.data.dataset import Skipped, view_loader
+from st_adapter.machine import autocast
+from st_adapter.model import VideoClassifier
+
+
+def score_videos(
+    model: VideoClassifier,
+    videos: Sequence[Video],
+    clip: ClipConfig,
+    *,
+    batch_size: int,
+    workers: int,
+    precision: str,
+) -> Iterator[tuple[int, Tensor | Skipped]]:
+    """Yield (index, scores [classes]) of each video, or why it had to be skipped.
+
+    Args:
+        clip: sampling and views.
+        batch_size: clips in a forward pass.
+        precision: "float32" or "bfloat16".
+    """
+    temporal, spatial = clip.views
+    videos_at_once = max(1, batch_size // (temporal * spatial))
+    for group in view_loader(videos, clip, videos_at_once, workers):
+        readable = [views for views in group if views.clips is not None]
+        for views in group:
+            if views.clips is None:
+                yield views.index, Skipped(path=str(videos[views.index].path), reason=views.reason)
+        if readable:
+            clips = torch.cat([views.clips for views in readable if views.clips is not None])
+            scores = score_clips(model, clips, batch_size, precision)
+            per_video = scores.unflatten(0, (len(readable), -1)).mean(1)
+            yield from zip((v.index for v in readable), per_video, strict=True)
+
+
+@torch.inference_mode()
+def score_clips(
+    model: VideoClassifier, clips: UInt8[Tensor, "n t 3 h w"], batch_size: int, precision: str
+) -> Float[Tensor, "n classes"]:
+    """Softmax scores of clips, `batch_size` at a time, on the processor."""
+    device = model.mean.device
+    model.eval()
+    parts = []
+    for part in clips.split(batch_size):
+        with autocast(device, precision):
+            logits = model(part.to(device))
+        parts.append(logits.float().softmax(-1).cpu())
+    return torch.cat(parts)

@@ -1,0 +1,126 @@
+"""What this machine is good at: its device, the faster arithmetic, how much fits in memory."""
+
+import time
+from contextlib import AbstractContextManager
+
+import psutil
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from st_adapter.errors import ArgumentError
+from st_adapter.model import VideoClassifier
+
+_WORTH_IT = 1.15
+"""How much faster bfloat16 must be before its rounding is accepted."""
+
+
+def choose_device(name: str) -> torch.device:
+    """Return the device called `name`; "auto" is the first accelerator, else the processor.
+
+    Raises:
+        ArgumentError: there is no such device here.
+    """
+    have = available_devices()
+    if name == "auto":
+        return torch.device(have[-1].split(":")[0])
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        device = None
+    full_name = f"{device.type}:{device.index or 0}" if device and device.type == "cuda" else name
+    if device is None or full_name not in have:
+        raise ArgumentError(f"device {name!r} is not there; this machine has {', '.join(have)}")
+    return device
+
+
+def available_devices() -> list[str]:
+    """Names of the devices here, the processor first."""
+    devices = ["cpu"]
+    if torch.backends.mps.is_available():
+        devices.append("mps")
+    return devices + [f"cuda:{i}" for i in reversed(range(torch.cuda.device_count()))]
+
+
+def autocast(device: torch.device, precision: str) -> AbstractContextManager[object]:
+    """Compute in bfloat16 where that is the precision."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16")
+
+
+def choose_precision(
+    name: str, model: VideoClassifier, *, clip_frames: int, size: int
+) -> tuple[str, str]:
+    """Return "float32" or "bfloat16", with the reason; "auto" times a training step in both."""
+    if name != "auto":
+        return name, "as asked"
+    device = model.mean.device
+    if device.type == "cuda" and not torch.cuda.is_bf16_supported():
+        return "float32", "this GPU has no bfloat16"
+    clips = torch.zeros(2, min(clip_frames, 8), 3, size, size, dtype=torch.uint8, device=device)
+    seconds = {p: _step_seconds(model, clips, p) for p in ("float32", "bfloat16")}
+    gain = seconds["float32"] / seconds["bfloat16"]
+    chosen = "bfloat16" if gain >= _WORTH_IT else "float32"
+    return chosen, f"a bfloat16 step takes 1/{gain:.1f} of the time of a float32 one here"
+
+
+def _step_seconds(model: VideoClassifier, clips: Tensor, precision: str) -> float:
+    """The fastest of three forward and backward passes; leaves no gradient and no random draw."""
+    best = float("inf")
+    target = torch.zeros(len(clips), dtype=torch.long, device=clips.device)
+    devices = [clips.device] if clips.device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices):
+        for _ in range(3):
+            start = time.perf_counter()
+            with autocast(clips.device, precision):
+                loss = F.cross_entropy(model(clips).float(), target)
+            torch.autograd.grad(loss, model.trainable_parameters(), allow_unused=True)
+            float(loss.detach())  # waits for the device
+            best = min(best, time.perf_counter() - start)
+    return best
+
+
+def check_memory(model: VideoClassifier, *, batch_size: int, clip_frames: int, size: int) -> None:
+    """Raise ArgumentError where a training step cannot fit, before anything is written.
+
+    Counts the bytes that one frame makes the model keep for the backward pass.
+    """
+    device = model.mean.device
+    frame = torch.zeros(1, 1, 3, size, size, dtype=torch.uint8, device=device)
+    kept: dict[int, int] = {}
+
+    def pack(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with (
+        torch.random.fork_rng(devices=[device] if device.type == "cuda" else []),
+        torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor),
+    ):
+        loss = model(frame).sum()
+    for parameter in model.parameters():
+        kept.pop(parameter.untyped_storage().data_ptr(), None)
+    del loss
+    clips_bytes = 3 * size * size * 5  # as uint8 and as float32
+    needed = (sum(kept.values()) + clips_bytes) * clip_frames * batch_size
+    available = free_memory(device)
+    if needed > available:
+        raise ArgumentError(
+            f"a step of {batch_size} clips of {clip_frames} frames at {size} px needs about "
+            f"{needed / 2**30:.1f} GB, {available / 2**30:.1f} GB are free on {device}; "
+            "lower --batch-size, --frames or --size"
+        )
+
+
+def free_memory(device: torch.device) -> int:
+    """Bytes that can still be taken on the device."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    return int(psutil.virtual_memory().available)
+
+
+def peak_memory_gb(device: torch.device) -> float:
+    """Most memory this process has held, GB of 2^30 bytes."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**30
+    return float(psutil.Process().memory_info().rss) / 2**30

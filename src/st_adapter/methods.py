@@ -1,0 +1,53 @@
+"""What is trained inside a backbone: the adapters of each method."""
+
+from dataclasses import replace
+
+from torch import nn
+
+from st_adapter.adapter import STAdapter
+from st_adapter.backbones.site import Site
+from st_adapter.config import METHODS, AdapterConfig
+from st_adapter.errors import ArgumentError, did_you_mean
+
+
+def build_adapters(method: str, config: AdapterConfig, sites: list[Site]) -> nn.ModuleDict:
+    """Make the modules that `method` trains, keyed by the name of their site.
+
+    `st-adapter` is Pan et al. 2022; `adapter` is the same without any view of time or
+    neighbours (kernel 1 x 1 x 1); `linear` trains the head alone.
+
+    Raises:
+        ArgumentError: an unknown method, or positions or layers that the backbone does not have.
+    """
+    if method not in METHODS:
+        hint = did_you_mean(method, list(METHODS))
+        raise ArgumentError(f"unknown method {method!r}; have {', '.join(METHODS)}{hint}")
+    if method == "linear":
+        return nn.ModuleDict()
+    if method == "adapter":
+        config = replace(config, kernel_size=(1, 1, 1))
+    return nn.ModuleDict(
+        {
+            site.name: STAdapter(
+                site.channels,
+                config.bottleneck or max(1, site.channels // 2),
+                config.kernel_size,
+                config.activation,
+            )
+            for site in choose_sites(config, sites)
+        }
+    )
+
+
+def choose_sites(config: AdapterConfig, sites: list[Site]) -> list[Site]:
+    """Keep the sites at the configured positions of the last `config.layers` blocks."""
+    have = list(dict.fromkeys(site.position for site in sites))
+    wanted = have if config.positions == "all" else config.positions
+    for position in wanted:
+        if position not in have:
+            raise ArgumentError(f"this backbone has adapter positions {have}, not {position!r}")
+    num_blocks = 1 + max(site.block for site in sites)
+    layers = num_blocks if config.layers == "all" else config.layers
+    if layers > num_blocks:
+        raise ArgumentError(f"this backbone has {num_blocks} blocks; adapter layers was {layers}")
+    return [s for s in sites if s.position in wanted and s.block >= num_blocks - layers]

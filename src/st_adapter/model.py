@@ -1,0 +1,246 @@
+"""The video classifier: a frozen image model, adapters inside it, a head on top."""
+
+from collections.abc import Callable, Iterator, Sequence
+
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import cast
+
+import torch
+from jaxtyping import Float, Shaped
+from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+from torch import Tensor, nn
+
+from st_adapter.backbones import family_of
+from st_adapter.backbones.weights import build_backbone
+from st_adapter.config import AdapterConfig, ClipConfig
+from st_adapter.errors import ArgumentError
+from st_adapter.methods import build_adapters
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelSpec:
+    """What a classifier is made of, enough to build it again around its trained tensors.
+
+    Attributes:
+        backbone: timm name of the frozen image model.
+        weights: where its weights are from: "hub", "package", "random", a file, or "given"
+            for a model that was built by the caller.
+        digest: of the frozen weights; empty until the classifier is saved.
+        mean, std: normalisation of RGB values in 0..1.
+    """
+
+    backbone: str
+    weights: str
+    labels: tuple[str, ...]
+    method: str = "st-adapter"
+    adapter: AdapterConfig = AdapterConfig()
+    clip: ClipConfig = ClipConfig()
+    dropout: float = 0.5
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    digest: str = ""
+
+
+class VideoClassifier(nn.Module):
+    """Classify clips with an image model whose only trained parts are adapters and a head.
+
+    Frames run through the backbone one by one; adapters alone exchange what neighbouring frames
+    know. Pooled features are averaged over frames, then normed, then classified.
+
+    Made by `create_model`, `attach` and `load`.
+    """
+
+    def __init__(
+        self,
+        backbone: nn.Module,
+        adapters: nn.ModuleDict,
+        spec: "ModelSpec",
+    ) -> None:
+        super().__init__()
+        self.spec = spec
+        self.backbone = backbone.eval().requires_grad_(False)
+        self.adapters = adapters
+        self._family = family_of(backbone)
+        self._adapters_enabled = True
+        self.dropout = nn.Dropout(spec.dropout)
+        self.head = nn.Linear(_num_features(backbone), len(spec.labels))
+        nn.init.normal_(self.head.weight, std=0.02)
+        nn.init.zeros_(self.head.bias)
+        self.register_buffer("mean", torch.tensor(spec.mean).view(3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(spec.std).view(3, 1, 1), persistent=False)
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Class names, in the order of the logits."""
+        return self.spec.labels
+
+    def forward(self, clips: Shaped[Tensor, "b t 3 h w"]) -> Float[Tensor, "b classes"]:
+        """Return one logit a class for each clip.
+
+        Args:
+            clips: RGB frames, uint8 in 0..255 or floating point in 0..1. Any number of frames,
+                any size the backbone takes. Normalisation happens here.
+
+        Raises:
+            ArgumentError: another shape.
+        """
+        if clips.ndim != 5 or clips.shape[2] != 3:
+            raise ArgumentError(f"clips must be [b, t, 3, h, w], not {list(clips.shape)}")
+        return cast(Tensor, self.head(self.dropout(self.features(clips))))
+
+    def features(self, clips: Shaped[Tensor, "b t 3 h w"]) -> Float[Tensor, "b c"]:
+        """Return what the head sees of each clip."""
+        b, t = clips.shape[:2]
+        frames = self._normalise(clips.flatten(0, 1))
+        adapters = {
+            name: partial(_over_clips, adapter, b, t)
+            for name, adapter in self.adapters.items()
+            if self._adapters_enabled
+        }
+        pooled = self._family.frame_features(self.backbone, frames, adapters)
+        return self._family.clip_features(self.backbone, pooled.unflatten(0, (b, t)).mean(1))
+
+    def _normalise(self, frames: Tensor) -> Tensor:
+        if not frames.is_floating_point():
+            frames = frames.to(self.mean.dtype) / 255
+        return cast(Tensor, (frames - self.mean) / self.std)
+
+    def train(self, mode: bool = True) -> "VideoClassifier":
+        """Switch the trained parts; the frozen backbone stays in evaluation mode."""
+        super().train(mode)
+        self.backbone.eval()
+        return self
+
+    def trained_modules(self) -> dict[str, nn.Module]:
+        """The modules whose parameters are trained and saved, by name."""
+        return {"adapters": self.adapters, "head": self.head}
+
+    def trained_tensors(self) -> dict[str, nn.Parameter]:
+        """The trained parameters, by the names they are saved under."""
+        return {
+            f"{part}.{name}": parameter
+            for part, module in self.trained_modules().items()
+            for name, parameter in module.named_parameters()
+        }
+
+    def trainable_parameters(self) -> list[nn.Parameter]:
+        """The trained parameters, as an optimizer takes them."""
+        return list(self.trained_tensors().values())
+
+    def num_parameters(self, only_trainable: bool = False) -> int:
+        """Count parameters: all, or the trained ones."""
+        counted = self.trainable_parameters() if only_trainable else list(self.parameters())
+        return sum(parameter.numel() for parameter in counted)
+
+    @contextmanager
+    def adapters_disabled(self) -> Iterator[None]:
+        """Run exactly the frozen image model inside this block. Applies to every thread."""
+        before, self._adapters_enabled = self._adapters_enabled, False
+        try:
+            yield
+        finally:
+            self._adapters_enabled = before
+
+    def save_adapter(self, path: str | Path) -> None:
+        """Write the adapter folder `path`: trained tensors, and all that rebuilding needs."""
+        from st_adapter.checkpoint import save_adapter  # checkpoint stands above this file
+
+        save_adapter(self, Path(path))
+
+
+def _over_clips(adapter: Callable[[Tensor], Tensor], b: int, t: int, features: Tensor) -> Tensor:
+    """Give an adapter the clip axis that the backbone does not know: [b * t, ...] features."""
+    return adapter(features.unflatten(0, (b, t))).flatten(0, 1)
+
+
+def create_model(
+    backbone: str,
+    labels: Sequence[str],
+    adapter: AdapterConfig | None = None,
+    weights: str = "hub",
+    *,
+    method: str = "st-adapter",
+    clip: ClipConfig | None = None,
+    dropout: float = 0.5,
+) -> VideoClassifier:
+    """Build a frozen timm model by name and put trainable adapters and a head on it.
+
+    Args:
+        backbone: any timm name.
+        labels: class names.
+        adapter: shape and place of the adapters.
+        weights: "hub", "package", "random", or a file in timm's names.
+        method: "st-adapter", "adapter" (spatial) or "linear".
+        clip: how `Predictor` makes clips of videos.
+
+    Raises:
+        ArgumentError: an unknown name, method or position, or no connection to the hub.
+        CheckpointError: a weights file that is unreadable or does not fit.
+    """
+    model = build_backbone(backbone, weights)
+    return _assemble(model, backbone, weights, labels, adapter, method, clip, dropout)
+
+
+def attach(
+    backbone: nn.Module,
+    labels: Sequence[str],
+    adapter: AdapterConfig | None = None,
+    *,
+    method: str = "st-adapter",
+    clip: ClipConfig | None = None,
+    dropout: float = 0.5,
+) -> VideoClassifier:
+    """Put trainable adapters and a head on a timm model that is already built.
+
+    The model is used as it is, frozen and in evaluation mode; none of its tensors is renamed,
+    copied or changed.
+
+    Raises:
+        ArgumentError: no family runs this model, or an unknown method or position.
+    """
+    config = getattr(backbone, "pretrained_cfg", None) or {}
+    name = ".".join(filter(None, (config.get("architecture"), config.get("tag"))))
+    return _assemble(backbone, name, "given", labels, adapter, method, clip, dropout)
+
+
+def _assemble(
+    backbone: nn.Module,
+    name: str,
+    weights: str,
+    labels: Sequence[str],
+    adapter: AdapterConfig | None,
+    method: str,
+    clip: ClipConfig | None,
+    dropout: float,
+) -> VideoClassifier:
+    config = getattr(backbone, "pretrained_cfg", None) or {}
+    return assemble(
+        backbone,
+        ModelSpec(
+            backbone=name,
+            weights=weights,
+            labels=tuple(labels),
+            method=method,
+            adapter=adapter or AdapterConfig(),
+            clip=clip or ClipConfig(),
+            dropout=dropout,
+            mean=tuple(config.get("mean", IMAGENET_DEFAULT_MEAN)),
+            std=tuple(config.get("std", IMAGENET_DEFAULT_STD)),
+        ),
+    )
+
+
+def assemble(backbone: nn.Module, spec: ModelSpec) -> VideoClassifier:
+    """Build the classifier that `spec` describes around a backbone."""
+    if not spec.labels:
+        raise ArgumentError("a classifier needs labels; none were given")
+    sites = family_of(backbone).sites(backbone)
+    return VideoClassifier(backbone, build_adapters(spec.method, spec.adapter, sites), spec)
+
+
+def _num_features(backbone: nn.Module) -> int:
+    """Width of what the backbone pools."""
+    return int(getattr(backbone, "head_hidden_size", None) or backbone.num_features)

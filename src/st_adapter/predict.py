@@ -1,0 +1,103 @@
+"""Labels for videos that nobody has labelled."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from st_adapter.checkpoint import load
+from st_adapter.config import ClipConfig
+from st_adapter.data.annotations import Video, find_videos
+from st_adapter.data.dataset import Skipped
+from st_adapter.errors import ArgumentError, VideoError
+from st_adapter.inference import score_videos
+from st_adapter.machine import choose_device
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prediction:
+    """The classes of one video, the likeliest first, with softmax scores in 0..1."""
+
+    path: Path
+    scores: list[tuple[str, float]]
+
+
+class Predictor:
+    """Classify videos with a trained run.
+
+    >>> predictor = Predictor("run")  # doctest: +SKIP
+    >>> predictor("clip.mp4")[0]  # doctest: +SKIP
+    ('Surfing', 0.98)
+
+    Args:
+        path: a run folder or an adapter folder.
+        weights: of the backbone; unset takes what the folder records.
+        device: "auto", "cpu", "cuda:0" ...
+        precision: "float32" or "bfloat16".
+        views: temporal and spatial views; unset takes what the adapter was trained for.
+        batch_size: clips in a forward pass.
+
+    Raises:
+        CheckpointError: the folder cannot be read or does not fit the backbone.
+        ArgumentError: the weights or the device are not there.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        *,
+        weights: str | None = None,
+        device: str = "auto",
+        precision: str = "float32",
+        views: tuple[int, int] | None = None,
+        batch_size: int = 8,
+    ) -> None:
+        chosen = choose_device(device)
+        self.model = load(path, weights).to(chosen)
+        spec = self.model.spec
+        self.clip: ClipConfig = replace(spec.clip, views=views) if views else spec.clip
+        self.precision = precision
+        self.batch_size = batch_size
+
+    def __call__(self, video: str | Path) -> list[tuple[str, float]]:
+        """Return (label, score) of every class, the likeliest first.
+
+        Raises:
+            VideoError: the video cannot be read.
+        """
+        result = next(self.predict([Path(video)]))
+        if isinstance(result, Skipped):
+            raise VideoError(result.reason)
+        return result.scores
+
+    def predict(
+        self, paths: Sequence[Path], workers: int = 0
+    ) -> Iterator[Prediction | Skipped]:
+        """Yield the prediction for each video, or why it could not be read, as they are done."""
+        videos = [Video(path=path) for path in paths]
+        for index, result in score_videos(
+            self.model,
+            videos,
+            self.clip,
+            batch_size=self.batch_size,
+            workers=workers,
+            precision=self.precision,
+        ):
+            if isinstance(result, Skipped):
+                yield result
+            else:
+                ranked = sorted(zip(self.model.labels, result.tolist()), key=lambda x: -x[1])
+                yield Prediction(path=paths[index], scores=ranked)
+
+
+def expand(inputs: Sequence[Path]) -> list[Path]:
+    """Replace each folder by the videos in it; other paths stay, whatever their name.
+
+    Raises:
+        ArgumentError: nothing of what was given exists, or there is no video in it.
+    """
+    if not any(item.exists() for item in inputs):
+        raise ArgumentError(f"{', '.join(map(str, inputs))}: no such file or folder")
+    paths = [p for item in inputs for p in (find_videos(item) if item.is_dir() else [item])]
+    if not paths:
+        raise ArgumentError(f"{', '.join(map(str, inputs))}: no video in it")
+    return paths
