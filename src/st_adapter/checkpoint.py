@@ -1,68 +1,26 @@
-"""Run folders and adapter folders on disk: written whole or not at all, checked when read."""
+"""Classifiers from run folders and adapter folders on disk, checked before they are used."""
 
 import dataclasses
 import json
-import os
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from st_adapter.backbones.weights import build_backbone, check_fit, digest
 from st_adapter.config import AdapterConfig, ClipConfig
 from st_adapter.errors import CheckpointError
-from st_adapter.model import ModelSpec, VideoClassifier, assemble
-
-FORMAT_VERSION = 1
-CONFIG_FILE = "adapter_config.json"
-TENSOR_FILE = "adapter_model.safetensors"
-
-
-@contextmanager
-def atomic_path(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; it takes that name once it is whole and on disk."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    os.close(handle)
-    temporary = Path(name)
-    try:
-        yield temporary
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        temporary.chmod(0o644)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write `value` as indented JSON, atomically."""
-    with atomic_path(path) as temporary:
-        temporary.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
-
-
-def append_json_line(path: Path, value: dict[str, Any]) -> None:
-    """Append one object to a file of JSON lines."""
-    with path.open("a") as file:
-        file.write(json.dumps(value, ensure_ascii=False) + "\n")
-
-
-def save_adapter(model: VideoClassifier, folder: Path) -> None:
-    """Write `folder` with the trained tensors and the record that rebuilds the classifier."""
-    if not model.spec.digest:
-        model.spec = dataclasses.replace(model.spec, digest=digest(model.backbone))
-    record = dataclasses.asdict(model.spec)
-    record["weights"] = _without_folder(model.spec.weights)
-    tensors = {n: p.detach().cpu().contiguous() for n, p in model.trained_tensors().items()}
-    with atomic_path(folder / TENSOR_FILE) as temporary:
-        save_file(tensors, temporary)
-    write_json(folder / CONFIG_FILE, {"format_version": FORMAT_VERSION, **record})
+from st_adapter.model import (
+    CONFIG_FILE,
+    FORMAT_VERSION,
+    TENSOR_FILE,
+    ModelSpec,
+    VideoClassifier,
+    assemble,
+)
 
 
 def load(path: str | Path, weights: str | None = None) -> VideoClassifier:
@@ -118,11 +76,6 @@ def read_spec(folder: Path) -> ModelSpec:
 
 def _tuples(values: dict[str, Any]) -> dict[str, Any]:
     return {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
-
-
-def _without_folder(weights: str) -> str:
-    """A shipped adapter names the weights file, not where it lay on one machine."""
-    return weights if weights in ("hub", "package", "random", "given") else Path(weights).name
 
 
 def _recorded_weights(folder: Path, spec: ModelSpec) -> str:

@@ -98,7 +98,7 @@ def app() -> None:
 
 
 @app.command()
-@click.option("--out", type=_PATH, help="Folder to keep: clips, runs and the picture.")
+@click.option("--out", type=_PATH, help="Folder to make; default st-adapter-demo.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed of the clips and runs.")
 def demo(out: Path | None, seed: int) -> int:
     """See the method work, in minutes, without a GPU or a model hub.
@@ -108,7 +108,7 @@ def demo(out: Path | None, seed: int) -> int:
     """
     from st_adapter.demo.story import run_demo
 
-    run_demo(out or Path("st-adapter-demo"), seed)
+    run_demo(out, seed)
     return DONE
 
 
@@ -159,7 +159,9 @@ def _recorded_config(out: Path, given: dict[str, Any]) -> tuple[str, TrainConfig
         before = getattr(config, name)
         if name not in _MAY_CHANGE and value != before and str(value) not in str(before):
             flag = f"--{name.replace('_', '-')}"
-            raise ArgumentError(f"{out} was started with {flag} {before}, not {value}; leave it out")
+            raise ArgumentError(
+                f"{out} was started with {flag} {before}, not {value}; leave it out"
+            )
     recipe = json.loads(file.read_text()).get("recipe", "default")
     return recipe, dataclasses.replace(config, **changed)
 
@@ -195,9 +197,9 @@ def evaluate(run: Path, data: Path, out: Path | None, views: str | None, **optio
     The validation part of DATA is used where there is one, otherwise all of it.
     """
     chosen = parse_views(views) if views else None
-    from st_adapter.checkpoint import append_json_line, write_json
     from st_adapter.data.annotations import read_annotations
     from st_adapter.evaluate import evaluate as run_evaluation
+    from st_adapter.files import append_json_line, write_json
     from st_adapter.predict import Predictor
 
     workers = options.pop("workers")
@@ -297,6 +299,9 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         result = app.main(arguments, standalone_mode=False)
         return int(result or DONE)
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.format_message(), err=True)
+        return NONSENSE
     except click.ClickException as error:
         return _fail(error.format_message())
     except StAdapterError as error:
@@ -313,5 +318,6 @@ def _fail(message: str) -> int:
     return NONSENSE
 
 
-if __name__ == "__main__":
+def entry() -> None:
+    """The console script."""
     sys.exit(main())

@@ -153,9 +153,10 @@ class TrainConfig:
     @property
     def adapter(self) -> AdapterConfig:
         """The adapters' shape and place."""
-        positions = "all" if self.positions == "all" else tuple(self.positions.split(","))
+        layers: int | Literal["all"] = "all"
         try:
-            layers = "all" if self.adapter_layers == "all" else int(self.adapter_layers)
+            if self.adapter_layers != "all":
+                layers = int(self.adapter_layers)
         except ValueError:
             raise ArgumentError(
                 f'adapter_layers takes "all" or a number, not {self.adapter_layers!r}'
@@ -163,7 +164,7 @@ class TrainConfig:
         return AdapterConfig(
             bottleneck=self.bottleneck,
             kernel_size=self.kernel_size,
-            positions=positions,
+            positions="all" if self.positions == "all" else tuple(self.positions.split(",")),
             layers=layers,
             activation=self.activation,
         )
@@ -193,7 +194,9 @@ class TrainConfig:
         for key in values:
             if key not in known:
                 raise ArgumentError(f"{source}: unknown key {key!r}{did_you_mean(key, [*known])}")
-        made = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+        made: dict[str, Any] = {
+            k: tuple(v) if isinstance(v, list) else v for k, v in values.items()
+        }
         return cls(**made)
 
 

@@ -48,7 +48,7 @@ def score_clips(
     model: VideoClassifier, clips: UInt8[Tensor, "n t 3 h w"], batch_size: int, precision: str
 ) -> Float[Tensor, "n classes"]:
     """Softmax scores of clips, `batch_size` at a time, on the processor."""
-    device = model.mean.device
+    device = model.device
     model.eval()
     parts = []
     for part in clips.split(batch_size):

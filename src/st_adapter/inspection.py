@@ -115,7 +115,7 @@ def inspect_spec(spec: ModelSpec, frames: int, size: int) -> Inspection:
 
 def count_macs(model: VideoClassifier, frames: int, size: int) -> float:
     """Multiply-adds of one clip, from the shapes of every product and convolution."""
-    clip = torch.empty(1, frames, 3, size, size, device=model.mean.device)
+    clip = torch.empty(1, frames, 3, size, size, device=model.device)
     counter = FlopCounterMode(display=False)
     with counter, torch.no_grad():
         model(clip)

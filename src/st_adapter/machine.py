@@ -53,7 +53,7 @@ def choose_precision(
     """Return "float32" or "bfloat16", with the reason; "auto" times a training step in both."""
     if name != "auto":
         return name, "as asked"
-    device = model.mean.device
+    device = model.device
     if device.type == "cuda" and not torch.cuda.is_bf16_supported():
         return "float32", "this GPU has no bfloat16"
     clips = torch.zeros(2, min(clip_frames, 8), 3, size, size, dtype=torch.uint8, device=device)
@@ -84,7 +84,7 @@ def check_memory(model: VideoClassifier, *, batch_size: int, clip_frames: int, s
 
     Counts the bytes that one frame makes the model keep for the backward pass.
     """
-    device = model.mean.device
+    device = model.device
     frame = torch.zeros(1, 1, 3, size, size, dtype=torch.uint8, device=device)
     kept: dict[int, int] = {}
 

@@ -1,23 +1,29 @@
 """The video classifier: a frozen image model, adapters inside it, a head on top."""
 
+import dataclasses
 from collections.abc import Callable, Iterator, Sequence
-
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import torch
 from jaxtyping import Float, Shaped
+from safetensors.torch import save_file
 from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor, nn
 
 from st_adapter.backbones import family_of
-from st_adapter.backbones.weights import build_backbone
+from st_adapter.backbones.weights import NAMED_SOURCES, build_backbone, digest
 from st_adapter.config import AdapterConfig, ClipConfig
 from st_adapter.errors import ArgumentError
+from st_adapter.files import atomic_path, write_json
 from st_adapter.methods import build_adapters
+
+FORMAT_VERSION = 1
+CONFIG_FILE = "adapter_config.json"
+TENSOR_FILE = "adapter_model.safetensors"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +59,9 @@ class VideoClassifier(nn.Module):
     Made by `create_model`, `attach` and `load`.
     """
 
+    mean: Tensor
+    std: Tensor
+
     def __init__(
         self,
         backbone: nn.Module,
@@ -71,6 +80,11 @@ class VideoClassifier(nn.Module):
         nn.init.zeros_(self.head.bias)
         self.register_buffer("mean", torch.tensor(spec.mean).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(spec.std).view(3, 1, 1), persistent=False)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model computes."""
+        return self.mean.device
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -106,7 +120,7 @@ class VideoClassifier(nn.Module):
     def _normalise(self, frames: Tensor) -> Tensor:
         if not frames.is_floating_point():
             frames = frames.to(self.mean.dtype) / 255
-        return cast(Tensor, (frames - self.mean) / self.std)
+        return (frames - self.mean) / self.std
 
     def train(self, mode: bool = True) -> "VideoClassifier":
         """Switch the trained parts; the frozen backbone stays in evaluation mode."""
@@ -144,11 +158,21 @@ class VideoClassifier(nn.Module):
         finally:
             self._adapters_enabled = before
 
-    def save_adapter(self, path: str | Path) -> None:
-        """Write the adapter folder `path`: trained tensors, and all that rebuilding needs."""
-        from st_adapter.checkpoint import save_adapter  # checkpoint stands above this file
+    def save_adapter(self, folder: str | Path) -> None:
+        """Write an adapter folder: the trained tensors, and all that rebuilding needs.
 
-        save_adapter(self, Path(path))
+        With the backbone's weights it is the whole classifier, preprocessing included.
+        """
+        folder = Path(folder)
+        if not self.spec.digest:
+            self.spec = dataclasses.replace(self.spec, digest=digest(self.backbone))
+        record = {"format_version": FORMAT_VERSION, **dataclasses.asdict(self.spec)}
+        if self.spec.weights not in NAMED_SOURCES:  # name a file, not where it lay
+            record["weights"] = Path(self.spec.weights).name
+        tensors = {n: p.detach().cpu().contiguous() for n, p in self.trained_tensors().items()}
+        with atomic_path(folder / TENSOR_FILE) as temporary:
+            save_file(tensors, temporary)
+        write_json(folder / CONFIG_FILE, record)
 
 
 def _over_clips(adapter: Callable[[Tensor], Tensor], b: int, t: int, features: Tensor) -> Tensor:
@@ -241,6 +265,6 @@ def assemble(backbone: nn.Module, spec: ModelSpec) -> VideoClassifier:
     return VideoClassifier(backbone, build_adapters(spec.method, spec.adapter, sites), spec)
 
 
-def _num_features(backbone: nn.Module) -> int:
+def _num_features(backbone: Any) -> int:
     """Width of what the backbone pools."""
     return int(getattr(backbone, "head_hidden_size", None) or backbone.num_features)

@@ -69,9 +69,7 @@ class Predictor:
             raise VideoError(result.reason)
         return result.scores
 
-    def predict(
-        self, paths: Sequence[Path], workers: int = 0
-    ) -> Iterator[Prediction | Skipped]:
+    def predict(self, paths: Sequence[Path], workers: int = 0) -> Iterator[Prediction | Skipped]:
         """Yield the prediction for each video, or why it could not be read, as they are done."""
         videos = [Video(path=path) for path in paths]
         for index, result in score_videos(
@@ -85,7 +83,8 @@ class Predictor:
             if isinstance(result, Skipped):
                 yield result
             else:
-                ranked = sorted(zip(self.model.labels, result.tolist()), key=lambda x: -x[1])
+                scores = zip(self.model.labels, result.tolist(), strict=True)
+                ranked = sorted(scores, key=lambda pair: -pair[1])
                 yield Prediction(path=paths[index], scores=ranked)
 
 

@@ -1,4 +1,4 @@
-"""What a terminal shows while work goes on: bars with time left, lines where there is no terminal."""
+"""What a terminal shows while work goes on: bars with the time left."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -1,6 +1,7 @@
 """Convolutional image models of timm that are a stem, stages of residual blocks, a tail."""
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from timm.models.efficientnet import EfficientNet
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 from st_adapter.backbones.site import Adapters, Site
 
 NAME = "CNN"
-CREATE_OPTIONS: dict[str, bool] = {}
+CREATE_OPTIONS: dict[str, Any] = {}
 
 
 def supports(backbone: nn.Module) -> bool:
@@ -19,7 +20,7 @@ def supports(backbone: nn.Module) -> bool:
     return isinstance(backbone, (EfficientNet, MobileNetV3, ResNet))
 
 
-def sites(backbone: nn.Module) -> list[Site]:
+def sites(backbone: Any) -> list[Site]:
     """Before every residual block."""
     return [
         Site(name=_name(i), position="block", block=i, channels=_input_channels(block))
@@ -27,7 +28,7 @@ def sites(backbone: nn.Module) -> list[Site]:
     ]
 
 
-def frame_features(backbone: nn.Module, frames: Tensor, adapters: Adapters) -> Tensor:
+def frame_features(backbone: Any, frames: Tensor, adapters: Adapters) -> Tensor:
     """Run each frame alone, but for the adapters, to the features before the classifier."""
     x = frames.contiguous(memory_format=torch.channels_last)
     for module in _stem(backbone):
@@ -40,7 +41,7 @@ def frame_features(backbone: nn.Module, frames: Tensor, adapters: Adapters) -> T
     return pooled
 
 
-def clip_features(backbone: nn.Module, pooled: Tensor) -> Tensor:
+def clip_features(backbone: Any, pooled: Tensor) -> Tensor:
     """Nothing is left to do after pooling."""
     return pooled
 
@@ -49,13 +50,13 @@ def _name(block: int) -> str:
     return f"blocks_{block}"
 
 
-def _stem(backbone: nn.Module) -> list[nn.Module]:
+def _stem(backbone: Any) -> list[nn.Module]:
     if isinstance(backbone, ResNet):
         return [backbone.conv1, backbone.bn1, backbone.act1, backbone.maxpool]
     return [backbone.conv_stem, backbone.bn1]
 
 
-def _blocks(backbone: nn.Module) -> list[nn.Module]:
+def _blocks(backbone: Any) -> list[nn.Module]:
     if isinstance(backbone, ResNet):
         stages = [backbone.layer1, backbone.layer2, backbone.layer3, backbone.layer4]
     else:
@@ -63,7 +64,7 @@ def _blocks(backbone: nn.Module) -> list[nn.Module]:
     return [block for stage in stages for block in stage]
 
 
-def _tail(backbone: nn.Module) -> list[nn.Module]:
+def _tail(backbone: Any) -> list[nn.Module]:
     return [backbone.conv_head, backbone.bn2] if isinstance(backbone, EfficientNet) else []
 
 

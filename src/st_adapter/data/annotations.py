@@ -10,8 +10,11 @@ from pathlib import Path
 from st_adapter.errors import DataError
 
 VIDEO_SUFFIXES = frozenset(
-    ".3g2 .3gp .asf .avi .flv .gif .m2ts .m4v .mkv .mov .mp4 .mpeg .mpg .mts .ogv .ts .vob .webm "
-    ".wmv".split()
+    f".{suffix}"
+    for suffix in (
+        *("3g2", "3gp", "asf", "avi", "flv", "gif", "m2ts", "m4v", "mkv", "mov", "mp4", "mpeg"),
+        *("mpg", "mts", "ogv", "ts", "vob", "webm", "wmv"),
+    )
 )
 VALIDATION_NAMES = ("val", "validate", "validation", "test")
 _SHOWN = 5
@@ -83,6 +86,31 @@ def read_annotations(data: str | Path, labels: Sequence[str] | None = None) -> A
         train=_videos((r for r in rows if r.split not in VALIDATION_NAMES), labels),
         val=_videos((r for r in rows if r.split in VALIDATION_NAMES), labels),
     )
+
+
+def read_parts(data: Path, val: Path | None, val_fraction: float, seed: int) -> Annotations:
+    """Read DATA with a validation part: its own, that of `val`, or a fraction held out.
+
+    Raises:
+        DataError: fewer than two classes, no file that exists, or no validation part to be had.
+    """
+    annotations = read_annotations(data)
+    if len(annotations.labels) < 2:
+        raise DataError(
+            f"{data} has one class only ({annotations.labels[0]}); a classifier needs two or more"
+        )
+    train, held_out = annotations.train, annotations.val
+    if val is not None:
+        given = read_annotations(val, annotations.labels)
+        held_out = given.val or given.train
+    elif not held_out:
+        train, held_out = split_validation(train, val_fraction, seed)
+    for part, videos in (("training", train), ("validation", held_out)):
+        if not videos:
+            raise DataError(f"{data} has no {part} videos; give --val, or more videos a class")
+        if not any(video.path.is_file() for video in videos):
+            raise DataError(f"{data}: none of {len(videos)} {part} files exists: {videos[0].path}")
+    return Annotations(labels=annotations.labels, train=train, val=held_out)
 
 
 def split_validation(
@@ -188,7 +216,9 @@ def _read_csv(path: Path) -> list[_Row]:
             raise DataError(f"{path} line {line}: split is train or val, not {split!r}")
         label = record["label"].strip()
         video = path.parent / record["path"].strip()
-        rows.append(_Row(path=video, label=label, start_seconds=start, end_seconds=end, split=split))
+        rows.append(
+            _Row(path=video, label=label, start_seconds=start, end_seconds=end, split=split)
+        )
     return rows
 
 
@@ -203,7 +233,9 @@ def _read_list(path: Path) -> tuple[list[_Row], list[str] | None]:
             continue
         video, _, label = text.strip().rpartition(" ")
         if not video:
-            raise DataError(f'{path} line {line}: a line is "path label", this has no label: {text}')
+            raise DataError(
+                f'{path} line {line}: a line is "path label", this has no label: {text}'
+            )
         if names and label not in names:
             if not label.isdigit() or int(label) >= len(names):
                 raise DataError(
@@ -219,7 +251,9 @@ def _text(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
-        raise DataError(f"{path} is not UTF-8 text ({error.reason} at byte {error.start})") from None
+        raise DataError(
+            f"{path} is not UTF-8 text ({error.reason} at byte {error.start})"
+        ) from None
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror}") from None
 

@@ -69,7 +69,7 @@ class TrainDataset(Dataset[tuple[Tensor, int, tuple[Skipped, ...]]]):
     def __len__(self) -> int:
         return len(self.videos)
 
-    def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, int, tuple[Skipped, ...]]:  # type: ignore[override]
+    def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, int, tuple[Skipped, ...]]:
         """Return a clip [t, 3, h, w], its label, and the files that could not be used.
 
         Args:
@@ -81,7 +81,7 @@ class TrainDataset(Dataset[tuple[Tensor, int, tuple[Skipped, ...]]]):
         epoch, index = key
         rng = random.Random(f"{self.seed} {epoch} {index}")
         video = self.videos[index]
-        skipped = []
+        skipped: list[Skipped] = []
         for candidate in self._candidates(video, rng):
             try:
                 return self._clip(candidate, rng), video.label, tuple(skipped)

@@ -1,0 +1,1 @@
+"""The whole story in minutes: made clips, three methods, one comparison."""

@@ -1,0 +1,50 @@
+"""The demo's picture: bars of accuracy above film strips of the classes."""
+
+from pathlib import Path
+
+import matplotlib
+from matplotlib.figure import Figure
+
+from st_adapter.data import decode
+from st_adapter.demo import clips
+
+_COLOURS = ("#9aa5b1", "#5b8fc9", "#d9632a")
+
+
+def draw_comparison(path: Path, test_clips: Path, bars: dict[str, dict[str, float]]) -> None:
+    """Write a PNG.
+
+    Args:
+        test_clips: folder of class folders, one clip of each pair is shown.
+        bars: accuracy in 0..1 by method, then by group of classes.
+    """
+    with matplotlib.rc_context({"font.size": 10}):
+        figure = Figure(figsize=(9, 8.5), layout="constrained")
+        axes = figure.subplots(
+            1 + len(clips.PAIRS), 1, height_ratios=[3.2] + [1] * len(clips.PAIRS)
+        )
+        _draw_bars(axes[0], bars)
+        for row, pair in zip(axes[1:], clips.PAIRS, strict=True):
+            video = sorted((test_clips / pair.forward).glob("*.mp4"))[0]
+            frames = decode.read_frames(video, range(clips.CLIP_FRAMES))
+            row.imshow(clips.film_strip(list(frames.permute(0, 2, 3, 1).numpy()), 8))
+            row.set_title(f"→ {pair.forward}          ← {pair.backward}", fontsize=10)
+            row.axis("off")
+        figure.savefig(path, dpi=110)
+
+
+def _draw_bars(axes: "matplotlib.axes.Axes", bars: dict[str, dict[str, float]]) -> None:
+    width = 0.8 / len(bars)
+    for i, (method, values) in enumerate(bars.items()):
+        places = [x + (i - (len(bars) - 1) / 2) * width for x in range(len(values))]
+        heights = [100 * value for value in values.values()]
+        drawn = axes.bar(places, heights, width * 0.92, color=_COLOURS[i], label=method)
+        axes.bar_label(drawn, fmt="%.0f", fontsize=8)
+    groups = list(next(iter(bars.values())))
+    axes.set_xticks(range(len(groups)), groups)
+    axes.axhline(50, color="#555555", linewidth=1, linestyle=":")
+    axes.text(-0.45, 51, "order-blind", fontsize=8, color="#555555")
+    axes.set_ylim(0, 112)
+    axes.set_ylabel("top-1 on unseen photographs, %")
+    axes.legend(ncols=len(bars), loc="upper center", frameon=False)
+    axes.spines[["top", "right"]].set_visible(False)

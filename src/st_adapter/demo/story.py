@@ -1,0 +1,172 @@
+"""The demo from start to end: clips, three methods, a comparison, a prediction."""
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.table import Table
+
+from st_adapter.config import TrainConfig
+from st_adapter.data.annotations import read_annotations
+from st_adapter.demo import clips
+from st_adapter.demo.picture import draw_comparison
+from st_adapter.errors import ArgumentError
+from st_adapter.evaluate import Evaluation, evaluate
+from st_adapter.files import write_json
+from st_adapter.predict import Predictor
+from st_adapter.progress import bar, console, say
+from st_adapter.train import train
+
+METHODS = {"linear": "linear probe", "adapter": "spatial adapter", "st-adapter": "ST-Adapter"}
+_SCENES = {"train": 60, "val": 8, "test": 20}
+"""Scenes of each pair of classes; every scene is two clips."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What one method reached on photographs that it never saw."""
+
+    method: str
+    trained_parameters: int
+    seconds: float
+    evaluation: Evaluation
+
+    def pair_accuracy(self, pair: clips.Pair) -> float:
+        """Top-1 over both classes of a pair."""
+        rows = [self.evaluation.per_class[label] for label in (pair.forward, pair.backward)]
+        right = sum((row["accuracy"] or 0) * (row["num_videos"] or 0) for row in rows)
+        return right / sum(row["num_videos"] or 0 for row in rows)
+
+
+def demo_config(method: str, seed: int) -> TrainConfig:
+    """The same training for every method; docs/demo.md says how it was found."""
+    return TrainConfig(
+        backbone="tf_efficientnet_lite0",
+        weights="package",
+        method=method,
+        kernel_size=(3, 3, 3),
+        adapter_layers="13",
+        dropout=0.0,
+        frames=6,
+        size=96,
+        crop="jitter",
+        crop_range=(1.0, 1.15),
+        flip=False,
+        epochs=4,
+        batch_size=16,
+        lr=4e-3,
+        warmup_epochs=0.4,
+        seed=seed,
+    )
+
+
+def run_demo(out: Path | None, seed: int = 0) -> list[Outcome]:
+    """Run the demo into the folder `out`; unset takes the first free name.
+
+    Raises:
+        ArgumentError: `out` is not empty.
+    """
+    folder = out or _free_name("st-adapter-demo")
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ArgumentError(f"{folder} is not empty; give the demo another --out")
+    start = time.perf_counter()
+    say(
+        f"Making clips of photographs in {folder}/clips: {2 * len(clips.PAIRS)} classes in pairs, "
+        "each the time reversal of the other.\n"
+        "No single frame tells the two classes of a pair apart: without a sense of time, "
+        "half of all answers are wrong."
+    )
+    _make_clips(folder / "clips", seed)
+    outcomes = [_try_method(folder, method, seed) for method in METHODS]
+    picture = folder / "comparison.png"
+    draw_comparison(picture, folder / "clips" / "test", _bars(outcomes))
+    write_json(folder / "comparison.json", [_record(outcome) for outcome in outcomes])
+    _show(outcomes, picture)
+    _predict_one(folder)
+    say(f"\nDone in {time.perf_counter() - start:.0f} s. With your own videos, a folder a class:")
+    say(
+        "  st-adapter train my_videos/ --out run      (--backbone NAME for any image model of timm)"
+    )
+    say("  st-adapter predict run new.mp4")
+    return outcomes
+
+
+def _free_name(name: str) -> Path:
+    number, path = 1, Path(name)
+    while path.exists():
+        number += 1
+        path = Path(f"{name}-{number}")
+    return path
+
+
+def _make_clips(folder: Path, seed: int) -> None:
+    total = 2 * len(clips.PAIRS) * sum(_SCENES.values())
+    with bar("making clips", total) as progress:
+        for i, (part, scenes) in enumerate(_SCENES.items()):
+            photos = clips.TEST_PHOTOS if part == "test" else clips.TRAIN_PHOTOS
+            for _ in clips.write_clips(folder / part, photos, scenes, seed=3 * seed + i):
+                progress.advance()
+
+
+def _try_method(folder: Path, method: str, seed: int) -> Outcome:
+    """Train one method, then test its best epoch on the photographs held back."""
+    say(f"\n{METHODS[method]}")
+    start = time.perf_counter()
+    run = folder / method
+    train(folder / "clips", run, demo_config(method, seed), recipe="demo")
+    predictor = Predictor(run)
+    test = read_annotations(folder / "clips" / "test", predictor.model.labels)
+    result = evaluate(predictor.model, test.train, predictor.clip, batch_size=16)
+    say(f"top-1 {result.top1:.1%} on {result.num_videos} clips of photographs never seen")
+    return Outcome(
+        method=method,
+        trained_parameters=predictor.model.num_parameters(only_trainable=True),
+        seconds=time.perf_counter() - start,
+        evaluation=result,
+    )
+
+
+def _bars(outcomes: list[Outcome]) -> dict[str, dict[str, float]]:
+    """Accuracy by method name, of each pair and of all."""
+    return {
+        METHODS[o.method]: {
+            **{f"{p.forward} /\n{p.backward}": o.pair_accuracy(p) for p in clips.PAIRS},
+            "all": o.evaluation.top1,
+        }
+        for o in outcomes
+    }
+
+
+def _record(outcome: Outcome) -> dict[str, object]:
+    return {
+        "method": outcome.method,
+        "top1": outcome.evaluation.top1,
+        "trained_parameters": outcome.trained_parameters,
+        "seconds": round(outcome.seconds, 1),
+        "per_class": outcome.evaluation.per_class,
+    }
+
+
+def _show(outcomes: list[Outcome], picture: Path) -> None:
+    table = Table(title="Top-1 on clips of unseen photographs")
+    table.add_column("method")
+    for heading in ("trained", "seconds", *(f"{p.forward} / {p.backward}" for p in clips.PAIRS)):
+        table.add_column(heading, justify="right")
+    table.add_column("all")
+    for o in outcomes:
+        pairs = [f"{o.pair_accuracy(pair):.0%}" for pair in clips.PAIRS]
+        filled = round(20 * o.evaluation.top1)
+        chart = f"{'█' * filled}{'░' * (20 - filled)} {o.evaluation.top1:.1%}"
+        parameters = f"{o.trained_parameters / 1e6:.3f} M"
+        table.add_row(METHODS[o.method], parameters, f"{o.seconds:.0f}", *pairs, chart)
+    console.print()
+    console.print(table)
+    say("50 % is what telling the pairs apart without their direction gives.")
+    say(f"Picture: {picture}")
+
+
+def _predict_one(folder: Path) -> None:
+    clip = sorted((folder / "clips" / "test" / clips.PAIRS[-1].forward).glob("*.mp4"))[0]
+    run = folder / "st-adapter"
+    label, score = Predictor(run)(clip)[0]
+    say(f"\nst-adapter predict {run} '{clip}'\n  {label} {score:.1%}")
