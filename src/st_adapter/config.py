@@ -38,6 +38,8 @@ class AdapterConfig:
             raise ArgumentError(
                 f"kernel_size takes three odd numbers (time, height, width), not {self.kernel_size}"
             )
+        if not self.positions or "" in tuple(self.positions):
+            raise ArgumentError('positions must be "all" or a list of names, not an empty one')
         if self.layers != "all" and self.layers < 1:
             raise ArgumentError(f'adapter layers must be "all" or at least 1, not {self.layers}')
 
@@ -201,6 +203,8 @@ class TrainConfig:
 
 
 def _at_least(name: str, value: float, lowest: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise ArgumentError(f"{name} must be a number, not {value!r}")
     if not value >= lowest:
         raise ArgumentError(f"{name} must be at least {lowest}, not {value}")
 
@@ -262,8 +266,9 @@ def resolve(recipe: str, file: Path | None, overrides: dict[str, Any]) -> TrainC
     values = dict(RECIPES[recipe])
     if file is not None:
         try:
-            values.update(json.loads(file.read_text()))
-        except (OSError, ValueError) as error:
+            record = json.loads(file.read_text())
+            values.update(record.get("config", record))  # a run's record holds more besides
+        except (OSError, ValueError, AttributeError) as error:
             raise ArgumentError(f"{file}: not a readable JSON configuration: {error}") from None
     values.update(overrides)
     return TrainConfig.from_json(values, str(file or "configuration"))

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
@@ -27,6 +27,7 @@ class Site:
     channels: int
 
 
+@runtime_checkable
 class Family(Protocol):
     """What a file of this folder answers about its kind of image model."""
 

@@ -13,7 +13,7 @@ NAME = "ViT"
 CREATE_OPTIONS: dict[str, Any] = {"dynamic_img_size": True}
 
 
-def supports(backbone: nn.Module) -> bool:
+def supports(backbone: Any) -> bool:
     """Whether the backbone is a plain ViT made of plain pre-norm blocks."""
     return type(backbone) is VisionTransformer and all(
         type(block) is Block for block in backbone.blocks

@@ -82,12 +82,13 @@ def create_backbone(name: str, **options: Any) -> nn.Module:
     """Create a model that takes any input size, where its family has an option for that."""
     for family in FAMILIES:
         try:
-            model = timm.create_model(name, num_classes=0, **family.CREATE_OPTIONS, **options)
+            model: nn.Module = timm.create_model(name, num_classes=0, **family.CREATE_OPTIONS, **options)
         except TypeError:  # the constructor does not know this family's option
             continue
         if family.supports(model):
             return model
-    return timm.create_model(name, num_classes=0, **options)
+    plain: nn.Module = timm.create_model(name, num_classes=0, **options)
+    return plain
 
 
 def _from_hub(name: str) -> nn.Module:

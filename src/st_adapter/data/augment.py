@@ -14,6 +14,7 @@ from torchvision.transforms.v2 import functional as F
 from st_adapter.data.randaugment import randaugment
 
 Frames = UInt8[Tensor, "t 3 h w"]
+Squares = UInt8[Tensor, "t 3 side side"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,18 +43,18 @@ class TrainTransform:
         low, high = (round(self.size * factor) for factor in self.crop_range)
         return round(rng.uniform(low, high))
 
-    def __call__(self, frames: Frames, rng: random.Random) -> Frames:
+    def __call__(self, frames: Frames, rng: random.Random) -> Squares:
         """Make a training clip of frames decoded at `short_side`."""
         if self.randaugment:
             frames = randaugment(frames, rng)
         height, width = frames.shape[-2:]
         if self.crop == "area":
             box = random_area_box(height, width, self.crop_range, rng)
-            frames = _resized_crop(frames, box, self.size)
+            clip = _resized_crop(frames, box, self.size)
         else:
             top, left = rng.randint(0, height - self.size), rng.randint(0, width - self.size)
-            frames = F.crop(frames, top, left, self.size, self.size)
-        return F.horizontal_flip(frames) if self.flip and rng.random() < 0.5 else frames
+            clip = F.crop(frames, top, left, self.size, self.size)
+        return F.horizontal_flip(clip) if self.flip and rng.random() < 0.5 else clip
 
 
 def random_area_box(
@@ -75,7 +76,7 @@ def random_area_box(
     return (height - h) // 2, (width - w) // 2, h, w
 
 
-def spatial_views(frames: Frames, size: int, num_views: int) -> list[Frames]:
+def spatial_views(frames: Frames, size: int, num_views: int) -> list[Squares]:
     """Cut the centre, or three squares along the long side, of frames with short side `size`."""
     height, width = frames.shape[-2:]
     fractions: Sequence[float] = (0, 0.5, 1) if num_views == 3 else (0.5,)
@@ -85,7 +86,7 @@ def spatial_views(frames: Frames, size: int, num_views: int) -> list[Frames]:
     ]
 
 
-def _resized_crop(frames: Frames, box: tuple[int, int, int, int], size: int) -> Frames:
+def _resized_crop(frames: Frames, box: tuple[int, int, int, int], size: int) -> Squares:
     result: Tensor = F.resized_crop(
         frames, *box, size=[size, size], interpolation=InterpolationMode.BICUBIC, antialias=True
     )

@@ -149,19 +149,25 @@ def _record(outcome: Outcome) -> dict[str, object]:
 
 def _show(outcomes: list[Outcome], picture: Path) -> None:
     table = Table(title="Top-1 on clips of unseen photographs")
-    table.add_column("method")
-    for heading in ("trained", "seconds", *(f"{p.forward} / {p.backward}" for p in clips.PAIRS)):
-        table.add_column(heading, justify="right")
-    table.add_column("all")
+    table.add_column("")
     for o in outcomes:
-        pairs = [f"{o.pair_accuracy(pair):.0%}" for pair in clips.PAIRS]
-        filled = round(20 * o.evaluation.top1)
-        chart = f"{'█' * filled}{'░' * (20 - filled)} {o.evaluation.top1:.1%}"
-        parameters = f"{o.trained_parameters / 1e6:.3f} M"
-        table.add_row(METHODS[o.method], parameters, f"{o.seconds:.0f}", *pairs, chart)
+        table.add_column(METHODS[o.method], justify="right")
+    for pair in clips.PAIRS:
+        accuracies = [f"{o.pair_accuracy(pair):.0%}" for o in outcomes]
+        table.add_row(f"{pair.forward} / {pair.backward}", *accuracies)
+    table.add_section()
+    table.add_row("all", *(f"{o.evaluation.top1:.1%}" for o in outcomes), style="bold")
+    table.add_row(
+        "trained parameters", *(f"{o.trained_parameters / 1e6:.3f} M" for o in outcomes)
+    )
+    table.add_row("seconds", *(f"{o.seconds:.0f}" for o in outcomes))
     console.print()
     console.print(table)
-    say("50 % is what telling the pairs apart without their direction gives.")
+    for o in outcomes:
+        filled = round(40 * o.evaluation.top1)
+        bar_text = "█" * filled + "░" * (40 - filled)
+        say(f"{METHODS[o.method]:>15} {bar_text} {o.evaluation.top1:.1%}")
+    say(f"{'':15} {'':20}│ 50 %: the pairs told apart, their direction not")
     say(f"Picture: {picture}")
 
 

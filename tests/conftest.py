@@ -1,0 +1,128 @@
+"""Shapes in signatures are checked here, and only here; small real videos are made once."""
+
+from jaxtyping import install_import_hook
+
+SHAPED = ("adapter", "backbones", "data", "inference", "model")
+install_import_hook([f"st_adapter.{name}" for name in SHAPED], "shape_checks.typechecker")
+
+from collections.abc import Callable
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+
+from st_adapter.config import TrainConfig
+
+VideoMaker = Callable[..., Path]
+
+
+def numbered_frame(number: int, width: int = 96, height: int = 64) -> np.ndarray:
+    """A frame that shows its number: bit k lights column k of a row of eight bars."""
+    frame = np.zeros((height, width, 3), np.uint8)
+    for bit in range(8):
+        if number >> bit & 1:
+            frame[:, bit * width // 8 : (bit + 1) * width // 8] = 255
+    return frame
+
+
+def read_number(frame: np.ndarray) -> int:
+    """The number that `numbered_frame` drew, from [h, w, 3]."""
+    width = frame.shape[1]
+    row = frame[frame.shape[0] // 2, :, 0]
+    return sum(1 << bit for bit in range(8) if row[round((bit + 0.5) * width / 8)] > 127)
+
+
+def write_video(
+    path: Path,
+    frames: list[np.ndarray],
+    *,
+    codec: str = "libx264",
+    rate: int = 10,
+    options: dict[str, str] | None = None,
+) -> Path:
+    """Encode frames [h, w, 3]."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(codec, rate=rate)
+        stream.height, stream.width = frames[0].shape[:2]
+        stream.pix_fmt = "yuv420p"
+        stream.options = options or {}
+        for frame in frames:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        container.mux(stream.encode(None))
+    return path
+
+
+def write_audio(path: Path) -> Path:
+    """A file with sound and no picture."""
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("aac", rate=44100)
+        stream.layout = "mono"
+        for i in range(4):
+            frame = av.AudioFrame.from_ndarray(
+                np.zeros((1, 1024), np.float32), format="fltp", layout="mono"
+            )
+            frame.sample_rate = 44100
+            frame.pts = i * 1024
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    return path
+
+
+def blinking(dark_first: bool, seed: int, num_frames: int = 8) -> list[np.ndarray]:
+    """A noisy clip that turns bright, or dark."""
+    rng = np.random.default_rng(seed)
+    noise = rng.integers(0, 60, (48, 64, 3))
+    levels = np.linspace(20, 190, num_frames)
+    return [
+        (noise + level).astype(np.uint8) for level in (levels if dark_first else levels[::-1])
+    ]
+
+
+@pytest.fixture(scope="session")
+def folder_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data set of two classes, six videos each."""
+    root = tmp_path_factory.mktemp("data") / "my videos"
+    for label, dark_first in (("brightens", True), ("darkens", False)):
+        for i in range(6):
+            write_video(root / label / f"clip {i}.mp4", blinking(dark_first, i))
+    return root
+
+
+@pytest.fixture
+def tiny() -> TrainConfig:
+    """A configuration that trains in a second."""
+    return TrainConfig(
+        backbone="test_vit",
+        weights="random",
+        frames=4,
+        size=32,
+        epochs=2,
+        batch_size=4,
+        workers=0,
+        dropout=0.1,
+        precision="float32",
+        device="cpu",
+    )
+
+
+@pytest.fixture(scope="session")
+def trained_run(folder_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run."""
+    from st_adapter.train import train
+
+    out = tmp_path_factory.mktemp("runs") / "run"
+    config = TrainConfig(
+        backbone="test_vit",
+        weights="random",
+        frames=4,
+        size=32,
+        epochs=1,
+        batch_size=4,
+        workers=0,
+        precision="float32",
+        device="cpu",
+    )
+    train(folder_data, out, config)
+    return out

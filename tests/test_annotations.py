@@ -1,0 +1,138 @@
+import pytest
+
+from st_adapter.data.annotations import read_annotations, read_parts, split_validation
+from st_adapter.errors import DataError
+
+
+@pytest.fixture
+def root(tmp_path):
+    """Empty files stand for videos: nothing here opens them."""
+    for name in ("jump/a b.mp4", "jump/c.avi", "run/d.mkv", "run/.hidden.mp4", "run/notes.txt"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    return tmp_path
+
+
+def names(videos):
+    return [(video.path.name, video.label) for video in videos]
+
+
+def test_folder_of_class_folders(root):
+    data = read_annotations(root)
+    assert data.labels == ("jump", "run")
+    assert names(data.train) == [("a b.mp4", 0), ("c.avi", 0), ("d.mkv", 1)]
+    assert data.val == ()
+
+
+@pytest.mark.parametrize("name", ["val", "validate", "validation", "test", "Val"])
+def test_folder_with_train_and_validation_parts(tmp_path, name):
+    for part in ("train", name):
+        for label in ("x", "y"):
+            (tmp_path / part / label).mkdir(parents=True)
+            (tmp_path / part / label / f"{part}.mp4").touch()
+    data = read_annotations(tmp_path)
+    assert names(data.train) == [("train.mp4", 0), ("train.mp4", 1)]
+    assert names(data.val) == [(f"{name}.mp4", 0), (f"{name}.mp4", 1)]
+
+
+def test_csv_with_segments_and_split(tmp_path):
+    file = tmp_path / "list.csv"
+    file.write_text(
+        "path,label,start_seconds,end_seconds,split\n"
+        '"a, b.mp4",run,0.5,2,train\nsub/c.mp4,jump,,,val\n'
+    )
+    data = read_annotations(file)
+    assert data.labels == ("jump", "run")
+    (video,) = data.train
+    assert video.path == tmp_path / "a, b.mp4"
+    assert (video.label, video.start_seconds, video.end_seconds) == (1, 0.5, 2.0)
+    assert names(data.val) == [("c.mp4", 0)]
+
+
+def test_list_of_names_with_spaces_in_paths(tmp_path):
+    (tmp_path / "list.txt").write_text("my videos/a 1.mp4 run\n\nb.mp4 jump\n")
+    data = read_annotations(tmp_path / "list.txt")
+    assert data.labels == ("jump", "run")
+    assert data.train[0].path == tmp_path / "my videos" / "a 1.mp4"
+
+
+def test_list_of_indices_with_classes_beside_it(tmp_path):
+    (tmp_path / "classes.txt").write_text("run\njump\n")
+    (tmp_path / "list.txt").write_text("a.mp4 1\nb.mp4 run\n")
+    data = read_annotations(tmp_path / "list.txt")
+    assert data.labels == ("run", "jump")
+    assert names(data.train) == [("a.mp4", 1), ("b.mp4", 0)]
+
+
+def test_labels_of_a_trained_model_decide_the_indices(root):
+    data = read_annotations(root, labels=("run", "walk", "jump"))
+    assert names(data.train) == [("a b.mp4", 2), ("c.avi", 2), ("d.mkv", 0)]
+    with pytest.raises(DataError, match="1 labels that are not among the 1 classes: 'run'"):
+        read_annotations(root, labels=("jump",))
+
+
+def test_held_out_part_is_stratified_and_seeded(root):
+    videos = [v for v in read_annotations(root).train for _ in range(10)]
+    train, val = split_validation(videos, 0.2, seed=1)
+    assert (len(train), len(val)) == (24, 6)
+    assert {v.label for v in val} == {0, 1}
+    assert split_validation(videos, 0.2, seed=1) == (train, val)
+
+
+def test_a_class_of_one_video_stays_in_training(root):
+    train, val = split_validation(read_annotations(root).train, 0.5, seed=0)
+    assert sorted(v.label for v in train) == [0, 1]
+    assert [v.label for v in val] == [0]
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("a.csv", "file,label\nx.mp4,run\n", r"no column path; its header is 'file,label'"),
+        ("a.csv", "path,label\nx.mp4,\n", "line 2: path or label is empty"),
+        ("a.csv", "path,label\n", "lists no video"),
+        ("a.csv", "path,label,start_seconds\nx,y,-1\n", "line 2: '-1' is no time in seconds"),
+        (
+            "a.csv",
+            "path,label,start_seconds,end_seconds\nx,y,3,2\n",
+            "line 2: the segment 3.0 to 2.0 s has no length",
+        ),
+        ("a.csv", "path,label,split\nx,y,dev\n", "split is train or val, not 'dev'"),
+        ("a.txt", "x.mp4\n", "line 1: .* has no label: x.mp4"),
+        ("a.txt", b"\xff\xfe\x00x.mp4 y", "is not UTF-8 text"),
+        ("a.parquet", "", "not '.parquet'"),
+    ],
+)
+def test_bad_lists_are_named_by_line(tmp_path, name, text, message):
+    path = tmp_path / name
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    with pytest.raises(DataError, match=message):
+        read_annotations(path)
+
+
+def test_index_outside_the_classes_is_named(tmp_path):
+    (tmp_path / "classes.txt").write_text("run\njump\n")
+    (tmp_path / "list.txt").write_text("a.mp4 2\n")
+    with pytest.raises(DataError, match="label '2' is neither a name nor an index of the 2"):
+        read_annotations(tmp_path / "list.txt")
+
+
+def test_folder_without_videos_or_without_classes_is_named(tmp_path):
+    with pytest.raises(DataError, match="holds no video; DATA is a folder with one folder"):
+        read_annotations(tmp_path)
+    (tmp_path / "a.mp4").touch()
+    (tmp_path / "list.csv").touch()
+    with pytest.raises(DataError, match=r"1 videos but no folder per class; .* list\.csv"):
+        read_annotations(tmp_path)
+    with pytest.raises(DataError, match="does not exist"):
+        read_annotations(tmp_path / "gone")
+
+
+def test_one_class_and_missing_files_are_refused(tmp_path):
+    (tmp_path / "only").mkdir()
+    (tmp_path / "only" / "a.mp4").touch()
+    with pytest.raises(DataError, match=r"one class only \(only\)"):
+        read_parts(tmp_path, None, 0.2, 0)
+    (tmp_path / "list.txt").write_text("a.mp4 x\nb.mp4 x\nc.mp4 y\n")
+    with pytest.raises(DataError, match="none of 2 training files exists"):
+        read_parts(tmp_path / "list.txt", None, 0.2, 0)

@@ -1,0 +1,84 @@
+import json
+
+import pytest
+
+from st_adapter.config import RECIPES, TrainConfig, parse_views, resolve
+from st_adapter.errors import ArgumentError
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_every_recipe_is_valid(recipe):
+    assert isinstance(resolve(recipe, None, {}), TrainConfig)
+
+
+def test_published_learning_rates():
+    assert resolve("k400", None, {}).peak_lr(num_processes=3) == pytest.approx(7.5e-4)
+    assert resolve("ssv2", None, {}).peak_lr(num_processes=4) == pytest.approx(1e-3)
+
+
+def test_published_recipes():
+    k400, ssv2 = resolve("k400", None, {}), resolve("ssv2", None, {})
+    assert (k400.frames, k400.stride, k400.clip.views, k400.epochs) == (8, 16, (3, 1), 12)
+    assert (k400.crop, k400.crop_range, k400.flip) == ("jitter", (1.0, 1.15), True)
+    assert (k400.adapter.positions, k400.bottleneck, k400.randaugment) == (("mlp",), 384, False)
+    assert (ssv2.frames, ssv2.stride, ssv2.clip.views, ssv2.epochs) == (8, 0, (1, 3), 50)
+    assert (ssv2.crop, ssv2.crop_range, ssv2.flip) == ("area", (0.08, 1.0), False)
+    assert (ssv2.adapter.positions, ssv2.randaugment) == (("attention", "mlp"), True)
+    for recipe in (k400, ssv2):
+        assert (recipe.weight_decay, recipe.warmup_epochs, recipe.dropout) == (0.01, 2, 0.5)
+
+
+def test_flags_override_the_file_and_the_file_the_recipe(tmp_path):
+    file = tmp_path / "mine.json"
+    file.write_text(json.dumps({"frames": 16, "epochs": 3}))
+    config = resolve("k400", file, {"epochs": 1})
+    assert (config.frames, config.epochs, config.stride) == (16, 1, 16)
+
+
+def test_a_record_of_a_run_reads_back_as_the_same_configuration(tmp_path):
+    config = resolve("ssv2", None, {"seed": 4})
+    file = tmp_path / "config.json"
+    file.write_text(json.dumps({"recipe": "ssv2", "data": "x", "config": config.to_json()}))
+    assert resolve("default", file, {}) == config
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"frmes": 8}, "unknown key 'frmes'; did you mean frames"),
+        ({"frames": 0}, "frames must be at least 1, not 0"),
+        ({"frames": "8"}, "frames must be a number, not '8'"),
+        ({"method": "st-adaptr"}, "unknown method 'st-adaptr'.*did you mean st-adapter"),
+        ({"kernel_size": [3, 2, 1]}, "odd numbers"),
+        ({"positions": ""}, "positions"),
+        ({"adapter_layers": "some"}, "adapter_layers takes"),
+        ({"adapter_layers": "0"}, "at least 1"),
+        ({"lr": None}, "needs lr or lr_per_256"),
+        ({"lr": -1.0}, "must be above 0"),
+        ({"lr": float("nan")}, "must be above 0"),
+        ({"dropout": 1.0}, r"dropout must be in \[0, 1\)"),
+        ({"val_fraction": 1.5}, "val_fraction"),
+        ({"crop_range": [0.0, 1.0]}, r"within \(0, 1\]"),
+        ({"crop": "jitter"}, "from 1 up"),
+        ({"views": "3x2"}, "1 or 3 spatial"),
+        ({"views": "many"}, "written like"),
+        ({"bottleneck": 0}, "bottleneck must be at least 1"),
+    ],
+)
+def test_bad_values_are_named(values, message):
+    with pytest.raises(ArgumentError, match=message):
+        TrainConfig.from_json(values, "file.json")
+
+
+def test_unknown_recipe_and_unreadable_file_are_named(tmp_path):
+    with pytest.raises(ArgumentError, match="unknown recipe 'k40'.*did you mean k400"):
+        resolve("k40", None, {})
+    (tmp_path / "x.json").write_text("{")
+    with pytest.raises(ArgumentError, match=r"x\.json: not a readable JSON"):
+        resolve("default", tmp_path / "x.json", {})
+
+
+def test_views_are_read():
+    assert parse_views("3x1") == (3, 1)
+    assert parse_views("2") == (2, 1)
+    assert parse_views("1X3") == (1, 3)

@@ -1,0 +1,118 @@
+import pytest
+import torch
+from conftest import numbered_frame, read_number, write_video
+
+from st_adapter.config import ClipConfig
+from st_adapter.data.annotations import Video, read_annotations
+from st_adapter.data.augment import TrainTransform
+from st_adapter.data.dataset import (
+    EpochSampler,
+    TrainDataset,
+    ViewDataset,
+    collate_train,
+    read_clips,
+    read_views,
+)
+from st_adapter.errors import DataError
+
+TRANSFORM = TrainTransform(
+    size=32, crop="area", crop_range=(0.5, 1.0), flip=True, randaugment=False
+)
+CLIP = ClipConfig(frames=4, size=32)
+
+
+@pytest.fixture
+def broken(folder_data, tmp_path):
+    """Ten good videos and two that are not."""
+    videos = list(read_annotations(folder_data).train)
+    for i, content in ((0, b""), (7, b"nonsense" * 100)):
+        path = tmp_path / f"broken{i}.mp4"
+        path.write_bytes(content)
+        videos[i] = Video(path=path, label=videos[i].label)
+    return videos
+
+
+def test_a_broken_file_is_replaced_by_one_of_its_class_and_reported(broken):
+    dataset = TrainDataset(broken, CLIP, TRANSFORM, seed=0)
+    for index, reason in ((0, "the file is empty"), (7, "cannot be decoded")):
+        clip, label, skipped = dataset[0, index]
+        assert label == broken[index].label
+        assert clip.shape == (4, 3, 32, 32)
+        assert clip.dtype == torch.uint8
+        assert clip.float().std() > 1  # a picture, not zeros
+        (skip,) = skipped
+        assert skip.path == str(broken[index].path)
+        assert reason in skip.reason
+
+
+def test_a_class_without_a_readable_video_is_an_error(broken):
+    alone = [v for v in broken if v.path.stat().st_size == 0] + [broken[-1]]
+    with pytest.raises(DataError, match=r"no video of the class of .*broken0\.mp4 could be read"):
+        TrainDataset(alone, CLIP, TRANSFORM, seed=0)[0, 0]
+
+
+def test_evaluation_names_what_it_cannot_read(broken):
+    views = [ViewDataset(broken, CLIP)[i] for i in range(len(broken))]
+    unread = [v.index for v in views if v.clips is None]
+    assert unread == [0, 7]
+    assert "broken0.mp4: the file is empty" in views[0].reason
+
+
+def test_a_clip_depends_on_seed_epoch_and_index_alone(folder_data):
+    videos = read_annotations(folder_data).train
+    one, two = (TrainDataset(videos, CLIP, TRANSFORM, seed=5) for _ in range(2))
+    assert torch.equal(one[1, 2][0], two[1, 2][0])
+    assert not torch.equal(one[1, 2][0], one[2, 2][0])
+    assert not torch.equal(one[1, 2][0], TrainDataset(videos, CLIP, TRANSFORM, seed=6)[1, 2][0])
+
+
+def test_views_are_temporal_by_spatial_and_decoded_once(tmp_path):
+    path = write_video(tmp_path / "n.mp4", [numbered_frame(i) for i in range(40)])
+    clip = ClipConfig(frames=2, stride=4, size=64, views=(3, 3))
+    views = read_views(Video(path=path), clip)
+    assert views.shape == (9, 2, 3, 64, 64)
+    assert torch.equal(views[1], read_views(Video(path=path), ClipConfig(**vars(clip)))[1])
+    starts = [read_clips(Video(path=path), [lambda n: [n - 1]], None)[0]]
+    assert read_number(starts[0][0].permute(1, 2, 0).numpy()) == 39
+
+
+def test_segment_limits_the_frames_chosen(tmp_path):
+    path = write_video(tmp_path / "n.mp4", [numbered_frame(i) for i in range(40)])
+    segment = Video(path=path, start_seconds=1.0, end_seconds=2.0)
+    seen = []
+
+    def choose(num_frames):
+        seen.append(num_frames)
+        return [0, num_frames - 1]
+
+    (frames,) = read_clips(segment, [choose], None)
+    assert seen == [10]
+    assert [read_number(f.permute(1, 2, 0).numpy()) for f in frames] == [10, 19]
+
+
+def test_a_file_that_ends_early_is_sampled_from_what_there_is(tmp_path):
+    path = write_video(
+        tmp_path / "n.avi", [numbered_frame(i) for i in range(40)], codec="mpeg4"
+    )
+    path.write_bytes(path.read_bytes()[:-200])
+    (frames,) = read_clips(Video(path=path), [lambda n: [0, n - 1]], None)
+    assert 20 < read_number(frames[1].permute(1, 2, 0).numpy()) < 40
+
+
+def test_each_epoch_visits_each_video_once_in_its_own_order():
+    sampler = EpochSampler(num_videos=10, batch_size=4, seed=0)
+    first = list(sampler)
+    assert [len(batch) for batch in first] == [4, 4, 2]
+    assert sorted(index for batch in first for _, index in batch) == list(range(10))
+    sampler.epoch = 1
+    assert [i for b in sampler for _, i in b] != [i for b in first for _, i in b]
+    sampler.epoch, sampler.first_batch = 0, 2
+    assert list(sampler) == first[2:]
+
+
+def test_collate_keeps_uint8(folder_data):
+    dataset = TrainDataset(read_annotations(folder_data).train, CLIP, TRANSFORM, seed=0)
+    batch = collate_train([dataset[0, 0], dataset[0, 11]])
+    assert batch.clips.shape == (2, 4, 3, 32, 32)
+    assert batch.clips.dtype == torch.uint8
+    assert batch.labels.tolist() == [0, 1]
