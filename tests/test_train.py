@@ -1,0 +1,183 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+
+import pytest
+import torch
+from conftest import write_audio
+
+from st_adapter.checkpoint import load_tensors
+from st_adapter.config import TrainConfig
+from st_adapter.data.annotations import read_annotations
+from st_adapter.errors import ArgumentError
+from st_adapter.model import create_model
+from st_adapter.optimization import learning_rate_factor, make_optimizer
+from st_adapter.train import train
+
+
+def lines(path):
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_a_run_folder_holds_what_it_should(trained_run):
+    names = {str(p.relative_to(trained_run)) for p in trained_run.rglob("*") if p.is_file()}
+    assert names == {
+        "config.json",
+        "metrics.jsonl",
+        "eval.json",
+        "adapter/adapter_config.json",
+        "adapter/adapter_model.safetensors",
+        "adapter_last/adapter_config.json",
+        "adapter_last/adapter_model.safetensors",
+        "state/state.pt",
+    }
+    steps = [line for line in lines(trained_run / "metrics.jsonl") if "loss" in line]
+    assert steps[0].keys() == {"step", "epoch", "loss", "lr", "clips_per_second", "memory_gb"}
+    result = json.loads((trained_run / "eval.json").read_text())
+    assert result["num_videos"] == len(result["predictions"]) == 2
+    assert result["num_skipped"] == 0
+
+
+def test_training_learns_what_only_order_tells(folder_data, tmp_path, tiny):
+    config = replace(tiny, epochs=30, lr=1e-2, flip=False, warmup_epochs=2.0, seed=1)
+    assert train(folder_data, tmp_path / "run", config).top1 == 1.0
+    losses = [x["loss"] for x in lines(tmp_path / "run" / "metrics.jsonl") if "loss" in x]
+    assert losses[-1] < 0.5 * losses[0]
+
+
+def test_interrupted_and_resumed_equals_straight_through_bit_for_bit(folder_data, tmp_path, tiny):
+    config = replace(tiny, epochs=3, lr=1e-2, accumulate=2)
+    train(folder_data, tmp_path / "straight", config)
+
+    code = (
+        "import json, pathlib, sys; from st_adapter.config import TrainConfig; "
+        "from st_adapter.train import train; import st_adapter.train as t; t._LOG_EVERY = 1; "
+        "c = TrainConfig.from_json(json.loads(sys.argv[1]), 'argv'); "
+        "train(sys.argv[2], sys.argv[3], c, resume=pathlib.Path(sys.argv[3]).exists())"
+    )
+    out = tmp_path / "interrupted"
+    slow = replace(config, workers=1)
+    command = [sys.executable, "-c", code, json.dumps(slow.to_json()), str(folder_data), str(out)]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    wait_for(lambda: (out / "metrics.jsonl").exists(), process)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode != 0
+    assert "go on with: st-adapter train" in errors
+    state = torch.load(out / "state" / "state.pt", weights_only=True)
+    assert 0 < state["step"] < 6
+
+    train(folder_data, out, config, resume=True)
+    ours, theirs = load_tensors(out / "adapter_last"), load_tensors(
+        tmp_path / "straight" / "adapter_last"
+    )
+    assert ours.keys() == theirs.keys()
+    for name, tensor in ours.items():
+        assert torch.equal(tensor, theirs[name]), name
+
+
+def wait_for(condition, process, seconds=60):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert process.poll() is None, process.stderr.read()
+        assert time.monotonic() < end
+        time.sleep(0.005)
+
+
+def test_gradient_accumulation_equals_one_large_batch(folder_data, tmp_path, tiny):
+    base = replace(tiny, epochs=1, dropout=0.0, precision="float32")
+    train(folder_data, tmp_path / "one", replace(base, batch_size=4))
+    train(folder_data, tmp_path / "two", replace(base, batch_size=2, accumulate=2))
+    one, two = (load_tensors(tmp_path / name / "adapter_last") for name in ("one", "two"))
+    for name, tensor in one.items():
+        torch.testing.assert_close(tensor, two[name], rtol=1e-4, atol=1e-5)
+
+
+def test_workers_do_not_change_what_is_learnt(folder_data, tmp_path, tiny):
+    for workers in (0, 2):
+        train(folder_data, tmp_path / str(workers), replace(tiny, epochs=1, workers=workers))
+    none, two = (load_tensors(tmp_path / name / "adapter_last") for name in ("0", "2"))
+    assert all(torch.equal(tensor, two[name]) for name, tensor in none.items())
+
+
+def test_broken_files_are_listed_once_and_training_goes_on(folder_data, tmp_path, tiny):
+    rows = ["path,label,split"]
+    for video in read_annotations(folder_data).train:
+        split = "val" if video.path.stem.endswith("5") else "train"
+        rows.append(f'"{video.path}",{video.path.parent.name},{split}')
+    (tmp_path / "empty.mp4").touch()
+    write_audio(tmp_path / "sound.mp4")
+    rows += ["empty.mp4,darkens,train", "sound.mp4,brightens,val", "gone.mp4,darkens,train"]
+    (tmp_path / "list.csv").write_text("\n".join(rows))
+    result = train(tmp_path / "list.csv", tmp_path / "run", tiny)
+    assert (result.num_videos, result.num_skipped) == (2, 1)
+    reasons = {x["path"].split("/")[-1]: x["reason"] for x in lines(tmp_path / "run/skipped.jsonl")}
+    assert {name: reason.split(": ")[-1] for name, reason in reasons.items()} == {
+        "empty.mp4": "the file is empty",
+        "gone.mp4": "no such file",
+        "sound.mp4": "no video stream in it",
+    }
+    assert len(lines(tmp_path / "run" / "skipped.jsonl")) == 3
+
+
+def test_a_finished_run_is_neither_overwritten_nor_resumed_for_nothing(folder_data, trained_run, tiny):
+    before = {p: p.read_bytes() for p in trained_run.rglob("*") if p.is_file()}
+    with pytest.raises(ArgumentError, match="already holds a run; go on with it by --resume"):
+        train(folder_data, trained_run, tiny)
+    assert {p: p.read_bytes() for p in trained_run.rglob("*") if p.is_file()} == before
+
+
+def test_what_cannot_work_is_refused_before_anything_is_written(folder_data, tmp_path, tiny):
+    out = tmp_path / "run"
+    for change, message in (
+        ({"frames": 10**7}, "GB are free on cpu; lower --batch-size, --frames or --size"),
+        ({"device": "cuda:7"}, "device 'cuda:7' is not there; this machine has cpu"),
+        ({"device": "tpux"}, "device 'tpux' is not there"),
+        ({"backbone": "vit_tny"}, "unknown backbone 'vit_tny'"),
+        ({"size": 40}, "cannot take frames of 40 px"),
+    ):
+        with pytest.raises(ArgumentError, match=message):
+            train(folder_data, out, replace(tiny, **change))
+        assert not out.exists()
+    with pytest.raises(ArgumentError, match="holds no run to resume"):
+        train(folder_data, out, tiny, resume=True)
+
+
+def test_no_weight_decay_on_biases():
+    model = create_model("test_vit", labels=["a", "b"], weights="random")
+    decayed, plain = make_optimizer(model, TrainConfig()).param_groups
+    assert (decayed["weight_decay"], plain["weight_decay"]) == (0.01, 0.0)
+    names = {id(p): name for name, p in model.trained_tensors().items()}
+    assert all(names[id(p)].endswith(".bias") for p in plain["params"])
+    assert all(names[id(p)].endswith(".weight") for p in decayed["params"])
+
+
+def test_warm_up_is_linear_and_the_rest_a_cosine_to_zero():
+    config = TrainConfig(epochs=12, warmup_epochs=2.0)
+    factors = [learning_rate_factor(step, 100, config) for step in (0, 100, 200, 700, 1200)]
+    assert factors == pytest.approx([0, 0.5, 1, 0.5, 0])
+
+
+def test_loss_that_is_no_number_stops_with_the_state_kept(folder_data, tmp_path, tiny):
+    from st_adapter.train import TrainingError
+
+    with pytest.raises(TrainingError, match="the loss is (nan|inf)"):
+        train(folder_data, tmp_path / "run", replace(tiny, lr=1e30, epochs=9, clip_gradient=0.0))
+
+
+def test_killed_run_leaves_files_that_read(folder_data, tmp_path, tiny):
+    out = tmp_path / "run"
+    command = [sys.executable, "-m", "st_adapter", "train", str(folder_data), "--out", str(out)]
+    command += ["--backbone", "test_vit", "--weights", "random", "--size", "32", "--frames", "4"]
+    command += ["--workers", "0", "--epochs", "500", "--precision", "float32", "--device", "cpu"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    wait_for(lambda: (out / "state" / "state.pt").exists(), process)
+    time.sleep(0.3)
+    os.kill(process.pid, signal.SIGKILL)
+    process.communicate(timeout=60)
+    assert torch.load(out / "state" / "state.pt", weights_only=True)["epochs_done"] >= 0
+    assert json.loads((out / "config.json").read_text())["config"]["epochs"] == 500
