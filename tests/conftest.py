@@ -75,9 +75,7 @@ def blinking(dark_first: bool, seed: int, num_frames: int = 8) -> list[np.ndarra
     rng = np.random.default_rng(seed)
     noise = rng.integers(0, 60, (48, 64, 3))
     levels = np.linspace(20, 190, num_frames)
-    return [
-        (noise + level).astype(np.uint8) for level in (levels if dark_first else levels[::-1])
-    ]
+    return [(noise + level).astype(np.uint8) for level in (levels if dark_first else levels[::-1])]
 
 
 @pytest.fixture(scope="session")

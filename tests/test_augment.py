@@ -48,9 +48,7 @@ def test_mirror_happens_to_half_of_the_clips_or_none():
     clip = still_clip(32, 32)
     for flip, expected in ((True, range(60, 141)), (False, range(1))):
         make = transform(crop_range=(1.0, 1.0), flip=flip, crop="jitter", size=32)
-        mirrored = sum(
-            torch.equal(make(clip, random.Random(i)), clip.flip(-1)) for i in range(200)
-        )
+        mirrored = sum(torch.equal(make(clip, random.Random(i)), clip.flip(-1)) for i in range(200))
         assert mirrored in expected
 
 

@@ -133,6 +133,21 @@ def test_adapter_on_a_weights_file_is_shipped_without_its_path(tmp_path):
     assert st_adapter.load(tmp_path / "adapter", weights=str(file)).labels == ("a", "b")
 
 
+def test_adapter_on_a_model_built_by_hand_loads_with_its_weights(tmp_path):
+    import timm
+
+    weights_file(tmp_path / "weights.safetensors")
+    backbone = timm.create_model("test_vit")
+    backbone.load_state_dict(
+        {k: v.float() for k, v in load_file(tmp_path / "weights.safetensors").items()}
+    )
+    st_adapter.attach(backbone, labels=LABELS).save_adapter(tmp_path / "adapter")
+    with pytest.raises(CheckpointError, match="from a model built by hand, which is not at hand"):
+        st_adapter.load(tmp_path / "adapter")
+    loaded = st_adapter.load(tmp_path / "adapter", weights=str(tmp_path / "weights.safetensors"))
+    assert loaded.spec.backbone == "test_vit.r160_in1k"
+
+
 def test_weights_of_another_model_are_refused_with_what_differs(tmp_path):
     weights_file(tmp_path / "w.safetensors", "test_vit2")
     with pytest.raises(CheckpointError, match=r"does not fit \(\d+ of \d+ tensors\): "):
@@ -161,7 +176,9 @@ def test_missing_weights_and_unknown_names_are_named(tmp_path):
 
 def test_unreachable_hub_tells_what_is_left(monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    with pytest.raises(ArgumentError, match=r"cannot be reached .*--weights FILE .*--weights random"):
+    with pytest.raises(
+        ArgumentError, match=r"cannot be reached .*--weights FILE .*--weights random"
+    ):
         build_backbone("vit_tiny_patch16_224")
 
 

@@ -1,7 +1,7 @@
 import pytest
 import torch
-from conftest import numbered_frame, read_number, write_video
 
+from conftest import numbered_frame, read_number, write_video
 from st_adapter.config import ClipConfig
 from st_adapter.data.annotations import Video, read_annotations
 from st_adapter.data.augment import TrainTransform
@@ -91,9 +91,7 @@ def test_segment_limits_the_frames_chosen(tmp_path):
 
 
 def test_a_file_that_ends_early_is_sampled_from_what_there_is(tmp_path):
-    path = write_video(
-        tmp_path / "n.avi", [numbered_frame(i) for i in range(40)], codec="mpeg4"
-    )
+    path = write_video(tmp_path / "n.avi", [numbered_frame(i) for i in range(40)], codec="mpeg4")
     path.write_bytes(path.read_bytes()[:-200])
     (frames,) = read_clips(Video(path=path), [lambda n: [0, n - 1]], None)
     assert 20 < read_number(frames[1].permute(1, 2, 0).numpy()) < 40

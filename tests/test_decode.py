@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 import torch
-from conftest import numbered_frame, read_number, write_audio, write_video
 
+from conftest import numbered_frame, read_number, write_audio, write_video
 from st_adapter.data import decode
 from st_adapter.errors import VideoError
 

@@ -95,8 +95,10 @@ def test_frozen_weights_stay_bit_identical_and_each_adapter_tensor_moves(name):
 
 def is_dead(name, parameter):
     """Patch tokens do not reach the class token after the last attention, as published."""
-    return name in ("test_vit", "clip", "registers") and "_mlp" in parameter and (
-        parameter.startswith(f"adapters.blocks_{len(make_backbone(name).blocks) - 1}_")
+    return (
+        name in ("test_vit", "clip", "registers")
+        and "_mlp" in parameter
+        and (parameter.startswith(f"adapters.blocks_{len(make_backbone(name).blocks) - 1}_"))
     )
 
 

@@ -8,8 +8,8 @@ from dataclasses import replace
 
 import pytest
 import torch
-from conftest import write_audio
 
+from conftest import write_audio
 from st_adapter.checkpoint import load_tensors
 from st_adapter.config import TrainConfig
 from st_adapter.data.annotations import read_annotations
@@ -43,7 +43,7 @@ def test_a_run_folder_holds_what_it_should(trained_run):
 
 
 def test_training_learns_what_only_order_tells(folder_data, tmp_path, tiny):
-    config = replace(tiny, epochs=30, lr=1e-2, flip=False, warmup_epochs=2.0, seed=1)
+    config = replace(tiny, epochs=16, lr=1e-2, flip=False, warmup_epochs=1.0, seed=1)
     assert train(folder_data, tmp_path / "run", config).top1 == 1.0
     losses = [x["loss"] for x in lines(tmp_path / "run" / "metrics.jsonl") if "loss" in x]
     assert losses[-1] < 0.5 * losses[0]
@@ -72,8 +72,9 @@ def test_interrupted_and_resumed_equals_straight_through_bit_for_bit(folder_data
     assert 0 < state["step"] < 6
 
     train(folder_data, out, config, resume=True)
-    ours, theirs = load_tensors(out / "adapter_last"), load_tensors(
-        tmp_path / "straight" / "adapter_last"
+    ours, theirs = (
+        load_tensors(out / "adapter_last"),
+        load_tensors(tmp_path / "straight" / "adapter_last"),
     )
     assert ours.keys() == theirs.keys()
     for name, tensor in ours.items():
@@ -124,7 +125,9 @@ def test_broken_files_are_listed_once_and_training_goes_on(folder_data, tmp_path
     assert len(lines(tmp_path / "run" / "skipped.jsonl")) == 3
 
 
-def test_a_finished_run_is_neither_overwritten_nor_resumed_for_nothing(folder_data, trained_run, tiny):
+def test_a_finished_run_is_neither_overwritten_nor_resumed_for_nothing(
+    folder_data, trained_run, tiny
+):
     before = {p: p.read_bytes() for p in trained_run.rglob("*") if p.is_file()}
     with pytest.raises(ArgumentError, match="already holds a run; go on with it by --resume"):
         train(folder_data, trained_run, tiny)

@@ -247,7 +247,9 @@ def predict(
     from st_adapter.progress import bar
 
     paths = expand(videos)
-    workers = options.pop("workers") if len(paths) > 8 else 0  # starting them takes seconds
+    workers = options.pop("workers")
+    if len(paths) <= 8:
+        workers = 0  # starting them would take longer than decoding
     predictor = Predictor(run, views=chosen, **options)
     failed = 0
     with bar("predicting", len(paths)) as progress:

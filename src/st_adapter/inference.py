@@ -32,15 +32,16 @@ def score_videos(
     temporal, spatial = clip.views
     videos_at_once = max(1, batch_size // (temporal * spatial))
     for group in view_loader(videos, clip, videos_at_once, workers):
-        readable = [views for views in group if views.clips is not None]
+        readable = [views.clips for views in group if views.clips is not None]
+        per_video: Iterator[Tensor] = iter(())
+        if readable:
+            scores = score_clips(model, torch.cat(readable), batch_size, precision)
+            per_video = iter(scores.unflatten(0, (len(readable), -1)).mean(1))
         for views in group:
             if views.clips is None:
                 yield views.index, Skipped(path=str(videos[views.index].path), reason=views.reason)
-        if readable:
-            clips = torch.cat([views.clips for views in readable if views.clips is not None])
-            scores = score_clips(model, clips, batch_size, precision)
-            per_video = scores.unflatten(0, (len(readable), -1)).mean(1)
-            yield from zip((v.index for v in readable), per_video, strict=True)
+            else:
+                yield views.index, next(per_video)
 
 
 @torch.inference_mode()

@@ -15,7 +15,7 @@ from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor, nn
 
 from st_adapter.backbones import family_of
-from st_adapter.backbones.weights import NAMED_SOURCES, build_backbone, digest
+from st_adapter.backbones.weights import NAMED_SOURCES, build_backbone, digest, resolve_source
 from st_adapter.config import AdapterConfig, ClipConfig
 from st_adapter.errors import ArgumentError
 from st_adapter.files import atomic_path, write_json
@@ -204,8 +204,11 @@ def create_model(
         ArgumentError: an unknown name, method or position, or no connection to the hub.
         CheckpointError: a weights file that is unreadable or does not fit.
     """
-    model = build_backbone(backbone, weights)
-    return _assemble(model, backbone, weights, labels, adapter, method, clip, dropout)
+    source = resolve_source(backbone, weights)
+    frozen = build_backbone(backbone, source)
+    model = attach(frozen, labels, adapter, method=method, clip=clip, dropout=dropout)
+    model.spec = dataclasses.replace(model.spec, backbone=backbone, weights=source)
+    return model
 
 
 def attach(
@@ -226,26 +229,11 @@ def attach(
         ArgumentError: no family runs this model, or an unknown method or position.
     """
     config = getattr(backbone, "pretrained_cfg", None) or {}
-    name = ".".join(filter(None, (config.get("architecture"), config.get("tag"))))
-    return _assemble(backbone, name, "given", labels, adapter, method, clip, dropout)
-
-
-def _assemble(
-    backbone: nn.Module,
-    name: str,
-    weights: str,
-    labels: Sequence[str],
-    adapter: AdapterConfig | None,
-    method: str,
-    clip: ClipConfig | None,
-    dropout: float,
-) -> VideoClassifier:
-    config = getattr(backbone, "pretrained_cfg", None) or {}
     return assemble(
         backbone,
         ModelSpec(
-            backbone=name,
-            weights=weights,
+            backbone=".".join(filter(None, (config.get("architecture"), config.get("tag")))),
+            weights="given",
             labels=tuple(labels),
             method=method,
             adapter=adapter or AdapterConfig(),

@@ -20,6 +20,8 @@ from st_adapter.files import append_json_line, atomic_path, write_json
 from st_adapter.model import VideoClassifier
 from st_adapter.progress import say
 
+_NAMES = ("config.json", "adapter", "adapter_last", "metrics.jsonl", "eval.json", "state")
+
 
 @dataclass(kw_only=True)
 class Run:
@@ -109,7 +111,21 @@ class Run:
         self.step, self.epochs_done = state["step"], state["epochs_done"]
         self.best_top1 = state["best_top1"]
         self.skipped = {Skipped(path=path, reason=reason) for path, reason in state["skipped"]}
-        _forget_later_metrics(self.folder / "metrics.jsonl", self.step)
+        self._forget_later_metrics()
+
+    def _forget_later_metrics(self) -> None:
+        """Drop what was logged after the state was saved; it is done and logged again."""
+        file = self.folder / "metrics.jsonl"
+        if not file.exists():
+            return
+        kept = []
+        for line in file.read_text().splitlines():
+            values = json.loads(line)
+            validated_later = "top1" in values and values["epoch"] > self.epochs_done
+            if values["step"] <= self.step and not validated_later:
+                kept.append(line)
+        with atomic_path(file) as temporary:
+            temporary.write_text("".join(f"{line}\n" for line in kept))
 
     @property
     def _state_file(self) -> Path:
@@ -118,21 +134,12 @@ class Run:
 
 def check_folder(folder: Path, resume: bool) -> None:
     """Raise ArgumentError where a new run would overwrite one, or there is none to resume."""
-    has_run = (folder / "config.json").exists()
+    has_run = any((folder / name).exists() for name in _NAMES)
     if has_run and not resume:
         raise ArgumentError(
             f"{folder} already holds a run; go on with it by --resume, or choose another --out"
         )
     if folder.exists() and not folder.is_dir():
         raise ArgumentError(f"{folder} is a file; --out takes a folder")
-    if resume and not has_run:
+    if resume and not (folder / "config.json").exists():
         raise ArgumentError(f"{folder} holds no run to resume; leave --resume out to start one")
-
-
-def _forget_later_metrics(file: Path, step: int) -> None:
-    """Drop what was logged after the state was saved; those steps are done again."""
-    if not file.exists():
-        return
-    kept = [line for line in file.read_text().splitlines() if json.loads(line)["step"] <= step]
-    with atomic_path(file) as temporary:
-        temporary.write_text("".join(f"{line}\n" for line in kept))

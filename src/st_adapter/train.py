@@ -108,7 +108,9 @@ def _prepare(data: Path, folder: Path, config: TrainConfig) -> Run:
     say(f"{device}, {precision}: {reason}")
     AcceleratorState._reset_state(reset_partial_state=True)  # a process may train several times
     accelerator = Accelerator(
-        cpu=device.type == "cpu", mixed_precision="bf16" if precision == "bfloat16" else "no"
+        cpu=device.type == "cpu",
+        mixed_precision="bf16" if precision == "bfloat16" else "no",
+        device_placement=False,  # the model is where --device says
     )
     model, optimizer = accelerator.prepare(model, make_optimizer(model, config))
     return Run(
@@ -177,6 +179,8 @@ def _train_epoch(run: Run) -> None:
             progress.advance()
             if stop.is_set():
                 break
+    if losses:
+        _check_loss(run, torch.stack(losses).mean().item())
     run.save()
     if stop.is_set():
         raise KeyboardInterrupt
@@ -198,7 +202,7 @@ def _train_loader(run: Run, epoch: int, first_batch: int) -> DataLoader[TrainBat
         batch_sampler=sampler,
         num_workers=config.workers,
         collate_fn=collate_train,
-        pin_memory=run.accelerator.device.type == "cuda",
+        pin_memory=run.model.device.type == "cuda",
         worker_init_fn=ignore_interrupt,
         generator=torch.Generator(),  # the global one belongs to dropout, and to resuming
     )
@@ -218,7 +222,7 @@ def _groups(loader: DataLoader[TrainBatch], size: int) -> Iterator[list[TrainBat
 
 def _step(run: Run, batches: list[TrainBatch]) -> Tensor:
     """One optimizer step over all batches; returns the mean loss, still on the device."""
-    config, device = run.config, run.accelerator.device
+    config, device = run.config, run.model.device
     factor = learning_rate_factor(run.step, run.steps_per_epoch, config)
     for group in run.optimizer.param_groups:
         group["lr"] = config.peak_lr() * factor
@@ -238,14 +242,18 @@ def _step(run: Run, batches: list[TrainBatch]) -> Tensor:
     return total
 
 
-def _log_step(run: Run, loss: float, clips_per_second: float, progress: Bar) -> None:
+def _check_loss(run: Run, loss: float) -> None:
     if not math.isfinite(loss):
         raise TrainingError(
             f"the loss is {loss} at step {run.step}; lower --lr or use --precision float32. "
             f"{run.folder} keeps the last good state"
         )
+
+
+def _log_step(run: Run, loss: float, clips_per_second: float, progress: Bar) -> None:
+    _check_loss(run, loss)
     rate = run.optimizer.param_groups[0]["lr"]
-    memory = peak_memory_gb(run.accelerator.device)
+    memory = peak_memory_gb(run.model.device)
     run.log(
         {
             "loss": round(loss, 5),

@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 from timm.models.vision_transformer import Block, VisionTransformer
-from torch import Tensor, nn
+from torch import Tensor
 
 from st_adapter.backbones.site import Adapters, Site
 

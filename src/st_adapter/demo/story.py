@@ -157,9 +157,7 @@ def _show(outcomes: list[Outcome], picture: Path) -> None:
         table.add_row(f"{pair.forward} / {pair.backward}", *accuracies)
     table.add_section()
     table.add_row("all", *(f"{o.evaluation.top1:.1%}" for o in outcomes), style="bold")
-    table.add_row(
-        "trained parameters", *(f"{o.trained_parameters / 1e6:.3f} M" for o in outcomes)
-    )
+    table.add_row("trained parameters", *(f"{o.trained_parameters / 1e6:.3f} M" for o in outcomes))
     table.add_row("seconds", *(f"{o.seconds:.0f}" for o in outcomes))
     console.print()
     console.print(table)

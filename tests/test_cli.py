@@ -1,0 +1,149 @@
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from conftest import write_audio
+from st_adapter import cli
+
+VERBS = ["demo", "train", "evaluate", "predict", "inspect"]
+
+
+def run(capsys, *arguments):
+    """Run in this process; return exit code, stdout, stderr."""
+    code = cli.main([str(a) for a in arguments])
+    captured = capsys.readouterr()
+    return code, captured.out, captured.err
+
+
+def one_line(error):
+    assert error.count("\n") == 1, error
+    assert error.startswith("st-adapter: error: ")
+    return error
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_help_of_every_verb_imports_nothing_heavy(verb):
+    code = (
+        "import sys; from st_adapter.cli import main; code = main([sys.argv[1], '--help']); "
+        "heavy = {'torch', 'timm', 'av', 'numpy', 'rich'} & set(sys.modules); "
+        "print(heavy, file=sys.stderr); sys.exit(code or bool(heavy))"
+    )
+    done = subprocess.run([sys.executable, "-c", code, verb], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert f"{verb} [OPTIONS]" in done.stdout
+
+
+def test_every_verb_is_listed():
+    assert list(cli.app.commands) == VERBS
+
+
+def test_no_verb_shows_the_help():
+    done = subprocess.run([sys.executable, "-m", "st_adapter"], capture_output=True, text=True)
+    assert done.returncode == 2
+    assert all(verb in done.stderr for verb in VERBS)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["trian"], "did you mean train?"),
+        (["train", "x", "--out", "y", "--framez", "8"], "--frames"),
+        (["train", "x"], "Missing option '--out'"),
+        (["train", "x", "--out", "y", "--frames", "many"], "'many' is not a valid integer"),
+        (["train", "x", "--out", "y", "--recipe", "k40"], "did you mean k400?"),
+        (["train", "gone", "--out", "y"], "gone does not exist; DATA is a folder"),
+        (["predict", "gone", "x.mp4"], "x.mp4: no such file or folder"),
+        (["evaluate", "gone", "x"], "gone does not exist; give a run folder"),
+        (["inspect"], "either a RUN or --backbone NAME"),
+        (["inspect", "--backbone", "vit_bas_patch16_224"], "did you mean vit_base_patch16_224"),
+        (["evaluate", "gone", "x", "--views", "axb"], "views are written like"),
+    ],
+)
+def test_bad_requests_get_one_line_and_exit_code_2(
+    capsys, monkeypatch, tmp_path, arguments, message
+):
+    monkeypatch.chdir(tmp_path)
+    code, out, error = run(capsys, *arguments)
+    assert code == 2
+    assert out == ""
+    assert message in one_line(error)
+    assert list(tmp_path.iterdir()) == []
+
+
+FLAGS = [
+    *("--backbone", "test_vit", "--weights", "random", "--size", "32", "--frames", "4"),
+    *("--epochs", "1", "--batch-size", "4", "--workers", "0", "--precision", "float32"),
+]
+
+
+def test_train_evaluate_predict_in_one_go(capsys, folder_data, tmp_path):
+    out = tmp_path / "a run"
+    code, text, _ = run(capsys, "train", folder_data, "--out", out, *FLAGS, "--device", "cpu")
+    assert code == 0
+    assert "top-1" in text
+    assert json.loads((out / "config.json").read_text())["recipe"] == "default"
+
+    code, text, _ = run(capsys, "evaluate", out, folder_data, "--views", "2x3", "--workers", 0)
+    assert code == 0
+    assert "(12 videos, 2x3 views)" in text
+    assert json.loads((out / "eval.json").read_text())["views"] == [2, 3]
+
+    (tmp_path / "bad.mp4").write_bytes(b"no video")
+    bad, good = tmp_path / "bad.mp4", folder_data / "darkens" / "clip 1.mp4"
+    code, text, error = run(capsys, "predict", out, good, bad, "--json", "--top", 1)
+    assert code == 1
+    first, second = (json.loads(line) for line in text.splitlines())
+    assert first["path"] == str(good)
+    assert first["predictions"][0]["label"] in ("brightens", "darkens")
+    assert second["path"] == str(bad)
+    assert "cannot be decoded" in second["error"]
+    assert str(bad) in error
+
+    code, _, error = run(capsys, "train", folder_data, "--out", out, *FLAGS)
+    assert code == 2
+    assert "already holds a run" in one_line(error)
+
+
+def test_resume_takes_the_recorded_configuration(capsys, trained_run, folder_data):
+    code, _, error = run(capsys, "train", folder_data, "--out", trained_run, "--resume", "--lr", 1)
+    assert code == 2
+    assert "was started with --lr 0.001, not 1.0" in one_line(error)
+    code, text, _ = run(capsys, "train", folder_data, "--out", trained_run, "--resume")
+    assert code == 0
+    assert "top-1" in text
+
+
+def test_files_without_a_picture_are_named(capsys, trained_run, tmp_path):
+    write_audio(tmp_path / "sound.mp4")
+    (tmp_path / "empty.avi").touch()
+    code, out, error = run(capsys, "predict", trained_run, tmp_path)
+    assert code == 1
+    assert out == ""
+    assert "sound.mp4: no video stream in it" in error
+    assert "empty.avi: the file is empty" in error
+
+
+def test_a_folder_that_cannot_be_written_is_one_line(capsys, folder_data, tmp_path):
+    (tmp_path / "file").touch()
+    code, _, error = run(capsys, "train", folder_data, "--out", tmp_path / "file" / "x", *FLAGS)
+    assert code == 2
+    assert "file" in error.splitlines()[-1]
+    assert "Traceback" not in error
+
+
+AWKWARD = Path(os.environ.get("ST_ADAPTER_AWKWARD_VIDEOS", "/nonexistent"))
+
+
+@pytest.mark.skipif(not AWKWARD.is_dir(), reason="ST_ADAPTER_AWKWARD_VIDEOS is not set")
+def test_every_awkward_file_is_labelled_or_named(capsys, trained_run):
+    files = sorted(p for p in AWKWARD.iterdir() if p.suffix not in (".json", ".md"))
+    assert len(files) > 0
+    code, out, _ = run(capsys, "predict", trained_run, *files, "--json")
+    records = [json.loads(line) for line in out.splitlines()]
+    assert code in (0, 1)
+    assert sorted(r["path"] for r in records) == [str(f) for f in files]
+    assert all(("predictions" in r) != ("error" in r) for r in records)

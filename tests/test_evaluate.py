@@ -1,0 +1,134 @@
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+import st_adapter
+from conftest import write_audio
+from st_adapter.config import ClipConfig
+from st_adapter.data.annotations import Video, read_annotations
+from st_adapter.data.dataset import Skipped
+from st_adapter.errors import ArgumentError, DataError, VideoError
+from st_adapter.evaluate import evaluate, summarise
+from st_adapter.inspection import inspect_backbone, inspect_run
+from st_adapter.predict import Predictor, expand
+
+VIDEOS = [Video(path=Path(f"{i}.mp4"), label=label) for i, label in enumerate((0, 0, 0, 1, 1, 2))]
+
+
+def test_accuracies_by_hand():
+    scores = torch.eye(4)[[0, 0, 1, 1, 3, 2]]
+    result = summarise(
+        ["a", "b", "c", "d"],
+        VIDEOS,
+        list(enumerate(scores)),
+        [Skipped(path="x", reason="y")],
+        (1, 1),
+    )
+    assert result.top1 == pytest.approx(4 / 6)
+    assert result.top5 == 1.0
+    assert result.mean_class_accuracy == pytest.approx((2 / 3 + 1 / 2 + 1) / 3)
+    assert (result.num_videos, result.num_skipped) == (6, 1)
+    assert result.confusion == [[2, 1, 0, 0], [0, 1, 0, 1], [0, 0, 1, 0], [0, 0, 0, 0]]
+    assert result.per_class["d"] == {"accuracy": None, "num_videos": 0}
+    assert result.predictions[4] == {
+        "path": "4.mp4",
+        "label": "b",
+        "predicted": "d",
+        "score": 1.0,
+    }
+    json.dumps(result.to_json())
+
+
+def test_top5_counts_the_five_best_of_many():
+    scores = torch.arange(10.0).softmax(0).expand(2, 10)
+    videos = [Video(path=Path("a"), label=5), Video(path=Path("b"), label=4)]
+    result = summarise([*"abcdefghij"], videos, list(enumerate(scores)), [], (1, 1))
+    assert (result.top1, result.top5) == (0.0, 0.5)
+
+
+@pytest.fixture(scope="module")
+def predictor(trained_run):
+    return Predictor(trained_run, device="cpu")
+
+
+def test_views_are_fused_by_the_mean_of_their_softmax(predictor, folder_data):
+    from st_adapter.data.dataset import read_views
+
+    video = read_annotations(folder_data).train[0]
+    clip = ClipConfig(frames=4, size=32, views=(2, 3))
+    views = read_views(video, clip)
+    assert views.shape[0] == 6
+    with torch.no_grad():
+        expected = predictor.model(views).softmax(-1).mean(0)
+    result = evaluate(predictor.model, [video], clip, workers=0, batch_size=4)
+    assert result.predictions[0]["score"] == pytest.approx(float(expected.max()), abs=1e-6)
+
+
+def test_what_cannot_be_read_is_counted_and_listed(predictor, folder_data, tmp_path):
+    broken = Video(path=write_audio(tmp_path / "sound.mp4"), label=1)
+    videos = [*read_annotations(folder_data).train[:3], broken]
+    result = evaluate(predictor.model, videos, predictor.clip, workers=0)
+    assert (result.num_videos, result.num_skipped) == (3, 1)
+    assert "no video stream" in result.skipped[0].reason
+    with pytest.raises(DataError, match="none of 1 videos could be read; the first because"):
+        evaluate(predictor.model, [broken], predictor.clip, workers=0)
+
+
+def test_predictor_ranks_all_labels(predictor, folder_data):
+    ranked = predictor(folder_data / "darkens" / "clip 0.mp4")
+    assert {label for label, _ in ranked} == {"brightens", "darkens"}
+    assert sum(score for _, score in ranked) == pytest.approx(1)
+    assert ranked[0][1] >= ranked[1][1]
+    with pytest.raises(VideoError, match="gone.mp4: no such file"):
+        predictor("gone.mp4")
+
+
+def test_predictor_preprocesses_as_the_adapter_records(predictor):
+    assert (predictor.clip.frames, predictor.clip.size) == (4, 32)
+    assert replace(predictor.clip, views=(1, 1)) == predictor.model.spec.clip
+
+
+def test_folders_are_expanded_and_nothing_at_all_is_an_error(folder_data, tmp_path):
+    assert len(expand([folder_data])) == 12
+    assert expand([folder_data / "darkens", tmp_path / "gone.mp4"])[-1].name == "gone.mp4"
+    with pytest.raises(ArgumentError, match="no such file or folder"):
+        expand([tmp_path / "gone.mp4"])
+    with pytest.raises(ArgumentError, match="no video in it"):
+        expand([tmp_path])
+
+
+COUNTS = [
+    # backbone, positions, adapter parameters, with 400 classes, GMACs at 8 frames: PAPER's table
+    ("vit_base_patch16_clip_quickgelu_224.openai", "mlp", 7.110, 7.418, 151.6),
+    ("vit_base_patch16_clip_quickgelu_224.openai", "all", 14.220, 14.528, 162.7),
+    ("vit_large_patch14_clip_quickgelu_224.openai", "mlp", 18.945, 19.355, 686.8),
+    ("vit_large_patch14_clip_quickgelu_224.openai", "all", 37.890, 38.300, 725.5),
+]
+
+
+@pytest.mark.parametrize(("backbone", "positions", "adapters", "trained", "gmacs"), COUNTS)
+def test_published_counts_are_reproduced(backbone, positions, adapters, trained, gmacs):
+    for frames in (8, 32):
+        result = inspect_backbone(
+            backbone=backbone,
+            frames=frames,
+            size=224,
+            classes=400,
+            bottleneck=384,
+            positions=positions,
+            adapter_layers="all",
+        )
+        assert result.adapters / 1e6 == pytest.approx(adapters, rel=0.005)
+        assert (result.adapters + result.head) / 1e6 == pytest.approx(trained, rel=0.005)
+        assert result.gmacs == pytest.approx(gmacs * frames / 8, rel=0.005)
+
+
+def test_a_run_is_inspected_without_its_weights(trained_run):
+    result = inspect_run(trained_run)
+    model = st_adapter.load(trained_run)
+    assert result.adapters + result.head == model.num_parameters(only_trainable=True)
+    assert [site["name"] for site in result.sites] == list(model.adapters)
+    assert result.sites[0]["name"] in result.to_text()
