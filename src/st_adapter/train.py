@@ -73,9 +73,11 @@ def train(
     else:
         run.write_config(Path(data), recipe)
     _announce(run)
+    sampler = EpochSampler(len(run.data.train), config.batch_size, config.seed)
+    loader = _train_loader(run, sampler)
     try:
         while run.epochs_done < config.epochs:
-            _train_epoch(run)
+            _train_epoch(run, loader, sampler)
             _validate_epoch(run)
     except KeyboardInterrupt:
         raise Interrupted(
@@ -158,11 +160,11 @@ def _announce(run: Run) -> None:
         say(f"resuming in epoch {run.epochs_done + 1} at step {run.step}")
 
 
-def _train_epoch(run: Run) -> None:
+def _train_epoch(run: Run, loader: DataLoader[TrainBatch], sampler: EpochSampler) -> None:
     """Train from where the run stands to the end of its epoch."""
     config, epoch = run.config, run.epochs_done
     first_step = run.step - epoch * run.steps_per_epoch
-    loader = _train_loader(run, epoch, first_step * config.accumulate)
+    sampler.epoch, sampler.first_batch = epoch, first_step * config.accumulate
     run.model.train()
     losses: list[Tensor] = []
     seen, start = 0, time.perf_counter()
@@ -186,7 +188,7 @@ def _train_epoch(run: Run) -> None:
         raise KeyboardInterrupt
 
 
-def _train_loader(run: Run, epoch: int, first_batch: int) -> DataLoader[TrainBatch]:
+def _train_loader(run: Run, sampler: EpochSampler) -> DataLoader[TrainBatch]:
     config = run.config
     transform = TrainTransform(
         size=config.size,
@@ -195,12 +197,11 @@ def _train_loader(run: Run, epoch: int, first_batch: int) -> DataLoader[TrainBat
         flip=config.flip,
         randaugment=config.randaugment,
     )
-    sampler = EpochSampler(len(run.data.train), config.batch_size, config.seed)
-    sampler.epoch, sampler.first_batch = epoch, first_batch
     return DataLoader(
         TrainDataset(run.data.train, config.clip, transform, config.seed),  # type: ignore[arg-type]
         batch_sampler=sampler,
         num_workers=config.workers,
+        persistent_workers=config.workers > 0,
         collate_fn=collate_train,
         pin_memory=run.model.device.type == "cuda",
         worker_init_fn=ignore_interrupt,

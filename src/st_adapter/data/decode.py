@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from av.container import InputContainer
 from av.video.frame import VideoFrame
-from av.video.reformatter import Interpolation
+from av.video.reformatter import Interpolation, VideoReformatter
 from jaxtyping import UInt8
 from torch import Tensor
 
@@ -102,11 +102,12 @@ def read_frames(
     found: dict[int, Tensor] = {}
     count = 0
     size: tuple[int, int] | None = None
+    scaler = VideoReformatter()  # keeps its tables from frame to frame
     with _open(path) as container:
         for count, frame in enumerate(_decode(container), start=1):
             if count - 1 in wanted:
                 size = size or _scaled_size(frame, short_side)
-                found[count - 1] = _to_rgb(frame, size)
+                found[count - 1] = _to_rgb(frame, size, scaler)
             if len(found) == len(wanted):
                 break
     if len(found) < len(wanted):
@@ -166,10 +167,17 @@ def _scaled_size(frame: VideoFrame, short_side: int | None) -> tuple[int, int]:
     return max(1, width * short_side // height), short_side
 
 
-def _to_rgb(frame: VideoFrame, size: tuple[int, int]) -> UInt8[Tensor, "3 h w"]:
+def _to_rgb(
+    frame: VideoFrame, size: tuple[int, int], scaler: VideoReformatter
+) -> UInt8[Tensor, "3 h w"]:
     """Convert and scale in one pass, then turn the picture upright."""
-    scaled = frame.reformat(
-        width=size[0], height=size[1], format="rgb24", interpolation=Interpolation.BICUBIC
+    scaled = scaler.reformat(
+        frame,
+        width=size[0],
+        height=size[1],
+        format="rgb24",
+        interpolation=Interpolation.BICUBIC,
+        threads=1,
     )
     quarter_turns, rest = divmod(frame.rotation, 90)  # anticlockwise
     pixels = np.rot90(scaled.to_ndarray(), k=0 if rest else quarter_turns)
