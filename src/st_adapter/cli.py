@@ -6,87 +6,22 @@ Nothing heavy is imported before a verb runs, so that help answers at once.
 import dataclasses
 import json
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any
 
 import click
 
 from st_adapter import __version__
-from st_adapter.config import PRECISIONS, RECIPES, TrainConfig, parse_views, resolve
-from st_adapter.errors import ArgumentError, StAdapterError, did_you_mean
+from st_adapter.config import RECIPES, TrainConfig, parse_views, resolve
+from st_adapter.errors import ArgumentError, StAdapterError
+from st_adapter.flags import Verbs, config_options, run_options
 
 DONE, SOME_FAILED, NONSENSE, STOPPED = 0, 1, 2, 130
 _PATH = click.Path(path_type=Path)
 
 
-class _Verb(click.Command):
-    """A command whose help lists its flags in groups."""
-
-    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        groups: dict[str, list[tuple[str, str]]] = {}
-        for parameter in self.get_params(ctx):
-            record = parameter.get_help_record(ctx)
-            if record is not None:
-                groups.setdefault(getattr(parameter, "group", "Options"), []).append(record)
-        for title, records in groups.items():
-            with formatter.section(title):
-                formatter.write_dl(records)
-
-
-class _Verbs(click.Group):
-    """Commands in the order of a user's day, with near misses for a mistyped one."""
-
-    command_class = _Verb
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(self.commands)
-
-    def resolve_command(
-        self, ctx: click.Context, args: list[str]
-    ) -> tuple[str | None, click.Command | None, list[str]]:
-        if args and args[0] not in self.commands and not args[0].startswith("-"):
-            hint = did_you_mean(args[0], [*self.commands])
-            raise ArgumentError(f"no verb {args[0]!r}; have {', '.join(self.commands)}{hint}")
-        return super().resolve_command(ctx, args)
-
-
-class _ConfigOption(click.Option):
-    """A flag made of a field of TrainConfig; unset unless given, so that it overrides a recipe."""
-
-    def __init__(self, item: dataclasses.Field[Any], kind: Any) -> None:
-        name = item.name.replace("_", "-")
-        inner = [a for a in get_args(kind) if a is not type(None)]
-        if get_origin(kind) is not Literal and type(None) in get_args(kind):
-            kind = inner[0]
-        shown = "unset" if item.default is None else item.default
-        if isinstance(shown, tuple):
-            shown = " ".join(map(str, shown))
-        super().__init__(
-            [f"--{name}/--no-{name}" if kind is bool else f"--{name}"],
-            default=None,
-            help=f"{item.metadata['help']}  [default recipe: {shown}]",
-            **_click_type(kind),
-        )
-        self.group = f"{item.metadata['group']} options"
-
-
-def _click_type(kind: Any) -> dict[str, Any]:
-    if get_origin(kind) is Literal:
-        return {"type": click.Choice(get_args(kind))}
-    if get_origin(kind) is tuple:
-        return {"nargs": len(get_args(kind)), "type": get_args(kind)[0]}
-    return {"type": kind}
-
-
-def _config_options(command: click.Command) -> click.Command:
-    hints = get_type_hints(TrainConfig)
-    command.params += [_ConfigOption(f, hints[f.name]) for f in dataclasses.fields(TrainConfig)]
-    return command
-
-
 @click.group(
-    cls=_Verbs,
+    cls=Verbs,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
 @click.version_option(__version__, prog_name="st-adapter")
@@ -112,7 +47,7 @@ def demo(out: Path | None, seed: int) -> int:
     return DONE
 
 
-@_config_options
+@config_options
 @app.command()
 @click.argument("data", type=_PATH)
 @click.option("--out", type=_PATH, required=True, help="Run folder to make.")
@@ -166,31 +101,11 @@ def _recorded_config(out: Path, given: dict[str, Any]) -> tuple[str, TrainConfig
     return recipe, dataclasses.replace(config, **changed)
 
 
-def _shared_options(command: Callable[..., int]) -> Callable[..., int]:
-    """Flags of the verbs that use a trained run."""
-    for option in (
-        click.option("--device", default="auto", show_default=True, help="cpu, cuda, mps ..."),
-        click.option(
-            "--precision",
-            type=click.Choice(PRECISIONS[1:]),
-            default=PRECISIONS[1],
-            show_default=True,
-            help="Arithmetic.",
-        ),
-        click.option("--workers", type=click.IntRange(0), default=2, help="Decoding processes."),
-        click.option("--batch-size", type=click.IntRange(1), default=8, help="Clips at a time."),
-        click.option("--views", help='Temporal x spatial views, such as "3x1".'),
-        click.option("--weights", help="The backbone's weights, if not where they were."),
-    ):
-        command = option(command)
-    return command
-
-
 @app.command()
 @click.argument("run", type=_PATH)
 @click.argument("data", type=_PATH)
 @click.option("--out", type=_PATH, help="File to write; default eval.json in RUN.")
-@_shared_options
+@run_options
 def evaluate(run: Path, data: Path, out: Path | None, views: str | None, **options: Any) -> int:
     """Measure the classifier in RUN on the labelled videos in DATA.
 
@@ -236,7 +151,7 @@ def _print_evaluation(result: dict[str, Any]) -> None:
 @click.argument("videos", type=_PATH, nargs=-1, required=True)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object a line.")
 @click.option("--top", type=click.IntRange(1), default=3, show_default=True, help="Labels to show.")
-@_shared_options
+@run_options
 def predict(
     run: Path, videos: tuple[Path, ...], as_json: bool, top: int, views: str | None, **options: Any
 ) -> int:

@@ -8,6 +8,7 @@ from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
+    TaskID,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
@@ -20,13 +21,17 @@ console = Console(stderr=True, highlight=False)
 class Bar:
     """One running bar."""
 
-    def __init__(self, progress: Progress, task: int) -> None:
+    def __init__(self, progress: Progress, task: TaskID) -> None:
         self._progress = progress
         self._task = task
 
-    def advance(self, steps: int = 1, note: str = "") -> None:
-        """Move on, and say something short behind the bar."""
-        self._progress.update(self._task, advance=steps, note=note)  # type: ignore[arg-type]
+    def advance(self, steps: int = 1) -> None:
+        """Move on."""
+        self._progress.advance(self._task, steps)
+
+    def note(self, text: str) -> None:
+        """Say something short behind the bar."""
+        self._progress.update(self._task, note=text)
 
 
 @contextmanager

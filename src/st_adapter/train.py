@@ -263,7 +263,7 @@ def _log_step(run: Run, loss: float, clips_per_second: float, progress: Bar) -> 
             "memory_gb": round(memory, 2),
         }
     )
-    progress.advance(0, f"loss {loss:.3f}  {clips_per_second:.1f} clips/s  {memory:.1f} GB")
+    progress.note(f"loss {loss:.3f}  {clips_per_second:.1f} clips/s  {memory:.1f} GB")
 
 
 def _validate_epoch(run: Run) -> None:
