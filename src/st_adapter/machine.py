@@ -79,7 +79,9 @@ def _step_seconds(model: VideoClassifier, clips: Tensor, precision: str) -> floa
     return best
 
 
-def check_memory(model: VideoClassifier, *, batch_size: int, clip_frames: int, size: int) -> None:
+def check_memory(
+    model: VideoClassifier, precision: str, *, batch_size: int, clip_frames: int, size: int
+) -> None:
     """Raise ArgumentError where a training step cannot fit, before anything is written.
 
     Counts the bytes that one frame makes the model keep for the backward pass.
@@ -96,6 +98,7 @@ def check_memory(model: VideoClassifier, *, batch_size: int, clip_frames: int, s
     with (
         torch.random.fork_rng(devices=[device] if device.type == "cuda" else []),
         torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor),
+        autocast(device, precision),
     ):
         loss = model(frame).sum()
     for parameter in model.parameters():

@@ -103,9 +103,15 @@ def _prepare(data: Path, folder: Path, config: TrainConfig) -> Run:
         dropout=config.dropout,
     ).to(device)
     _check_input_size(model, config.clip)
-    check_memory(model, batch_size=config.batch_size, clip_frames=config.frames, size=config.size)
     precision, reason = choose_precision(
         config.precision, model, clip_frames=config.frames, size=config.size
+    )
+    check_memory(
+        model,
+        precision,
+        batch_size=config.batch_size,
+        clip_frames=config.frames,
+        size=config.size,
     )
     say(f"{device}, {precision}: {reason}")
     AcceleratorState._reset_state(reset_partial_state=True)  # a process may train several times
