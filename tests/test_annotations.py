@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 
 from st_adapter.data.annotations import read_annotations, read_parts, split_validation
@@ -64,6 +66,30 @@ def test_list_of_indices_with_classes_beside_it(tmp_path):
     assert names(data.train) == [("a.mp4", 1), ("b.mp4", 0)]
 
 
+def test_fields_may_be_parted_by_a_tab(tmp_path):
+    (tmp_path / "list.txt").write_text("my video.mp4\trun\nb.mp4\tjump\n")
+    assert [v.path.name for v in read_annotations(tmp_path / "list.txt").train] == [
+        "my video.mp4",
+        "b.mp4",
+    ]
+
+
+def test_a_test_part_is_not_used_where_there_is_a_validation_part(tmp_path):
+    file = tmp_path / "list.csv"
+    file.write_text("path,label,split\na,x,train\nb,y,train\nc,x,test\nd,y,val\n")
+    data = read_annotations(file)
+    assert names(data.train) == [("a", 0), ("b", 1)]
+    assert names(data.val) == [("d", 1)]
+
+
+def test_segments_of_one_file_stay_in_one_part(tmp_path):
+    rows = [f"{i // 5}.mp4,{'xy'[i // 25]},{i}" for i in range(50)]
+    (tmp_path / "l.csv").write_text("path,label,start_seconds\n" + "\n".join(rows))
+    train, val = split_validation(read_annotations(tmp_path / "l.csv").train, 0.4, seed=0)
+    assert (len(train), len(val)) == (30, 20)
+    assert not {v.path for v in train} & {v.path for v in val}
+
+
 def test_labels_of_a_trained_model_decide_the_indices(root):
     data = read_annotations(root, labels=("run", "walk", "jump"))
     assert names(data.train) == [("a b.mp4", 2), ("c.avi", 2), ("d.mkv", 0)]
@@ -72,7 +98,11 @@ def test_labels_of_a_trained_model_decide_the_indices(root):
 
 
 def test_held_out_part_is_stratified_and_seeded(root):
-    videos = [v for v in read_annotations(root).train for _ in range(10)]
+    videos = [
+        replace(v, path=v.path.with_name(f"{i}{v.path.name}"))
+        for v in read_annotations(root).train
+        for i in range(10)
+    ]
     train, val = split_validation(videos, 0.2, seed=1)
     assert (len(train), len(val)) == (24, 6)
     assert {v.label for v in val} == {0, 1}
@@ -89,7 +119,7 @@ def test_a_class_of_one_video_stays_in_training(root):
     ("name", "text", "message"),
     [
         ("a.csv", "file,label\nx.mp4,run\n", r"no column path; its header is 'file,label'"),
-        ("a.csv", "path,label\nx.mp4,\n", "line 2: path or label is empty"),
+        ("a.csv", "path,label\n\n\nx.mp4,\n", "line 4: path or label is empty"),
         ("a.csv", "path,label\n", "lists no video"),
         ("a.csv", "path,label,start_seconds\nx,y,-1\n", "line 2: '-1' is no time in seconds"),
         (

@@ -58,6 +58,7 @@ def test_no_verb_shows_the_help():
         (["train", "gone", "--out", "y"], "gone does not exist; DATA is a folder"),
         (["predict", "gone", "x.mp4"], "x.mp4: no such file or folder"),
         (["evaluate", "gone", "x"], "gone does not exist; give a run folder"),
+        (["inspect", "--backbone", "vit_tiny_patch16_224", "--size", "100"], "frames of 100 px"),
         (["inspect"], "either a RUN or --backbone NAME"),
         (["inspect", "--backbone", "vit_bas_patch16_224"], "did you mean vit_base_patch16_224"),
         (["evaluate", "gone", "x", "--views", "axb"], "views are written like"),
@@ -87,9 +88,10 @@ def test_train_evaluate_predict_in_one_go(capsys, folder_data, tmp_path):
     assert "top-1" in text
     assert json.loads((out / "config.json").read_text())["recipe"] == "default"
 
-    code, text, _ = run(capsys, "evaluate", out, folder_data, "--views", "2x3", "--workers", 0)
+    code, text, error = run(capsys, "evaluate", out, folder_data, "--views", "2x3", "--workers", 0)
     assert code == 0
-    assert "(12 videos, 2x3 views)" in text
+    assert "(2 videos, 2x3 views)" in text
+    assert "held out from training" in error
     assert json.loads((out / "eval.json").read_text())["views"] == [2, 3]
 
     (tmp_path / "bad.mp4").write_bytes(b"no video")
@@ -111,7 +113,12 @@ def test_train_evaluate_predict_in_one_go(capsys, folder_data, tmp_path):
 def test_resume_takes_the_recorded_configuration(capsys, trained_run, folder_data):
     code, _, error = run(capsys, "train", folder_data, "--out", trained_run, "--resume", "--lr", 1)
     assert code == 2
-    assert "was started with --lr 0.001, not 1.0" in one_line(error)
+    assert "was started with --lr 0.001, not 1.0; a resumed run keeps" in one_line(error)
+    code, _, error = run(
+        capsys, "train", folder_data, "--out", trained_run, "--resume", "--recipe", "k400"
+    )
+    assert code == 2
+    assert "leave --recipe and --config out" in one_line(error)
     code, text, _ = run(capsys, "train", folder_data, "--out", trained_run, "--resume")
     assert code == 0
     assert "top-1" in text
@@ -125,6 +132,14 @@ def test_files_without_a_picture_are_named(capsys, trained_run, tmp_path):
     assert out == ""
     assert "sound.mp4: no video stream in it" in error
     assert "empty.avi: the file is empty" in error
+
+
+def test_a_name_that_is_no_text_is_written_all_the_same(capsys, trained_run, folder_data, tmp_path):
+    name = os.fsencode(tmp_path) + b"/caf\xe9.mp4"
+    Path(os.fsdecode(name)).write_bytes((folder_data / "darkens" / "clip 0.mp4").read_bytes())
+    code, out, _ = run(capsys, "predict", trained_run, tmp_path, "--json")
+    assert code == 0
+    assert json.loads(out)["path"] == os.fsdecode(name)
 
 
 def test_a_folder_that_cannot_be_written_is_one_line(capsys, folder_data, tmp_path):

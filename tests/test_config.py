@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from st_adapter.config import RECIPES, TrainConfig, parse_views, resolve
+from st_adapter.config import RECIPES, ClipConfig, TrainConfig, parse_views, resolve
 from st_adapter.errors import ArgumentError
 
 
@@ -47,9 +47,16 @@ def test_a_record_of_a_run_reads_back_as_the_same_configuration(tmp_path):
     [
         ({"frmes": 8}, "unknown key 'frmes'; did you mean frames"),
         ({"frames": 0}, "frames must be at least 1, not 0"),
-        ({"frames": "8"}, "frames must be a number, not '8'"),
+        ({"frames": "8"}, "frames must be int, not '8'"),
+        ({"frames": True}, "frames must be int, not True"),
+        ({"crop": "foo"}, r"crop must be one of \['area', 'jitter'\], not 'foo'"),
+        ({"precision": "float16"}, "precision must be one of"),
+        ({"lr": "fast"}, r"lr must be float \| None, not 'fast'"),
+        ({"positions": ["mlp"]}, "positions must be str, not"),
+        ({"flip": "no"}, "flip must be bool, not 'no'"),
         ({"method": "st-adaptr"}, "unknown method 'st-adaptr'.*did you mean st-adapter"),
         ({"kernel_size": [3, 2, 1]}, "odd numbers"),
+        ({"kernel_size": [3, 1]}, "kernel_size must be tuple"),
         ({"positions": ""}, "positions"),
         ({"adapter_layers": "some"}, "adapter_layers takes"),
         ({"adapter_layers": "0"}, "at least 1"),
@@ -60,7 +67,7 @@ def test_a_record_of_a_run_reads_back_as_the_same_configuration(tmp_path):
         ({"val_fraction": 1.5}, "val_fraction"),
         ({"crop_range": [0.0, 1.0]}, r"within \(0, 1\]"),
         ({"crop": "jitter"}, "from 1 up"),
-        ({"views": "3x2"}, "1 or 3 spatial"),
+        ({"views": "3x2"}, "1 or 3 in space"),
         ({"views": "many"}, "written like"),
         ({"bottleneck": 0}, "bottleneck must be at least 1"),
     ],
@@ -76,6 +83,16 @@ def test_unknown_recipe_and_unreadable_file_are_named(tmp_path):
     (tmp_path / "x.json").write_text("{")
     with pytest.raises(ArgumentError, match=r"x\.json: not a readable JSON"):
         resolve("default", tmp_path / "x.json", {})
+
+
+def test_an_int_will_do_for_a_float():
+    assert TrainConfig(lr=1, warmup_epochs=0).peak_lr() == 1
+
+
+def test_clips_check_themselves():
+    for values in ({"views": (2, 2)}, {"size": 0}, {"frames": -1}, {"stride": -1}):
+        with pytest.raises(ArgumentError, match=next(iter(values))):
+            ClipConfig(**values)
 
 
 def test_views_are_read():

@@ -35,20 +35,28 @@ def broken(folder_data, tmp_path):
 def test_a_broken_file_is_replaced_by_one_of_its_class_and_reported(broken):
     dataset = TrainDataset(broken, CLIP, TRANSFORM, seed=0)
     for index, reason in ((0, "the file is empty"), (7, "cannot be decoded")):
-        clip, label, skipped = dataset[0, index]
-        assert label == broken[index].label
-        assert clip.shape == (4, 3, 32, 32)
-        assert clip.dtype == torch.uint8
-        assert clip.float().std() > 1  # a picture, not zeros
-        (skip,) = skipped
+        item = dataset[0, index]
+        assert item.label == broken[index].label
+        assert item.clip.shape == (4, 3, 32, 32)
+        assert item.clip.dtype == torch.uint8
+        assert item.clip.float().std() > 1  # a picture, not zeros
+        (skip,) = item.skipped
         assert skip.path == str(broken[index].path)
         assert reason in skip.reason
 
 
-def test_a_class_without_a_readable_video_is_an_error(broken):
-    alone = [v for v in broken if v.path.stat().st_size == 0] + [broken[-1]]
-    with pytest.raises(DataError, match=r"no video of the class of .*broken0\.mp4 could be read"):
-        TrainDataset(alone, CLIP, TRANSFORM, seed=0)[0, 0]
+def test_a_class_without_a_readable_video_gives_way_to_another(broken):
+    alone = [v for v in broken if v.path.stat().st_size == 0] + broken[-2:]
+    item = TrainDataset(alone, CLIP, TRANSFORM, seed=0)[0, 0]
+    assert item.label == broken[-1].label != alone[0].label
+    assert "the file is empty" in item.skipped[0].reason
+
+
+def test_no_readable_video_at_all_is_an_error_as_a_value(broken):
+    bad = [broken[0], broken[7]]
+    error = collate_train([TrainDataset(bad, CLIP, TRANSFORM, seed=0)[0, 0]])
+    assert isinstance(error, DataError)
+    assert "no training video could be read; the last: " in str(error)
 
 
 def test_evaluation_names_what_it_cannot_read(broken):
@@ -61,19 +69,21 @@ def test_evaluation_names_what_it_cannot_read(broken):
 def test_a_clip_depends_on_seed_epoch_and_index_alone(folder_data):
     videos = read_annotations(folder_data).train
     one, two = (TrainDataset(videos, CLIP, TRANSFORM, seed=5) for _ in range(2))
-    assert torch.equal(one[1, 2][0], two[1, 2][0])
-    assert not torch.equal(one[1, 2][0], one[2, 2][0])
-    assert not torch.equal(one[1, 2][0], TrainDataset(videos, CLIP, TRANSFORM, seed=6)[1, 2][0])
+    assert torch.equal(one[1, 2].clip, two[1, 2].clip)
+    assert not torch.equal(one[1, 2].clip, one[2, 2].clip)
+    other = TrainDataset(videos, CLIP, TRANSFORM, seed=6)
+    assert not torch.equal(one[1, 2].clip, other[1, 2].clip)
 
 
-def test_views_are_temporal_by_spatial_and_decoded_once(tmp_path):
+def test_views_are_all_squares_of_all_windows_in_that_order(tmp_path):
     path = write_video(tmp_path / "n.mp4", [numbered_frame(i) for i in range(40)])
     clip = ClipConfig(frames=2, stride=4, size=64, views=(3, 3))
     views = read_views(Video(path=path), clip)
     assert views.shape == (9, 2, 3, 64, 64)
-    assert torch.equal(views[1], read_views(Video(path=path), ClipConfig(**vars(clip)))[1])
-    starts = [read_clips(Video(path=path), [lambda n: [n - 1]], None)[0]]
-    assert read_number(starts[0][0].permute(1, 2, 0).numpy()) == 39
+    for window, start in enumerate((0, 18, 35)):
+        (frames,) = read_clips(Video(path=path), [lambda n, s=start: [s, s + 4]], 64)
+        for square, left in enumerate((0, 16, 32)):
+            assert torch.equal(views[3 * window + square], frames[..., left : left + 64])
 
 
 def test_segment_limits_the_frames_chosen(tmp_path):

@@ -3,7 +3,7 @@ import numpy as np
 from st_adapter.data import decode
 from st_adapter.data.annotations import read_annotations
 from st_adapter.demo import clips, story
-from st_adapter.demo.picture import draw_comparison
+from st_adapter.demo.picture import draw_comparison, film_strip
 
 
 def test_each_pair_is_one_motion_forwards_and_backwards(tmp_path):
@@ -48,5 +48,5 @@ def test_the_picture_is_drawn(tmp_path):
 
 def test_film_strip_shows_first_and_last_frame():
     frames = [np.full((4, 4, 3), i, np.uint8) for i in range(12)]
-    strip = clips.film_strip(frames, 3)
+    strip = film_strip(frames, 3)
     assert [int(strip[0, x, 0]) for x in (0, 7, 14)] == [0, 6, 11]

@@ -171,6 +171,19 @@ def test_two_threads_with_different_frame_counts_get_what_they_get_alone():
             torch.testing.assert_close(result, expected[i])
 
 
+def test_adapters_are_on_again_after_overlapping_uses_of_disabled():
+    model, clips = randomise(make_model("test_vit")), random_clips("test_vit")
+    with torch.no_grad():
+        expected = model(clips)
+        one, two = model.adapters_disabled(), model.adapters_disabled()
+        one.__enter__()
+        two.__enter__()
+        one.__exit__(None, None, None)
+        assert not torch.equal(model(clips), expected)
+        two.__exit__(None, None, None)
+        assert torch.equal(model(clips), expected)
+
+
 def test_attach_renames_copies_and_changes_no_tensor():
     backbone = make_backbone("test_vit")
     before = {name: (p.data_ptr(), p.clone()) for name, p in backbone.named_parameters()}
@@ -231,6 +244,9 @@ def test_bad_arguments_are_named(arguments, message):
 def test_unsupported_backbone_is_refused_with_what_would_do():
     with pytest.raises(ArgumentError, match=r"do not fit MaxxVit yet; .*plain ViT"):
         st_adapter.attach(timm.create_model("test_maxvit"), labels=LABELS)
+    for name in ("mixnet_s", "tf_efficientnet_cc_b0_4e"):
+        with pytest.raises(ArgumentError, match="do not fit EfficientNet yet"):
+            st_adapter.attach(timm.create_model(name), labels=LABELS)
 
 
 def test_clips_of_another_shape_are_refused():

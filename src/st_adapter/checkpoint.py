@@ -10,7 +10,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from st_adapter.backbones.weights import build_backbone, check_fit, digest
+from st_adapter.backbones.weights import NAMED_SOURCES, build_backbone, check_fit, digest
 from st_adapter.config import AdapterConfig, ClipConfig
 from st_adapter.errors import CheckpointError
 from st_adapter.model import (
@@ -61,7 +61,7 @@ def read_spec(folder: Path) -> ModelSpec:
     """Read what an adapter folder records, without building anything."""
     file = folder / CONFIG_FILE
     try:
-        record = json.loads(file.read_text())
+        record = json.loads(file.read_text(encoding="utf-8"))
         version = record.pop("format_version")
         if version != FORMAT_VERSION:
             raise CheckpointError(f"{file} has format {version}; this version reads 1")
@@ -80,11 +80,13 @@ def _tuples(values: dict[str, Any]) -> dict[str, Any]:
 
 def _recorded_weights(folder: Path, spec: ModelSpec) -> str:
     """The weights the adapter was trained on; a run folder knows the full path of a file."""
-    if spec.weights in ("hub", "package", "random"):
+    if spec.weights in NAMED_SOURCES and spec.weights != "given":
         return spec.weights
     run_config = folder.parent / "config.json"
     if run_config.is_file():
-        recorded = json.loads(run_config.read_text()).get("config", {}).get("weights", "")
+        recorded = (
+            json.loads(run_config.read_text(encoding="utf-8")).get("config", {}).get("weights", "")
+        )
         if Path(recorded).name == spec.weights and Path(recorded).is_file():
             return str(recorded)
     source = "a model built by hand" if spec.weights == "given" else f"the file {spec.weights}"

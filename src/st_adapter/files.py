@@ -29,10 +29,10 @@ def atomic_path(path: Path) -> Iterator[Path]:
 def write_json(path: Path, value: Any) -> None:
     """Write `value` as indented JSON, atomically."""
     with atomic_path(path) as temporary:
-        temporary.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+        temporary.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
 
 
 def append_json_line(path: Path, value: dict[str, Any]) -> None:
     """Append one object to a file of JSON lines."""
-    with path.open("a") as file:
-        file.write(json.dumps(value, ensure_ascii=False) + "\n")
+    with path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(value) + "\n")

@@ -9,7 +9,7 @@ from torch import Tensor
 from st_adapter.config import ClipConfig
 from st_adapter.data.annotations import Video
 from st_adapter.data.dataset import Skipped, view_loader
-from st_adapter.machine import autocast
+from st_adapter.machine import autocast, clear_out_of_memory
 from st_adapter.model import VideoClassifier
 
 
@@ -53,7 +53,7 @@ def score_clips(
     model.eval()
     parts = []
     for part in clips.split(batch_size):
-        with autocast(device, precision):
+        with clear_out_of_memory(device), autocast(device, precision):
             logits = model(part.to(device))
         parts.append(logits.float().softmax(-1).cpu())
     return torch.cat(parts)

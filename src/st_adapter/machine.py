@@ -1,14 +1,17 @@
 """What this machine is good at: its device, the faster arithmetic, how much fits in memory."""
 
+import resource
+import sys
 import time
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 
 import psutil
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from st_adapter.errors import ArgumentError
+from st_adapter.errors import ArgumentError, MemoryShortError
 from st_adapter.model import VideoClassifier
 
 _WORTH_IT = 1.15
@@ -84,10 +87,25 @@ def check_memory(
 ) -> None:
     """Raise ArgumentError where a training step cannot fit, before anything is written.
 
-    Counts the bytes that one frame makes the model keep for the backward pass.
+    Counts the bytes that the model keeps for the backward pass, for each further frame.
     """
     device = model.device
-    frame = torch.zeros(1, 1, 3, size, size, dtype=torch.uint8, device=device)
+    kept_by_one, kept_by_two = (_kept_bytes(model, precision, size, n) for n in (1, 2))
+    clip_bytes = 3 * size * size * 5  # of a frame, as uint8 and as float32
+    needed = kept_by_one + (kept_by_two - kept_by_one + clip_bytes) * clip_frames * batch_size
+    available = free_memory(device)
+    if needed > available:
+        raise ArgumentError(
+            f"a step of {batch_size} clips of {clip_frames} frames at {size} px needs about "
+            f"{needed / 2**30:.1f} GB, {available / 2**30:.1f} GB are free on {device}; "
+            "lower --batch-size, --frames or --size"
+        )
+
+
+def _kept_bytes(model: VideoClassifier, precision: str, size: int, clip_frames: int) -> int:
+    """Bytes, beyond the parameters, that one clip makes the model keep for the backward pass."""
+    device = model.device
+    clip = torch.zeros(1, clip_frames, 3, size, size, dtype=torch.uint8, device=device)
     kept: dict[int, int] = {}
 
     def pack(tensor: Tensor) -> Tensor:
@@ -100,19 +118,23 @@ def check_memory(
         torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor),
         autocast(device, precision),
     ):
-        loss = model(frame).sum()
+        _ = model(clip).sum()
     for parameter in model.parameters():
         kept.pop(parameter.untyped_storage().data_ptr(), None)
-    del loss
-    clips_bytes = 3 * size * size * 5  # as uint8 and as float32
-    needed = (sum(kept.values()) + clips_bytes) * clip_frames * batch_size
-    available = free_memory(device)
-    if needed > available:
-        raise ArgumentError(
-            f"a step of {batch_size} clips of {clip_frames} frames at {size} px needs about "
-            f"{needed / 2**30:.1f} GB, {available / 2**30:.1f} GB are free on {device}; "
-            "lower --batch-size, --frames or --size"
-        )
+    return sum(kept.values())
+
+
+@contextmanager
+def clear_out_of_memory(device: torch.device) -> Iterator[None]:
+    """Turn a failed allocation into a MemoryShortError that says what would help."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not isinstance(error, torch.OutOfMemoryError) and "allocate memory" not in str(error):
+            raise
+        raise MemoryShortError(
+            f"out of memory on {device}; lower --batch-size, --frames or --size"
+        ) from None
 
 
 def free_memory(device: torch.device) -> int:
@@ -126,4 +148,5 @@ def peak_memory_gb(device: torch.device) -> float:
     """Most memory this process has held, GB of 2^30 bytes."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**30
-    return float(psutil.Process().memory_info().rss) / 2**30
+    kilobytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # bytes on macOS
+    return kilobytes / (2**30 if sys.platform == "darwin" else 2**20)

@@ -1,6 +1,7 @@
 """The video classifier: a frozen image model, adapters inside it, a head on top."""
 
 import dataclasses
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from st_adapter.errors import ArgumentError
 from st_adapter.files import atomic_path, write_json
 from st_adapter.methods import build_adapters
 
+_TOGGLE = threading.Lock()
 FORMAT_VERSION = 1
 CONFIG_FILE = "adapter_config.json"
 TENSOR_FILE = "adapter_model.safetensors"
@@ -73,7 +75,7 @@ class VideoClassifier(nn.Module):
         self.backbone = backbone.eval().requires_grad_(False)
         self.adapters = adapters
         self._family = family_of(backbone)
-        self._adapters_enabled = True
+        self._times_disabled = 0
         self.dropout = nn.Dropout(spec.dropout)
         self.head = nn.Linear(_num_features(backbone), len(spec.labels))
         nn.init.normal_(self.head.weight, std=0.02)
@@ -112,7 +114,7 @@ class VideoClassifier(nn.Module):
         adapters = {
             name: partial(_over_clips, adapter, b, t)
             for name, adapter in self.adapters.items()
-            if self._adapters_enabled
+            if not self._times_disabled
         }
         pooled = self._family.frame_features(self.backbone, frames, adapters)
         return self._family.clip_features(self.backbone, pooled.unflatten(0, (b, t)).mean(1))
@@ -152,11 +154,13 @@ class VideoClassifier(nn.Module):
     @contextmanager
     def adapters_disabled(self) -> Iterator[None]:
         """Run exactly the frozen image model inside this block. Applies to every thread."""
-        before, self._adapters_enabled = self._adapters_enabled, False
+        with _TOGGLE:
+            self._times_disabled += 1
         try:
             yield
         finally:
-            self._adapters_enabled = before
+            with _TOGGLE:
+                self._times_disabled -= 1
 
     def save_adapter(self, folder: str | Path) -> None:
         """Write an adapter folder: the trained tensors, and all that rebuilding needs.

@@ -21,7 +21,7 @@ def make_optimizer(model: VideoClassifier, config: TrainConfig) -> AdamW:
 def learning_rate_factor(step: int, steps_per_epoch: int, config: TrainConfig) -> float:
     """Fraction of the peak rate at a step: linear warm-up, then a cosine to zero."""
     epoch = step / steps_per_epoch
-    if epoch < config.warmup_epochs:
-        return epoch / config.warmup_epochs
-    rest = max(config.epochs - config.warmup_epochs, 1e-9)
-    return 0.5 + 0.5 * math.cos(math.pi * (epoch - config.warmup_epochs) / rest)
+    warmup = min(config.warmup_epochs, config.epochs / 2)
+    if epoch < warmup:
+        return epoch / warmup
+    return 0.5 + 0.5 * math.cos(math.pi * (epoch - warmup) / (config.epochs - warmup))

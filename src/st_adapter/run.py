@@ -1,8 +1,10 @@
 """A run under way: what is trained, how far it is, what its folder holds."""
 
+import hashlib
 import json
 import math
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +13,9 @@ from accelerate import Accelerator
 from torch.optim import AdamW
 
 from st_adapter import checkpoint
-from st_adapter.config import TrainConfig
-from st_adapter.data.annotations import Annotations
+from st_adapter.backbones.weights import NAMED_SOURCES
+from st_adapter.config import TrainConfig, resolve
+from st_adapter.data.annotations import Annotations, Video, read_annotations, read_parts
 from st_adapter.data.dataset import Skipped
 from st_adapter.errors import ArgumentError, CheckpointError
 from st_adapter.evaluate import Evaluation
@@ -57,10 +60,7 @@ class Run:
         """Write `config.json`, complete enough to run again from any folder."""
         values = self.config.to_json()
         values["precision"] = self.precision
-        if self.config.weights not in ("hub", "package", "random"):
-            values["weights"] = str(Path(self.config.weights).resolve())
-        if self.config.val is not None:
-            values["val"] = str(Path(self.config.val).resolve())
+        values |= _absolute_paths(self.config)
         record = {"recipe": recipe, "data": str(data.resolve()), "config": values}
         write_json(self.folder / "config.json", record)
 
@@ -86,6 +86,8 @@ class Run:
             "trained": {n: p.detach().cpu() for n, p in self.model.trained_tensors().items()},
             "optimizer": self.optimizer.state_dict(),
             "rng": torch.get_rng_state(),
+            "cuda_rng": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+            "data_digest": self.data_digest,
             "skipped": [(item.path, item.reason) for item in self.skipped],
         }
         with atomic_path(self._state_file) as temporary:
@@ -98,6 +100,7 @@ class Run:
             CheckpointError: the state cannot be read or does not fit the model.
         """
         if not self._state_file.exists():
+            self._forget_what_is_done_again()
             return
         try:
             state: dict[str, Any] = torch.load(
@@ -105,27 +108,40 @@ class Run:
             )
         except Exception as error:
             raise CheckpointError(f"{self._state_file} is not a readable state: {error}") from None
+        if state["data_digest"] != self.data_digest:
+            raise ArgumentError(
+                f"{self.folder} was started on other videos or labels than these; resume with the "
+                "same data, or start anew with another --out"
+            )
         checkpoint.copy_trained(self.model, state["trained"], str(self._state_file))
         self.optimizer.load_state_dict(state["optimizer"])
         torch.set_rng_state(state["rng"])
+        if len(state["cuda_rng"]) == torch.cuda.device_count():
+            torch.cuda.set_rng_state_all(state["cuda_rng"])
         self.step, self.epochs_done = state["step"], state["epochs_done"]
         self.best_top1 = state["best_top1"]
         self.skipped = {Skipped(path=path, reason=reason) for path, reason in state["skipped"]}
-        self._forget_later_metrics()
+        self._forget_what_is_done_again()
 
-    def _forget_later_metrics(self) -> None:
-        """Drop what was logged after the state was saved; it is done and logged again."""
-        file = self.folder / "metrics.jsonl"
-        if not file.exists():
-            return
+    def _forget_what_is_done_again(self) -> None:
+        """Drop what was logged after the state was saved."""
         kept = []
-        for line in file.read_text().splitlines():
-            values = json.loads(line)
-            validated_later = "top1" in values and values["epoch"] > self.epochs_done
-            if values["step"] <= self.step and not validated_later:
+        for line in _json_lines(self.folder / "metrics.jsonl"):
+            validated_later = "top1" in line and line["epoch"] > self.epochs_done
+            if line["step"] <= self.step and not validated_later:
                 kept.append(line)
-        with atomic_path(file) as temporary:
-            temporary.write_text("".join(f"{line}\n" for line in kept))
+        _write_json_lines(self.folder / "metrics.jsonl", kept)
+        skipped = [vars(item) for item in self.skipped]
+        _write_json_lines(self.folder / "skipped.jsonl", skipped)
+
+    @property
+    def data_digest(self) -> str:
+        """SHA-256 over labels, and path, label and segment of each video."""
+        sha = hashlib.sha256(repr(self.data.labels).encode("utf-8", "surrogateescape"))
+        for video in (*self.data.train, *self.data.val):
+            row = (str(video.path.resolve()), video.label, video.start_seconds, video.end_seconds)
+            sha.update(repr(row).encode("utf-8", "surrogateescape"))
+        return sha.hexdigest()
 
     @property
     def _state_file(self) -> Path:
@@ -143,3 +159,84 @@ def check_folder(folder: Path, resume: bool) -> None:
         raise ArgumentError(f"{folder} is a file; --out takes a folder")
     if resume and not (folder / "config.json").exists():
         raise ArgumentError(f"{folder} holds no run to resume; leave --resume out to start one")
+
+
+def recorded_run(folder: Path) -> tuple[Path, str, TrainConfig]:
+    """Read DATA, recipe name and configuration that the run in `folder` was started with.
+
+    Raises:
+        ArgumentError: there is no run, or its record cannot be read.
+    """
+    file = folder / "config.json"
+    if not file.is_file():
+        raise ArgumentError(f"{folder} holds no run to resume; leave --resume out to start one")
+    config = resolve("default", file, {})
+    record = json.loads(file.read_text(encoding="utf-8"))
+    return Path(record.get("data", "")), record.get("recipe", "default"), config
+
+
+def resumed_config(folder: Path, wanted: TrainConfig | None) -> TrainConfig:
+    """The configuration to go on with: the recorded one, on the workers and device wanted.
+
+    Raises:
+        ArgumentError: `wanted` differs in anything else.
+    """
+    _, _, recorded = recorded_run(folder)
+    if wanted is None:
+        return recorded
+    values = wanted.to_json() | _absolute_paths(wanted)
+    for name, before in recorded.to_json().items():
+        same = values[name] == before or (name == "precision" and values[name] == "auto")
+        if name not in ("workers", "device") and not same:
+            flag = f"--{name.replace('_', '-')}"
+            raise ArgumentError(
+                f"{folder} was started with {flag} {before}, not {values[name]}; "
+                "a resumed run keeps its configuration"
+            )
+    return replace(recorded, workers=wanted.workers, device=wanted.device)
+
+
+def _absolute_paths(config: TrainConfig) -> dict[str, str | None]:
+    """The configuration's paths as they read from any folder."""
+    named = config.weights in NAMED_SOURCES
+    return {
+        "weights": config.weights if named else str(Path(config.weights).resolve()),
+        "val": None if config.val is None else str(Path(config.val).resolve()),
+    }
+
+
+def _json_lines(file: Path) -> list[dict[str, Any]]:
+    """The objects in a file; a last line that was torn by a crash is left out."""
+    lines = []
+    for text in file.read_text(encoding="utf-8").splitlines() if file.exists() else ():
+        try:
+            lines.append(json.loads(text))
+        except ValueError:
+            break
+    return lines
+
+
+def _write_json_lines(file: Path, lines: list[dict[str, Any]]) -> None:
+    if not lines:
+        file.unlink(missing_ok=True)
+        return
+    with atomic_path(file) as temporary:
+        temporary.write_text("".join(f"{json.dumps(line)}\n" for line in lines), encoding="utf-8")
+
+
+def evaluation_videos(run: Path, data: Path, labels: Sequence[str]) -> tuple[Video, ...]:
+    """The videos of DATA to measure the classifier in `run` on.
+
+    Its validation part; without one, all of it, but for the DATA that the run was trained on:
+    of that, the part that was held out.
+    """
+    given = read_annotations(data, labels)
+    if not given.val and (run / "config.json").is_file():
+        trained_on, _, config = recorded_run(run)
+        if trained_on == data.resolve():
+            if config.val is not None:
+                say(f"note: the run was trained on {data}; its validation data is {config.val}")
+                return given.train
+            say(f"evaluating on the part of {data} that was held out from training")
+            return read_parts(data, None, config.val_fraction, config.seed).val
+    return given.val or given.train

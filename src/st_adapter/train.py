@@ -1,8 +1,11 @@
 """Train a classifier on labelled videos, into a run folder that can be resumed at any time."""
 
 import math
+import os
+import shlex
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -17,22 +20,24 @@ from st_adapter.config import ClipConfig, TrainConfig
 from st_adapter.data.annotations import read_parts
 from st_adapter.data.augment import TrainTransform
 from st_adapter.data.dataset import EpochSampler, TrainBatch, TrainDataset, collate_train
-from st_adapter.errors import ArgumentError, StAdapterError
+from st_adapter.errors import ArgumentError, DataError, TrainingError
 from st_adapter.evaluate import Evaluation, evaluate
 from st_adapter.files import write_json
 from st_adapter.interrupt import deferred_interrupt, ignore_interrupt
-from st_adapter.machine import check_memory, choose_device, choose_precision, peak_memory_gb
+from st_adapter.machine import (
+    check_memory,
+    choose_device,
+    choose_precision,
+    clear_out_of_memory,
+    peak_memory_gb,
+)
 from st_adapter.model import VideoClassifier, create_model
 from st_adapter.optimization import learning_rate_factor, make_optimizer
 from st_adapter.progress import Bar, bar, say
-from st_adapter.run import Run, check_folder
+from st_adapter.run import Run, check_folder, resumed_config
 
 _LOG_EVERY = 10
 """Steps between two lines of metrics.jsonl."""
-
-
-class TrainingError(StAdapterError):
-    """Training cannot go on, for example because the loss is not a number."""
 
 
 class Interrupted(KeyboardInterrupt):
@@ -52,7 +57,7 @@ def train(
     Args:
         data: anything `read_annotations` takes.
         out: the run folder; it must not hold a run already, unless `resume`.
-        config: everything else.
+        config: everything else; unset with `resume` takes that of the run.
         recipe: name to record.
         resume: go on with the run in `out` where it stopped.
 
@@ -64,9 +69,9 @@ def train(
         TrainingError: the loss is not finite.
         Interrupted: Ctrl-C or SIGTERM came; the run can be resumed.
     """
-    config = config or TrainConfig()
     folder = Path(out)
     check_folder(folder, resume)
+    config = resumed_config(folder, config) if resume else config or TrainConfig()
     run = _prepare(Path(data), folder, config)
     if resume:
         run.restore()
@@ -82,13 +87,16 @@ def train(
     except KeyboardInterrupt:
         raise Interrupted(
             f"stopped in epoch {run.epochs_done + 1} at step {run.step}; "
-            f"go on with: st-adapter train {data} --out {out} --resume"
+            f"go on with: st-adapter train {shlex.quote(str(data))} "
+            f"--out {shlex.quote(str(out))} --resume"
         ) from None
     return _finish(run)
 
 
 def _prepare(data: Path, folder: Path, config: TrainConfig) -> Run:
     """Build all that a run needs in memory; refuse what cannot work."""
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise ArgumentError("training runs in one process; start it without a launcher")
     val = Path(config.val) if config.val is not None else None
     annotations = read_parts(data, val, config.val_fraction, config.seed)
     device = choose_device(config.device)
@@ -166,7 +174,9 @@ def _announce(run: Run) -> None:
         say(f"resuming in epoch {run.epochs_done + 1} at step {run.step}")
 
 
-def _train_epoch(run: Run, loader: DataLoader[TrainBatch], sampler: EpochSampler) -> None:
+def _train_epoch(
+    run: Run, loader: DataLoader[TrainBatch | DataError], sampler: EpochSampler
+) -> None:
     """Train from where the run stands to the end of its epoch."""
     config, epoch = run.config, run.epochs_done
     first_step = run.step - epoch * run.steps_per_epoch
@@ -194,7 +204,7 @@ def _train_epoch(run: Run, loader: DataLoader[TrainBatch], sampler: EpochSampler
         raise KeyboardInterrupt
 
 
-def _train_loader(run: Run, sampler: EpochSampler) -> DataLoader[TrainBatch]:
+def _train_loader(run: Run, sampler: EpochSampler) -> DataLoader[TrainBatch | DataError]:
     config = run.config
     transform = TrainTransform(
         size=config.size,
@@ -215,10 +225,12 @@ def _train_loader(run: Run, sampler: EpochSampler) -> DataLoader[TrainBatch]:
     )
 
 
-def _groups(loader: DataLoader[TrainBatch], size: int) -> Iterator[list[TrainBatch]]:
+def _groups(loader: DataLoader[TrainBatch | DataError], size: int) -> Iterator[list[TrainBatch]]:
     """Batches in lists of `size`; the last may be shorter."""
     group: list[TrainBatch] = []
     for batch in loader:
+        if isinstance(batch, DataError):
+            raise batch
         group.append(batch)
         if len(group) == size:
             yield group
@@ -236,10 +248,11 @@ def _step(run: Run, batches: list[TrainBatch]) -> Tensor:
     clips_in_step = sum(len(batch.labels) for batch in batches)
     total = torch.zeros((), device=device)
     for batch in batches:
-        logits = run.model(batch.clips.to(device, non_blocking=True))
         labels = batch.labels.to(device, non_blocking=True)
-        loss = F.cross_entropy(logits.float(), labels) * len(labels) / clips_in_step
-        run.accelerator.backward(loss)
+        with clear_out_of_memory(device):
+            logits = run.model(batch.clips.to(device, non_blocking=True))
+            loss = F.cross_entropy(logits.float(), labels) * len(labels) / clips_in_step
+            run.accelerator.backward(loss)
         total += loss.detach()
         run.note_skipped(batch.skipped)
     if config.clip_gradient:
@@ -274,8 +287,7 @@ def _log_step(run: Run, loss: float, clips_per_second: float, progress: Bar) -> 
 
 def _validate_epoch(run: Run) -> None:
     """Evaluate on one view, keep the adapter if it is the best so far, close the epoch."""
-    one_view = ClipConfig(frames=run.config.frames, stride=run.config.stride, size=run.config.size)
-    result = _evaluate(run, one_view)
+    result = _evaluate(run, replace(run.config.clip, views=(1, 1)))
     if result.top1 > run.best_top1:
         run.best_top1, run.best_result = result.top1, result
         run.model.save_adapter(run.folder / "adapter")

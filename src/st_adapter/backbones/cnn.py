@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from timm.layers import CondConv2d, MixedConv2d
 from timm.models.efficientnet import EfficientNet
 from timm.models.mobilenetv3 import MobileNetV3
 from timm.models.resnet import ResNet
@@ -16,8 +17,10 @@ CREATE_OPTIONS: dict[str, Any] = {}
 
 
 def supports(backbone: nn.Module) -> bool:
-    """Whether the backbone is an EfficientNet, MobileNet or ResNet."""
-    return isinstance(backbone, (EfficientNet, MobileNetV3, ResNet))
+    """Whether the backbone is an EfficientNet, MobileNet or ResNet of ordinary convolutions."""
+    return isinstance(backbone, (EfficientNet, MobileNetV3, ResNet)) and not any(
+        isinstance(module, (CondConv2d, MixedConv2d)) for module in backbone.modules()
+    )
 
 
 def sites(backbone: Any) -> list[Site]:

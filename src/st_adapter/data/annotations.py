@@ -79,12 +79,13 @@ def read_annotations(data: str | Path, labels: Sequence[str] | None = None) -> A
         raise DataError(f"{path}: DATA is a folder, a .csv or a .txt list, not {path.suffix!r}")
     if not rows:
         raise DataError(f"{path} lists no video")
+    validation = next((n for n in VALIDATION_NAMES if any(r.split == n for r in rows)), "val")
     labels = tuple(labels or names or sorted({row.label for row in rows}))
     _check_labels(path, rows, labels)
     return Annotations(
         labels=labels,
         train=_videos((r for r in rows if r.split not in VALIDATION_NAMES), labels),
-        val=_videos((r for r in rows if r.split in VALIDATION_NAMES), labels),
+        val=_videos((r for r in rows if r.split == validation), labels),
     )
 
 
@@ -116,15 +117,19 @@ def read_parts(data: Path, val: Path | None, val_fraction: float, seed: int) -> 
 def split_validation(
     videos: Sequence[Video], fraction: float, seed: int
 ) -> tuple[tuple[Video, ...], tuple[Video, ...]]:
-    """Hold out `fraction` of each class, at least one video where a class has two or more."""
+    """Hold out `fraction` of each class's files, at least one where a class has two or more.
+
+    All segments of a file go to the same part.
+    """
     rng = random.Random(seed)
-    held: set[int] = set()
-    for label in sorted({video.label for video in videos}):
-        members = [i for i, video in enumerate(videos) if video.label == label]
-        count = min(len(members) - 1, max(1, round(fraction * len(members))))
-        held.update(rng.sample(members, count))
-    train = tuple(video for i, video in enumerate(videos) if i not in held)
-    return train, tuple(video for i, video in enumerate(videos) if i in held)
+    class_of = {video.path: video.label for video in reversed(videos)}  # that of its first segment
+    held: set[Path] = set()
+    for label in sorted(set(class_of.values())):
+        files = sorted(path for path, own in class_of.items() if own == label)
+        count = min(len(files) - 1, max(1, round(fraction * len(files))))
+        held.update(rng.sample(files, count))
+    train = tuple(video for video in videos if video.path not in held)
+    return train, tuple(video for video in videos if video.path in held)
 
 
 def find_videos(folder: Path) -> list[Path]:
@@ -204,7 +209,8 @@ def _read_csv(path: Path) -> list[_Row]:
             "it needs path,label and may have start_seconds,end_seconds,split"
         )
     rows = []
-    for line, record in enumerate(reader, start=2):
+    for record in reader:
+        line = reader.line_num
         if not record["path"] or not record["label"]:
             raise DataError(f"{path} line {line}: path or label is empty")
         start = _seconds(record.get("start_seconds"), path, line)
@@ -231,8 +237,8 @@ def _read_list(path: Path) -> tuple[list[_Row], list[str] | None]:
     for line, text in enumerate(_text(path).splitlines(), start=1):
         if not text.strip():
             continue
-        video, _, label = text.strip().rpartition(" ")
-        if not video:
+        *start, label = text.strip().rsplit(None, 1)
+        if not start:
             raise DataError(
                 f'{path} line {line}: a line is "path label", this has no label: {text}'
             )
@@ -243,7 +249,7 @@ def _read_list(path: Path) -> tuple[list[_Row], list[str] | None]:
                     f"{len(names)} classes in {classes_file.name}"
                 )
             label = names[int(label)]
-        rows.append(_Row(path=path.parent / video.strip(), label=label))
+        rows.append(_Row(path=path.parent / start[0], label=label))
     return rows, names or None
 
 

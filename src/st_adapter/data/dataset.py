@@ -17,7 +17,7 @@ from st_adapter.errors import DataError, VideoError
 from st_adapter.interrupt import ignore_interrupt
 
 _SUBSTITUTES = 20
-"""How many other videos of a class are tried before its files count as unusable."""
+"""How many other videos of the class are tried, and then of other classes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,6 +26,15 @@ class Skipped:
 
     path: str
     reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainItem:
+    """A clip with its label, and the files that it stands in for; no clip where all failed."""
+
+    clip: UInt8[Tensor, "t 3 h w"] | None
+    label: int
+    skipped: tuple[Skipped, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +61,7 @@ class Views:
     reason: str = ""
 
 
-class TrainDataset(Dataset[tuple[Tensor, int, tuple[Skipped, ...]]]):
+class TrainDataset(Dataset[TrainItem]):
     """One random clip of each video.
 
     What a clip shows depends on (seed, epoch, index) alone, so that a run repeats with any
@@ -70,32 +79,29 @@ class TrainDataset(Dataset[tuple[Tensor, int, tuple[Skipped, ...]]]):
     def __len__(self) -> int:
         return len(self.videos)
 
-    def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, int, tuple[Skipped, ...]]:
-        """Return a clip [t, 3, h, w], its label, and the files that could not be used.
+    def __getitem__(self, key: tuple[int, int]) -> TrainItem:
+        """Return a clip of a video, or of another where that cannot be read.
 
         Args:
             key: (epoch, index of the video).
-
-        Raises:
-            DataError: no video of this class can be read.
         """
         epoch, index = key
         rng = random.Random(f"{self.seed} {epoch} {index}")
-        video = self.videos[index]
         skipped: list[Skipped] = []
-        for candidate in self._candidates(video, rng):
+        for video in self._candidates(self.videos[index], rng):
             try:
-                return self._clip(candidate, rng), video.label, tuple(skipped)
+                clip = self._clip(video, rng)
+                return TrainItem(clip=clip, label=video.label, skipped=tuple(skipped))
             except VideoError as error:
-                skipped.append(Skipped(path=str(candidate.path), reason=str(error)))
-        raise DataError(
-            f"no video of the class of {video.path} could be read ({len(skipped)} tried), "
-            f"the last because: {skipped[-1].reason}"
-        )
+                skipped.append(Skipped(path=str(video.path), reason=str(error)))
+        return TrainItem(clip=None, label=-1, skipped=tuple(skipped))
 
     def _candidates(self, video: Video, rng: random.Random) -> Iterator[Video]:
+        """The video, then others of its class, then any."""
         yield video
-        others = [v for v in self.videos if v.label == video.label and v is not video]
+        mates = [v for v in self.videos if v.label == video.label and v is not video]
+        yield from rng.sample(mates, min(_SUBSTITUTES, len(mates)))
+        others = [v for v in self.videos if v.label != video.label]
         yield from rng.sample(others, min(_SUBSTITUTES, len(others)))
 
     def _clip(self, video: Video, rng: random.Random) -> Tensor:
@@ -172,12 +178,19 @@ def read_clips(
     raise VideoError(f"{video.path}: decodes to another number of frames each time")
 
 
-def collate_train(items: list[tuple[Tensor, int, tuple[Skipped, ...]]]) -> TrainBatch:
-    """Stack clips to one batch."""
+def collate_train(items: list[TrainItem]) -> TrainBatch | DataError:
+    """Stack clips to one batch; an error where no video at all could be read.
+
+    The error is returned, for the main process to raise it without a worker's traceback.
+    """
+    clips = [item.clip for item in items if item.clip is not None]
+    skipped = tuple(skip for item in items for skip in item.skipped)
+    if not clips:
+        return DataError(f"no training video could be read; the last: {skipped[-1].reason}")
     return TrainBatch(
-        clips=torch.stack([clip for clip, _, _ in items]),
-        labels=torch.tensor([label for _, label, _ in items]),
-        skipped=tuple(skip for _, _, skips in items for skip in skips),
+        clips=torch.stack(clips),
+        labels=torch.tensor([item.label for item in items if item.clip is not None]),
+        skipped=skipped,
     )
 
 

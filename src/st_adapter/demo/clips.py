@@ -10,7 +10,6 @@ from fractions import Fraction
 from pathlib import Path
 
 import av
-import numpy as np
 from PIL import Image, ImageFilter
 from PIL.Image import Resampling, Transform
 
@@ -152,11 +151,3 @@ def _place(
     frame = Image.new("RGB", size, ground)
     frame.paste(drawn, (0, 0), mask)
     return frame
-
-
-def film_strip(frames: Sequence[np.ndarray], count: int) -> np.ndarray:
-    """Put `count` evenly spaced frames [h, w, 3] side by side."""
-    picks = [round(i * (len(frames) - 1) / (count - 1)) for i in range(count)]
-    gap = np.full((frames[0].shape[0], 3, 3), 255, np.uint8)
-    tiles = [tile for i in picks for tile in (gap, frames[i])]
-    return np.concatenate(tiles[1:], axis=1)
