@@ -121,6 +121,7 @@ def test_a_class_of_one_video_stays_in_training(root):
         ("a.csv", "file,label\nx.mp4,run\n", r"no column path; its header is 'file,label'"),
         ("a.csv", "path,label\n\n\nx.mp4,\n", "line 4: path or label is empty"),
         ("a.csv", "path,label\n", "lists no video"),
+        ("a.csv", "path,label,start_secs\nx,y,1\n", "'start_secs'; did you mean start_seconds"),
         ("a.csv", "path,label,start_seconds\nx,y,-1\n", "line 2: '-1' is no time in seconds"),
         (
             "a.csv",
@@ -156,6 +157,21 @@ def test_folder_without_videos_or_without_classes_is_named(tmp_path):
         read_annotations(tmp_path)
     with pytest.raises(DataError, match="does not exist"):
         read_annotations(tmp_path / "gone")
+
+
+def test_hidden_folders_and_folders_named_like_videos_are_passed_over(root):
+    (root / "jump" / ".trash").mkdir()
+    (root / "jump" / ".trash" / "x.mp4").touch()
+    (root / "jump" / "folder.mp4").mkdir()
+    assert names(read_annotations(root).train) == [("a b.mp4", 0), ("c.avi", 0), ("d.mkv", 1)]
+
+
+def test_a_class_seen_in_validation_alone_is_refused(tmp_path):
+    for name in ("train/x/a.mp4", "train/y/b.mp4", "val/x/c.mp4", "val/z/d.mp4"):
+        (tmp_path / name).parent.mkdir(parents=True)
+        (tmp_path / name).touch()
+    with pytest.raises(DataError, match="no training video of 1 validated classes: z"):
+        read_parts(tmp_path, None, 0.2, 0)
 
 
 def test_one_class_and_missing_files_are_refused(tmp_path):

@@ -85,6 +85,34 @@ def test_records_of_another_kind_are_refused(folder, change, message):
         st_adapter.load(folder)
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"std": [0.0, 0.5, 0.5]}, "std above 0"),
+        ({"mean": [1.0]}, "mean and std take three numbers"),
+        ({"labels": "ab"}, "labels must be tuple"),
+        ({"labels": ["a", "a"]}, "labels must be different names"),
+        ({"clip": {"frames": "x"}}, "frames must be int, not 'x'"),
+        ({"clip": {"views": [0, 1]}}, "views are 1 or more in time"),
+        ({"backbone": 5}, "backbone must be str, not 5"),
+    ],
+)
+def test_damaged_records_are_refused(folder, change, message):
+    file = folder / "adapter_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | change))
+    with pytest.raises(CheckpointError, match=rf"not a readable adapter record: .*{message}"):
+        st_adapter.load(folder)
+
+
+def test_values_that_are_no_numbers_are_refused(folder):
+    file = folder / "adapter_model.safetensors"
+    tensors = load_file(file)
+    tensors["head.bias"][0] = float("nan")
+    save_file(tensors, file)
+    with pytest.raises(CheckpointError, match=r"head\.bias holds values that are no numbers"):
+        st_adapter.load(folder)
+
+
 def test_truncated_tensors_are_refused(folder):
     file = folder / "adapter_model.safetensors"
     file.write_bytes(file.read_bytes()[:500])

@@ -110,6 +110,25 @@ def test_train_evaluate_predict_in_one_go(capsys, folder_data, tmp_path):
     assert "already holds a run" in one_line(error)
 
 
+def test_an_evaluation_replaces_nothing_but_an_evaluation(
+    capsys, trained_run, folder_data, tmp_path
+):
+    config = trained_run / "config.json"
+    before = config.read_bytes()
+    for out in (config, trained_run):
+        code, _, error = run(capsys, "evaluate", trained_run, folder_data, "--out", out)
+        assert code == 2
+        assert "is no earlier evaluation" in error.splitlines()[-1]
+    assert config.read_bytes() == before
+    out = tmp_path / "test.json"
+    for _ in range(2):
+        arguments = ("evaluate", trained_run / "adapter", folder_data, "--out", out)
+        assert run(capsys, *arguments, "--workers", 0)[0] == 0
+    assert json.loads(out.read_text())["num_videos"] == 12
+    assert run(capsys, "evaluate", trained_run / "adapter", folder_data, "--workers", 0)[0] == 0
+    assert not (trained_run / "adapter" / "eval.json").exists()
+
+
 def test_resume_takes_the_recorded_configuration(capsys, trained_run, folder_data):
     code, _, error = run(capsys, "train", folder_data, "--out", trained_run, "--resume", "--lr", 1)
     assert code == 2

@@ -2,8 +2,9 @@ import json
 
 import pytest
 
-from st_adapter.config import RECIPES, ClipConfig, TrainConfig, parse_views, resolve
+from st_adapter.config import ClipConfig, TrainConfig, parse_views
 from st_adapter.errors import ArgumentError
+from st_adapter.recipes import RECIPES, resolve
 
 
 @pytest.mark.parametrize("recipe", RECIPES)

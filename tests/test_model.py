@@ -230,7 +230,9 @@ def test_parameters_are_counted_by_part():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"labels": []}, "needs labels"),
+        ({"labels": []}, "labels must be different names"),
+        ({"labels": ["a", "a"]}, "labels must be different names"),
+        ({"labels": "ab"}, "a list of names, not the text 'ab'"),
         ({"method": "lora-x"}, "unknown method 'lora-x'"),
         ({"adapter": st_adapter.AdapterConfig(positions=("norm",))}, "not 'norm'"),
         ({"adapter": st_adapter.AdapterConfig(layers=99)}, "adapter layers was 99"),

@@ -14,7 +14,7 @@ from conftest import write_audio
 from st_adapter.checkpoint import load_tensors
 from st_adapter.config import PRECISIONS, TrainConfig
 from st_adapter.data.annotations import read_annotations
-from st_adapter.errors import ArgumentError, DataError, TrainingError
+from st_adapter.errors import ArgumentError, CheckpointError, DataError, TrainingError
 from st_adapter.machine import _kept_bytes
 from st_adapter.model import create_model
 from st_adapter.optimization import learning_rate_factor, make_optimizer
@@ -151,7 +151,7 @@ def test_a_run_is_not_resumed_on_other_videos_or_another_configuration(
 ):
     other = tmp_path / "other"
     shutil.copytree(folder_data, other)
-    with pytest.raises(ArgumentError, match="was started on other videos or labels"):
+    with pytest.raises(ArgumentError, match="was started on .*my videos, not .*other; resume"):
         train(other, trained_run, resume=True)
     config = TrainConfig.from_json(
         json.loads((trained_run / "config.json").read_text())["config"], "config.json"
@@ -159,6 +159,18 @@ def test_a_run_is_not_resumed_on_other_videos_or_another_configuration(
     with pytest.raises(ArgumentError, match="was started with --epochs 1, not 2; a resumed run"):
         train(folder_data, trained_run, replace(config, epochs=2), resume=True)
     assert train(folder_data, trained_run, replace(config, workers=1), resume=True).num_videos == 2
+
+
+def test_a_run_is_not_resumed_after_its_data_changed(folder_data, tmp_path, tiny):
+    data = tmp_path / "data"
+    shutil.copytree(folder_data, data)
+    train(data, tmp_path / "run", replace(tiny, epochs=1))
+    (data / "darkens" / "clip 3.mp4").unlink()
+    with pytest.raises(ArgumentError, match="was started on other videos or labels"):
+        train(data, tmp_path / "run", resume=True)
+    (tmp_path / "run" / "state" / "state.pt").unlink()
+    with pytest.raises(CheckpointError, match=r"state\.pt is gone"):
+        train(data, tmp_path / "run", resume=True)
 
 
 def test_a_torn_line_of_metrics_does_not_stop_a_resumed_run(folder_data, tmp_path, tiny):
@@ -203,7 +215,7 @@ def test_what_cannot_work_is_refused_before_anything_is_written(folder_data, tmp
         with pytest.raises(ArgumentError, match=message):
             train(folder_data, out, replace(tiny, **change))
         assert not out.exists()
-    with pytest.raises(ArgumentError, match="holds no run to resume"):
+    with pytest.raises(ArgumentError, match="holds no config.json of a run"):
         train(folder_data, out, tiny, resume=True)
 
 
@@ -223,8 +235,14 @@ def test_warm_up_is_linear_and_the_rest_a_cosine_to_zero():
 
 
 def test_loss_that_is_no_number_stops_with_the_state_kept(folder_data, tmp_path, tiny):
+    out = tmp_path / "run"
     with pytest.raises(TrainingError, match="the loss is (nan|inf)"):
-        train(folder_data, tmp_path / "run", replace(tiny, lr=1e30, epochs=9, clip_gradient=0.0))
+        train(folder_data, out, replace(tiny, lr=1e38, epochs=9, clip_gradient=0.0))
+    for folder in out.glob("adapter*"):
+        assert all(tensor.isfinite().all() for tensor in load_tensors(folder).values())
+    for state in out.glob("state/state.pt"):
+        trained = torch.load(state, weights_only=True)["trained"]
+        assert all(tensor.isfinite().all() for tensor in trained.values())
 
 
 def test_killed_run_resumes_from_its_last_state(folder_data, tmp_path, tiny):

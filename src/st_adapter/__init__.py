@@ -1,4 +1,4 @@
-"""Turn any pre-trained image model into a video classifier by training a few per cent of it."""
+"""Turn any pre-trained image model into a video classifier by training a small part of it."""
 
 from typing import TYPE_CHECKING, Any
 

@@ -17,10 +17,10 @@ from st_adapter.model import (
     CONFIG_FILE,
     FORMAT_VERSION,
     TENSOR_FILE,
-    ModelSpec,
     VideoClassifier,
     assemble,
 )
+from st_adapter.spec import ModelSpec
 
 
 def load(path: str | Path, weights: str | None = None) -> VideoClassifier:
@@ -65,13 +65,13 @@ def read_spec(folder: Path) -> ModelSpec:
         version = record.pop("format_version")
         if version != FORMAT_VERSION:
             raise CheckpointError(f"{file} has format {version}; this version reads 1")
-        for key in ("labels", "mean", "std"):
-            record[key] = tuple(record[key])
+        record = _tuples(record)
         record["adapter"] = AdapterConfig(**_tuples(record["adapter"]))
         record["clip"] = ClipConfig(**_tuples(record["clip"]))
         return ModelSpec(**record)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{file} is not a readable adapter record: {error}") from None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        reason = f"no {error}" if isinstance(error, KeyError) else error
+        raise CheckpointError(f"{file} is not a readable adapter record: {reason}") from None
 
 
 def _tuples(values: dict[str, Any]) -> dict[str, Any]:
@@ -109,6 +109,9 @@ def copy_trained(model: VideoClassifier, tensors: dict[str, Tensor], source: str
     """Copy `tensors` into the trained parameters: all of them, or none and an error."""
     wanted = model.trained_tensors()
     check_fit(source, tensors, wanted)
+    for name, tensor in tensors.items():
+        if not tensor.isfinite().all():
+            raise CheckpointError(f"{source}: {name} holds values that are no numbers")
     with torch.no_grad():
         for name, parameter in wanted.items():
             parameter.copy_(tensors[name])

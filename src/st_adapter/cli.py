@@ -13,9 +13,10 @@ from typing import Any
 import click
 
 from st_adapter import __version__
-from st_adapter.config import RECIPES, parse_views, resolve
+from st_adapter.config import parse_views
 from st_adapter.errors import ArgumentError, MemoryShortError, StAdapterError, TrainingError
 from st_adapter.flags import Verbs, config_options, run_options
+from st_adapter.recipes import RECIPES, resolve
 
 DONE, SOME_FAILED, NONSENSE, STOPPED = 0, 1, 2, 130
 _PATH = click.Path(path_type=Path)
@@ -27,9 +28,9 @@ _PATH = click.Path(path_type=Path)
 )
 @click.version_option(__version__, prog_name="st-adapter")
 def app() -> None:
-    """Turn any pre-trained image model into a video classifier by training a few per cent of it.
+    """Turn any pre-trained image model into a video classifier by training a small part of it.
 
-    Exit codes: 0 done; 1 done, but some inputs failed; 2 the request made no sense.
+    Exit codes: 0 done; 1 done, but some inputs failed; 2 the request made no sense; 130 stopped.
     """
 
 
@@ -92,7 +93,9 @@ def train(
 @app.command()
 @click.argument("run", type=_PATH)
 @click.argument("data", type=_PATH)
-@click.option("--out", type=_PATH, help="File to write; default eval.json in RUN.")
+@click.option(
+    "--out", type=_PATH, help="File to write; default eval.json in RUN, none for an adapter folder."
+)
 @run_options
 def evaluate(run: Path, data: Path, out: Path | None, views: str | None, **options: Any) -> int:
     """Measure the classifier in RUN on the labelled videos in DATA.
@@ -104,7 +107,9 @@ def evaluate(run: Path, data: Path, out: Path | None, views: str | None, **optio
     from st_adapter.evaluate import evaluate as run_evaluation
     from st_adapter.files import append_json_line, write_json
     from st_adapter.predict import Predictor
-    from st_adapter.run import evaluation_videos
+    from st_adapter.run import evaluation_file, evaluation_videos
+
+    file = evaluation_file(run, out)
 
     workers = options.pop("workers")
     predictor = Predictor(run, views=chosen, **options)
@@ -117,10 +122,12 @@ def evaluate(run: Path, data: Path, out: Path | None, views: str | None, **optio
         workers=workers,
         precision=predictor.precision,
     )
-    write_json(out or run / "eval.json", result.to_json())
+    if file:
+        write_json(file, result.to_json())
     for skip in result.skipped:
         click.echo(f"skipped {skip.reason}", err=True)
-        append_json_line(run / "skipped.jsonl", dataclasses.asdict(skip))
+        if file and not out:
+            append_json_line(run / "skipped.jsonl", dataclasses.asdict(skip))
     _print_evaluation(result.to_json())
     return SOME_FAILED if result.num_skipped else DONE
 

@@ -1,9 +1,7 @@
-"""What a run is made of: one frozen dataclass is configuration, command line, recipe, record."""
+"""What a run is made of: one frozen dataclass is configuration, command line and record."""
 
 import dataclasses
-import json
 from dataclasses import dataclass, field
-from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin
 
@@ -18,7 +16,8 @@ class AdapterConfig:
     """Shape and place of the adapters.
 
     Attributes:
-        bottleneck: width inside the adapter; None is half the width of the features it sits on.
+        bottleneck: width inside the adapter; None is half the width of the features it sits on,
+            at most the 384 of every published configuration.
         kernel_size: odd kernel over (time, height, width).
         positions: places inside a block, "attention" and "mlp" in a ViT, "block" in a CNN;
             "all" is each place that the backbone has.
@@ -33,7 +32,7 @@ class AdapterConfig:
     activation: Literal["none", "relu", "gelu"] = "none"
 
     def __post_init__(self) -> None:
-        _check_types(self)
+        check_types(self)
         if self.bottleneck is not None and self.bottleneck < 1:
             raise ArgumentError(f"bottleneck must be at least 1, not {self.bottleneck}")
         if any(k < 1 or k % 2 == 0 for k in self.kernel_size):
@@ -63,7 +62,7 @@ class ClipConfig:
     views: tuple[int, int] = (1, 1)
 
     def __post_init__(self) -> None:
-        _check_types(self)
+        check_types(self)
         _at_least("frames", self.frames, 1)
         _at_least("stride", self.stride, 0)
         _at_least("size", self.size, 1)
@@ -73,7 +72,7 @@ class ClipConfig:
             )
 
 
-def _check_types(config: Any) -> None:
+def check_types(config: Any) -> None:
     """Raise ArgumentError for a field whose value is not of the type it is declared with."""
     for item in dataclasses.fields(config):
         value = getattr(config, item.name)
@@ -120,7 +119,7 @@ class TrainConfig:
     )
     method: str = _setting("st-adapter", "Model", "What is trained: st-adapter, adapter, linear.")
     bottleneck: int | None = _setting(
-        None, "Model", "Width inside an adapter; unset is half the backbone's width."
+        None, "Model", "Width inside an adapter; unset is half the backbone's, at most 384."
     )
     kernel_size: tuple[int, int, int] = _setting(
         (3, 1, 1), "Model", "Odd adapter kernel over time, height, width."
@@ -175,7 +174,7 @@ class TrainConfig:
     device: str = _setting("auto", "Machine", "auto, cpu, cuda, cuda:1, mps ...")
 
     def __post_init__(self) -> None:
-        _check_types(self)
+        check_types(self)
         if self.method not in METHODS:
             hint = did_you_mean(self.method, list(METHODS))
             raise ArgumentError(f"unknown method {self.method!r}; have {', '.join(METHODS)}{hint}")
@@ -260,56 +259,3 @@ def parse_views(text: str) -> tuple[int, int]:
         return int(temporal), int(spatial or 1)
     except ValueError:
         raise ArgumentError(f'views are written like "3x1", not {text!r}') from None
-
-
-RECIPES: dict[str, dict[str, Any]] = {
-    # Small data, 100 to 5,000 clips: half-width adapters, mild crops, an absolute learning rate.
-    "default": {},
-    # scripts/train_k400_clip_vit_b16_adapter12x384.sh of linziyi96/st-adapter at b914b38.
-    "k400": {
-        "bottleneck": 384,
-        "positions": "mlp",
-        "stride": 16,
-        "crop": "jitter",
-        "crop_range": (1.0, 1.15),
-        "views": "3x1",
-        "epochs": 12,
-        "batch_size": 64,
-        "lr": None,
-        "lr_per_256": 1e-3,
-        "warmup_epochs": 2.0,
-        "clip_gradient": 0.0,
-    },
-    # scripts/train_ssv2_clip_vit_b16_adapter24x384.sh of the same.
-    "ssv2": {
-        "bottleneck": 384,
-        "positions": "attention,mlp",
-        "crop": "area",
-        "crop_range": (0.08, 1.0),
-        "flip": False,
-        "randaugment": True,
-        "views": "1x3",
-        "epochs": 50,
-        "batch_size": 64,
-        "lr": None,
-        "lr_per_256": 1e-3,
-        "warmup_epochs": 2.0,
-        "clip_gradient": 0.0,
-    },
-}
-
-
-def resolve(recipe: str, file: Path | None, overrides: dict[str, Any]) -> TrainConfig:
-    """Lay the file's values over the recipe's, then `overrides` over both."""
-    if recipe not in RECIPES:
-        hint = did_you_mean(recipe, list(RECIPES))
-        raise ArgumentError(f"unknown recipe {recipe!r}; have {', '.join(RECIPES)}{hint}")
-    values = dict(RECIPES[recipe])
-    if file is not None:
-        try:
-            record = json.loads(file.read_text(encoding="utf-8"))
-            values.update(record.get("config", record))  # a run's record holds more besides
-        except (OSError, ValueError, TypeError, AttributeError) as error:
-            raise ArgumentError(f"{file}: not a readable JSON configuration: {error}") from None
-    values.update(overrides)
-    return TrainConfig.from_json(values, str(file or "configuration"))

@@ -10,8 +10,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from st_adapter.backbones.weights import check_name, create_backbone
 from st_adapter.checkpoint import adapter_folder, read_spec
 from st_adapter.config import ClipConfig, TrainConfig
-from st_adapter.errors import ArgumentError
-from st_adapter.model import ModelSpec, VideoClassifier, assemble
+from st_adapter.machine import check_input_size
+from st_adapter.model import VideoClassifier, assemble
+from st_adapter.spec import ModelSpec
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,12 +119,7 @@ def count_macs(model: VideoClassifier, frames: int, size: int) -> float:
     """Multiply-adds of one clip, from the shapes of every product and convolution."""
     clip = torch.empty(1, frames, 3, size, size, device=model.device)
     counter = FlopCounterMode(display=False)
-    try:
-        with counter, torch.no_grad():
-            model(clip)
-    except (AssertionError, RuntimeError, ValueError) as error:
-        reason = str(error).splitlines()[0]
-        raise ArgumentError(
-            f"{model.spec.backbone} cannot take frames of {size} px: {reason}"
-        ) from None
+    check_input_size(model, size)
+    with counter, torch.no_grad():
+        model(clip)
     return counter.get_total_flops() / 2

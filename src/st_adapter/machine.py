@@ -82,6 +82,19 @@ def _step_seconds(model: VideoClassifier, clips: Tensor, precision: str) -> floa
     return best
 
 
+def check_input_size(model: VideoClassifier, size: int) -> None:
+    """Raise ArgumentError unless the backbone takes square frames of `size` pixels."""
+    frame = torch.zeros(1, 1, 3, size, size, device=model.device)
+    try:
+        with torch.inference_mode():
+            model(frame)
+    except (AssertionError, RuntimeError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise ArgumentError(
+            f"{model.spec.backbone} cannot take frames of {size} px: {reason}"
+        ) from None
+
+
 def check_memory(
     model: VideoClassifier, precision: str, *, batch_size: int, clip_frames: int, size: int
 ) -> None:

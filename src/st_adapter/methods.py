@@ -9,6 +9,9 @@ from st_adapter.backbones.site import Site
 from st_adapter.config import METHODS, AdapterConfig
 from st_adapter.errors import ArgumentError, did_you_mean
 
+_WIDEST = 384
+"""Width of the adapters in every published configuration."""
+
 
 def build_adapters(method: str, config: AdapterConfig, sites: list[Site]) -> nn.ModuleDict:
     """Make the modules that `method` trains, keyed by the name of their site.
@@ -30,7 +33,7 @@ def build_adapters(method: str, config: AdapterConfig, sites: list[Site]) -> nn.
         {
             site.name: STAdapter(
                 site.channels,
-                config.bottleneck or max(1, site.channels // 2),
+                config.bottleneck or min(max(1, site.channels // 2), _WIDEST),
                 config.kernel_size,
                 config.activation,
             )

@@ -4,7 +4,6 @@ import dataclasses
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -21,35 +20,12 @@ from st_adapter.config import AdapterConfig, ClipConfig
 from st_adapter.errors import ArgumentError
 from st_adapter.files import atomic_path, write_json
 from st_adapter.methods import build_adapters
+from st_adapter.spec import ModelSpec
 
 _TOGGLE = threading.Lock()
 FORMAT_VERSION = 1
 CONFIG_FILE = "adapter_config.json"
 TENSOR_FILE = "adapter_model.safetensors"
-
-
-@dataclass(frozen=True, kw_only=True)
-class ModelSpec:
-    """What a classifier is made of, enough to build it again around its trained tensors.
-
-    Attributes:
-        backbone: timm name of the frozen image model.
-        weights: where its weights are from: "hub", "package", "random", a file, or "given"
-            for a model that was built by the caller.
-        digest: of the frozen weights; empty until the classifier is saved.
-        mean, std: normalisation of RGB values in 0..1.
-    """
-
-    backbone: str
-    weights: str
-    labels: tuple[str, ...]
-    method: str = "st-adapter"
-    adapter: AdapterConfig = AdapterConfig()
-    clip: ClipConfig = ClipConfig()
-    dropout: float = 0.5
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    digest: str = ""
 
 
 class VideoClassifier(nn.Module):
@@ -68,7 +44,7 @@ class VideoClassifier(nn.Module):
         self,
         backbone: nn.Module,
         adapters: nn.ModuleDict,
-        spec: "ModelSpec",
+        spec: ModelSpec,
     ) -> None:
         super().__init__()
         self.spec = spec
@@ -232,6 +208,8 @@ def attach(
     Raises:
         ArgumentError: no family runs this model, or an unknown method or position.
     """
+    if isinstance(labels, str):
+        raise ArgumentError(f"labels must be a list of names, not the text {labels!r}")
     config = getattr(backbone, "pretrained_cfg", None) or {}
     return assemble(
         backbone,
@@ -251,8 +229,6 @@ def attach(
 
 def assemble(backbone: nn.Module, spec: ModelSpec) -> VideoClassifier:
     """Build the classifier that `spec` describes around a backbone."""
-    if not spec.labels:
-        raise ArgumentError("a classifier needs labels; none were given")
     sites = family_of(backbone).sites(backbone)
     return VideoClassifier(backbone, build_adapters(spec.method, spec.adapter, sites), spec)
 

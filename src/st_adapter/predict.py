@@ -5,12 +5,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from st_adapter.checkpoint import load
-from st_adapter.config import ClipConfig
+from st_adapter.config import PRECISIONS, ClipConfig
 from st_adapter.data.annotations import Video, find_videos
 from st_adapter.data.dataset import Skipped
 from st_adapter.errors import ArgumentError, VideoError
 from st_adapter.inference import score_videos
-from st_adapter.machine import choose_device
+from st_adapter.machine import check_input_size, choose_device
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,10 +51,16 @@ class Predictor:
         views: tuple[int, int] | None = None,
         batch_size: int = 8,
     ) -> None:
+        if precision not in PRECISIONS[1:] or batch_size < 1:
+            raise ArgumentError(
+                f"precision is one of {PRECISIONS[1:]} and batch_size at least 1, "
+                f"not {precision!r} and {batch_size}"
+            )
         chosen = choose_device(device)
         self.model = load(path, weights).to(chosen)
         spec = self.model.spec
         self.clip: ClipConfig = replace(spec.clip, views=views) if views else spec.clip
+        check_input_size(self.model, self.clip.size)
         self.precision = precision
         self.batch_size = batch_size
 
@@ -69,9 +75,11 @@ class Predictor:
             raise VideoError(result.reason)
         return result.scores
 
-    def predict(self, paths: Sequence[Path], workers: int = 0) -> Iterator[Prediction | Skipped]:
+    def predict(
+        self, paths: Sequence[str | Path], workers: int = 0
+    ) -> Iterator[Prediction | Skipped]:
         """Yield the prediction for each video, or why it could not be read, as they are done."""
-        videos = [Video(path=path) for path in paths]
+        videos = [Video(path=Path(path)) for path in paths]
         for index, result in score_videos(
             self.model,
             videos,
@@ -85,7 +93,7 @@ class Predictor:
             else:
                 scores = zip(self.model.labels, result.tolist(), strict=True)
                 ranked = sorted(scores, key=lambda pair: -pair[1])
-                yield Prediction(path=paths[index], scores=ranked)
+                yield Prediction(path=videos[index].path, scores=ranked)
 
 
 def expand(inputs: Sequence[Path]) -> list[Path]:

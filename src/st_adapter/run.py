@@ -14,7 +14,7 @@ from torch.optim import AdamW
 
 from st_adapter import checkpoint
 from st_adapter.backbones.weights import NAMED_SOURCES
-from st_adapter.config import TrainConfig, resolve
+from st_adapter.config import TrainConfig
 from st_adapter.data.annotations import Annotations, Video, read_annotations, read_parts
 from st_adapter.data.dataset import Skipped
 from st_adapter.errors import ArgumentError, CheckpointError
@@ -22,6 +22,7 @@ from st_adapter.evaluate import Evaluation
 from st_adapter.files import append_json_line, atomic_path, write_json
 from st_adapter.model import VideoClassifier
 from st_adapter.progress import say
+from st_adapter.recipes import resolve
 
 _NAMES = ("config.json", "adapter", "adapter_last", "metrics.jsonl", "eval.json", "state")
 
@@ -99,6 +100,8 @@ class Run:
         Raises:
             CheckpointError: the state cannot be read or does not fit the model.
         """
+        if not self._state_file.exists() and (self.folder / "adapter_last").exists():
+            raise CheckpointError(f"{self._state_file} is gone; the run cannot go on without it")
         if not self._state_file.exists():
             self._forget_what_is_done_again()
             return
@@ -148,17 +151,21 @@ class Run:
         return self.folder / "state" / "state.pt"
 
 
-def check_folder(folder: Path, resume: bool) -> None:
+def check_folder(folder: Path, data: Path, resume: bool) -> None:
     """Raise ArgumentError where a new run would overwrite one, or there is none to resume."""
-    has_run = any((folder / name).exists() for name in _NAMES)
-    if has_run and not resume:
-        raise ArgumentError(
-            f"{folder} already holds a run; go on with it by --resume, or choose another --out"
-        )
+    has_config = (folder / "config.json").exists()
+    if not resume and any((folder / name).exists() for name in _NAMES):
+        hint = "go on with it by --resume, or " if has_config else ""
+        raise ArgumentError(f"{folder} already holds a run; {hint}choose another --out")
+    if folder.resolve() == data.resolve():
+        raise ArgumentError(f"{folder} is the data; choose another --out")
     if folder.exists() and not folder.is_dir():
         raise ArgumentError(f"{folder} is a file; --out takes a folder")
-    if resume and not (folder / "config.json").exists():
-        raise ArgumentError(f"{folder} holds no run to resume; leave --resume out to start one")
+    if resume and recorded_run(folder)[0] != data.resolve():
+        raise ArgumentError(
+            f"{folder} was started on {recorded_run(folder)[0]}, not {data.resolve()}; resume with "
+            "the same data, or start anew with another --out"
+        )
 
 
 def recorded_run(folder: Path) -> tuple[Path, str, TrainConfig]:
@@ -169,7 +176,7 @@ def recorded_run(folder: Path) -> tuple[Path, str, TrainConfig]:
     """
     file = folder / "config.json"
     if not file.is_file():
-        raise ArgumentError(f"{folder} holds no run to resume; leave --resume out to start one")
+        raise ArgumentError(f"{folder} holds no config.json of a run; leave --resume out")
     config = resolve("default", file, {})
     record = json.loads(file.read_text(encoding="utf-8"))
     return Path(record.get("data", "")), record.get("recipe", "default"), config
@@ -240,3 +247,21 @@ def evaluation_videos(run: Path, data: Path, labels: Sequence[str]) -> tuple[Vid
             say(f"evaluating on the part of {data} that was held out from training")
             return read_parts(data, None, config.val_fraction, config.seed).val
     return given.val or given.train
+
+
+def evaluation_file(run: Path, out: Path | None) -> Path | None:
+    """Where an evaluation is written: `out`, or `eval.json` in a run folder.
+
+    Raises:
+        ArgumentError: something other than an evaluation lies there.
+    """
+    if out is None:
+        return run / "eval.json" if (run / "config.json").is_file() else None
+    if out.exists():
+        try:
+            is_evaluation = "confusion" in json.loads(out.read_text(encoding="utf-8"))
+        except (OSError, ValueError, TypeError):
+            is_evaluation = False
+        if not is_evaluation or not out.is_file():
+            raise ArgumentError(f"{out} is no earlier evaluation; choose another --out")
+    return out

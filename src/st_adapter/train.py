@@ -25,13 +25,14 @@ from st_adapter.evaluate import Evaluation, evaluate
 from st_adapter.files import write_json
 from st_adapter.interrupt import deferred_interrupt, ignore_interrupt
 from st_adapter.machine import (
+    check_input_size,
     check_memory,
     choose_device,
     choose_precision,
     clear_out_of_memory,
     peak_memory_gb,
 )
-from st_adapter.model import VideoClassifier, create_model
+from st_adapter.model import create_model
 from st_adapter.optimization import learning_rate_factor, make_optimizer
 from st_adapter.progress import Bar, bar, say
 from st_adapter.run import Run, check_folder, resumed_config
@@ -70,7 +71,7 @@ def train(
         Interrupted: Ctrl-C or SIGTERM came; the run can be resumed.
     """
     folder = Path(out)
-    check_folder(folder, resume)
+    check_folder(folder, Path(data), resume)
     config = resumed_config(folder, config) if resume else config or TrainConfig()
     run = _prepare(Path(data), folder, config)
     if resume:
@@ -110,7 +111,7 @@ def _prepare(data: Path, folder: Path, config: TrainConfig) -> Run:
         clip=config.clip,
         dropout=config.dropout,
     ).to(device)
-    _check_input_size(model, config.clip)
+    check_input_size(model, config.size)
     precision, reason = choose_precision(
         config.precision, model, clip_frames=config.frames, size=config.size
     )
@@ -140,18 +141,6 @@ def _prepare(data: Path, folder: Path, config: TrainConfig) -> Run:
     )
 
 
-def _check_input_size(model: VideoClassifier, clip: ClipConfig) -> None:
-    frame = torch.zeros(1, 1, 3, clip.size, clip.size, dtype=torch.uint8)
-    try:
-        with torch.inference_mode():
-            model(frame.to(model.device))
-    except (AssertionError, RuntimeError, ValueError) as error:
-        reason = str(error).splitlines()[0]
-        raise ArgumentError(
-            f"{model.spec.backbone} cannot take frames of {clip.size} px: {reason}"
-        ) from None
-
-
 def _announce(run: Run) -> None:
     config, model, data = run.config, run.model, run.data
     trained = model.num_parameters(only_trainable=True)
@@ -170,7 +159,9 @@ def _announce(run: Run) -> None:
         f"accumulation; {run.steps_per_epoch} steps an epoch; "
         f"learning rate {config.peak_lr():.2e}"
     )
-    if run.step:
+    if run.epochs_done == config.epochs:
+        say("the run is complete; evaluating its best epoch")
+    elif run.step:
         say(f"resuming in epoch {run.epochs_done + 1} at step {run.step}")
 
 
@@ -199,6 +190,8 @@ def _train_epoch(
                 break
     if losses:
         _check_loss(run, torch.stack(losses).mean().item())
+    if not all(parameter.isfinite().all() for parameter in run.model.trainable_parameters()):
+        _check_loss(run, math.nan)
     run.save()
     if stop.is_set():
         raise KeyboardInterrupt
@@ -287,11 +280,11 @@ def _log_step(run: Run, loss: float, clips_per_second: float, progress: Bar) -> 
 
 def _validate_epoch(run: Run) -> None:
     """Evaluate on one view, keep the adapter if it is the best so far, close the epoch."""
+    run.model.save_adapter(run.folder / "adapter_last")
     result = _evaluate(run, replace(run.config.clip, views=(1, 1)))
     if result.top1 > run.best_top1:
         run.best_top1, run.best_result = result.top1, result
         run.model.save_adapter(run.folder / "adapter")
-    run.model.save_adapter(run.folder / "adapter_last")
     run.log(
         {
             "top1": result.top1,

@@ -1,6 +1,7 @@
 """Frozen image models by name, with weights from a hub, a package, a file or chance."""
 
 import hashlib
+import pickle
 import socket
 import zipfile
 from collections.abc import Mapping
@@ -189,6 +190,8 @@ def _read_tensors(file: Path) -> dict[str, Tensor]:
         loaded = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged pickle can raise nearly anything
         reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
+        if isinstance(error, pickle.UnpicklingError):  # torch would advise to run what is in it
+            reason = "it is damaged, or holds more than tensors"
         raise CheckpointError(f"{file}: not a readable weights file: {reason}") from None
     for key in ("state_dict", "model"):
         if isinstance(loaded, Mapping) and isinstance(loaded.get(key), Mapping):

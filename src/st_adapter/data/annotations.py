@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from st_adapter.errors import DataError
+from st_adapter.errors import DataError, did_you_mean
 
 VIDEO_SUFFIXES = frozenset(
     f".{suffix}"
@@ -17,6 +17,7 @@ VIDEO_SUFFIXES = frozenset(
     )
 )
 VALIDATION_NAMES = ("val", "validate", "validation", "test")
+_COLUMNS = ("path", "label", "start_seconds", "end_seconds", "split")
 _SHOWN = 5
 
 
@@ -106,6 +107,10 @@ def read_parts(data: Path, val: Path | None, val_fraction: float, seed: int) -> 
         held_out = given.val or given.train
     elif not held_out:
         train, held_out = split_validation(train, val_fraction, seed)
+    untrained = {video.label for video in held_out} - {video.label for video in train}
+    if untrained and train:
+        names = ", ".join(annotations.labels[label] for label in sorted(untrained)[:_SHOWN])
+        raise DataError(f"{data}: no training video of {len(untrained)} validated classes: {names}")
     for part, videos in (("training", train), ("validation", held_out)):
         if not videos:
             raise DataError(f"{data} has no {part} videos; give --val, or more videos a class")
@@ -137,7 +142,9 @@ def find_videos(folder: Path) -> list[Path]:
     return sorted(
         path
         for path in folder.rglob("*")
-        if path.suffix.lower() in VIDEO_SUFFIXES and not path.name.startswith(".")
+        if path.suffix.lower() in VIDEO_SUFFIXES
+        and path.is_file()
+        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
     )
 
 
@@ -202,6 +209,10 @@ def _subfolders(folder: Path) -> list[Path]:
 def _read_csv(path: Path) -> list[_Row]:
     reader = csv.DictReader(_text(path).splitlines())
     columns = reader.fieldnames or []
+    for column in columns:
+        hint = did_you_mean(column, [*_COLUMNS])
+        if column not in _COLUMNS and hint:
+            raise DataError(f"{path} has an unknown column {column!r}{hint}")
     missing = [name for name in ("path", "label") if name not in columns]
     if missing:
         raise DataError(

@@ -127,7 +127,8 @@ class TruncatedError(VideoError):
 def _open(path: Path) -> Iterator[InputContainer]:
     """Open a file that has a video stream; FFmpeg's errors come out as VideoError."""
     if not path.is_file():
-        raise VideoError(f"{path}: no such file")
+        what = "a folder, not a video" if path.is_dir() else "no such file"
+        raise VideoError(f"{path}: {what}")
     if not path.stat().st_size:
         raise VideoError(f"{path}: the file is empty")
     try:

@@ -1,0 +1,39 @@
+"""What a trained classifier is made of: the record that travels with its tensors."""
+
+from dataclasses import dataclass
+
+from st_adapter.config import AdapterConfig, ClipConfig, check_types
+from st_adapter.errors import ArgumentError
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelSpec:
+    """What a classifier is made of, enough to build it again around its trained tensors.
+
+    Attributes:
+        backbone: timm name of the frozen image model.
+        weights: where its weights are from: "hub", "package", "random", a file, or "given"
+            for a model that was built by the caller.
+        digest: of the frozen weights; empty until the classifier is saved.
+        mean, std: normalisation of RGB values in 0..1.
+    """
+
+    backbone: str
+    weights: str
+    labels: tuple[str, ...]
+    method: str = "st-adapter"
+    adapter: AdapterConfig = AdapterConfig()
+    clip: ClipConfig = ClipConfig()
+    dropout: float = 0.5
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    digest: str = ""
+
+    def __post_init__(self) -> None:
+        check_types(self)
+        if not self.labels or len(set(self.labels)) < len(self.labels):
+            raise ArgumentError(f"labels must be different names, one or more, not {self.labels}")
+        if len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:
+            raise ArgumentError(
+                f"mean and std take three numbers, std above 0, not {self.mean} and {self.std}"
+            )
