@@ -5,6 +5,7 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -137,7 +138,7 @@ class Run:
         skipped = [vars(item) for item in self.skipped]
         _write_json_lines(self.folder / "skipped.jsonl", skipped)
 
-    @property
+    @cached_property
     def data_digest(self) -> str:
         """SHA-256 over labels, and path, label and segment of each video."""
         sha = hashlib.sha256(repr(self.data.labels).encode("utf-8", "surrogateescape"))
