@@ -6,6 +6,7 @@ SHAPED = ("adapter", "backbones", "data", "inference", "model")
 install_import_hook([f"st_adapter.{name}" for name in SHAPED], "shape_checks.typechecker")
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import av
@@ -88,21 +89,24 @@ def folder_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+TINY = TrainConfig(
+    backbone="test_vit",
+    weights="random",
+    frames=4,
+    size=32,
+    epochs=2,
+    batch_size=4,
+    workers=0,
+    dropout=0.1,
+    precision="float32",
+    device="cpu",
+)
+
+
 @pytest.fixture
 def tiny() -> TrainConfig:
     """A configuration that trains in a second."""
-    return TrainConfig(
-        backbone="test_vit",
-        weights="random",
-        frames=4,
-        size=32,
-        epochs=2,
-        batch_size=4,
-        workers=0,
-        dropout=0.1,
-        precision="float32",
-        device="cpu",
-    )
+    return TINY
 
 
 @pytest.fixture(scope="session")
@@ -111,16 +115,5 @@ def trained_run(folder_data: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     from st_adapter.train import train
 
     out = tmp_path_factory.mktemp("runs") / "run"
-    config = TrainConfig(
-        backbone="test_vit",
-        weights="random",
-        frames=4,
-        size=32,
-        epochs=1,
-        batch_size=4,
-        workers=0,
-        precision="float32",
-        device="cpu",
-    )
-    train(folder_data, out, config)
+    train(folder_data, out, replace(TINY, epochs=1, dropout=0.5))
     return out

@@ -81,6 +81,13 @@ def check_types(config: Any) -> None:
             raise ArgumentError(f"{item.name} must be {_readable(kind)}, not {value!r}")
 
 
+def check_method(method: str) -> None:
+    """Raise ArgumentError with near misses unless `method` is one of METHODS."""
+    if method not in METHODS:
+        hint = did_you_mean(method, list(METHODS))
+        raise ArgumentError(f"unknown method {method!r}; have {', '.join(METHODS)}{hint}")
+
+
 def _fits(value: Any, kind: Any) -> bool:
     """Whether a value is of a type; an int will do for a float, a bool for neither."""
     origin, arguments = get_origin(kind), get_args(kind)
@@ -175,9 +182,7 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         check_types(self)
-        if self.method not in METHODS:
-            hint = did_you_mean(self.method, list(METHODS))
-            raise ArgumentError(f"unknown method {self.method!r}; have {', '.join(METHODS)}{hint}")
+        check_method(self.method)
         for name in ("frames", "size", "epochs", "batch_size", "accumulate"):
             _at_least(name, getattr(self, name), 1)
         for name in ("stride", "weight_decay", "warmup_epochs", "clip_gradient", "workers"):

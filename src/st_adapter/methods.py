@@ -6,8 +6,8 @@ from torch import nn
 
 from st_adapter.adapter import STAdapter
 from st_adapter.backbones.site import Site
-from st_adapter.config import METHODS, AdapterConfig
-from st_adapter.errors import ArgumentError, did_you_mean
+from st_adapter.config import AdapterConfig, check_method
+from st_adapter.errors import ArgumentError
 
 _WIDEST = 384
 """Width of the adapters in every published configuration."""
@@ -22,9 +22,7 @@ def build_adapters(method: str, config: AdapterConfig, sites: list[Site]) -> nn.
     Raises:
         ArgumentError: an unknown method, or positions or layers that the backbone does not have.
     """
-    if method not in METHODS:
-        hint = did_you_mean(method, list(METHODS))
-        raise ArgumentError(f"unknown method {method!r}; have {', '.join(METHODS)}{hint}")
+    check_method(method)
     if method == "linear":
         return nn.ModuleDict()
     if method == "adapter":

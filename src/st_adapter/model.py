@@ -15,7 +15,7 @@ from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor, nn
 
 from st_adapter.backbones import family_of
-from st_adapter.backbones.weights import NAMED_SOURCES, build_backbone, digest, resolve_source
+from st_adapter.backbones.weights import NAMED_SOURCES, build_from, digest, resolve_source
 from st_adapter.config import AdapterConfig, ClipConfig
 from st_adapter.errors import ArgumentError
 from st_adapter.files import atomic_path, write_json
@@ -185,7 +185,7 @@ def create_model(
         CheckpointError: a weights file that is unreadable or does not fit.
     """
     source = resolve_source(backbone, weights)
-    frozen = build_backbone(backbone, source)
+    frozen = build_from(backbone, source)
     model = attach(frozen, labels, adapter, method=method, clip=clip, dropout=dropout)
     model.spec = dataclasses.replace(model.spec, backbone=backbone, weights=source)
     return model

@@ -162,10 +162,10 @@ def check_folder(folder: Path, data: Path, resume: bool) -> None:
         raise ArgumentError(f"{folder} is the data; choose another --out")
     if folder.exists() and not folder.is_dir():
         raise ArgumentError(f"{folder} is a file; --out takes a folder")
-    if resume and recorded_run(folder)[0] != data.resolve():
+    if resume and (before := recorded_run(folder)[0]) != data.resolve():
         raise ArgumentError(
-            f"{folder} was started on {recorded_run(folder)[0]}, not {data.resolve()}; resume with "
-            "the same data, or start anew with another --out"
+            f"{folder} was started on {before}, not {data.resolve()}; resume with the same data, "
+            "or start anew with another --out"
         )
 
 

@@ -40,12 +40,15 @@ def build_backbone(name: str, weights: str = "hub", seed: int = 0) -> nn.Module:
         ArgumentError: the name is unknown, or the hub cannot be reached.
         CheckpointError: the file is unreadable or does not fit.
     """
-    check_name(name)
+    return build_from(name, resolve_source(name, weights), seed)
+
+
+def build_from(name: str, weights: str, seed: int = 0) -> nn.Module:
+    """Build as `build_backbone` does, from a source that `resolve_source` has settled."""
     if weights == "random":
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             return create_backbone(name)
-    weights = resolve_source(name, weights)
     if weights == "hub":
         return _from_hub(name)
     file = _packaged_file(name) if weights == "package" else Path(weights)
@@ -103,9 +106,9 @@ def resolve_source(name: str, weights: str) -> str:
     Raises:
         ArgumentError: the hub has none for this model, or cannot be reached.
     """
+    check_name(name)
     if weights != "hub":
         return weights
-    check_name(name)
     if not timm.is_model_pretrained(name):
         raise ArgumentError(
             f"timm has no pretrained weights for {name!r}; give --weights FILE or --weights random"
