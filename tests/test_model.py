@@ -8,21 +8,15 @@ import torch.nn.functional as F
 import st_adapter
 from st_adapter.errors import ArgumentError
 
-VITS = ["test_vit", "test_vit2", "test_vit3", "clip", "registers"]
-CNNS = ["test_efficientnet", "test_resnet", "mobilenetv3_small_050", "mobilenetv4_conv_small_035"]
 LABELS = ["a", "b", "c"]
 
 
 def make_backbone(name):
     """A small random model of each kind; every one takes any input size."""
     torch.manual_seed(0)
-    tiny = {"embed_dim": 32, "depth": 3, "num_heads": 2, "dynamic_img_size": True}
     if name == "clip":
+        tiny = {"embed_dim": 32, "depth": 3, "num_heads": 2, "dynamic_img_size": True}
         return timm.create_model("vit_base_patch16_clip_quickgelu_224", num_classes=0, **tiny)
-    if name == "registers":
-        return timm.create_model(
-            "vit_small_patch14_reg4_dinov2", num_classes=0, img_size=56, init_values=1.0, **tiny
-        )
     options = {"dynamic_img_size": True} if "vit" in name else {}
     return timm.create_model(name, num_classes=0, **options)
 
@@ -32,13 +26,8 @@ def make_model(name, **options):
     return model.eval()
 
 
-def size_of(name):
-    return 56 if name == "registers" else 64
-
-
-def random_clips(name, frames=3, batch=2):
-    size = size_of(name)
-    return torch.randint(0, 256, (batch, frames, 3, size, size), dtype=torch.uint8)
+def random_clips(frames=3, batch=2):
+    return torch.randint(0, 256, (batch, frames, 3, 64, 64), dtype=torch.uint8)
 
 
 def randomise(model):
@@ -60,89 +49,16 @@ def train_three_steps(model, clips):
     return model.eval()
 
 
-@pytest.mark.parametrize("name", VITS + CNNS)
-def test_adapted_model_equals_the_frozen_one_at_init_bit_for_bit(name):
-    model, clips = make_model(name), random_clips(name)
-    with torch.no_grad():
-        adapted = model(clips)
-        with model.adapters_disabled():
-            assert torch.equal(model(clips), adapted)
-
-
-@pytest.mark.parametrize("name", VITS + CNNS)
-def test_features_of_one_frame_are_those_of_timm(name):
-    model, clips = make_model(name), random_clips(name, frames=1)
-    backbone = make_backbone(name).eval()
-    frames = (clips[:, 0] / 255 - model.mean) / model.std
-    with torch.no_grad():
-        expected = backbone.forward_head(backbone.forward_features(frames), pre_logits=True)
-        torch.testing.assert_close(model.features(clips), expected, rtol=1e-5, atol=1e-5)
-
-
-@pytest.mark.parametrize("name", VITS + CNNS)
-def test_frozen_weights_stay_bit_identical_and_each_adapter_tensor_moves(name):
-    model = make_model(name)
-    frozen = {n: t.clone() for n, t in model.backbone.state_dict().items()}
-    trained = {n: p.detach().clone() for n, p in model.trained_tensors().items()}
-    train_three_steps(model, random_clips(name))
-    assert len(frozen) > 10
-    for n, tensor in model.backbone.state_dict().items():
-        assert torch.equal(tensor, frozen[n]), n
-    for n, parameter in model.trained_tensors().items():
-        if not is_dead(name, n):
-            assert not torch.equal(parameter, trained[n]), n
-
-
-def is_dead(name, parameter):
-    """Patch tokens do not reach the class token after the last attention, as published."""
-    return (
-        name in ("test_vit", "clip", "registers")
-        and "_mlp" in parameter
-        and (parameter.startswith(f"adapters.blocks_{len(make_backbone(name).blocks) - 1}_"))
-    )
-
-
-@pytest.mark.parametrize("name", ["test_vit", "clip", "registers"])
-def test_adapter_before_the_last_mlp_is_dead_where_the_class_token_is_pooled(name):
-    model, clips = make_model(name), random_clips(name)
-    train_three_steps(model, clips)
-    model(clips).sum().backward()
-    gradients = {n: p.grad for n, p in model.trained_tensors().items()}
-    dead = {n for n, g in gradients.items() if g is None or not g.any()}
-    assert dead == {n for n in gradients if is_dead(name, n)}
-    assert len(dead) == 6
-
-
-@pytest.mark.parametrize("name", VITS + CNNS)
-def test_order_of_frames_matters_to_st_adapter_alone(name):
-    model, clips = randomise(make_model(name)), random_clips(name, frames=4)
-    backwards = clips.flip(1)
-    with torch.no_grad():
-        assert (model(clips) - model(backwards)).abs().max() > 1e-4
-        with model.adapters_disabled():
-            torch.testing.assert_close(model(clips), model(backwards), rtol=1e-4, atol=1e-5)
-
-
 @pytest.mark.parametrize("name", ["test_vit", "test_resnet"])
 def test_spatial_adapter_is_blind_to_order(name):
-    model, clips = randomise(make_model(name, method="adapter")), random_clips(name, frames=4)
+    model, clips = randomise(make_model(name, method="adapter")), random_clips(frames=4)
     with torch.no_grad():
         torch.testing.assert_close(model(clips), model(clips.flip(1)), rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", VITS + CNNS)
-def test_any_number_of_frames_and_any_size(name):
-    model = randomise(make_model(name))
-    step = 14 if name == "registers" else 16
-    with torch.no_grad():
-        for frames, rows, columns in ((1, 4, 4), (3, 5, 3), (8, 3, 6), (33, 4, 4)):
-            clips = torch.rand(1, frames, 3, step * rows, step * columns)
-            assert model(clips).shape == (1, len(LABELS))
-
-
 def test_clips_in_one_batch_do_not_mix():
     model = randomise(make_model("test_vit"))
-    clips = random_clips("test_vit", frames=4, batch=3)
+    clips = random_clips(frames=4, batch=3)
     with torch.no_grad():
         alone = torch.cat([model(clip[None]) for clip in clips])
         torch.testing.assert_close(model(clips), alone, rtol=1e-4, atol=1e-5)
@@ -150,7 +66,7 @@ def test_clips_in_one_batch_do_not_mix():
 
 def test_two_threads_with_different_frame_counts_get_what_they_get_alone():
     model = randomise(make_model("test_vit"))
-    inputs = [random_clips("test_vit", frames=n) for n in (2, 5)]
+    inputs = [random_clips(frames=n) for n in (2, 5)]
     with torch.no_grad():
         expected = [model(clips) for clips in inputs]
     results = [[], []]
@@ -172,7 +88,7 @@ def test_two_threads_with_different_frame_counts_get_what_they_get_alone():
 
 
 def test_adapters_are_on_again_after_overlapping_uses_of_disabled():
-    model, clips = randomise(make_model("test_vit")), random_clips("test_vit")
+    model, clips = randomise(make_model("test_vit")), random_clips()
     with torch.no_grad():
         expected = model(clips)
         one, two = model.adapters_disabled(), model.adapters_disabled()
@@ -188,7 +104,7 @@ def test_attach_renames_copies_and_changes_no_tensor():
     backbone = make_backbone("test_vit")
     before = {name: (p.data_ptr(), p.clone()) for name, p in backbone.named_parameters()}
     model = st_adapter.attach(backbone, labels=LABELS)
-    train_three_steps(model, random_clips("test_vit"))
+    train_three_steps(model, random_clips())
     after = dict(backbone.named_parameters())
     assert list(after) == list(before)
     for name, (pointer, values) in before.items():
@@ -197,7 +113,7 @@ def test_attach_renames_copies_and_changes_no_tensor():
 
 
 def test_float_clips_in_0_to_1_equal_uint8_clips():
-    model, clips = make_model("test_vit"), random_clips("test_vit")
+    model, clips = make_model("test_vit"), random_clips()
     with torch.no_grad():
         torch.testing.assert_close(model(clips / 255), model(clips))
 
@@ -205,7 +121,7 @@ def test_float_clips_in_0_to_1_equal_uint8_clips():
 def test_batch_norm_keeps_its_statistics_in_training():
     model = make_model("test_resnet").train()
     before = model.backbone.bn1.running_mean.clone()
-    model(random_clips("test_resnet"))
+    model(random_clips())
     assert torch.equal(model.backbone.bn1.running_mean, before)
 
 
@@ -241,14 +157,6 @@ def test_parameters_are_counted_by_part():
 def test_bad_arguments_are_named(arguments, message):
     with pytest.raises(ArgumentError, match=message):
         st_adapter.attach(make_backbone("test_vit"), **({"labels": LABELS} | arguments))
-
-
-def test_unsupported_backbone_is_refused_with_what_would_do():
-    with pytest.raises(ArgumentError, match=r"do not fit MaxxVit yet; .*plain ViT"):
-        st_adapter.attach(timm.create_model("test_maxvit"), labels=LABELS)
-    for name in ("mixnet_s", "tf_efficientnet_cc_b0_4e"):
-        with pytest.raises(ArgumentError, match="do not fit EfficientNet yet"):
-            st_adapter.attach(timm.create_model(name), labels=LABELS)
 
 
 def test_clips_of_another_shape_are_refused():

@@ -89,7 +89,7 @@ def check_input_size(model: VideoClassifier, size: int) -> None:
         with torch.inference_mode():
             model(frame)
     except (AssertionError, RuntimeError, ValueError) as error:
-        reason = str(error).splitlines()[0]
+        reason = (str(error) or "the model was made for another size").splitlines()[0]
         raise ArgumentError(
             f"{model.spec.backbone} cannot take frames of {size} px: {reason}"
         ) from None

@@ -20,13 +20,20 @@ def build_adapters(method: str, config: AdapterConfig, sites: list[Site]) -> nn.
     neighbours (kernel 1 x 1 x 1); `linear` trains the head alone.
 
     Raises:
-        ArgumentError: an unknown method, or positions or layers that the backbone does not have.
+        ArgumentError: an unknown method, positions or layers that the backbone does not have, or
+            a kernel over space where the backbone keeps its patches in another order.
     """
     check_method(method)
     if method == "linear":
         return nn.ModuleDict()
     if method == "adapter":
         config = replace(config, kernel_size=(1, 1, 1))
+    chosen = choose_sites(config, sites)
+    if config.kernel_size[1:] != (1, 1) and not all(site.ordered for site in chosen):
+        raise ArgumentError(
+            "this backbone does not keep patches in the order of the picture: kernel_size must be "
+            f"1 in height and width, not {config.kernel_size}"
+        )
     return nn.ModuleDict(
         {
             site.name: STAdapter(
@@ -35,7 +42,7 @@ def build_adapters(method: str, config: AdapterConfig, sites: list[Site]) -> nn.
                 config.kernel_size,
                 config.activation,
             )
-            for site in choose_sites(config, sites)
+            for site in chosen
         }
     )
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import torch
 from jaxtyping import Float, Shaped
@@ -53,7 +53,7 @@ class VideoClassifier(nn.Module):
         self._family = family_of(backbone)
         self._times_disabled = 0
         self.dropout = nn.Dropout(spec.dropout)
-        self.head = nn.Linear(_num_features(backbone), len(spec.labels))
+        self.head = nn.Linear(self._family.num_features(backbone), len(spec.labels))
         nn.init.normal_(self.head.weight, std=0.02)
         nn.init.zeros_(self.head.bias)
         self.register_buffer("mean", torch.tensor(spec.mean).view(3, 1, 1), persistent=False)
@@ -231,8 +231,3 @@ def assemble(backbone: nn.Module, spec: ModelSpec) -> VideoClassifier:
     """Build the classifier that `spec` describes around a backbone."""
     sites = family_of(backbone).sites(backbone)
     return VideoClassifier(backbone, build_adapters(spec.method, spec.adapter, sites), spec)
-
-
-def _num_features(backbone: Any) -> int:
-    """Width of what the backbone pools."""
-    return int(getattr(backbone, "head_hidden_size", None) or backbone.num_features)

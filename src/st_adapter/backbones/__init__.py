@@ -4,24 +4,23 @@ from typing import cast
 
 from torch import nn
 
-from st_adapter.backbones import cnn, vit
+from st_adapter.backbones import blockwise, vit
 from st_adapter.backbones.site import Family
 from st_adapter.errors import ArgumentError
 
-FAMILIES = cast(tuple[Family, ...], (vit, cnn))
+FAMILIES = cast(tuple[Family, ...], (vit, blockwise))
 
 
 def family_of(backbone: nn.Module) -> Family:
     """Return the family that runs the backbone.
 
     Raises:
-        ArgumentError: no family does; the message lists those there are.
+        ArgumentError: no family does.
     """
     for family in FAMILIES:
         if family.supports(backbone):
             return family
-    names = ", ".join(family.NAME for family in FAMILIES)
     raise ArgumentError(
-        f"adapters do not fit {type(backbone).__name__} yet; supported families: {names} "
-        "(plain ViT blocks; EfficientNet, MobileNet and ResNet)"
+        f"adapters do not fit {type(backbone).__name__}: it is no image model of timm, "
+        "or keeps its blocks under names that are not known here"
     )

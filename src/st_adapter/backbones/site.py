@@ -19,12 +19,14 @@ class Site:
         position: its place within the block, such as "attention" or "mlp".
         block: index of its block, counted from the input.
         channels: width of the features there.
+        ordered: whether neighbours in the grid are neighbours in the picture.
     """
 
     name: str
     position: str
     block: int
     channels: int
+    ordered: bool = True
 
 
 @runtime_checkable
@@ -32,14 +34,17 @@ class Family(Protocol):
     """What a file of this folder answers about its kind of image model."""
 
     NAME: str
-    CREATE_OPTIONS: dict[str, Any]
-    """Options of `timm.create_model` that let one model take any input size."""
+    CREATE_OPTIONS: tuple[dict[str, Any], ...]
+    """Options of `timm.create_model` that let one model take any size; the first that fits."""
 
     def supports(self, backbone: nn.Module) -> bool:
         """Whether this family runs the backbone."""
 
     def sites(self, backbone: nn.Module) -> list[Site]:
         """All places where an adapter can sit, from the input on."""
+
+    def num_features(self, backbone: nn.Module) -> int:
+        """Width of the pooled features."""
 
     def frame_features(self, backbone: nn.Module, frames: Tensor, adapters: Adapters) -> Tensor:
         """Run frames [n, 3, h, w] through the backbone to pooled features [n, c]."""

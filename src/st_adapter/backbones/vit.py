@@ -10,7 +10,7 @@ from torch import Tensor
 from st_adapter.backbones.site import Adapters, Site
 
 NAME = "ViT"
-CREATE_OPTIONS: dict[str, Any] = {"dynamic_img_size": True}
+CREATE_OPTIONS: tuple[dict[str, Any], ...] = ({"dynamic_img_size": True},)
 
 
 def supports(backbone: Any) -> bool:
@@ -27,6 +27,11 @@ def sites(backbone: Any) -> list[Site]:
         for i in range(len(backbone.blocks))
         for position in ("attention", "mlp")
     ]
+
+
+def num_features(backbone: Any) -> int:
+    """Width of what the backbone pools."""
+    return int(backbone.head_hidden_size)
 
 
 def frame_features(backbone: Any, frames: Tensor, adapters: Adapters) -> Tensor:

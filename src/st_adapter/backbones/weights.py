@@ -88,16 +88,15 @@ def digest(backbone: nn.Module) -> str:
 def create_backbone(name: str, **options: Any) -> nn.Module:
     """Create a model that takes any input size, where its family has an option for that."""
     for family in FAMILIES:
-        try:
-            model: nn.Module = timm.create_model(
-                name, num_classes=0, **family.CREATE_OPTIONS, **options
-            )
-        except TypeError:  # the constructor does not know this family's option
-            continue
-        if family.supports(model):
-            return model
-    plain: nn.Module = timm.create_model(name, num_classes=0, **options)
-    return plain
+        for flexible in family.CREATE_OPTIONS:
+            try:
+                model: nn.Module = timm.create_model(name, num_classes=0, **flexible, **options)
+            except TypeError:  # the constructor does not know this option
+                continue
+            if family.supports(model):
+                return model
+            break
+    raise ArgumentError(f"adapters do not fit {name}: its blocks are under no name known here")
 
 
 def resolve_source(name: str, weights: str) -> str:
