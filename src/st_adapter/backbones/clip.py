@@ -61,6 +61,15 @@ _PUBLISHED = {
 }
 
 
+def published_name(width: int, blocks: int) -> str | None:
+    """The timm name of OpenAI's model of this width and depth that the authors of ST-Adapter use.
+
+    Of several, that of 224 px with the smallest patch.
+    """
+    near = [s for s in _PUBLISHED if (s.width, s.blocks, s.size) == (width, blocks, 224)]
+    return min(near, key=lambda shape: shape.patch).name if near else None
+
+
 def is_clip(tensors: Mapping[str, Tensor]) -> bool:
     """Whether tensors carry OpenAI's names of a CLIP with an image transformer."""
     return "visual.class_embedding" in tensors or "class_embedding" in tensors
