@@ -28,9 +28,9 @@ _ADAPTER_AXES = {
 
 _HEAD_AXES = {"fc.weight": "nc", "fc.bias": "n"}
 _THEIRS = re.compile(
-    r"transformer\.resblocks\.(0|[1-9]\d*)\.adapter_pre_(attn|mlp)\.(fc1|conv|fc2)\.(weight|bias)"
+    r"transformer\.resblocks\.(0|[1-9]\d{0,3})\.adapter_pre_(attn|mlp)\.(fc1|conv|fc2)\.(weight|bias)"
 )
-OURS = re.compile(r"adapters\.blocks_(\d+)_(attention|mlp)\.(down|conv|up)\.(weight|bias)")
+OURS = re.compile(r"adapters\.blocks_(\d{1,4})_(attention|mlp)\.(down|conv|up)\.(weight|bias)")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,22 +90,14 @@ def read_shape(source: str, tensors: Mapping[str, Tensor]) -> OfficialShape:
             f"{source}: no checkpoint of the authors' ST-Adapter; it has no tensors named "
             "transformer.resblocks.*.adapter_pre_mlp.* or adapter_pre_attn.*"
         )
-    blocks = {int(block) for block, *_ in found}
-    first, last = min(blocks), max(blocks)
-    gap = next((block for block in range(first, last) if block not in blocks), None)
-    if gap is not None:
-        raise CheckpointError(
-            f"{source}: block {gap} has no adapter, where blocks {first} and {last} have; the "
-            "authors' code puts adapters in the last blocks, all of them"
-        )
+    first, last = _last_blocks(source, {int(block) for block, *_ in found})
     sizes = _usual_sizes(source, tensors)
+    places = {place for _, place, *_ in found}
     try:
         adapter = AdapterConfig(
             bottleneck=sizes["d"],
             kernel_size=(sizes["t"], sizes["h"], sizes["w"]),
-            positions=tuple(
-                ours for theirs, ours in _POSITIONS.items() if theirs in {p for _, p, *_ in found}
-            ),
+            positions=tuple(ours for theirs, ours in _POSITIONS.items() if theirs in places),
             layers="all" if first == 0 else last - first + 1,
         )
     except ArgumentError as error:
@@ -119,6 +111,18 @@ def read_shape(source: str, tensors: Mapping[str, Tensor]) -> OfficialShape:
         if tensor.dtype not in (torch.float32, torch.float16, torch.bfloat16):
             raise CheckpointError(f"{source}: {name} is of {tensor.dtype}, not torch.float32")
     return shape
+
+
+def _last_blocks(source: str, blocks: set[int]) -> tuple[int, int]:
+    """The first and the last block with adapters, where all between them have some too."""
+    first, last = min(blocks), max(blocks)
+    gap = next((block for block in range(first, last) if block not in blocks), None)
+    if gap is not None:
+        raise CheckpointError(
+            f"{source}: block {gap} has no adapter, where blocks {first} and {last} have; the "
+            "authors' code puts adapters in the last blocks, all of them"
+        )
+    return first, last
 
 
 def our_name(theirs: str) -> str:
