@@ -1,6 +1,5 @@
 import json
 import shutil
-import zipfile
 
 import pytest
 import torch
@@ -192,13 +191,6 @@ def test_a_pickle_that_would_run_code_is_refused(tmp_path):
     with pytest.raises(CheckpointError, match=r"evil\.pth: not a readable weights file"):
         build_backbone("test_vit", str(tmp_path / "evil.pth"))
     assert not (tmp_path / "was here").exists()
-
-
-def test_a_torchscript_archive_is_named_as_such(tmp_path):
-    with zipfile.ZipFile(tmp_path / "ViT-B-16.pt", "w") as archive:
-        archive.writestr("ViT-B-16/constants.pkl", b"")
-    with pytest.raises(CheckpointError, match=r"ViT-B-16\.pt: a TorchScript archive"):
-        build_backbone("test_vit", str(tmp_path / "ViT-B-16.pt"))
 
 
 def test_missing_weights_and_unknown_names_are_named(tmp_path):

@@ -37,7 +37,7 @@ def load(path: str | Path, weights: str | None = None) -> VideoClassifier:
     folder = adapter_folder(Path(path))
     spec = read_spec(folder)
     source = weights or _recorded_weights(folder, spec)
-    backbone = build_backbone(spec.backbone, source)
+    backbone = build_backbone(spec.backbone, source, options=spec.backbone_options)
     if spec.digest != (found := digest(backbone)):
         raise CheckpointError(
             f"{folder} was trained on {spec.backbone} with other weights than {source} holds "

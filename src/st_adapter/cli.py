@@ -207,6 +207,47 @@ def inspect(run: Path | None, as_json: bool, **options: Any) -> int:
     return DONE
 
 
+@app.command("import-official")
+@click.argument("checkpoint", type=_PATH, metavar="CKPT")
+@click.option("--out", type=_PATH, required=True, help="Run folder to make.")
+@click.option("--labels", type=_PATH, help="Class names, one a line; default 0, 1, 2 ...")
+@click.option(
+    "--weights",
+    default="hub",
+    show_default=True,
+    help="hub, random, or a file such as OpenAI's ViT-B-16.pt.",
+)
+@click.option("--backbone", help="timm name; default is the CLIP of the checkpoint's sizes.")
+@click.option("--heads", type=click.IntRange(1), help="Attention heads; default width / 64.")
+@click.option("--frames", type=click.IntRange(1), help="Frames in a clip; default as in --recipe.")
+@click.option(
+    "--recipe",
+    help=f"Whose clips to take: {', '.join(RECIPES)}; default the one with adapters like these.",
+)
+def import_official(checkpoint: Path, out: Path, **options: Any) -> int:
+    """Make a run of CKPT, a checkpoint that the authors' code wrote (checkpoint-N.pth).
+
+    evaluate and predict take the run like any other. Heads cannot be told from a checkpoint.
+    """
+    from st_adapter import official
+
+    click.echo(official.import_official(checkpoint, out, **options))
+    click.echo(f"try: st-adapter predict {shlex.quote(str(out))} VIDEO")
+    return DONE
+
+
+@app.command("export-official")
+@click.argument("run", type=_PATH)
+@click.option("--out", type=_PATH, required=True, help="The .pth to write.")
+def export_official(run: Path, out: Path) -> int:
+    """Write the classifier in RUN as a checkpoint that the authors' code reads."""
+    from st_adapter import official
+
+    count = official.export_official(run, out)
+    click.echo(f"{out}: {count} tensors")
+    return DONE
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Run one verb; errors a user can mend come out as one line on stderr."""
     try:

@@ -95,6 +95,10 @@ def _fits(value: Any, kind: Any) -> bool:
         return value in arguments
     if origin in (Union, UnionType):
         return any(_fits(value, choice) for choice in arguments)
+    if origin is dict:
+        return isinstance(value, dict) and all(
+            _fits(key, arguments[0]) and _fits(item, arguments[1]) for key, item in value.items()
+        )
     if origin is tuple:
         if not isinstance(value, tuple):
             return False
@@ -122,7 +126,7 @@ class TrainConfig:
         "vit_base_patch16_clip_quickgelu_224.openai", "Model", "Image model, any timm name."
     )
     weights: str = _setting(
-        "hub", "Model", "hub, random, or a file: safetensors or .pth in timm's names."
+        "hub", "Model", "hub, random, or a file: safetensors or .pth in timm's names, a CLIP .pt."
     )
     method: str = _setting("st-adapter", "Model", "What is trained: st-adapter, adapter, linear.")
     bottleneck: int | None = _setting(

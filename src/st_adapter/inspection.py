@@ -93,7 +93,7 @@ def inspect_spec(spec: ModelSpec, frames: int, size: int) -> Inspection:
     """Build the classifier on the meta device, where tensors have shapes and no data."""
     check_name(spec.backbone)
     with torch.device("meta"):
-        model = assemble(create_backbone(spec.backbone), spec)
+        model = assemble(create_backbone(spec.backbone, **spec.backbone_options), spec)
     return Inspection(
         backbone=spec.backbone,
         method=spec.method,

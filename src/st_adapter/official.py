@@ -1,0 +1,254 @@
+"""Runs from the authors' checkpoints, and their checkpoints from runs."""
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from timm.data.constants import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
+
+from st_adapter import checkpoint
+from st_adapter.backbones import clip, vit
+from st_adapter.backbones.tensors import read_tensors
+from st_adapter.backbones.weights import (
+    NAMED_SOURCES,
+    build_from,
+    check_name,
+    create_backbone,
+    resolve_source,
+)
+from st_adapter.config import AdapterConfig, TrainConfig
+from st_adapter.errors import ArgumentError, CheckpointError
+from st_adapter.files import atomic_path
+from st_adapter.model import assemble
+from st_adapter.official_format import (
+    OURS,
+    OfficialShape,
+    official_name,
+    our_name,
+    read_official,
+    read_shape,
+)
+from st_adapter.progress import say
+from st_adapter.recipes import RECIPES, resolve
+from st_adapter.run import check_folder, recorded_next_epoch, write_config
+from st_adapter.spec import ModelSpec
+
+_UNNAMED = "vit_base_patch16_clip_quickgelu_224"
+"""What a CLIP whose sizes have no name is built from."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Imported:
+    """What an import made: the classifier's record, and the recipe its clips are taken by."""
+
+    spec: ModelSpec
+    recipe: str
+    shape: OfficialShape
+
+    def __str__(self) -> str:
+        made, adapter, (temporal, spatial) = self.spec.clip, self.spec.adapter, self.spec.clip.views
+        step = f"every {made.stride}th in a window" if made.stride else "spread over the video"
+        layers = self.shape.num_blocks if adapter.layers == "all" else adapter.layers
+        return (
+            f"{len(adapter.positions) * layers}x{adapter.bottleneck} adapters on "
+            f"{self.spec.backbone}, {len(self.spec.labels)} classes; clips as in recipe "
+            f"{self.recipe}: {made.frames} frames, {step}, {made.size} px, "
+            f"{temporal}x{spatial} views"
+        )
+
+
+def import_official(
+    file: str | Path,
+    out: str | Path,
+    *,
+    labels: str | Path | None = None,
+    weights: str = "hub",
+    backbone: str | None = None,
+    heads: int | None = None,
+    frames: int | None = None,
+    recipe: str | None = None,
+) -> Imported:
+    """Make a run folder of a checkpoint that the authors' code wrote.
+
+    Args:
+        file: their .pth; the trained tensors are under "model", or are all there is.
+        out: run folder to make.
+        labels: text file with one class name a line; unset names the classes "0", "1" ...
+        weights: of the backbone: "hub", "random" or a file, such as OpenAI's CLIP .pt.
+        backbone: timm name; unset is the CLIP model of the checkpoint's or the weights' sizes.
+        heads: attention heads; unset is what the backbone has, or a head for each 64 channels.
+        frames: frames in a clip; unset is as in the recipe.
+        recipe: whose clips to take; unset is the one whose adapters sit where these do.
+
+    Raises:
+        ArgumentError, CheckpointError: something does not fit; nothing has been written.
+    """
+    file, folder = Path(file), Path(out)
+    _check_empty(folder, file)
+    tensors, next_epoch = read_official(file)
+    shape = read_shape(str(file), tensors)
+    names = _read_labels(labels, shape.num_classes)
+    name, options = _choose_backbone(shape, str(file), weights, backbone, heads)
+    size = _check_backbone(shape, str(file), name, options)
+    recipe = recipe or _nearest_recipe(shape.adapter)
+    config = _configuration(shape.adapter, recipe, name, weights, size, frames)
+    source = resolve_source(name, weights)
+    _remark_on(name)
+    spec = ModelSpec(
+        backbone=name,
+        weights=source,
+        backbone_options=options,
+        labels=names,
+        adapter=shape.adapter,
+        clip=config.clip,
+        mean=OPENAI_CLIP_MEAN,
+        std=OPENAI_CLIP_STD,
+    )
+    model = assemble(build_from(name, source, options=options), spec)
+    ours = {our_name(theirs): tensor for theirs, tensor in tensors.items()}
+    checkpoint.copy_trained(model, ours, str(file))
+    model.save_adapter(folder / "adapter")
+    write_config(folder, config, recipe=recipe, data="", next_epoch=next_epoch)
+    return Imported(spec=model.spec, recipe=recipe, shape=shape)
+
+
+def export_official(run: str | Path, out: str | Path) -> int:
+    """Write the classifier in `run` as the authors' code does; return how many tensors it has.
+
+    The file has no optimizer's state: their code can test it, or start from it (--pretrain).
+
+    Raises:
+        ArgumentError, CheckpointError: the run has no such form; nothing has been written.
+    """
+    folder, file = checkpoint.adapter_folder(Path(run)), Path(out)
+    if file.exists():
+        raise ArgumentError(f"{file} already exists; choose another --out")
+    spec = checkpoint.read_spec(folder)
+    ours = checkpoint.load_tensors(folder)
+    _check_expressible(folder, spec, ours)
+    tensors = {official_name(name): tensor for name, tensor in ours.items()}
+    shape = read_shape(str(folder), tensors)
+    record = {
+        "model": {name: tensors[name].clone() for name in shape.tensor_shapes()},
+        "optimizer": {},
+        "lr_sched": {},
+        "loss_scaler": {},
+        "next_epoch": recorded_next_epoch(folder.parent),
+    }
+    _remark_on(spec.backbone)
+    with atomic_path(file) as temporary:
+        torch.save(record, temporary)
+    return len(tensors)
+
+
+def _check_empty(folder: Path, file: Path) -> None:
+    check_folder(folder, file, resume=False)
+    if folder.exists() and any(folder.iterdir()):
+        raise ArgumentError(f"{folder} is not empty; choose another --out")
+
+
+def _read_labels(file: str | Path | None, count: int) -> tuple[str, ...]:
+    """One label a line; as many as there are classes, all different."""
+    if file is None:
+        return tuple(map(str, range(count)))
+    try:
+        text = Path(file).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ArgumentError(f"{file}: not a readable file of labels: {error}") from None
+    labels = [line.strip() for line in text.splitlines() if line.strip()]
+    if len(labels) != count:
+        raise ArgumentError(f"{file} has {len(labels)} labels; the checkpoint has {count} classes")
+    label, times = Counter(labels).most_common(1)[0]
+    if times > 1:
+        raise ArgumentError(
+            f"{file} has the label {label!r} {times} times; each class takes its own"
+        )
+    return tuple(labels)
+
+
+def _choose_backbone(
+    shape: OfficialShape, source: str, weights: str, backbone: str | None, heads: int | None
+) -> tuple[str, dict[str, int]]:
+    """Name the backbone, and how its sizes differ from what the name says."""
+    options = {"num_heads": heads} if heads else {}
+    if backbone is not None:
+        return backbone, options
+    tensors = {} if weights in NAMED_SOURCES else read_tensors(Path(weights))
+    if clip.is_clip(tensors):
+        found = clip.read_shape(tensors, Path(weights))
+        if (found.width, found.blocks) != (shape.width, shape.num_blocks):
+            raise CheckpointError(
+                f"{source} is for a backbone of width {shape.width} and {shape.num_blocks} blocks; "
+                f"{weights} is a CLIP of width {found.width} and {found.blocks} blocks"
+            )
+        if found.name is None:
+            sizes = {"embed_dim": found.width, "depth": found.blocks, "img_size": found.size}
+            sizes |= {"patch_size": found.patch, "num_heads": max(1, found.width // 64)}
+            return _UNNAMED, sizes | options
+        return found.name, options
+    name = clip.published_name(shape.width, shape.num_blocks)
+    if name is None:
+        raise ArgumentError(
+            f"{source} is for a backbone of width {shape.width} and {shape.num_blocks} blocks, "
+            "which is no CLIP model with a name; give --weights FILE with that CLIP, or --backbone"
+        )
+    return name, options
+
+
+def _check_backbone(shape: OfficialShape, source: str, name: str, options: dict[str, int]) -> int:
+    """Raise where the checkpoint is for another backbone; return the size it is made for, px."""
+    check_name(name)
+    with torch.device("meta"):
+        backbone: Any = create_backbone(name, **options)
+    if not vit.supports(backbone):
+        raise ArgumentError(f"{name} is no plain ViT; the authors' checkpoints are for CLIP's")
+    if (backbone.embed_dim, len(backbone.blocks)) != (shape.width, shape.num_blocks):
+        raise CheckpointError(
+            f"{source} is for a backbone of width {shape.width} and {shape.num_blocks} blocks; "
+            f"{name} has width {backbone.embed_dim} and {len(backbone.blocks)} blocks"
+        )
+    return int(backbone.patch_embed.img_size[0])
+
+
+def _nearest_recipe(adapter: AdapterConfig) -> str:
+    """The published recipe whose adapters sit where these do."""
+    positions = ",".join(adapter.positions)
+    return next((n for n, r in RECIPES.items() if r.get("positions") == positions), "default")
+
+
+def _configuration(
+    adapter: AdapterConfig, recipe: str, backbone: str, weights: str, size: int, frames: int | None
+) -> TrainConfig:
+    """The recipe with what the checkpoint tells laid over it."""
+    told = {
+        "backbone": backbone,
+        "weights": weights,
+        "bottleneck": adapter.bottleneck,
+        "kernel_size": adapter.kernel_size,
+        "positions": ",".join(adapter.positions),
+        "adapter_layers": str(adapter.layers),
+        "size": size,
+    }
+    return resolve(recipe, None, told if frames is None else told | {"frames": frames})
+
+
+def _check_expressible(folder: Path, spec: ModelSpec, names: Iterable[str]) -> None:
+    """Raise ArgumentError unless a classifier with these tensors has a form in their code."""
+    reasons = []
+    if not all(OURS.fullmatch(name) or name.startswith("head.") for name in names):
+        reasons.append(f"its backbone {spec.backbone} is no ViT")
+    if spec.method == "linear":
+        reasons.append("method linear has no adapters")
+    if spec.adapter.activation != "none":
+        reasons.append(f"its adapters have the activation {spec.adapter.activation}")
+    if reasons:
+        raise ArgumentError(f"{folder} has no form in the authors' code: {'; '.join(reasons)}")
+
+
+def _remark_on(backbone: str) -> None:
+    """Say so where the authors' code has no such backbone, whatever the tensors' shapes."""
+    if "_clip_quickgelu_" not in backbone:
+        say(f"note: the authors' code runs CLIP ViTs with QuickGELU alone; {backbone} is none")
