@@ -131,4 +131,4 @@ def test_a_run_is_inspected_without_its_weights(trained_run):
     model = st_adapter.load(trained_run)
     assert result.adapters + result.head == model.num_parameters(only_trainable=True)
     assert [site["name"] for site in result.sites] == list(model.adapters)
-    assert result.sites[0]["name"] in result.to_text()
+    assert "block 0-5     -> [64 > 32 > 64] attention -> [64 > 32 > 64] mlp" in result.to_text()

@@ -1,13 +1,20 @@
 """Laws that hold on every family of image model, each on a small random member of it."""
 
+import re
+import threading
+
 import jaxtyping
 import pytest
+import timm
 import torch
 import torch.nn.functional as F
+from timm.models.vision_transformer import checkpoint_filter_fn
 
 import st_adapter
+from st_adapter.backbones import blockwise, vit
 from st_adapter.backbones.weights import create_backbone
 from st_adapter.checkpoint import copy_trained, load_tensors
+from st_adapter.errors import ArgumentError
 
 LABELS = ["a", "b", "c"]
 SLIM = {"embed_dim": 32, "depth": 3, "num_heads": 2}
@@ -34,6 +41,7 @@ FAMILIES = {
     ),
     "BEiT": ("beit_base_patch16_224", SLIM | {"img_size": 64, "init_values": 1}),
     "EVA-02": ("eva02_tiny_patch14_224", SLIM | {"img_size": 70}),
+    "EVA-02, post-norm": ("eva02_enormous_patch14_clip_224", SLIM | {"img_size": 70}),
     "DINOv3": ("vit_small_patch16_dinov3", SLIM),
     "Swin": ("swin_tiny_patch4_window7_224", SLIM_SWIN),
     "Swin v2": ("swinv2_tiny_window8_256", SLIM_SWIN),
@@ -58,6 +66,9 @@ FIXED_SIZE = {"ViT, relative positions", "BEiT", "MaxViT", "Hiera"}
 LATE_CLASS_TOKEN = {"XCiT"}
 """Families whose class token reads the patches after all blocks."""
 families = pytest.mark.parametrize("family", FAMILIES)
+ATTENTION = ("attn", "token_mixer")
+TWO_BRANCHES = ["ViT, relative positions", "BEiT", "EVA-02", "EVA-02, post-norm", "DINOv3", "Swin"]
+TWO_BRANCHES += ["Swin v2", "Hiera", "PVT v2"]
 
 
 def make_backbone(family):
@@ -202,3 +213,185 @@ def test_exported_model_equals_eager_for_other_numbers_of_clips_and_frames(famil
         program = torch.export.export(model, (random_clips(family),), dynamic_shapes=(shapes,))
         others = random_clips(family, frames=5, batch=3)
         torch.testing.assert_close(program.module()(others), model(others), rtol=1e-4, atol=1e-4)
+
+
+@families
+def test_grids_lie_as_the_picture_does(family):
+    """A bright corner of the frame is brightest in the same corner of the first grid."""
+    model, size = make_model(family), size_of(family)
+    site = model._family.sites(model.backbone)[0]
+    seen = []
+
+    def look(grid):
+        seen.append(grid)
+        return grid
+
+    for corner in (0.0, 1.0):
+        frame = torch.zeros(1, 3, size, size)
+        frame[..., : size // 2, size // 2 :] = corner
+        with torch.no_grad():
+            model._family.frame_features(model.backbone, frame, {site.name: look})
+    change = (seen[1] - seen[0])[0].square().sum(-1)
+    rows, columns = change.shape
+    quarters = {
+        (top, left): change[
+            top * rows // 2 : (top + 1) * rows // 2, left * columns // 2 : (left + 1) * columns // 2
+        ].mean()
+        for top in (0, 1)
+        for left in (0, 1)
+    }
+    assert (max(quarters, key=quarters.get) == (0, 1)) == site.ordered
+
+
+@pytest.mark.parametrize("family", TWO_BRANCHES)
+def test_an_adapter_before_the_mlp_is_in_the_residual_stream(family):
+    """The block ends as if its MLP branch had started from the adapted stream."""
+    model, clips = randomise(make_model(family)), random_clips(family, frames=1, batch=1)
+    block = model.backbone.get_submodule(first_block_name(model.backbone))
+    place = next(p for p in model.backbone._st_adapter_opened.places if p.site.position == "mlp")
+    entry = (
+        block.norm2 if place.site.name == "blocks_0_mlp" and not post_norm(family) else block.mlp
+    )
+    seen = {}
+
+    def keep(name):
+        return lambda _module, args, *output: seen.update({name: (args, *output)})
+
+    handles = [
+        block.register_forward_pre_hook(keep("in")),
+        block.register_forward_hook(keep("out")),
+    ]
+    handles += [entry.register_forward_pre_hook(keep("middle"), prepend=True)]
+    only = {place.site.name: model.adapters[place.site.name]}
+
+    def adapt(grid):
+        return only[place.site.name](grid[None])[0]
+
+    frames = clips[0] / 255
+    size = (frames.shape[-2], frames.shape[-1])
+    with torch.no_grad():
+        model._family.frame_features(model.backbone, frames, {place.site.name: adapt})
+        for handle in handles:
+            handle.remove()
+        middle, arguments = seen["middle"][0][0], seen["in"][0]
+        adapted = place.layout.adapt(middle, size, adapt).reshape(arguments[0].shape)
+        attention = next(getattr(block, name) for name in ATTENTION if hasattr(block, name))
+        off = attention.register_forward_hook(lambda _m, _a, output: torch.zeros_like(output))
+        expected = block(adapted, *arguments[1:])
+        off.remove()
+    torch.testing.assert_close(seen["out"][-1], expected, rtol=1e-4, atol=1e-4)
+
+
+def post_norm(family):
+    return family in ("EVA-02, post-norm", "Swin v2")
+
+
+def first_block_name(backbone):
+    names = [name for name, _ in backbone.named_modules()]
+    return next(n for n in names if re.fullmatch(r"(blocks|(stages|layers)\.0\.blocks)\.0", n))
+
+
+def test_both_ways_of_running_a_vit_agree():
+    """The explicit loop of the ViT family, and hooks on the same blocks."""
+    model = randomise(make_model("ViT, pooled patches"))
+    adapters = {name: clip_of_frames(adapter) for name, adapter in model.adapters.items()}
+    frames = torch.rand(3, 3, 64, 96)
+    with torch.no_grad():
+        explicit = vit.frame_features(model.backbone, frames, adapters)
+        explicit = vit.clip_features(model.backbone, explicit)
+        assert [s.name for s in blockwise.sites(model.backbone)] == list(adapters)
+        hooked = blockwise.frame_features(model.backbone, frames, adapters)
+    torch.testing.assert_close(hooked, explicit, rtol=1e-4, atol=1e-5)
+
+
+def clip_of_frames(adapter):
+    return lambda grid: adapter(grid[None])[0]
+
+
+@pytest.mark.parametrize("family", ["ViT", "EVA-02", "Swin", "ResNet"])
+def test_two_threads_with_different_frame_counts_get_what_they_get_alone(family):
+    model = randomise(make_model(family))
+    inputs = [random_clips(family, frames=n) for n in (2, 5)]
+    with torch.no_grad():
+        expected = [model(clips) for clips in inputs]
+    results = [[], []]
+
+    def work(i):
+        with torch.no_grad():
+            for _ in range(10):
+                results[i].append(model(inputs[i]))
+
+    threads = [threading.Thread(target=work, args=(i,)) for i in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for i in range(2):
+        assert len(results[i]) == 10
+        for result in results[i]:
+            torch.testing.assert_close(result, expected[i])
+
+
+@pytest.mark.parametrize("family", ["ViT", "Swin", "ResNet"])
+def test_two_classifiers_share_one_backbone(family):
+    backbone, clips = make_backbone(family), random_clips(family)
+    config = st_adapter.AdapterConfig(bottleneck=8)
+    models = [randomise(st_adapter.attach(backbone, LABELS, config)).eval() for _ in range(2)]
+    alone = [randomise_like(make_model(family), model) for model in models]
+    with torch.no_grad():
+        for model, expected in zip(models, alone, strict=True):
+            assert torch.equal(model(clips), expected(clips))
+
+
+def randomise_like(model, other):
+    with torch.no_grad():
+        for mine, theirs in zip(
+            model.trainable_parameters(), other.trainable_parameters(), strict=True
+        ):
+            mine.copy_(theirs)
+    return model
+
+
+def test_positions_are_resized_as_timm_resizes_them():
+    """A ViT made for 64 px, at 96 px, against one that timm makes for 96 px of its weights."""
+    small = create_backbone("test_vit", img_size=64).eval()
+    large = timm.create_model("test_vit", img_size=96, num_classes=0).eval()
+    large.load_state_dict(checkpoint_filter_fn(small.state_dict(), large))
+    frames = torch.rand(2, 3, 96, 96)
+    model = st_adapter.attach(small, LABELS).eval()
+    with torch.no_grad():
+        ours = model._family.frame_features(small, frames, {})
+        theirs = large.forward_features(frames)[:, 0]
+        torch.testing.assert_close(small.norm(ours), theirs, rtol=1e-4, atol=1e-5)
+
+
+def test_an_adapter_trained_on_short_small_clips_runs_on_long_large_ones(tmp_path):
+    model = st_adapter.create_model("test_vit", LABELS, weights="random", dropout=0.0).train()
+    train_three_steps(model, torch.rand(1, 8, 3, 224, 224))
+    model.save_adapter(tmp_path)
+    again, model = st_adapter.load(tmp_path), model.eval()
+    clips = torch.rand(1, 32, 3, 336, 336)
+    with torch.no_grad():
+        assert torch.equal(again(clips), model(clips))
+
+
+def test_a_kernel_over_space_is_refused_where_patches_are_shuffled():
+    config = st_adapter.AdapterConfig(kernel_size=(3, 3, 3))
+    with pytest.raises(ArgumentError, match=r"order of the picture.*not \(3, 3, 3\)"):
+        st_adapter.attach(make_backbone("Hiera"), LABELS, config)
+    assert st_adapter.attach(make_backbone("Swin"), LABELS, config)
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("tnt_s_legacy_patch16_224", r"TNT: its block blocks.0 takes features of shape \[196, 16"),
+        ("selecsls42", "SelecSls: its block features.0 takes no tensor"),
+        ("qwen3_vit_88m_enc", "does not support classification"),
+    ],
+)
+def test_a_model_that_adapters_do_not_fit_is_refused_with_the_reason(name, reason):
+    with torch.device("meta"), pytest.raises(ArgumentError, match=f"do not fit .*{reason}"):
+        st_adapter.attach(timm.create_model(name), LABELS)
+    with pytest.raises(ArgumentError, match="do not fit Linear: it is no image model of timm"):
+        st_adapter.attach(torch.nn.Linear(3, 3), LABELS)

@@ -1,5 +1,3 @@
-import threading
-
 import pytest
 import timm
 import torch
@@ -62,29 +60,6 @@ def test_clips_in_one_batch_do_not_mix():
     with torch.no_grad():
         alone = torch.cat([model(clip[None]) for clip in clips])
         torch.testing.assert_close(model(clips), alone, rtol=1e-4, atol=1e-5)
-
-
-def test_two_threads_with_different_frame_counts_get_what_they_get_alone():
-    model = randomise(make_model("test_vit"))
-    inputs = [random_clips(frames=n) for n in (2, 5)]
-    with torch.no_grad():
-        expected = [model(clips) for clips in inputs]
-    results = [[], []]
-
-    def work(i):
-        with torch.no_grad():
-            for _ in range(20):
-                results[i].append(model(inputs[i]))
-
-    threads = [threading.Thread(target=work, args=(i,)) for i in range(2)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    for i in range(2):
-        assert len(results[i]) == 20
-        for result in results[i]:
-            torch.testing.assert_close(result, expected[i])
 
 
 def test_adapters_are_on_again_after_overlapping_uses_of_disabled():

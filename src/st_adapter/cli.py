@@ -16,7 +16,7 @@ from st_adapter import __version__
 from st_adapter.config import parse_views
 from st_adapter.errors import ArgumentError, MemoryShortError, StAdapterError, TrainingError
 from st_adapter.flags import Verbs, config_options, run_options
-from st_adapter.recipes import RECIPES, resolve
+from st_adapter.recipes import ALIASES, resolve
 
 DONE, SOME_FAILED, NONSENSE, STOPPED = 0, 1, 2, 130
 _PATH = click.Path(path_type=Path)
@@ -59,7 +59,8 @@ def demo(out: Path | None, seed: int) -> int:
 @click.option("--out", type=_PATH, required=True, help="Run folder to make.")
 @click.option(
     "--recipe",
-    help=f"Named configuration: {', '.join(RECIPES)}. Flags override it.  [default: default]",
+    help=f"Named configuration: default, {', '.join(ALIASES)} and others that `recipes` lists. "
+    "Flags override it.  [default: default]",
 )
 @click.option("--config", "config_file", type=_PATH, help="A run's config.json, or one like it.")
 @click.option("--resume", is_flag=True, help="Go on with the run in --out.")
@@ -207,6 +208,39 @@ def inspect(run: Path | None, as_json: bool, **options: Any) -> int:
     return DONE
 
 
+@app.command()
+@click.argument("name", required=False)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def recipes(name: str | None, as_json: bool) -> int:
+    """List the published configurations: cost, published accuracy, what was chosen here.
+
+    With NAME, show every value of one recipe.
+    """
+    from st_adapter import tables
+
+    if name is None:
+        tables.print_recipes(as_json)
+        return DONE
+    values = resolve(name, None, {}).to_json()
+    click.echo(json.dumps(values, indent=2) if as_json else tables.recipe_text(name, values))
+    return DONE
+
+
+@app.command()
+@click.argument("pattern", default="*")
+@click.option("--refused", is_flag=True, help="List the models that adapters do not fit, and why.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object a line.")
+def backbones(pattern: str, refused: bool, as_json: bool) -> int:
+    """List the image models of timm that adapters fit, with size and pretrained tags.
+
+    PATTERN is part of a name, or has * and ? in it, such as "vit_*dinov2*".
+    """
+    from st_adapter import tables
+
+    tables.print_backbones(pattern, refused, as_json)
+    return DONE
+
+
 @app.command("import-official")
 @click.argument("checkpoint", type=_PATH, metavar="CKPT")
 @click.option("--out", type=_PATH, required=True, help="Run folder to make.")
@@ -222,7 +256,7 @@ def inspect(run: Path | None, as_json: bool, **options: Any) -> int:
 @click.option("--frames", type=click.IntRange(1), help="Frames in a clip; default as in --recipe.")
 @click.option(
     "--recipe",
-    help=f"Whose clips to take: {', '.join(RECIPES)}; default the one with adapters like these.",
+    help="Whose clips to take; default k400 or ssv2, by where the adapters sit.",
 )
 def import_official(checkpoint: Path, out: Path, **options: Any) -> int:
     """Make a run of CKPT, a checkpoint that the authors' code wrote (checkpoint-N.pth).

@@ -91,6 +91,8 @@ def run_options(command: Callable[..., int]) -> Callable[..., int]:
         ),
         click.option("--workers", type=click.IntRange(0), default=2, help="Decoding processes."),
         click.option("--batch-size", type=click.IntRange(1), default=8, help="Clips at a time."),
+        click.option("--size", type=click.IntRange(1), help="Pixels of a clip, if not as trained."),
+        click.option("--frames", type=click.IntRange(1), help="Frames, if not as in training."),
         click.option("--views", help='Temporal x spatial views, such as "3x1".'),
         click.option("--weights", help="The backbone's weights, if not where they were."),
     ):

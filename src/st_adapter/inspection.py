@@ -1,12 +1,16 @@
 """Parameters, operations and adapter places of a classifier, counted without computing it."""
 
+from collections import Counter
 from dataclasses import asdict, dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from st_adapter.backbones import family_of
 from st_adapter.backbones.weights import check_name, create_backbone
 from st_adapter.checkpoint import adapter_folder, read_spec
 from st_adapter.config import ClipConfig, TrainConfig
@@ -21,8 +25,10 @@ class Inspection:
 
     Attributes:
         adapters, head, frozen: numbers of parameters.
+        parts: the frozen ones, by part of the backbone.
         gmacs: multiply-adds of one view, in 10^9.
-        sites: name, channels and bottleneck of each adapter, from the input on.
+        sites: every place for an adapter, from the input on: its name, block, position and
+            channels, and the bottleneck of the adapter there, 0 where there is none.
     """
 
     backbone: str
@@ -33,8 +39,14 @@ class Inspection:
     adapters: int
     head: int
     frozen: int
+    parts: dict[str, int]
     gmacs: float
     sites: list[dict[str, Any]]
+
+    @property
+    def num_adapters(self) -> int:
+        """How many of the places have an adapter."""
+        return sum(site["bottleneck"] > 0 for site in self.sites)
 
     def to_json(self) -> dict[str, Any]:
         """The record as plain values."""
@@ -49,12 +61,35 @@ class Inspection:
             f"adapters {self.adapters / 1e6:9.3f} M",
             f"head     {self.head / 1e6:9.3f} M",
             f"trained  {trained / 1e6:9.3f} M  ({trained / self.frozen:.1%} of the frozen)",
-            f"frozen   {self.frozen / 1e6:9.3f} M",
+            f"frozen   {self.frozen / 1e6:9.3f} M  ({_in_millions(self.parts)})",
             f"compute  {self.gmacs:9.1f} GMACs a view",
-            f"{len(self.sites)} adapters, from the input on:",
+            f"{self.num_adapters} adapters, [outside > inside > outside]:",
         ]
-        lines += [f"  {s['name']:24} {s['channels']:5} -> {s['bottleneck']}" for s in self.sites]
-        return "\n".join(lines)
+        return "\n".join(lines + self.drawing())
+
+    def drawing(self) -> list[str]:
+        """The way of a frame through the blocks, a line for each run of blocks that are alike."""
+        blocks = groupby(self.sites, key=lambda site: site["block"])
+        rows = [(block, " ".join(map(_draw, sites))) for block, sites in blocks]
+        lines = ["  frames"]
+        for text, group in groupby(rows, key=lambda row: row[1]):
+            numbers = [number for number, _ in group]
+            span = f"{numbers[0]}-{numbers[-1]}" if len(numbers) > 1 else f"{numbers[0]}"
+            lines.append(f"  block {span:7} {text}")
+        return [*lines, f"  mean over {self.frames} frames, head of {self.classes}"]
+
+
+def _draw(site: dict[str, Any]) -> str:
+    """One place: the adapter, if there is one, before what comes after it."""
+    outside, inside = site["channels"], site["bottleneck"]
+    adapter = f"[{outside} > {inside} > {outside}] " if inside else ""
+    return f"-> {adapter}{site['position']}"
+
+
+def _in_millions(parts: dict[str, int]) -> str:
+    """The parts that have a thousandth of a million, the largest first."""
+    shown = sorted(parts.items(), key=lambda part: -part[1])
+    return ", ".join(f"{name} {count / 1e6:.3f}" for name, count in shown if count >= 500)
 
 
 def inspect_run(path: Path, frames: int | None = None, size: int | None = None) -> Inspection:
@@ -103,16 +138,32 @@ def inspect_spec(spec: ModelSpec, frames: int, size: int) -> Inspection:
         adapters=sum(p.numel() for p in model.adapters.parameters()),
         head=sum(p.numel() for p in model.head.parameters()),
         frozen=sum(p.numel() for p in model.backbone.parameters()),
+        parts=_count_parts(model.backbone),
         gmacs=count_macs(model, frames, size) / 1e9,
         sites=[
             {
-                "name": name,
-                "channels": adapter.get_submodule("down").in_features,
-                "bottleneck": adapter.get_submodule("down").out_features,
+                "name": site.name,
+                "block": site.block,
+                "position": site.position,
+                "channels": site.channels,
+                "bottleneck": _bottleneck(model, site.name),
             }
-            for name, adapter in model.adapters.items()
+            for site in family_of(model.backbone).sites(model.backbone)
         ],
     )
+
+
+def _bottleneck(model: VideoClassifier, site: str) -> int:
+    down = model.trained_tensors().get(f"adapters.{site}.down.weight")
+    return 0 if down is None else down.shape[0]
+
+
+def _count_parts(backbone: nn.Module) -> dict[str, int]:
+    """Parameters by the first part of their names."""
+    counts: Counter[str] = Counter()
+    for name, parameter in backbone.named_parameters():
+        counts[name.partition(".")[0]] += parameter.numel()
+    return dict(counts)
 
 
 def count_macs(model: VideoClassifier, frames: int, size: int) -> float:

@@ -32,7 +32,7 @@ from st_adapter.official_format import (
     read_shape,
 )
 from st_adapter.progress import say
-from st_adapter.recipes import RECIPES, resolve
+from st_adapter.recipes import ALIASES, find_recipe, resolve
 from st_adapter.run import check_folder, recorded_next_epoch, write_config
 from st_adapter.spec import ModelSpec
 
@@ -216,7 +216,8 @@ def _check_backbone(shape: OfficialShape, source: str, name: str, options: dict[
 def _nearest_recipe(adapter: AdapterConfig) -> str:
     """The published recipe whose adapters sit where these do."""
     positions = ",".join(adapter.positions)
-    return next((n for n, r in RECIPES.items() if r.get("positions") == positions), "default")
+    near = (name for name in ALIASES if find_recipe(name).values["positions"] == positions)
+    return next(near, "default")
 
 
 def _configuration(
@@ -238,7 +239,9 @@ def _configuration(
 def _check_expressible(folder: Path, spec: ModelSpec, names: Iterable[str]) -> None:
     """Raise ArgumentError unless a classifier with these tensors has a form in their code."""
     reasons = []
-    if not all(OURS.fullmatch(name) or name.startswith("head.") for name in names):
+    with torch.device("meta"):
+        is_vit = vit.supports(create_backbone(spec.backbone, **spec.backbone_options))
+    if not is_vit or not all(OURS.fullmatch(n) or n.startswith("head.") for n in names):
         reasons.append(f"its backbone {spec.backbone} is no ViT")
     if spec.method == "linear":
         reasons.append("method linear has no adapters")

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from st_adapter.checkpoint import load
 from st_adapter.config import PRECISIONS, ClipConfig
@@ -34,6 +35,8 @@ class Predictor:
         device: "auto", "cpu", "cuda:0" ...
         precision: "float32" or "bfloat16".
         views: temporal and spatial views; unset takes what the adapter was trained for.
+        frames: frames in a clip; unset takes as many as in training.
+        size: height and width of a clip, pixels; unset takes that of training.
         batch_size: clips in a forward pass.
 
     Raises:
@@ -49,6 +52,8 @@ class Predictor:
         device: str = "auto",
         precision: str = "float32",
         views: tuple[int, int] | None = None,
+        frames: int | None = None,
+        size: int | None = None,
         batch_size: int = 8,
     ) -> None:
         if precision not in PRECISIONS[1:] or batch_size < 1:
@@ -59,7 +64,9 @@ class Predictor:
         chosen = choose_device(device)
         self.model = load(path, weights).to(chosen)
         spec = self.model.spec
-        self.clip: ClipConfig = replace(spec.clip, views=views) if views else spec.clip
+        changes = {"views": views, "frames": frames, "size": size}
+        given: dict[str, Any] = {k: v for k, v in changes.items() if v is not None}
+        self.clip: ClipConfig = replace(spec.clip, **given)
         check_input_size(self.model, self.clip.size)
         self.precision = precision
         self.batch_size = batch_size

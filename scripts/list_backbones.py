@@ -1,0 +1,83 @@
+"""Try adapters on every model of timm that has pretrained weights; write the table and its page.
+
+python scripts/list_backbones.py    (about ten minutes on one processor core; no weights needed)
+"""
+
+import dataclasses
+import json
+import platform
+from collections import defaultdict
+from datetime import date
+from pathlib import Path
+
+import timm
+import torch
+
+from st_adapter.backbone_table import TABLE, Row, examine
+from st_adapter.progress import bar
+
+ROOT = Path(__file__).parents[1]
+
+
+def main() -> None:
+    """Write the table and `docs/backbones.md`."""
+    torch.set_num_threads(1)
+    models = sorted({name.partition(".")[0] for name in timm.list_models(pretrained=True)})
+    rows = []
+    with bar("trying", len(models)) as progress:
+        for model in models:
+            rows.append(examine(model))
+            progress.advance()
+    lines = [json.dumps(dataclasses.asdict(row)) + "\n" for row in rows]
+    (ROOT / "src" / "st_adapter" / TABLE).write_text("".join(lines), encoding="utf-8")
+    page = page_of(rows)
+    (ROOT / "docs" / "backbones.md").write_text(page, encoding="utf-8")
+    print(page.splitlines()[2])
+
+
+def page_of(rows: list[Row]) -> str:
+    """docs/backbones.md."""
+    fit = [row for row in rows if not row.refused]
+    families = defaultdict(list)
+    for row in rows:
+        families[row.module].append(row)
+    lines = [
+        "# Image models that adapters fit",
+        "",
+        f"{len(fit)} of {len(rows)} architectures with pretrained weights in timm "
+        f"{timm.__version__} take adapters and run a clip; the other {len(rows) - len(fit)} are "
+        "refused, each with a reason.",
+        "",
+        f"`python scripts/list_backbones.py`, torch {torch.__version__.partition('+')[0]}, "
+        f"Python {platform.python_version()}, {date.today()}: each model is built on the meta "
+        "device, adapters go to every place there is, one clip of two frames runs at the size "
+        "the model was trained at, then at twice that size. `st-adapter backbones PATTERN` lists "
+        "single models with their pretrained tags.",
+        "",
+        "*Places* are those of `--positions`; *any size* counts the models that take frames of "
+        "another size than their own. All of them take any number of frames.",
+        "",
+        "| timm module | models | fit | places | any size | such as |",
+        "|---|---|---|---|---|---|",
+        *(family_line(module, families[module]) for module in sorted(families)),
+        "",
+        "## Refused",
+        "",
+        "| model | reason |",
+        "|---|---|",
+        *(f"| {row.model} | {row.refused} |" for row in rows if row.refused),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def family_line(module: str, rows: list[Row]) -> str:
+    """One family as a row of the page."""
+    fit = [row for row in rows if not row.refused]
+    places = " or ".join(sorted({row.positions for row in fit}))
+    sizes = sum(row.any_size for row in fit)
+    smallest = min(rows, key=lambda row: row.parameters).model
+    return f"| {module} | {len(rows)} | {len(fit)} | {places} | {sizes} | `{smallest}` |"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,87 @@
+"""Which models of timm adapters fit: the packaged table, and how a row of it is found."""
+
+import json
+from dataclasses import dataclass
+from importlib.resources import files
+
+import timm
+import torch
+
+from st_adapter.backbones import family_of
+from st_adapter.backbones.weights import create_backbone
+from st_adapter.errors import ArgumentError
+from st_adapter.machine import check_input_size
+from st_adapter.model import VideoClassifier, attach
+
+TABLE = "backbone_table.jsonl"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One image model.
+
+    Attributes:
+        parameters: without the image classifier.
+        size: height and width it was trained at, pixels.
+        any_size: whether it takes frames of another size.
+        positions: places of adapters in a block.
+        adapters: how many there are with adapters everywhere.
+        refused: why adapters do not fit; empty where they do.
+    """
+
+    model: str
+    module: str
+    parameters: int
+    size: int
+    any_size: bool
+    positions: str
+    adapters: int
+    refused: str
+
+    @property
+    def tags(self) -> list[str]:
+        """Tags of its pretrained weights."""
+        names = timm.list_pretrained(f"{self.model}.*")
+        return [name.partition(".")[2] for name in names if name.partition(".")[0] == self.model]
+
+
+def read_table() -> list[Row]:
+    """The packaged table: every model that has pretrained weights in the timm it was made with."""
+    lines = files("st_adapter").joinpath(TABLE).read_text(encoding="utf-8").splitlines()
+    return [Row(**json.loads(line)) for line in lines]
+
+
+def examine(model: str) -> Row:
+    """Attach adapters to a model on the meta device, where nothing is computed, and run a clip."""
+    size = timm.get_pretrained_cfg(model).input_size[-1]
+    parameters, adapters, positions, any_size, refused = 0, 0, "", False, ""
+    try:
+        with torch.device("meta"):
+            backbone = create_backbone(model)
+            parameters = sum(p.numel() for p in backbone.parameters())
+            classifier = attach(backbone, labels=["a", "b"])
+            classifier(torch.empty(1, 2, 3, size, size))
+            adapters = len(classifier.adapters)
+            sites = family_of(backbone).sites(backbone)
+            positions = ",".join(dict.fromkeys(site.position for site in sites))
+            any_size = _runs(classifier, 2 * size)
+    except ArgumentError as error:
+        refused = str(error)
+    return Row(
+        model=model,
+        module=timm.models.model_entrypoint(model).__module__.rpartition(".")[2],
+        parameters=parameters,
+        size=size,
+        any_size=any_size,
+        positions=positions,
+        adapters=adapters,
+        refused=refused,
+    )
+
+
+def _runs(classifier: VideoClassifier, size: int) -> bool:
+    try:
+        check_input_size(classifier, size)
+    except ArgumentError:
+        return False
+    return True
