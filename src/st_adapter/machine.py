@@ -9,6 +9,7 @@ from contextlib import AbstractContextManager, contextmanager
 import psutil
 import torch
 import torch.nn.functional as F
+from timm.models import get_model_input_config
 from torch import Tensor
 
 from st_adapter.errors import ArgumentError, MemoryShortError
@@ -89,9 +90,11 @@ def check_input_size(model: VideoClassifier, size: int) -> None:
         with torch.inference_mode():
             model(frame)
     except (AssertionError, RuntimeError, ValueError) as error:
-        reason = (str(error) or "the model was made for another size").splitlines()[0]
+        reason = f": {str(error).splitlines()[0]}" if str(error) else ""
+        made_for = get_model_input_config(model.backbone)["input_size"][-1]
         raise ArgumentError(
-            f"{model.spec.backbone} cannot take frames of {size} px: {reason}"
+            f"{model.spec.backbone} cannot take frames of {size} px, it was made for {made_for} px"
+            f"{reason}"
         ) from None
 
 
