@@ -9,7 +9,17 @@ import pytest
 from conftest import write_audio
 from st_adapter import cli
 
-VERBS = ["demo", "train", "evaluate", "predict", "inspect", "import-official", "export-official"]
+VERBS = [
+    "demo",
+    "train",
+    "evaluate",
+    "predict",
+    "inspect",
+    "recipes",
+    "backbones",
+    "import-official",
+    "export-official",
+]
 
 
 def run(capsys, *arguments):

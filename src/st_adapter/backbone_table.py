@@ -52,7 +52,7 @@ def read_table() -> list[Row]:
 
 
 def examine(model: str) -> Row:
-    """Attach adapters to a model on the meta device, where nothing is computed, and run a clip."""
+    """Attach adapters to a model on the meta device, where nothing is computed, and run clips."""
     size = timm.get_pretrained_cfg(model).input_size[-1]
     parameters, adapters, positions, any_size, refused = 0, 0, "", False, ""
     try:
@@ -60,7 +60,7 @@ def examine(model: str) -> Row:
             backbone = create_backbone(model)
             parameters = sum(p.numel() for p in backbone.parameters())
             classifier = attach(backbone, labels=["a", "b"])
-            classifier(torch.empty(1, 2, 3, size, size))
+            check_input_size(classifier, size)
             adapters = len(classifier.adapters)
             sites = family_of(backbone).sites(backbone)
             positions = ",".join(dict.fromkeys(site.position for site in sites))

@@ -85,10 +85,10 @@ def _step_seconds(model: VideoClassifier, clips: Tensor, precision: str) -> floa
 
 def check_input_size(model: VideoClassifier, size: int) -> None:
     """Raise ArgumentError unless the backbone takes square frames of `size` pixels."""
-    frame = torch.zeros(1, 1, 3, size, size, device=model.device)
+    clip = torch.zeros(1, 2, 3, size, size, device=model.device)
     try:
         with torch.inference_mode():
-            model(frame)
+            model(clip)
     except (AssertionError, RuntimeError, ValueError) as error:
         reason = f": {str(error).splitlines()[0]}" if str(error) else ""
         made_for = get_model_input_config(model.backbone)["input_size"][-1]

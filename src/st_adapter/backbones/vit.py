@@ -40,6 +40,7 @@ def frame_features(backbone: Any, frames: Tensor, adapters: Adapters) -> Tensor:
     A pooled class token is returned before the final norm, which the published model applies
     after the mean over frames.
     """
+    frames = _whole_patches(backbone, frames)
     grid = backbone.patch_embed.dynamic_feat_size((frames.shape[-2], frames.shape[-1]))
     x = backbone._pos_embed(backbone.patch_embed(frames))
     x = backbone.norm_pre(backbone.patch_drop(x))
@@ -60,6 +61,19 @@ def clip_features(backbone: Any, pooled: Tensor) -> Tensor:
         pooled = backbone.norm(pooled)
     normed: Tensor = backbone.fc_norm(pooled)
     return normed
+
+
+def _whole_patches(backbone: Any, frames: Tensor) -> Tensor:
+    """Leave out the right and lower rest that no patch covers, at the size the model is made for.
+
+    Models such as SigLIP of 384 px with patches of 14 px are trained so. At another size such a
+    rest is an error of timm's.
+    """
+    size = (frames.shape[-2], frames.shape[-1])
+    if size != backbone.patch_embed.img_size:
+        return frames
+    rows, columns = (s - s % p for s, p in zip(size, backbone.patch_embed.patch_size, strict=True))
+    return frames[..., :rows, :columns]
 
 
 def _name(block: int, position: str) -> str:
