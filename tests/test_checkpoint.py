@@ -2,6 +2,7 @@ import json
 import shutil
 
 import pytest
+import timm
 import torch
 from safetensors.torch import load_file, save_file
 
@@ -228,3 +229,27 @@ def test_digest_sees_every_value_and_not_the_precision_on_disk(tmp_path):
 def test_a_copied_adapter_of_a_run_still_loads(trained_run, tmp_path):
     shutil.copytree(trained_run / "adapter", tmp_path / "elsewhere")
     assert st_adapter.load(tmp_path / "elsewhere").labels == ("brightens", "darkens")
+
+
+@pytest.mark.parametrize("name", ["levit_128s", "caformer_s18", "repvit_m1", "test_convnext"])
+def test_a_file_of_timms_own_loads_whatever_its_classifier_is(name, tmp_path):
+    full = timm.create_model(name)
+    save_file(full.state_dict(), tmp_path / "w.safetensors")
+    bare = build_backbone(name, str(tmp_path / "w.safetensors"))
+    assert digest(bare) == digest(full)
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (lambda t: t * float("nan"), "cls_token holds values that are no numbers"),
+        (lambda t: t.int(), "cls_token: file has torch.int32, model needs torch.float32"),
+        (lambda t: t.to(torch.complex64), "cls_token: file has torch.complex64"),
+    ],
+)
+def test_a_backbone_of_values_that_are_no_weights_is_refused(value, message, tmp_path):
+    tensors = timm.create_model("test_vit", num_classes=0).state_dict()
+    tensors["cls_token"] = value(tensors["cls_token"])
+    torch.save(tensors, tmp_path / "w.pth")
+    with pytest.raises(CheckpointError, match=message):
+        build_backbone("test_vit", str(tmp_path / "w.pth"))

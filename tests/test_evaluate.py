@@ -25,7 +25,7 @@ def test_accuracies_by_hand():
         VIDEOS,
         list(enumerate(scores)),
         [Skipped(path="x", reason="y")],
-        (1, 1),
+        ClipConfig(),
     )
     assert result.top1 == pytest.approx(4 / 6)
     assert result.top5 == 1.0
@@ -45,7 +45,7 @@ def test_accuracies_by_hand():
 def test_top5_counts_the_five_best_of_many():
     scores = torch.arange(10.0).softmax(0).expand(2, 10)
     videos = [Video(path=Path("a"), label=5), Video(path=Path("b"), label=4)]
-    result = summarise([*"abcdefghij"], videos, list(enumerate(scores)), [], (1, 1))
+    result = summarise([*"abcdefghij"], videos, list(enumerate(scores)), [], ClipConfig())
     assert (result.top1, result.top5) == (0.0, 0.5)
 
 
@@ -111,7 +111,7 @@ COUNTS = [
 
 @pytest.mark.parametrize(("backbone", "positions", "adapters", "trained", "gmacs"), COUNTS)
 def test_published_counts_are_reproduced(backbone, positions, adapters, trained, gmacs):
-    for frames in (8, 32):
+    for frames in (8, 16, 32):
         result = inspect_backbone(
             backbone=backbone,
             frames=frames,

@@ -1,7 +1,10 @@
 """Laws that hold on every family of image model, each on a small random member of it."""
 
+import copy
+import pickle
 import re
 import threading
+from dataclasses import replace
 
 import jaxtyping
 import pytest
@@ -12,9 +15,9 @@ from timm.models.vision_transformer import checkpoint_filter_fn
 
 import st_adapter
 from st_adapter.backbones import blockwise, vit
-from st_adapter.backbones.weights import create_backbone
-from st_adapter.checkpoint import copy_trained, load_tensors
+from st_adapter.backbones.weights import build_backbone, create_backbone
 from st_adapter.errors import ArgumentError
+from st_adapter.spec import BACKBONE_OPTIONS
 
 LABELS = ["a", "b", "c"]
 SLIM = {"embed_dim": 32, "depth": 3, "num_heads": 2}
@@ -163,23 +166,45 @@ def test_order_of_frames_matters_to_st_adapter_alone(family):
 
 
 @families
-def test_any_number_of_frames_and_odd_sizes(family):
+def test_any_number_of_frames_and_other_sizes(family):
+    """Each length on frames that are wider, higher or larger than the model's own."""
     model, size = randomise(make_model(family)), size_of(family)
     step = 14 if size == 70 else 0 if family in FIXED_SIZE else 32
     sizes = ((size, size), (size + step, size), (size, size + 2 * step), (size + step, size + step))
     with torch.no_grad():
         for frames, (height, width) in zip((1, 3, 8, 33), sizes, strict=True):
-            assert model(torch.rand(1, frames, 3, height, width)).shape == (1, len(LABELS))
+            clips = torch.rand(1, frames, 3, height, width)
+            logits = model(clips)
+            assert logits.shape == (1, len(LABELS))
+            assert logits.isfinite().all()
+            together = model(torch.cat([clips, clips.flip(1)]))
+            torch.testing.assert_close(together[:1], logits, rtol=1e-3, atol=1e-3)
 
 
-@families
-def test_saved_and_loaded_adapters_give_the_same_logits(family, tmp_path):
-    model, clips = randomise(make_model(family)), random_clips(family)
-    model.save_adapter(tmp_path)
-    again = make_model(family)
-    copy_trained(again, load_tensors(tmp_path), str(tmp_path))
+CONVOLUTIONAL = ["ConvNeXt", "ResNet", "RegNet", "EfficientNet", "MobileNetV4", "MobileViT"]
+
+
+@pytest.mark.parametrize("family", CONVOLUTIONAL)
+def test_sizes_that_nothing_divides(family):
+    model = randomise(make_model(family))
     with torch.no_grad():
-        assert torch.equal(again(clips), model(clips))
+        for height, width in ((67, 71), (101, 53)):
+            assert model(torch.rand(1, 3, 3, height, width)).isfinite().all()
+
+
+LOADABLE = [f for f, (_, options) in FAMILIES.items() if options.keys() <= set(BACKBONE_OPTIONS)]
+
+
+@pytest.mark.parametrize("family", LOADABLE)
+def test_saved_and_loaded_classifiers_give_the_same_logits(family, tmp_path):
+    name, options = FAMILIES[family]
+    backbone = build_backbone(name, "random", options=options)
+    model = randomise(st_adapter.attach(backbone, LABELS)).eval()
+    model.spec = replace(model.spec, backbone=name, weights="random", backbone_options=options)
+    model.save_adapter(tmp_path)
+    with torch.no_grad():
+        clips = random_clips(family)
+        assert torch.equal(st_adapter.load(tmp_path)(clips), model(clips))
 
 
 @pytest.fixture
@@ -192,12 +217,21 @@ def unchecked():
 
 @pytest.mark.usefixtures("unchecked")
 @families
-def test_compiled_model_equals_eager(family):
+def test_compiled_model_equals_eager_in_logits_and_gradients(family):
     model, clips = randomise(make_model(family)), random_clips(family)
     torch._dynamo.reset()
-    compiled = torch.compile(model, backend="eager", fullgraph=True)
-    with torch.no_grad():
-        torch.testing.assert_close(compiled(clips), model(clips), rtol=1e-4, atol=1e-4)
+    compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
+    gradients = []
+    for run in (model, compiled):
+        logits = run(clips)
+        gradients.append(
+            torch.autograd.grad(logits.sum(), model.trainable_parameters(), allow_unused=True)
+        )
+        assert sum(g is not None for g in gradients[-1]) >= 8
+    torch.testing.assert_close(compiled(clips), model(clips), rtol=1e-4, atol=1e-4)
+    for eager, traced in zip(*gradients, strict=True):
+        if eager is not None:
+            assert (traced - eager).norm() <= 1e-3 * eager.norm() + 1e-6
 
 
 @pytest.mark.usefixtures("unchecked")
@@ -326,6 +360,47 @@ def test_two_threads_with_different_frame_counts_get_what_they_get_alone(family)
         assert len(results[i]) == 10
         for result in results[i]:
             torch.testing.assert_close(result, expected[i])
+
+
+def test_attaching_from_several_threads_puts_hooks_once():
+    for _ in range(5):
+        backbone, barrier = make_backbone("Swin"), threading.Barrier(4)
+
+        def attach(backbone=backbone, barrier=barrier):
+            barrier.wait()
+            st_adapter.attach(backbone, LABELS)
+
+        threads = [threading.Thread(target=attach) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        places = backbone._st_adapter_opened.places
+        hooks = sum(len(module._forward_pre_hooks) for module in backbone.modules())
+        assert hooks == len(places) == 8
+
+
+@pytest.mark.parametrize("family", ["ViT", "Swin"])
+def test_classifiers_can_be_copied_and_pickled(family):
+    model, clips = randomise(make_model(family)), random_clips(family)
+    with torch.no_grad():
+        for again in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+            assert torch.equal(again(clips), model(clips))
+
+
+def test_a_backbone_that_checkpoints_gradients_is_refused():
+    model, clips = make_model("Swin"), random_clips("Swin")
+    model.backbone.set_grad_checkpointing()
+    with pytest.raises(ArgumentError, match=r"Swin.* call its set_grad_checkpointing\(False\)"):
+        model(clips)
+
+
+@pytest.mark.parametrize("name", ["test_vit", "test_resnet"])
+def test_a_backbone_that_pools_nothing_is_refused(name):
+    backbone = timm.create_model(name, num_classes=0, global_pool="").train()
+    with pytest.raises(ArgumentError, match="pools nothing"):
+        st_adapter.attach(backbone, LABELS)
+    assert backbone.training
 
 
 @pytest.mark.parametrize("family", ["ViT", "Swin", "ResNet"])

@@ -168,7 +168,14 @@ def test_other_forms_of_the_same_tensors_are_read(capsys, checkpoint, flags, tmp
             "no checkpoint of the authors' ST-Adapter",
         ),
         (lambda model: model["fc.bias"].fill_(float("nan")), "fc.bias|head.bias holds values"),
-        (lambda model: model.update({"fc.bias": torch.zeros(7).long()}), "fc.bias is of torch.int"),
+        (
+            lambda model: model.update({"fc.bias": torch.zeros(7).long()}),
+            "fc.bias: file has torch.int64, model needs",
+        ),
+        (
+            lambda model: model.update({"fc.bias": torch.zeros(7).to_sparse()}),
+            "fc.bias is a sparse or quantised tensor",
+        ),
         (lambda model: model.pop("fc.weight"), r"\(1 of 14 tensors\): fc.weight: missing"),
         (lambda model: model.update({"epoch": 3}), "holds no flat table of named tensors"),
     ],
@@ -231,6 +238,28 @@ def test_labels_that_do_not_fit_are_named(capsys, checkpoint, flags, tmp_path, t
         (tmp_path / "labels.txt").write_text(text)
     labels = ("--labels", tmp_path / "labels.txt")
     refused(capsys, tmp_path, message, checkpoint, *flags, *labels)
+
+
+def test_the_epoch_that_an_export_names_is_one_that_was_trained(
+    capsys, checkpoint, flags, tmp_path
+):
+    torch.save(torch.load(checkpoint, weights_only=True)["model"], checkpoint)  # no epoch in it
+    command(capsys, "import-official", checkpoint, "--out", tmp_path / "run", *flags)
+    command(capsys, "export-official", tmp_path / "run", "--out", tmp_path / "back.pth")
+    assert torch.load(tmp_path / "back.pth", weights_only=True)["next_epoch"] == 0
+
+    repository = tmp_path / "repository"
+    shutil.copytree(tmp_path / "run" / "adapter", repository / "mine")
+    (repository / "config.json").write_text('{"model_type": "something else"}')
+    command(capsys, "export-official", repository / "mine", "--out", tmp_path / "again.pth")
+    assert torch.load(tmp_path / "again.pth", weights_only=True)["next_epoch"] == 0
+
+
+def test_heads_that_were_guessed_are_said(capsys, checkpoint, flags, tmp_path):
+    _, _, error = command(
+        capsys, "import-official", checkpoint, "--out", tmp_path / "run", *flags[:2]
+    )
+    assert "note: taken to have 1 attention heads; --heads says else" in error
 
 
 def test_a_cut_checkpoint_is_named(capsys, checkpoint, flags, tmp_path):
@@ -306,3 +335,12 @@ def test_a_run_without_an_official_form_is_refused_with_the_reason(
     assert error.count("\n") == 1
     assert f"has no form in the authors' code: {reason}" in error
     assert not (tmp_path / "x.pth").exists()
+
+
+def test_a_backbone_with_other_blocks_at_the_same_places_is_refused(capsys, tmp_path):
+    model = st_adapter.create_model("eva02_tiny_patch14_224", ["a", "b"], weights="random")
+    model.save_adapter(tmp_path / "adapter")
+    out = tmp_path / "x.pth"
+    code, _, error = command(capsys, "export-official", tmp_path / "adapter", "--out", out)
+    assert code == 2
+    assert "its backbone eva02_tiny_patch14_224 is no ViT" in error

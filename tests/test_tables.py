@@ -79,7 +79,7 @@ def test_recipes_are_listed_and_shown(capsys):
     code, text, _ = output(capsys, "recipes", "k400-l14-32f")
     assert code == 0
     assert "stride = 4\n" in text
-    assert "published: 87.2 % top-1" in text
+    assert "published top-1, %: 87.2 (paper" in text
     assert "stride: over the window of 128 frames" in text
     assert json.loads(output(capsys, "recipes", "ssv2", "--json")[1])["epochs"] == 50
 
@@ -120,7 +120,14 @@ def test_backbones_are_listed_by_part_of_the_name_or_pattern(capsys):
     ]
     assert len(rows) == 3
     assert all("not one grid of patches" in row["refused"] for row in rows)
-    code, _, error = output(capsys, "backbones", "resnet51")
+    code, text, _ = output(capsys, "backbones", "vit_base_patch16_clip_*.openai")
+    assert [line.split()[0] for line in text.splitlines()[1:]] == [
+        "vit_base_patch16_clip_224", "vit_base_patch16_clip_quickgelu_224",
+    ]  # fmt: skip
+    code, _, error = output(capsys, "backbones", "resnet18.nonsense")
+    assert code == 2
+    assert "resnet18 has no tag 'nonsense'; tags: a1_in1k" in error
+    code, _, error = output(capsys, "backbones", "resnett50")
     assert code == 2
     assert "did you mean resnet50" in error
     code, _, error = output(capsys, "backbones", "tnt_*")

@@ -1,6 +1,7 @@
-"""Which models of timm adapters fit: the packaged table, and how a row of it is found."""
+"""The table of timm's models that adapters fit."""
 
 import json
+from collections import defaultdict
 from dataclasses import dataclass
 from importlib.resources import files
 
@@ -38,11 +39,14 @@ class Row:
     adapters: int
     refused: str
 
-    @property
-    def tags(self) -> list[str]:
-        """Tags of its pretrained weights."""
-        names = timm.list_pretrained(f"{self.model}.*")
-        return [name.partition(".")[2] for name in names if name.partition(".")[0] == self.model]
+
+def pretrained_tags() -> dict[str, list[str]]:
+    """The tags of timm's pretrained weights, by model."""
+    tags = defaultdict(list)
+    for name in timm.list_pretrained():
+        model, _, tag = name.partition(".")
+        tags[model].append(tag)
+    return dict(tags)
 
 
 def read_table() -> list[Row]:

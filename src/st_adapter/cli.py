@@ -252,7 +252,11 @@ def backbones(pattern: str, refused: bool, as_json: bool) -> int:
     help="hub, random, or a file such as OpenAI's ViT-B-16.pt.",
 )
 @click.option("--backbone", help="timm name; default is the CLIP of the checkpoint's sizes.")
-@click.option("--heads", type=click.IntRange(1), help="Attention heads; default width / 64.")
+@click.option(
+    "--heads",
+    type=click.IntRange(1),
+    help="Attention heads; default the backbone's, or width / 64.",
+)
 @click.option("--frames", type=click.IntRange(1), help="Frames in a clip; default as in --recipe.")
 @click.option(
     "--recipe",
@@ -263,9 +267,9 @@ def import_official(checkpoint: Path, out: Path, **options: Any) -> int:
 
     evaluate and predict take the run like any other. Heads cannot be told from a checkpoint.
     """
-    from st_adapter import official
+    from st_adapter import official_import
 
-    click.echo(official.import_official(checkpoint, out, **options))
+    click.echo(official_import.import_official(checkpoint, out, **options))
     click.echo(f"try: st-adapter predict {shlex.quote(str(out))} VIDEO")
     return DONE
 
@@ -275,9 +279,9 @@ def import_official(checkpoint: Path, out: Path, **options: Any) -> int:
 @click.option("--out", type=_PATH, required=True, help="The .pth to write.")
 def export_official(run: Path, out: Path) -> int:
     """Write the classifier in RUN as a checkpoint that the authors' code reads."""
-    from st_adapter import official
+    from st_adapter import official_export
 
-    count = official.export_official(run, out)
+    count = official_export.export_official(run, out)
     click.echo(f"{out}: {count} tensors")
     return DONE
 

@@ -27,6 +27,7 @@ class Evaluation:
     Attributes:
         num_videos: videos scored; `num_skipped` more could not be read.
         views: temporal and spatial views whose softmax scores were averaged.
+        frames, stride, size: of the clips, as ClipConfig says.
         per_class: accuracy and number of videos by class name.
         confusion: rows are true classes, columns predicted ones, in the order of the labels.
         predictions: path, true label, predicted label and its score of each video.
@@ -38,6 +39,9 @@ class Evaluation:
     num_videos: int
     num_skipped: int
     views: tuple[int, int]
+    frames: int
+    stride: int
+    size: int
     labels: tuple[str, ...]
     per_class: dict[str, dict[str, float | int | None]]
     confusion: list[list[int]]
@@ -77,7 +81,7 @@ def evaluate(
     if not scored:
         first = f"; the first because: {skipped[0].reason}" if skipped else ""
         raise DataError(f"none of {len(videos)} videos could be read{first}")
-    return summarise(model.labels, videos, scored, skipped, clip.views)
+    return summarise(model.labels, videos, scored, skipped, clip)
 
 
 def summarise(
@@ -85,7 +89,7 @@ def summarise(
     videos: Sequence[Video],
     scored: Sequence[tuple[int, Tensor]],
     skipped: Sequence[Skipped],
-    views: tuple[int, int],
+    clip: ClipConfig,
 ) -> Evaluation:
     """Turn scores of videos, [classes] each, into accuracies."""
     scores = torch.stack([score for _, score in scored])
@@ -104,7 +108,10 @@ def summarise(
         mean_class_accuracy=float((right[present] / members[present]).mean()),
         num_videos=len(scored),
         num_skipped=len(skipped),
-        views=views,
+        views=clip.views,
+        frames=clip.frames,
+        stride=clip.stride,
+        size=clip.size,
         labels=tuple(labels),
         per_class={
             label: {"accuracy": int(r) / int(n) if n else None, "num_videos": int(n)}

@@ -14,7 +14,9 @@ from safetensors.torch import save_file
 from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor, nn
 
-from st_adapter.backbones import family_of
+from st_adapter.backbones import family_named, family_of
+from st_adapter.backbones.clip import remark_on_activation
+from st_adapter.backbones.site import Family
 from st_adapter.backbones.weights import NAMED_SOURCES, build_from, digest, resolve_source
 from st_adapter.config import AdapterConfig, ClipConfig
 from st_adapter.errors import ArgumentError
@@ -48,16 +50,21 @@ class VideoClassifier(nn.Module):
     ) -> None:
         super().__init__()
         self.spec = spec
-        self.backbone = backbone.eval().requires_grad_(False)
         self.adapters = adapters
-        self._family = family_of(backbone)
+        self._family_name = family_of(backbone).NAME
+        self.head = nn.Linear(self._family.num_features(backbone), len(spec.labels))
+        self.backbone = backbone.eval().requires_grad_(False)
         self._times_disabled = 0
         self.dropout = nn.Dropout(spec.dropout)
-        self.head = nn.Linear(self._family.num_features(backbone), len(spec.labels))
         nn.init.normal_(self.head.weight, std=0.02)
         nn.init.zeros_(self.head.bias)
         self.register_buffer("mean", torch.tensor(spec.mean).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(spec.std).view(3, 1, 1), persistent=False)
+
+    @property
+    def _family(self) -> Family:
+        """By name, so that a model can be copied and pickled: a family is a module of Python's."""
+        return family_named(self._family_name)
 
     @property
     def device(self) -> torch.device:
@@ -211,6 +218,7 @@ def attach(
     if isinstance(labels, str):
         raise ArgumentError(f"labels must be a list of names, not the text {labels!r}")
     config = getattr(backbone, "pretrained_cfg", None) or {}
+    remark_on_activation(config.get("architecture") or "", config.get("tag") or "")
     return assemble(
         backbone,
         ModelSpec(

@@ -13,6 +13,7 @@ from st_adapter.backbones.tensors import read_record, table_of
 from st_adapter.backbones.weights import check_fit
 from st_adapter.config import AdapterConfig
 from st_adapter.errors import ArgumentError, CheckpointError
+from st_adapter.progress import say
 
 _POSITIONS = {"attn": "attention", "mlp": "mlp"}
 _PARTS = {"fc1": "down", "conv": "conv", "fc2": "up"}
@@ -46,6 +47,11 @@ class OfficialShape:
     num_blocks: int
     num_classes: int
     adapter: AdapterConfig
+
+    @property
+    def backbone(self) -> str:
+        """The backbone in words."""
+        return f"a backbone of width {self.width} and {self.num_blocks} blocks"
 
     def tensor_shapes(self) -> dict[str, tuple[int, ...]]:
         """Names and shapes of all that the authors' code trains, in its order."""
@@ -164,3 +170,9 @@ def _usual_sizes(source: str, tensors: Mapping[str, Tensor]) -> dict[str, int]:
             axes = ", ".join(_axes_of(part))
             raise CheckpointError(f"{source}: it has no tensor named {part} of the form [{axes}]")
     return {axis: lengths.most_common(1)[0][0] for axis, lengths in votes.items()}
+
+
+def remark_on(backbone: str) -> None:
+    """Say so where the authors' code has no such backbone, whatever the tensors' shapes."""
+    if "_clip_quickgelu_" not in backbone:
+        say(f"note: the authors' code runs CLIP ViTs with QuickGELU alone; {backbone} is none")

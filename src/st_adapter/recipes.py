@@ -91,6 +91,9 @@ _BACKBONES = {
     ),
 }
 _PLACES = {
+    "k400-in21k-b16": "12x384 before the MLP, as with CLIP's weights",
+    "ssv2-in21k-b16": "24x384 before attention and MLP, as with CLIP's weights",
+    "epic-in21k-b16": "24x384 before attention and MLP, as with CLIP's weights",
     "k400-l14": "before the MLP, 24x384: its 2747 GMACs at 32 frames, times 3 views, are the "
     "paper's 8248",
     "ssv2-l14": "before attention and MLP, 48x384, as on ViT-B/16",

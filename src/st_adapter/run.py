@@ -165,11 +165,13 @@ def write_config(
 
 def recorded_next_epoch(folder: Path) -> int:
     """How many epochs the run in `folder` has been trained for; 0 where nothing tells."""
-    if not (folder / "config.json").is_file():
-        return 0
-    _, _, config = recorded_run(folder)
-    record = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    return int(record.get("next_epoch", config.epochs))
+    try:
+        recorded = json.loads((folder / "config.json").read_text(encoding="utf-8"))["next_epoch"]
+    except (OSError, ValueError, TypeError, KeyError):  # not one that was imported
+        recorded = None
+    lines = _json_lines(folder / "metrics.jsonl")
+    done = max((line["epoch"] for line in lines if "top1" in line), default=0)
+    return recorded if type(recorded) is int else done
 
 
 def check_folder(folder: Path, data: Path, resume: bool) -> None:

@@ -10,7 +10,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from st_adapter.backbone_table import Row, read_table
+from st_adapter.backbone_table import Row, pretrained_tags, read_table
 from st_adapter.errors import ArgumentError, did_you_mean
 from st_adapter.progress import bar
 from st_adapter.recipe_costs import recipe_costs
@@ -52,7 +52,7 @@ def recipe_text(name: str, values: dict[str, Any]) -> str:
     recipe: Recipe = find_recipe(name)
     lines = [f"{key} = {values[key]}" for key in recipe.values] or ["the defaults of every flag"]
     if recipe.published:
-        lines += ["", f"published: {recipe.published} % top-1 ({recipe.source})"]
+        lines += ["", f"published top-1, %: {recipe.published} ({recipe.source})"]
     if recipe.chosen:
         lines += ["", "chosen here, given by neither the paper nor its code:"]
         lines += [f"  {topic}: {reason}" for topic, reason in recipe.chosen.items()]
@@ -65,13 +65,13 @@ def print_backbones(pattern: str, refused: bool, as_json: bool) -> None:
     Raises:
         ArgumentError: there is none.
     """
-    rows = [row for row in _matching(pattern) if bool(row.refused) == refused]
+    rows = {row: tags for row, tags in _matching(pattern).items() if bool(row.refused) == refused}
     if not rows:
         fit = "refused" if refused else "supported"
         raise ArgumentError(f"no {fit} backbone matches {pattern!r}")
     if as_json:
-        for row in rows:
-            click.echo(json.dumps(asdict(row) | {"tags": row.tags}))
+        for row, tags in rows.items():
+            click.echo(json.dumps(asdict(row) | {"tags": tags}))
         return
     if refused:
         table = _table("model", "why adapters do not fit")
@@ -79,24 +79,30 @@ def print_backbones(pattern: str, refused: bool, as_json: bool) -> None:
             table.add_row(row.model, row.refused)
     else:
         table = _table("model", ">params", ">px", "any px", ">adapters", "places", "weights")
-        for row in rows:
+        for row, tags in rows.items():
             numbers = (f"{row.parameters / 1e6:.1f} M", str(row.size))
             sizes = "yes" if row.any_size else "no"
             places = (str(row.adapters), row.positions)
-            table.add_row(row.model, *numbers, sizes, *places, " ".join(row.tags))
+            table.add_row(row.model, *numbers, sizes, *places, " ".join(tags))
     _print(table)
 
 
-def _matching(pattern: str) -> list[Row]:
-    rows = read_table()
-    architecture = pattern.partition(".")[0]
-    wanted = architecture if set("*?[") & set(pattern) else f"*{architecture}*"
-    found = [row for row in rows if fnmatch.fnmatchcase(row.model, wanted)]
+def _matching(pattern: str) -> dict[Row, list[str]]:
+    """The models by name, each with those of its tags that match what follows a dot."""
+    model, _, tag = pattern.partition(".")
+    wanted = model if set("*?[") & set(model) else f"*{model}*"
+    tags_of, rows, found = pretrained_tags(), read_table(), {}
+    for row in rows:
+        tags = [t for t in tags_of.get(row.model, []) if fnmatch.fnmatchcase(t, tag or "*")]
+        if tags and fnmatch.fnmatchcase(row.model, wanted):
+            found[row] = tags
     if not found:
-        hint = did_you_mean(architecture, [row.model for row in rows])
+        names = [row.model for row in rows]
+        if tag and model in names:
+            raise ArgumentError(f"{model} has no tag {tag!r}; tags: {', '.join(tags_of[model])}")
         raise ArgumentError(
-            f"no backbone with pretrained weights matches {pattern!r}{hint}; `st-adapter inspect "
-            "--backbone NAME` tries any model of timm"
+            f"no backbone with pretrained weights matches {pattern!r}{did_you_mean(model, names)}; "
+            "`st-adapter inspect --backbone NAME` tries any model of timm"
         )
     return found
 

@@ -11,6 +11,11 @@ from st_adapter.errors import ArgumentError
 FAMILIES = cast(tuple[Family, ...], (vit, blockwise))
 
 
+def family_named(name: str) -> Family:
+    """Return the family that calls itself so."""
+    return next(family for family in FAMILIES if name == family.NAME)
+
+
 def family_of(backbone: nn.Module) -> Family:
     """Return the family that runs the backbone.
 

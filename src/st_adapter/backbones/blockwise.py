@@ -19,11 +19,6 @@ from st_adapter.backbones.site import Adapters, Site
 from st_adapter.errors import ArgumentError
 
 NAME = "blockwise"
-CREATE_OPTIONS: tuple[dict[str, Any], ...] = (
-    {"dynamic_img_size": True},
-    {"strict_img_size": False},
-    {},
-)
 
 _WHERE_BLOCKS_ARE = (
     r"blocks\.\d+\.blocks\.\d+\.\d+",  # CrossViT
@@ -49,8 +44,8 @@ _WHERE_BLOCKS_ARE = (
 
 _MLP_ENTRY = {
     "norm2": """beit.Block cait.LayerScaleBlock coat.SerialBlock convit.Block
-        deepseek_vit.DeepseekVitBlock efficientformer.MetaBlock1d eva.EvaBlock
-        focalnet.FocalNetBlock gcvit.GlobalContextVitBlock hiera.HieraBlock
+        deepseek_vit.DeepseekVitBlock eva.EvaBlock focalnet.FocalNetBlock
+        gcvit.GlobalContextVitBlock hiera.HieraBlock
         hieradet_sam2.MultiScaleBlock pvt_v2.Block swin_transformer.SwinTransformerBlock
         twins.Block visformer.Block vision_transformer.Block vision_transformer_relpos.RelPosBlock
         vision_transformer_sam.Block volo.Outlooker volo.Transformer xcit.XCABlock""",
@@ -64,6 +59,7 @@ _SHUFFLED = ".hiera"
 
 _OPENED = "_st_adapter_opened"
 _THREAD = threading.local()
+_OPENING = threading.Lock()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,7 +109,19 @@ def num_features(backbone: nn.Module) -> int:
 
 
 def frame_features(backbone: Any, frames: Tensor, adapters: Adapters) -> Tensor:
-    """Run each frame alone, but for the adapters, to the features before the classifier."""
+    """Run each frame alone, but for the adapters, to the features before the classifier.
+
+    Raises:
+        ArgumentError: the backbone is set to checkpoint gradients, which would run its blocks
+            again when nothing says any more which adapters apply.
+    """
+    if torch.is_grad_enabled() and any(
+        vars(module).get("grad_checkpointing") for module in backbone.modules()
+    ):
+        raise ArgumentError(
+            f"{type(backbone).__name__} is set to checkpoint gradients, which adapters cannot "
+            "follow; call its set_grad_checkpointing(False)"
+        )
     if any(place.layout.kind == "map" for place in _open(backbone).places):
         frames = frames.contiguous(memory_format=torch.channels_last)
     before = getattr(_THREAD, "run", None)
@@ -133,17 +141,37 @@ def clip_features(backbone: Any, pooled: Tensor) -> Tensor:
 def _open(backbone: nn.Module) -> _Opened:
     """Find the sites and put hooks there, once; what was found is kept with the backbone."""
     opened: _Opened | None = getattr(backbone, _OPENED, None)
-    if opened is None:
-        blocks = _blocks(backbone)
-        entry = _mlp_entry(list(blocks.values()))
-        shapes, num_features = _probe(backbone, blocks, entry)
-        places: list[_Place] = []
-        for i, (name, seen) in enumerate(shapes.items()):
-            layouts = [_layout(backbone, name, shape) for shape in seen]
-            places += _put_hooks(i, blocks[name], layouts, entry)
-        opened = _Opened(places=tuple(places), num_features=num_features)
-        setattr(backbone, _OPENED, opened)
-    return opened
+    if opened is not None:
+        return opened
+    with _OPENING:
+        if not hasattr(backbone, _OPENED):
+            setattr(backbone, _OPENED, _examine(backbone))
+    return _open(backbone)
+
+
+def _examine(backbone: nn.Module) -> _Opened:
+    """Find all sites; then, where every block fits, put hooks there."""
+    blocks = _blocks(backbone)
+    entry = _mlp_entry(list(blocks.values()))
+    shapes, num_features = _probe(backbone, blocks, entry)
+    layouts = {
+        name: [
+            _layout(backbone, name, shape) for shape in _of_one_call(backbone, name, seen, entry)
+        ]
+        for name, seen in shapes.items()
+    }
+    places: list[_Place] = []
+    for i, name in enumerate(layouts):
+        places += _put_hooks(i, blocks[name], layouts[name], entry)
+    return _Opened(places=tuple(places), num_features=num_features)
+
+
+def _of_one_call(
+    backbone: nn.Module, name: str, seen: list[tuple[int, ...]], entry: str
+) -> list[tuple[int, ...]]:
+    if len(seen) != (2 if entry else 1):
+        raise ArgumentError(f"adapters do not fit {type(backbone).__name__}: {name} runs twice")
+    return seen
 
 
 def _blocks(backbone: nn.Module) -> dict[str, nn.Module]:
@@ -185,6 +213,7 @@ def _probe(
         handles += [m.register_forward_pre_hook(partial(note, name)) for m in watched]
     weight = next(backbone.parameters())
     frame = torch.zeros(1, 3, *_native_size(backbone), device=weight.device, dtype=weight.dtype)
+    trains = backbone.training
     backbone.eval()
     try:
         with torch.no_grad():
@@ -192,8 +221,14 @@ def _probe(
     except NotImplementedError as error:
         raise ArgumentError(f"adapters do not fit {type(backbone).__name__}: {error}") from None
     finally:
+        backbone.train(trains)
         for handle in handles:
             handle.remove()
+    if pooled.ndim != 2:
+        raise ArgumentError(
+            f"{type(backbone).__name__} pools nothing: its features are {list(pooled.shape)}; "
+            "make it with timm's default global_pool"
+        )
     return {name: seen for name, seen in shapes.items() if not _is_picture(seen)}, pooled.shape[-1]
 
 

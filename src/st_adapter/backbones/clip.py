@@ -9,6 +9,7 @@ import timm
 from torch import Tensor
 
 from st_adapter.errors import CheckpointError
+from st_adapter.progress import say
 
 _RENAMED = (
     ("conv1.", "patch_embed.proj."),
@@ -110,16 +111,24 @@ def read_shape(tensors: Mapping[str, Tensor], file: Path) -> ClipShape:
             f"{file}: no CLIP image model: conv1.weight or positional_embedding is not its own"
         ) from None
     size = isqrt(max(positions - 1, 0)) * patch
+    if min(width, patch, size) < 1:
+        raise CheckpointError(f"{file}: no CLIP image model: it is {width} wide, of {size} px")
     return ClipShape(width=width, blocks=len(blocks), patch=patch, size=size)
 
 
 def quickgelu_twin(name: str, tag: str) -> str | None:
     """The timm name of the same model with QuickGELU and weights of this tag, if there is one."""
-    plain, _, _ = name.partition(".")
-    twin = f"{plain.replace('_clip_', '_clip_quickgelu_')}"
-    if twin == plain or "quickgelu" in plain or not timm.is_model(twin):
+    plain = name.partition(".")[0]
+    twin = plain.replace("_clip_", "_clip_quickgelu_")
+    if twin == plain or not timm.is_model(twin):
         return None
     return f"{twin}.{tag}" if f"{twin}.{tag}" in timm.list_pretrained(f"{twin}.*") else None
+
+
+def remark_on_activation(name: str, tag: str) -> None:
+    """Say so where weights of this tag were trained with QuickGELU and the model has GELU."""
+    if twin := quickgelu_twin(name, tag):
+        say(f"note: weights {tag} want QuickGELU, where {name} computes GELU; {twin} has it")
 
 
 def _visual(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -1,15 +1,13 @@
-"""Where the patch grid is in a block's features, and the way to [n, h, w, c] and back."""
+"""How the features of a block hold the grid of patches."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
 
-@dataclass(frozen=True, kw_only=True)
-class Layout:
+class Layout(NamedTuple):
     """How features hold a patch grid.
 
     Attributes:
@@ -23,9 +21,14 @@ class Layout:
     prefix: int = 0
 
     def adapt(
-        self, x: Tensor, frame_size: tuple[int, int], adapter: Callable[[Tensor], Tensor]
+        self, x: Tensor, frame_size: tuple[int, int], adapter: Callable[[Tensor], Tensor] | None
     ) -> Tensor:
-        """Run an adapter over the patches of features of frames of `frame_size` pixels."""
+        """Run an adapter, if there is one, over the patches as [n, h, w, c].
+
+        `frame_size` is the height and width of the frames, or anything of that shape.
+        """
+        if adapter is None:
+            return x
         if self.kind == "map":
             return adapter(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
         if self.kind == "channels_last":

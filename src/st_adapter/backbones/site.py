@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
@@ -34,8 +34,6 @@ class Family(Protocol):
     """What a file of this folder answers about its kind of image model."""
 
     NAME: str
-    CREATE_OPTIONS: tuple[dict[str, Any], ...]
-    """Options of `timm.create_model` that let one model take any size; the first that fits."""
 
     def supports(self, backbone: nn.Module) -> bool:
         """Whether this family runs the backbone."""
@@ -44,7 +42,7 @@ class Family(Protocol):
         """All places where an adapter can sit, from the input on."""
 
     def num_features(self, backbone: nn.Module) -> int:
-        """Width of the pooled features."""
+        """Width of the pooled features; ArgumentError where none are pooled."""
 
     def frame_features(self, backbone: nn.Module, frames: Tensor, adapters: Adapters) -> Tensor:
         """Run frames [n, 3, h, w] through the backbone to pooled features [n, c]."""

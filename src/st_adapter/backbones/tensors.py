@@ -1,6 +1,7 @@
 """Named tensors from files, with nothing in them executed."""
 
 import pickle
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -34,7 +35,8 @@ def read_record(file: Path) -> Any:
             return read_torchscript(file)
         if file.suffix == ".safetensors":
             return load_file(file)
-        return torch.load(file, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings(action="ignore"):  # of tensors that `table_of` refuses
+            return torch.load(file, map_location="cpu", weights_only=True)
     except CheckpointError:
         raise
     except Exception as error:  # a damaged pickle can raise nearly anything
@@ -53,4 +55,7 @@ def table_of(record: Any, file: Path) -> dict[str, Tensor]:
         isinstance(name, str) and isinstance(value, Tensor) for name, value in record.items()
     ):
         raise CheckpointError(f"{file}: holds no flat table of named tensors")
+    for name, tensor in record.items():
+        if tensor.layout != torch.strided or tensor.is_quantized:
+            raise CheckpointError(f"{file}: {name} is a sparse or quantised tensor; use plain ones")
     return dict(record)

@@ -2,6 +2,7 @@
 
 import io
 import pickle
+import pickletools
 import zipfile
 from collections import OrderedDict
 from math import prod
@@ -101,7 +102,9 @@ class _Unpickler(pickle.Unpickler):
             raise CheckpointError(f"it holds {len(pickles)} data.pkl, not one")
         self._root = pickles[0].removesuffix("data.pkl")
         self._storages: dict[str, Tensor] = {}
-        super().__init__(io.BytesIO(self._read("data.pkl")))
+        content = self._read("data.pkl")
+        _check_memo(content)
+        super().__init__(io.BytesIO(content))
 
     def find_class(self, module: str, name: str) -> Any:
         """Stand in for a module's class, and allow what tensors need; refuse the rest."""
@@ -136,6 +139,13 @@ class _Unpickler(pickle.Unpickler):
         if entry.compress_type != zipfile.ZIP_STORED:
             raise CheckpointError(f"{entry.filename} in it is compressed; torch.jit does not do so")
         return self._archive.read(entry)
+
+
+def _check_memo(content: bytes) -> None:
+    """Refuse a pickle that numbers more objects than it has bytes: memory would be made for all."""
+    for opcode, number, _ in pickletools.genops(content):
+        if "PUT" in opcode.name and int(number or 0) > len(content):
+            raise CheckpointError(f"it numbers an object {number} in {len(content)} bytes")
 
 
 def _named_tensors(root: Any) -> dict[str, Tensor]:

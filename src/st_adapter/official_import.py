@@ -1,7 +1,6 @@
-"""Runs from the authors' checkpoints, and their checkpoints from runs."""
+"""Runs from the authors' checkpoints."""
 
 from collections import Counter
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,19 +20,17 @@ from st_adapter.backbones.weights import (
 )
 from st_adapter.config import AdapterConfig, TrainConfig
 from st_adapter.errors import ArgumentError, CheckpointError
-from st_adapter.files import atomic_path
 from st_adapter.model import assemble
 from st_adapter.official_format import (
-    OURS,
     OfficialShape,
-    official_name,
     our_name,
     read_official,
     read_shape,
+    remark_on,
 )
 from st_adapter.progress import say
 from st_adapter.recipes import ALIASES, find_recipe, resolve
-from st_adapter.run import check_folder, recorded_next_epoch, write_config
+from st_adapter.run import check_folder, write_config
 from st_adapter.spec import ModelSpec
 
 _UNNAMED = "vit_base_patch16_clip_quickgelu_224"
@@ -96,7 +93,7 @@ def import_official(
     recipe = recipe or _nearest_recipe(shape.adapter)
     config = _configuration(shape.adapter, recipe, name, weights, size, frames)
     source = resolve_source(name, weights)
-    _remark_on(name)
+    remark_on(name)
     spec = ModelSpec(
         backbone=name,
         weights=source,
@@ -111,37 +108,8 @@ def import_official(
     ours = {our_name(theirs): tensor for theirs, tensor in tensors.items()}
     checkpoint.copy_trained(model, ours, str(file))
     model.save_adapter(folder / "adapter")
-    write_config(folder, config, recipe=recipe, data="", next_epoch=next_epoch)
+    write_config(folder, config, recipe=recipe, data="", next_epoch=next_epoch or 0)
     return Imported(spec=model.spec, recipe=recipe, shape=shape)
-
-
-def export_official(run: str | Path, out: str | Path) -> int:
-    """Write the classifier in `run` as the authors' code does; return how many tensors it has.
-
-    The file has no optimizer's state: their code can test it, or start from it (--pretrain).
-
-    Raises:
-        ArgumentError, CheckpointError: the run has no such form; nothing has been written.
-    """
-    folder, file = checkpoint.adapter_folder(Path(run)), Path(out)
-    if file.exists():
-        raise ArgumentError(f"{file} already exists; choose another --out")
-    spec = checkpoint.read_spec(folder)
-    ours = checkpoint.load_tensors(folder)
-    _check_expressible(folder, spec, ours)
-    tensors = {official_name(name): tensor for name, tensor in ours.items()}
-    shape = read_shape(str(folder), tensors)
-    record = {
-        "model": {name: tensors[name].clone() for name in shape.tensor_shapes()},
-        "optimizer": {},
-        "lr_sched": {},
-        "loss_scaler": {},
-        "next_epoch": recorded_next_epoch(folder.parent),
-    }
-    _remark_on(spec.backbone)
-    with atomic_path(file) as temporary:
-        torch.save(record, temporary)
-    return len(tensors)
 
 
 def _check_empty(folder: Path, file: Path) -> None:
@@ -181,18 +149,20 @@ def _choose_backbone(
         found = clip.read_shape(tensors, Path(weights))
         if (found.width, found.blocks) != (shape.width, shape.num_blocks):
             raise CheckpointError(
-                f"{source} is for a backbone of width {shape.width} and {shape.num_blocks} blocks; "
-                f"{weights} is a CLIP of width {found.width} and {found.blocks} blocks"
+                f"{source} is for {shape.backbone}; {weights} is a CLIP of width {found.width} and "
+                f"{found.blocks} blocks"
             )
         if found.name is None:
             sizes = {"embed_dim": found.width, "depth": found.blocks, "img_size": found.size}
             sizes |= {"patch_size": found.patch, "num_heads": max(1, found.width // 64)}
+            if not heads:
+                say(f"note: taken to have {sizes['num_heads']} attention heads; --heads says else")
             return _UNNAMED, sizes | options
         return found.name, options
     name = clip.published_name(shape.width, shape.num_blocks)
     if name is None:
         raise ArgumentError(
-            f"{source} is for a backbone of width {shape.width} and {shape.num_blocks} blocks, "
+            f"{source} is for {shape.backbone}, "
             "which is no CLIP model with a name; give --weights FILE with that CLIP, or --backbone"
         )
     return name, options
@@ -207,7 +177,7 @@ def _check_backbone(shape: OfficialShape, source: str, name: str, options: dict[
         raise ArgumentError(f"{name} is no plain ViT; the authors' checkpoints are for CLIP's")
     if (backbone.embed_dim, len(backbone.blocks)) != (shape.width, shape.num_blocks):
         raise CheckpointError(
-            f"{source} is for a backbone of width {shape.width} and {shape.num_blocks} blocks; "
+            f"{source} is for {shape.backbone}; "
             f"{name} has width {backbone.embed_dim} and {len(backbone.blocks)} blocks"
         )
     return int(backbone.patch_embed.img_size[0])
@@ -234,24 +204,3 @@ def _configuration(
         "size": size,
     }
     return resolve(recipe, None, told if frames is None else told | {"frames": frames})
-
-
-def _check_expressible(folder: Path, spec: ModelSpec, names: Iterable[str]) -> None:
-    """Raise ArgumentError unless a classifier with these tensors has a form in their code."""
-    reasons = []
-    with torch.device("meta"):
-        is_vit = vit.supports(create_backbone(spec.backbone, **spec.backbone_options))
-    if not is_vit or not all(OURS.fullmatch(n) or n.startswith("head.") for n in names):
-        reasons.append(f"its backbone {spec.backbone} is no ViT")
-    if spec.method == "linear":
-        reasons.append("method linear has no adapters")
-    if spec.adapter.activation != "none":
-        reasons.append(f"its adapters have the activation {spec.adapter.activation}")
-    if reasons:
-        raise ArgumentError(f"{folder} has no form in the authors' code: {'; '.join(reasons)}")
-
-
-def _remark_on(backbone: str) -> None:
-    """Say so where the authors' code has no such backbone, whatever the tensors' shapes."""
-    if "_clip_quickgelu_" not in backbone:
-        say(f"note: the authors' code runs CLIP ViTs with QuickGELU alone; {backbone} is none")
