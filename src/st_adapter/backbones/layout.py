@@ -21,21 +21,23 @@ class Layout(NamedTuple):
     prefix: int = 0
 
     def adapt(
-        self, x: Tensor, frame_size: tuple[int, int], adapter: Callable[[Tensor], Tensor] | None
+        self, x: Tensor, frame_size: tuple[int, int], adapter: Callable[[Tensor], Tensor]
     ) -> Tensor:
-        """Run an adapter, if there is one, over the patches as [n, h, w, c].
-
-        `frame_size` is the height and width of the frames, or anything of that shape.
-        """
-        if adapter is None:
-            return x
+        """Run an adapter over the patches of features of frames of `frame_size` pixels."""
         if self.kind == "map":
             return adapter(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
         if self.kind == "channels_last":
             return adapter(x)
         grid = token_grid(x.shape[1] - self.prefix, frame_size)
-        patches = adapter(x[:, self.prefix :].unflatten(1, grid)).flatten(1, 2)
-        return torch.cat([x[:, : self.prefix], patches], dim=1) if self.prefix else patches
+        return adapt_tokens(x, self.prefix, grid, adapter)
+
+
+def adapt_tokens(
+    x: Tensor, prefix: int, grid: tuple[int, int], adapter: Callable[[Tensor], Tensor]
+) -> Tensor:
+    """Adapt the patch tokens of [n, prefix + h * w, c]; prefix tokens pass unchanged."""
+    patches = adapter(x[:, prefix:].unflatten(1, grid)).flatten(1, 2)
+    return torch.cat([x[:, :prefix], patches], dim=1) if prefix else patches
 
 
 def find_layout(

@@ -5,7 +5,7 @@ from typing import Any
 from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor
 
-from st_adapter.backbones.layout import Layout
+from st_adapter.backbones.layout import adapt_tokens
 from st_adapter.backbones.site import Adapters, Site
 from st_adapter.errors import ArgumentError
 
@@ -43,13 +43,14 @@ def frame_features(backbone: Any, frames: Tensor, adapters: Adapters) -> Tensor:
     """
     frames = _whole_patches(backbone, frames)
     grid = backbone.patch_embed.dynamic_feat_size((frames.shape[-2], frames.shape[-1]))
-    tokens = Layout(kind="tokens", channels=backbone.embed_dim, prefix=backbone.num_prefix_tokens)
     x = backbone._pos_embed(backbone.patch_embed(frames))
     x = backbone.norm_pre(backbone.patch_drop(x))
     for i, block in enumerate(backbone.blocks):
-        x = tokens.adapt(x, grid, adapters.get(_name(i, "attention")))
+        if (adapter := adapters.get(_name(i, "attention"))) is not None:
+            x = adapt_tokens(x, backbone.num_prefix_tokens, grid, adapter)
         x = x + block.drop_path1(block.ls1(block.attn(block.norm1(x))))
-        x = tokens.adapt(x, grid, adapters.get(_name(i, "mlp")))
+        if (adapter := adapters.get(_name(i, "mlp"))) is not None:
+            x = adapt_tokens(x, backbone.num_prefix_tokens, grid, adapter)
         x = x + block.drop_path2(block.ls2(block.mlp(block.norm2(x))))
     if not _pools_token(backbone):
         x = backbone.norm(x)
