@@ -55,7 +55,8 @@ def page_of(rows: list[Row]) -> str:
         "single models with their pretrained tags.",
         "",
         "*Places* are those of `--positions`; *any size* counts the models that take frames of "
-        "another size than their own. All of them take any number of frames.",
+        "another size than their own: a ViT any multiple of its patch. All take any number of "
+        "frames.",
         "",
         "| timm module | models | fit | places | any size | such as |",
         "|---|---|---|---|---|---|",

@@ -139,3 +139,5 @@ def test_clips_of_another_shape_are_refused():
     unchecked = type(model).forward.__wrapped__  # below the shape checks of the tests
     with pytest.raises(ArgumentError, match=r"\[b, t, 3, h, w\], not \[2, 3, 64, 64\]"):
         unchecked(model, torch.zeros(2, 3, 64, 64))
+    with pytest.raises(ArgumentError, match=r"not \[2, 0, 3, 64, 64\]"):
+        unchecked(model, torch.zeros(2, 0, 3, 64, 64))

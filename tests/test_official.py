@@ -44,7 +44,8 @@ def changed(checkpoint, change):
 
 def test_an_import_is_an_ordinary_run(capsys, checkpoint, flags, folder_data, tmp_path):
     out = tmp_path / "a run"
-    (tmp_path / "labels.txt").write_text("a b\nbrightens\nc\ndarkens\ne\nf\ng\n")
+    text = "a b\nbrightens\nc\ndarkens\ne\nf\ng\n"
+    (tmp_path / "labels.txt").write_text(text, encoding="utf-8-sig")  # as some editors save it
     code, text, error = command(
         capsys, "import-official", checkpoint, "--out", out, *flags, "--labels",
         tmp_path / "labels.txt", "--frames", 4,
@@ -206,6 +207,7 @@ def refused(capsys, tmp_path, message, *arguments):
             "width 64 and 3 blocks; vit_tiny_patch16_224 has width 192 and 12 blocks",
         ),
         (["--weights", "random", "--backbone", "resnet18"], "resnet18 is no plain ViT"),
+        (["--backbone", "resnet18", "--heads", 4], "resnet18 is no plain ViT"),
         (["--weights", "random", "--backbone", "vit_tiny_patch16_242"], "did you mean vit_tiny"),
         (["--weights", "gone.pt"], "weights file gone.pt does not exist"),
     ],

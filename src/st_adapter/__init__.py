@@ -40,3 +40,8 @@ def __getattr__(name: str) -> Any:
     from importlib import import_module
 
     return getattr(import_module(f"st_adapter.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    """What completion offers."""
+    return sorted([*globals(), *__all__])

@@ -53,7 +53,10 @@ def choose_sites(config: AdapterConfig, sites: list[Site]) -> list[Site]:
     wanted = have if config.positions == "all" else config.positions
     for position in wanted:
         if position not in have:
-            raise ArgumentError(f"this backbone has adapter positions {have}, not {position!r}")
+            raise ArgumentError(
+                f"this backbone has adapter positions {have}, not {position!r}; "
+                'positions "all" takes each that it has'
+            )
     num_blocks = 1 + max(site.block for site in sites)
     layers = num_blocks if config.layers == "all" else config.layers
     if layers > num_blocks:

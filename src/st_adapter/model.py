@@ -86,7 +86,7 @@ class VideoClassifier(nn.Module):
         Raises:
             ArgumentError: another shape.
         """
-        if clips.ndim != 5 or clips.shape[2] != 3:
+        if clips.ndim != 5 or clips.shape[2] != 3 or 0 in clips.shape[:2]:
             raise ArgumentError(f"clips must be [b, t, 3, h, w], not {list(clips.shape)}")
         return cast(Tensor, self.head(self.dropout(self.features(clips))))
 

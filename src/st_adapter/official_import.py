@@ -123,7 +123,7 @@ def _read_labels(file: str | Path | None, count: int) -> tuple[str, ...]:
     if file is None:
         return tuple(map(str, range(count)))
     try:
-        text = Path(file).read_text(encoding="utf-8")
+        text = Path(file).read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise ArgumentError(f"{file}: not a readable file of labels: {error}") from None
     labels = [line.strip() for line in text.splitlines() if line.strip()]
@@ -172,9 +172,9 @@ def _check_backbone(shape: OfficialShape, source: str, name: str, options: dict[
     """Raise where the checkpoint is for another backbone; return the size it is made for, px."""
     check_name(name)
     with torch.device("meta"):
+        if not vit.supports(create_backbone(name)):
+            raise ArgumentError(f"{name} is no plain ViT; the authors' checkpoints are for CLIP's")
         backbone: Any = create_backbone(name, **options)
-    if not vit.supports(backbone):
-        raise ArgumentError(f"{name} is no plain ViT; the authors' checkpoints are for CLIP's")
     if (backbone.embed_dim, len(backbone.blocks)) != (shape.width, shape.num_blocks):
         raise CheckpointError(
             f"{source} is for {shape.backbone}; "

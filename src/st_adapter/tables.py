@@ -38,11 +38,12 @@ def print_recipes(as_json: bool) -> None:
         trained, gmacs = f"{cost.trained / 1e6:.3f} M", f"{cost.gmacs:.1f}"
         mark = "*" if recipe.chosen else ""
         counts = (cost.adapters, trained, gmacs, cost.config.views, mark)
-        table.add_row(cost.name, *counts, recipe.published, recipe.source)
+        table.add_row(cost.name, *counts, recipe.published or "-", recipe.source)
     _print(table)
     short = ", ".join(f"{alias} is {name}" for alias, name in ALIASES.items())
     click.echo(
         f"\n{short}.\nTrained parameters include the head; GMACs are of one view of 224 px.\n"
+        "- where no figure is known from a source at hand.\n"
         "* has values that neither paper nor code gives: `st-adapter recipes NAME` says why."
     )
 
