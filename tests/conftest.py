@@ -12,8 +12,10 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+import torch
 
 from st_adapter.config import TrainConfig
+from st_adapter.model import VideoClassifier
 
 VideoMaker = Callable[..., Path]
 
@@ -87,6 +89,14 @@ def folder_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for i in range(6):
             write_video(root / label / f"clip {i}.mp4", blinking(dark_first, i))
     return root
+
+
+def randomise(model: VideoClassifier) -> VideoClassifier:
+    """Adapters as after long training: far from the identity."""
+    with torch.no_grad():
+        for parameter in model.adapters.parameters():
+            parameter.normal_(std=0.3)
+    return model
 
 
 TINY = TrainConfig(

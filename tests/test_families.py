@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from timm.models.vision_transformer import checkpoint_filter_fn
 
 import st_adapter
+from conftest import randomise
 from st_adapter.backbones import blockwise, vit
 from st_adapter.backbones.weights import build_backbone, create_backbone
 from st_adapter.errors import ArgumentError
@@ -86,14 +87,6 @@ def size_of(family):
 def random_clips(family, frames=3, batch=2):
     size = size_of(family)
     return torch.randint(0, 256, (batch, frames, 3, size, size), dtype=torch.uint8)
-
-
-def randomise(model):
-    """Adapters as after long training: far from the identity."""
-    with torch.no_grad():
-        for parameter in model.adapters.parameters():
-            parameter.normal_(std=0.3)
-    return model
 
 
 def train_three_steps(model, clips):

@@ -4,6 +4,7 @@ import torch
 import torch.nn.functional as F
 
 import st_adapter
+from conftest import randomise
 from st_adapter.errors import ArgumentError
 
 LABELS = ["a", "b", "c"]
@@ -26,14 +27,6 @@ def make_model(name, **options):
 
 def random_clips(frames=3, batch=2):
     return torch.randint(0, 256, (batch, frames, 3, 64, 64), dtype=torch.uint8)
-
-
-def randomise(model):
-    """Adapters as after long training: far from the identity."""
-    with torch.no_grad():
-        for parameter in model.adapters.parameters():
-            parameter.normal_(std=0.3)
-    return model
 
 
 def train_three_steps(model, clips):

@@ -154,24 +154,15 @@ def _examine(backbone: nn.Module) -> _Opened:
     blocks = _blocks(backbone)
     entry = _mlp_entry(list(blocks.values()))
     shapes, num_features = _probe(backbone, blocks, entry)
-    layouts = {
-        name: [
-            _layout(backbone, name, shape) for shape in _of_one_call(backbone, name, seen, entry)
-        ]
-        for name, seen in shapes.items()
-    }
+    layouts = {}
+    for name, seen in shapes.items():
+        if len(seen) != (2 if entry else 1):
+            raise ArgumentError(f"adapters do not fit {type(backbone).__name__}: {name} runs twice")
+        layouts[name] = [_layout(backbone, name, shape) for shape in seen]
     places: list[_Place] = []
     for i, name in enumerate(layouts):
         places += _put_hooks(i, blocks[name], layouts[name], entry)
     return _Opened(places=tuple(places), num_features=num_features)
-
-
-def _of_one_call(
-    backbone: nn.Module, name: str, seen: list[tuple[int, ...]], entry: str
-) -> list[tuple[int, ...]]:
-    if len(seen) != (2 if entry else 1):
-        raise ArgumentError(f"adapters do not fit {type(backbone).__name__}: {name} runs twice")
-    return seen
 
 
 def _blocks(backbone: nn.Module) -> dict[str, nn.Module]:
