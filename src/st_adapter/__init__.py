@@ -7,6 +7,7 @@ if TYPE_CHECKING:
     from st_adapter.checkpoint import load as load
     from st_adapter.config import AdapterConfig as AdapterConfig
     from st_adapter.config import ClipConfig as ClipConfig
+    from st_adapter.config import MethodConfig as MethodConfig
     from st_adapter.config import TrainConfig as TrainConfig
     from st_adapter.errors import CheckpointError as CheckpointError
     from st_adapter.errors import VideoError as VideoError
@@ -22,6 +23,7 @@ _HOMES = {
     "load": "checkpoint",
     "AdapterConfig": "config",
     "ClipConfig": "config",
+    "MethodConfig": "config",
     "TrainConfig": "config",
     "CheckpointError": "errors",
     "VideoError": "errors",

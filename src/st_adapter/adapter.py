@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from st_adapter.errors import ArgumentError
 
 Activation = Literal["none", "relu", "gelu"]
+Init = Literal["conv-zero", "up-zero"]
 _ACTIVATIONS = {"none": nn.Identity, "relu": nn.ReLU, "gelu": nn.GELU}
 
 
@@ -18,15 +19,18 @@ class STAdapter(nn.Module):
 
         y = x + up(activation(depthwise_conv3d(down(x))))
 
-    At initialisation the convolution is zero, so the module is the identity to the bit. The first
-    gradient step therefore reaches the convolution and `up.bias` alone; `down` and `up.weight`
-    move from the second step on. Section 3.2 of the paper; the published models use no activation.
+    At initialisation the module is the identity to the bit. With "conv-zero", as in the official
+    code, the convolution is zero: the first gradient step reaches the convolution and `up.bias`
+    alone, `down` and `up.weight` move from the second step on. With "up-zero" the convolution is
+    random and `up` is zero: the first step reaches `up` alone, which reads a random mixture of
+    neighbouring frames. Section 3.2 of the paper; the published models use no activation.
 
     Args:
         channels: width of the features, c.
         bottleneck: width between `down` and `up`, d.
         kernel_size: odd kernel over (time, height, width). (1, 1, 1) is a purely spatial adapter.
         activation: applied after the convolution.
+        init: "conv-zero" or "up-zero".
 
     Raises:
         ArgumentError: a size is below one, or a kernel size is even.
@@ -38,6 +42,7 @@ class STAdapter(nn.Module):
         bottleneck: int,
         kernel_size: tuple[int, int, int] = (3, 1, 1),
         activation: Activation = "none",
+        init: Init = "conv-zero",
     ) -> None:
         super().__init__()
         if channels < 1 or bottleneck < 1:
@@ -54,7 +59,8 @@ class STAdapter(nn.Module):
         )
         self.activation = _ACTIVATIONS[activation]()
         self.up = nn.Linear(bottleneck, channels)
-        for zero in (self.conv.weight, self.conv.bias, self.down.bias, self.up.bias):
+        first = self.conv.weight if init == "conv-zero" else self.up.weight
+        for zero in (first, self.conv.bias, self.down.bias, self.up.bias):
             assert zero is not None
             nn.init.zeros_(zero)
 

@@ -11,14 +11,13 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from st_adapter.backbones.weights import NAMED_SOURCES, build_backbone, check_fit, digest
-from st_adapter.config import AdapterConfig, ClipConfig
+from st_adapter.config import AdapterConfig, ClipConfig, MethodConfig
 from st_adapter.errors import CheckpointError
 from st_adapter.model import (
     CONFIG_FILE,
     FORMAT_VERSION,
     TENSOR_FILE,
     VideoClassifier,
-    assemble,
 )
 from st_adapter.spec import ModelSpec
 
@@ -43,7 +42,7 @@ def load(path: str | Path, weights: str | None = None) -> VideoClassifier:
             f"{folder} was trained on {spec.backbone} with other weights than {source} holds "
             f"(digest {spec.digest[:19]}, found {found[:19]}); give the right ones as weights"
         )
-    model = assemble(backbone, dataclasses.replace(spec, weights=source))
+    model = VideoClassifier(backbone, dataclasses.replace(spec, weights=source))
     copy_trained(model, load_tensors(folder), str(folder))
     return model.eval()
 
@@ -68,6 +67,7 @@ def read_spec(folder: Path) -> ModelSpec:
         record = _tuples(record)
         record["adapter"] = AdapterConfig(**_tuples(record["adapter"]))
         record["clip"] = ClipConfig(**_tuples(record["clip"]))
+        record["method_config"] = MethodConfig(**record.get("method_config", {}))
         return ModelSpec(**record)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         reason = f"no {error}" if isinstance(error, KeyError) else error

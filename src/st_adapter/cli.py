@@ -190,6 +190,7 @@ def predict(
 @click.option("--frames", type=click.IntRange(1), help="Frames in a clip.")
 @click.option("--size", type=click.IntRange(1), help="Height and width, pixels.")
 @click.option("--classes", type=click.IntRange(1), default=400, help="Classes, without RUN.")
+@click.option("--method", default="st-adapter", help="What is trained, without RUN.")
 @click.option("--bottleneck", type=click.IntRange(1), help="Adapter width, without RUN.")
 @click.option("--positions", default="all", help="Places in a block, without RUN.")
 @click.option("--adapter-layers", default="all", help="all, or k for the last k, without RUN.")

@@ -6,8 +6,8 @@ from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin
 
 from st_adapter.errors import ArgumentError, did_you_mean
+from st_adapter.method_table import METHODS
 
-METHODS = ("st-adapter", "adapter", "linear")
 PRECISIONS = ("auto", "float32", "bfloat16")
 
 
@@ -23,6 +23,8 @@ class AdapterConfig:
             "all" is each place that the backbone has.
         layers: "all", or k for the last k blocks alone.
         activation: "none" (as published), "relu" or "gelu".
+        init: what is zero at first, so that the adapter is the identity: the convolution (as in the
+            official code), or the way up.
     """
 
     bottleneck: int | None = None
@@ -30,6 +32,7 @@ class AdapterConfig:
     positions: tuple[str, ...] | Literal["all"] = "all"
     layers: int | Literal["all"] = "all"
     activation: Literal["none", "relu", "gelu"] = "none"
+    init: Literal["conv-zero", "up-zero"] = "conv-zero"
 
     def __post_init__(self) -> None:
         check_types(self)
@@ -43,6 +46,28 @@ class AdapterConfig:
             raise ArgumentError('positions must be "all" or a list of names, not an empty one')
         if self.layers != "all" and self.layers < 1:
             raise ArgumentError(f'adapter layers must be "all" or at least 1, not {self.layers}')
+
+
+@dataclass(frozen=True, kw_only=True)
+class MethodConfig:
+    """Sizes of what the methods without adapters train.
+
+    Attributes:
+        prompt_tokens: of prompt and prompt-shallow, before a block.
+        rank: of lora.
+        trained_blocks: of partial, counted from the last.
+        temporal_layers: of temporal.
+    """
+
+    prompt_tokens: int = 10
+    rank: int = 8
+    trained_blocks: int = 2
+    temporal_layers: int = 2
+
+    def __post_init__(self) -> None:
+        check_types(self)
+        for item in dataclasses.fields(self):
+            _at_least(item.name, getattr(self, item.name), 1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,7 +153,7 @@ class TrainConfig:
     weights: str = _setting(
         "hub", "Model", "hub, random, or a file: safetensors or .pth in timm's names, a CLIP .pt."
     )
-    method: str = _setting("st-adapter", "Model", "What is trained: st-adapter, adapter, linear.")
+    method: str = _setting("st-adapter", "Model", f"What is trained: {', '.join(METHODS)}.")
     bottleneck: int | None = _setting(
         None, "Model", "Width inside an adapter; unset is half the backbone's, at most 384."
     )
@@ -142,6 +167,13 @@ class TrainConfig:
     activation: Literal["none", "relu", "gelu"] = _setting(
         "none", "Model", "Activation inside the adapter."
     )
+    init: Literal["conv-zero", "up-zero"] = _setting(
+        "conv-zero", "Model", "What makes an adapter the identity at first; conv-zero as published."
+    )
+    prompt_tokens: int = _setting(10, "Model", "Prompt tokens before a block (prompt).")
+    rank: int = _setting(8, "Model", "Rank of the updates (lora).")
+    trained_blocks: int = _setting(2, "Model", "Last blocks that are trained (partial).")
+    temporal_layers: int = _setting(2, "Model", "Layers over the frames (temporal).")
     dropout: float = _setting(0.5, "Model", "Dropout before the classifier.")
 
     frames: int = _setting(8, "Clip", "Frames in a clip.")
@@ -204,7 +236,7 @@ class TrainConfig:
             raise ArgumentError(f"an area crop takes a range within (0, 1], not {self.crop_range}")
         if self.crop == "jitter" and not 1 <= low <= high:
             raise ArgumentError(f"a jitter crop takes a range from 1 up, not {self.crop_range}")
-        _ = self.adapter, self.clip
+        _ = self.adapter, self.clip, self.method_config
 
     @property
     def adapter(self) -> AdapterConfig:
@@ -223,6 +255,17 @@ class TrainConfig:
             positions="all" if self.positions == "all" else tuple(self.positions.split(",")),
             layers=layers,
             activation=self.activation,
+            init=self.init,
+        )
+
+    @property
+    def method_config(self) -> MethodConfig:
+        """Sizes of what methods without adapters train."""
+        return MethodConfig(
+            prompt_tokens=self.prompt_tokens,
+            rank=self.rank,
+            trained_blocks=self.trained_blocks,
+            temporal_layers=self.temporal_layers,
         )
 
     @property

@@ -7,15 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from st_adapter.backbones import family_of
 from st_adapter.backbones.weights import check_name, create_backbone
 from st_adapter.checkpoint import adapter_folder, read_spec
-from st_adapter.config import ClipConfig, TrainConfig
+from st_adapter.config import TrainConfig
 from st_adapter.machine import check_input_size
-from st_adapter.model import VideoClassifier, assemble
+from st_adapter.method_table import METHODS
+from st_adapter.model import VideoClassifier
 from st_adapter.spec import ModelSpec
 
 
@@ -24,8 +24,10 @@ class Inspection:
     """What a classifier costs.
 
     Attributes:
-        adapters, head, frozen: numbers of parameters.
-        parts: the frozen ones, by part of the backbone.
+        adapters: trained parameters but for the head's; in most methods they are no adapters.
+        head: the head's parameters.
+        frozen: parameters that are not trained.
+        parts: those of the image model, by part of it.
         gmacs: multiply-adds of one view, in 10^9.
         sites: every place for an adapter, from the input on: its name, block, position and
             channels, and the bottleneck of the adapter there, 0 where there is none.
@@ -58,13 +60,15 @@ class Inspection:
         lines = [
             f"{self.method} on {self.backbone}, {self.frames} frames of {self.size} px, "
             f"{self.classes} classes",
-            f"adapters {self.adapters / 1e6:9.3f} M",
+            f"{'adapters' if self.num_adapters else 'inside':8} {self.adapters / 1e6:9.3f} M",
             f"head     {self.head / 1e6:9.3f} M",
-            f"trained  {trained / 1e6:9.3f} M  ({trained / self.frozen:.1%} of the frozen)",
+            f"trained  {trained / 1e6:9.3f} M  ({trained / sum(self.parts.values()):.1%} "
+            f"{'of the frozen' if self.frozen else 'of the image model'})",
             f"frozen   {self.frozen / 1e6:9.3f} M  ({_in_millions(self.parts)})",
             f"compute  {self.gmacs:9.1f} GMACs a view",
-            f"{self.num_adapters} adapters, [outside > inside > outside]:",
         ]
+        if self.num_adapters:
+            lines.append(f"{self.num_adapters} adapters, [outside > inside > outside]:")
         return "\n".join(lines + self.drawing())
 
     def drawing(self) -> list[str]:
@@ -104,20 +108,17 @@ def inspect_backbone(
     frames: int | None,
     size: int | None,
     classes: int,
-    bottleneck: int | None,
-    positions: str,
-    adapter_layers: str,
+    **choices: Any,
 ) -> Inspection:
-    """Inspect what training on a backbone would make."""
-    config = TrainConfig(
-        backbone=backbone, bottleneck=bottleneck, positions=positions, adapter_layers=adapter_layers
-    )
+    """Inspect what training on a backbone would make; `choices` are fields of TrainConfig."""
+    config = TrainConfig(backbone=backbone, **choices)
     spec = ModelSpec(
         backbone=backbone,
         weights="random",
         labels=tuple(map(str, range(classes))),
+        method=config.method,
         adapter=config.adapter,
-        clip=ClipConfig(),
+        method_config=config.method_config,
         mean=(0.0, 0.0, 0.0),
         std=(1.0, 1.0, 1.0),
     )
@@ -128,17 +129,19 @@ def inspect_spec(spec: ModelSpec, frames: int, size: int) -> Inspection:
     """Build the classifier on the meta device, where tensors have shapes and no data."""
     check_name(spec.backbone)
     with torch.device("meta"):
-        model = assemble(create_backbone(spec.backbone, **spec.backbone_options), spec)
+        model = VideoClassifier(create_backbone(spec.backbone, **spec.backbone_options), spec)
+    trained = model.num_parameters(only_trainable=True)
+    head = sum(p.numel() for p in model.head.parameters())
     return Inspection(
         backbone=spec.backbone,
         method=spec.method,
         frames=frames,
         size=size,
         classes=len(spec.labels),
-        adapters=sum(p.numel() for p in model.adapters.parameters()),
-        head=sum(p.numel() for p in model.head.parameters()),
-        frozen=sum(p.numel() for p in model.backbone.parameters()),
-        parts=_count_parts(model.backbone),
+        adapters=trained - head,
+        head=head,
+        frozen=model.num_parameters() - trained,
+        parts=_count_parts(model),
         gmacs=count_macs(model, frames, size) / 1e9,
         sites=[
             {
@@ -158,11 +161,13 @@ def _bottleneck(model: VideoClassifier, site: str) -> int:
     return 0 if down is None else down.shape[0]
 
 
-def _count_parts(backbone: nn.Module) -> dict[str, int]:
-    """Parameters by the first part of their names."""
+def _count_parts(model: VideoClassifier) -> dict[str, int]:
+    """Parameters of the image model by the first part of their names."""
     counts: Counter[str] = Counter()
-    for name, parameter in backbone.named_parameters():
-        counts[name.partition(".")[0]] += parameter.numel()
+    adds_inside = METHODS[model.spec.method].low_rank
+    for name, parameter in model.backbone.named_parameters():
+        if not (adds_inside and parameter.requires_grad):
+            counts[name.partition(".")[0]] += parameter.numel()
     return dict(counts)
 
 

@@ -109,6 +109,7 @@ def check_memory(
     kept_by_one, kept_by_two = (_kept_bytes(model, precision, size, n) for n in (1, 2))
     clip_bytes = 3 * size * size * 5  # of a frame, as uint8 and as float32
     needed = kept_by_one + (kept_by_two - kept_by_one + clip_bytes) * clip_frames * batch_size
+    needed += 12 * model.num_parameters(only_trainable=True)  # gradient, and AdamW's two moments
     available = free_memory(device)
     if needed > available:
         raise ArgumentError(

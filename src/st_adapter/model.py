@@ -1,4 +1,4 @@
-"""The video classifier: a frozen image model, adapters inside it, a head on top."""
+"""The video classifier: an image model, what a method adds to it, a head on top."""
 
 import dataclasses
 import threading
@@ -16,12 +16,14 @@ from torch import Tensor, nn
 
 from st_adapter.backbones import family_named, family_of
 from st_adapter.backbones.clip import remark_on_activation
-from st_adapter.backbones.site import Family
+from st_adapter.backbones.site import Family, Inserted
 from st_adapter.backbones.weights import NAMED_SOURCES, build_from, digest, resolve_source
-from st_adapter.config import AdapterConfig, ClipConfig
+from st_adapter.config import AdapterConfig, ClipConfig, MethodConfig, check_method
 from st_adapter.errors import ArgumentError
 from st_adapter.files import atomic_path, write_json
-from st_adapter.methods import build_adapters
+from st_adapter.method_table import METHODS
+from st_adapter.methods import build_parts
+from st_adapter.methods.low_rank import set_low_rank
 from st_adapter.spec import ModelSpec
 
 _TOGGLE = threading.Lock()
@@ -31,10 +33,11 @@ TENSOR_FILE = "adapter_model.safetensors"
 
 
 class VideoClassifier(nn.Module):
-    """Classify clips with an image model whose only trained parts are adapters and a head.
+    """Classify clips with an image model and the parts that a method trains.
 
     Frames run through the backbone one by one; adapters alone exchange what neighbouring frames
-    know. Pooled features are averaged over frames, then normed, then classified.
+    know. Pooled features are averaged over frames, then normed, then classified. Methods that
+    learn to pool put that in place of the mean.
 
     Made by `create_model`, `attach` and `load`.
     """
@@ -42,22 +45,26 @@ class VideoClassifier(nn.Module):
     mean: Tensor
     std: Tensor
 
-    def __init__(
-        self,
-        backbone: nn.Module,
-        adapters: nn.ModuleDict,
-        spec: ModelSpec,
-    ) -> None:
+    def __init__(self, backbone: nn.Module, spec: ModelSpec) -> None:
         super().__init__()
         self.spec = spec
-        self.adapters = adapters
-        self._family_name = family_of(backbone).NAME
-        self.head = nn.Linear(self._family.num_features(backbone), len(spec.labels))
+        family = family_of(backbone)
+        self._family_name = family.NAME
         self.backbone = backbone.eval().requires_grad_(False)
-        self._times_disabled = 0
+        parts = build_parts(spec.method, spec.adapter, spec.method_config, backbone, family)
+        self.adapters = parts.adapters
+        self.prompts = parts.prompts
+        self.frame_mixer = parts.frame_mixer
+        self.token_pool = parts.token_pool
+        self.head = nn.Linear(parts.num_features, len(spec.labels))
         self.dropout = nn.Dropout(spec.dropout)
         nn.init.normal_(self.head.weight, std=0.02)
         nn.init.zeros_(self.head.bias)
+        trained = {id(p) for p in parts.unfrozen}
+        for parameter in backbone.parameters():
+            parameter.requires_grad_(id(parameter) in trained)
+        self._trained_names = tuple(n for n, p in self.named_parameters() if p.requires_grad)
+        self._times_disabled = 0
         self.register_buffer("mean", torch.tensor(spec.mean).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(spec.std).view(3, 1, 1), persistent=False)
 
@@ -94,13 +101,19 @@ class VideoClassifier(nn.Module):
         """Return what the head sees of each clip."""
         b, t = clips.shape[:2]
         frames = self._normalise(clips.flatten(0, 1))
-        adapters = {
-            name: partial(_over_clips, adapter, b, t)
-            for name, adapter in self.adapters.items()
-            if not self._times_disabled
-        }
-        pooled = self._family.frame_features(self.backbone, frames, adapters)
-        return self._family.clip_features(self.backbone, pooled.unflatten(0, (b, t)).mean(1))
+        enabled = not self._times_disabled
+        inserted = self._inserted(b, t) if enabled else Inserted()
+        if self.token_pool is not None and enabled:
+            tokens = self._family.frame_tokens(self.backbone, frames, inserted)
+            return cast(Tensor, self.token_pool(tokens.unflatten(0, (b, t)).flatten(1, 2)))
+        pooled = self._family.frame_features(self.backbone, frames, inserted).unflatten(0, (b, t))
+        if self.frame_mixer is not None and enabled:
+            pooled = self.frame_mixer(pooled)
+        return self._family.clip_features(self.backbone, pooled.mean(1))
+
+    def _inserted(self, b: int, t: int) -> Inserted:
+        adapters = {n: partial(_over_clips, a, b, t) for n, a in self.adapters.items()}
+        return Inserted(adapters, list(self.prompts))
 
     def _normalise(self, frames: Tensor) -> Tensor:
         if not frames.is_floating_point():
@@ -113,17 +126,9 @@ class VideoClassifier(nn.Module):
         self.backbone.eval()
         return self
 
-    def trained_modules(self) -> dict[str, nn.Module]:
-        """The modules whose parameters are trained and saved, by name."""
-        return {"adapters": self.adapters, "head": self.head}
-
     def trained_tensors(self) -> dict[str, nn.Parameter]:
         """The trained parameters, by the names they are saved under."""
-        return {
-            f"{part}.{name}": parameter
-            for part, module in self.trained_modules().items()
-            for name, parameter in module.named_parameters()
-        }
+        return {name: self.get_parameter(name) for name in self._trained_names}
 
     def trainable_parameters(self) -> list[nn.Parameter]:
         """The trained parameters, as an optimizer takes them."""
@@ -136,14 +141,30 @@ class VideoClassifier(nn.Module):
 
     @contextmanager
     def adapters_disabled(self) -> Iterator[None]:
-        """Run exactly the frozen image model inside this block. Applies to every thread."""
+        """Run exactly the frozen image model inside this block. Applies to every thread.
+
+        Raises:
+            ArgumentError: the method trains the image model itself.
+        """
+        method = METHODS[self.spec.method]
+        if method.unfrozen != "none" or method.pooling == "attention":
+            raise ArgumentError(
+                f"method {self.spec.method} has no frozen image model under its head: it trains "
+                "the model itself, or the pooling"
+            )
         with _TOGGLE:
             self._times_disabled += 1
+            self._set_low_rank()
         try:
             yield
         finally:
             with _TOGGLE:
                 self._times_disabled -= 1
+                self._set_low_rank()
+
+    def _set_low_rank(self) -> None:
+        if METHODS[self.spec.method].low_rank:
+            set_low_rank(self.backbone, enabled=not self._times_disabled)
 
     def save_adapter(self, folder: str | Path) -> None:
         """Write an adapter folder: the trained tensors, and all that rebuilding needs.
@@ -174,17 +195,19 @@ def create_model(
     weights: str = "hub",
     *,
     method: str = "st-adapter",
+    method_config: MethodConfig | None = None,
     clip: ClipConfig | None = None,
     dropout: float = 0.5,
 ) -> VideoClassifier:
-    """Build a frozen timm model by name and put trainable adapters and a head on it.
+    """Build a frozen timm model by name and put the parts of a method and a head on it.
 
     Args:
         backbone: any timm name.
         labels: class names.
         adapter: shape and place of the adapters.
         weights: "hub", "package", "random", or a file in timm's names or OpenAI's CLIP names.
-        method: "st-adapter", "adapter" (spatial) or "linear".
+        method: what is trained, one of METHODS.
+        method_config: sizes of what methods without adapters train.
         clip: how `Predictor` makes clips of videos.
 
     Raises:
@@ -193,7 +216,15 @@ def create_model(
     """
     source = resolve_source(backbone, weights)
     frozen = build_from(backbone, source)
-    model = attach(frozen, labels, adapter, method=method, clip=clip, dropout=dropout)
+    model = attach(
+        frozen,
+        labels,
+        adapter,
+        method=method,
+        method_config=method_config,
+        clip=clip,
+        dropout=dropout,
+    )
     model.spec = dataclasses.replace(model.spec, backbone=backbone, weights=source)
     return model
 
@@ -204,38 +235,36 @@ def attach(
     adapter: AdapterConfig | None = None,
     *,
     method: str = "st-adapter",
+    method_config: MethodConfig | None = None,
     clip: ClipConfig | None = None,
     dropout: float = 0.5,
 ) -> VideoClassifier:
-    """Put trainable adapters and a head on a timm model that is already built.
+    """Put the trainable parts of a method and a head on a timm model that is already built.
 
     The model is used as it is, frozen and in evaluation mode; none of its tensors is renamed,
-    copied or changed.
+    copied or changed. But for the methods that change the image model itself: "lora" wraps its
+    linear maps, "bitfit", "partial", "full" and "full-temporal" train tensors of it.
 
     Raises:
         ArgumentError: no family runs this model, or an unknown method or position.
     """
     if isinstance(labels, str):
         raise ArgumentError(f"labels must be a list of names, not the text {labels!r}")
+    check_method(method)
     config = getattr(backbone, "pretrained_cfg", None) or {}
     remark_on_activation(config.get("architecture") or "", config.get("tag") or "")
-    return assemble(
-        backbone,
-        ModelSpec(
-            backbone=".".join(filter(None, (config.get("architecture"), config.get("tag")))),
-            weights="given",
-            labels=tuple(labels),
-            method=method,
-            adapter=adapter or AdapterConfig(),
-            clip=clip or ClipConfig(),
-            dropout=dropout,
-            mean=tuple(config.get("mean", IMAGENET_DEFAULT_MEAN)),
-            std=tuple(config.get("std", IMAGENET_DEFAULT_STD)),
-        ),
+    spec = ModelSpec(
+        backbone=".".join(filter(None, (config.get("architecture"), config.get("tag")))),
+        weights="given",
+        labels=tuple(labels),
+        method=method,
+        adapter=adapter or AdapterConfig(),
+        method_config=method_config or MethodConfig(),
+        clip=clip or ClipConfig(),
+        dropout=dropout,
+        mean=tuple(config.get("mean", IMAGENET_DEFAULT_MEAN)),
+        std=tuple(config.get("std", IMAGENET_DEFAULT_STD)),
+        # Of the weights before training changes them; else when it is saved, if it ever is.
+        digest=digest(backbone) if METHODS[method].changes_backbone else "",
     )
-
-
-def assemble(backbone: nn.Module, spec: ModelSpec) -> VideoClassifier:
-    """Build the classifier that `spec` describes around a backbone."""
-    sites = family_of(backbone).sites(backbone)
-    return VideoClassifier(backbone, build_adapters(spec.method, spec.adapter, sites), spec)
+    return VideoClassifier(backbone, spec)

@@ -20,7 +20,7 @@ from st_adapter.backbones.weights import (
 )
 from st_adapter.config import AdapterConfig, TrainConfig
 from st_adapter.errors import ArgumentError, CheckpointError
-from st_adapter.model import assemble
+from st_adapter.model import VideoClassifier
 from st_adapter.official_format import (
     OfficialShape,
     our_name,
@@ -104,7 +104,7 @@ def import_official(
         mean=OPENAI_CLIP_MEAN,
         std=OPENAI_CLIP_STD,
     )
-    model = assemble(build_from(name, source, options=options), spec)
+    model = VideoClassifier(build_from(name, source, options=options), spec)
     ours = {our_name(theirs): tensor for theirs, tensor in tensors.items()}
     checkpoint.copy_trained(model, ours, str(file))
     model.save_adapter(folder / "adapter")

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from st_adapter.config import AdapterConfig, ClipConfig, check_types
+from st_adapter.config import AdapterConfig, ClipConfig, MethodConfig, check_types
 from st_adapter.errors import ArgumentError
 
 BACKBONE_OPTIONS = ("embed_dim", "depth", "num_heads", "img_size", "patch_size")
@@ -28,6 +28,7 @@ class ModelSpec:
     labels: tuple[str, ...]
     method: str = "st-adapter"
     adapter: AdapterConfig = AdapterConfig()
+    method_config: MethodConfig = MethodConfig()
     clip: ClipConfig = ClipConfig()
     dropout: float = 0.5
     mean: tuple[float, ...]

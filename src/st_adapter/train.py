@@ -108,6 +108,7 @@ def _prepare(data: Path, folder: Path, config: TrainConfig) -> Run:
         config.adapter,
         config.weights,
         method=config.method,
+        method_config=config.method_config,
         clip=config.clip,
         dropout=config.dropout,
     ).to(device)
@@ -144,11 +145,11 @@ def _prepare(data: Path, folder: Path, config: TrainConfig) -> Run:
 def _announce(run: Run) -> None:
     config, model, data = run.config, run.model, run.data
     trained = model.num_parameters(only_trainable=True)
-    share = trained / (model.num_parameters() - trained)
+    image_model = sum(p.numel() for p in model.backbone.parameters())
     step_clips = config.batch_size * config.accumulate
     say(
         f"{config.method} on {config.backbone}: {trained / 1e6:.3f} M trained parameters, "
-        f"{share:.1%} of the frozen {(model.num_parameters() - trained) / 1e6:.1f} M"
+        f"{trained / image_model:.1%} of the image model's {image_model / 1e6:.1f} M"
     )
     say(
         f"{len(data.train)} training and {len(data.val)} validation videos "

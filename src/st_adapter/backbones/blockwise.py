@@ -15,7 +15,7 @@ from timm.models import get_model_input_config
 from torch import Tensor, nn
 
 from st_adapter.backbones.layout import Layout, find_layout
-from st_adapter.backbones.site import Adapters, Site
+from st_adapter.backbones.site import Adapters, Inserted, Site
 from st_adapter.errors import ArgumentError
 
 NAME = "blockwise"
@@ -72,9 +72,11 @@ class _Place:
 
 @dataclass(frozen=True, kw_only=True)
 class _Opened:
-    """What is known of a backbone that has its hooks."""
+    """What is known of a backbone that has its hooks; `last` is how features lie before pooling."""
 
     places: tuple[_Place, ...]
+    blocks: tuple[str, ...]
+    last: Layout | None
     num_features: int
 
 
@@ -103,18 +105,47 @@ def sites(backbone: nn.Module) -> list[Site]:
     return [place.site for place in _open(backbone).places]
 
 
+def blocks(backbone: nn.Module) -> list[nn.Module]:
+    """The modules that adapters stand before."""
+    return [block for name, block in _blocks(backbone).items() if name in _open(backbone).blocks]
+
+
+def prompt_widths(backbone: nn.Module) -> list[int]:
+    """None of these models takes further tokens everywhere."""
+    return []
+
+
 def num_features(backbone: nn.Module) -> int:
     """Width of what the backbone pools."""
     return _open(backbone).num_features
 
 
-def frame_features(backbone: Any, frames: Tensor, adapters: Adapters) -> Tensor:
+def num_token_features(backbone: nn.Module) -> int:
+    """Width of the features before they are pooled.
+
+    Raises:
+        ArgumentError: they are not one grid of patches.
+    """
+    return _last_layout(backbone).channels
+
+
+def frame_features(backbone: Any, frames: Tensor, inserted: Inserted) -> Tensor:
     """Run each frame alone, but for the adapters, to the features before the classifier.
 
     Raises:
         ArgumentError: the backbone is set to checkpoint gradients, which would run its blocks
             again when nothing says any more which adapters apply.
     """
+    pooled: Tensor = backbone.forward_head(_run(backbone, frames, inserted), pre_logits=True)
+    return pooled
+
+
+def frame_tokens(backbone: Any, frames: Tensor, inserted: Inserted) -> Tensor:
+    """All patches of each frame, and the tokens before them, as they are before pooling."""
+    return _last_layout(backbone).to_tokens(_run(backbone, frames, inserted))
+
+
+def _run(backbone: Any, frames: Tensor, inserted: Inserted) -> Any:
     if torch.is_grad_enabled() and any(
         vars(module).get("grad_checkpointing") for module in backbone.modules()
     ):
@@ -125,17 +156,27 @@ def frame_features(backbone: Any, frames: Tensor, adapters: Adapters) -> Tensor:
     if any(place.layout.kind == "map" for place in _open(backbone).places):
         frames = frames.contiguous(memory_format=torch.channels_last)
     before = getattr(_THREAD, "run", None)
-    _THREAD.run = _Run(adapters, (frames.shape[-2], frames.shape[-1]), {})
+    _THREAD.run = _Run(inserted.adapters, (frames.shape[-2], frames.shape[-1]), {})
     try:
-        pooled: Tensor = backbone.forward_head(backbone.forward_features(frames), pre_logits=True)
+        features = backbone.forward_features(frames)
     finally:
         _THREAD.run = before
-    return pooled
+    return features
 
 
 def clip_features(backbone: Any, pooled: Tensor) -> Tensor:
     """Nothing is left to do after pooling."""
     return pooled
+
+
+def _last_layout(backbone: nn.Module) -> Layout:
+    last = _open(backbone).last
+    if last is None:
+        raise ArgumentError(
+            f"{type(backbone).__name__} has no one set of tokens before pooling, which method "
+            "attentive needs"
+        )
+    return last
 
 
 def _open(backbone: nn.Module) -> _Opened:
@@ -153,7 +194,7 @@ def _examine(backbone: nn.Module) -> _Opened:
     """Find all sites; then, where every block fits, put hooks there."""
     blocks = _blocks(backbone)
     entry = _mlp_entry(list(blocks.values()))
-    shapes, num_features = _probe(backbone, blocks, entry)
+    shapes, last_shape, num_features = _probe(backbone, blocks, entry)
     layouts = {}
     for name, seen in shapes.items():
         if len(seen) != (2 if entry else 1):
@@ -162,7 +203,12 @@ def _examine(backbone: nn.Module) -> _Opened:
     places: list[_Place] = []
     for i, name in enumerate(layouts):
         places += _put_hooks(i, blocks[name], layouts[name], entry)
-    return _Opened(places=tuple(places), num_features=num_features)
+    return _Opened(
+        places=tuple(places),
+        blocks=tuple(layouts),
+        last=_find_layout(backbone, last_shape),
+        num_features=num_features,
+    )
 
 
 def _blocks(backbone: nn.Module) -> dict[str, nn.Module]:
@@ -190,13 +236,15 @@ def _mlp_entry(blocks: list[nn.Module]) -> str:
 
 def _probe(
     backbone: Any, blocks: dict[str, nn.Module], entry: str
-) -> tuple[dict[str, list[tuple[int, ...]]], int]:
-    """Run one black frame; return shapes at each block's inputs, in order, and the pooled width."""
+) -> tuple[dict[str, list[tuple[int, ...]]], tuple[int, ...], int]:
+    """Run one black frame; return shapes at each block's inputs, in order, and of the features.
+
+    The last is the pooled width.
+    """
     shapes: dict[str, list[tuple[int, ...]]] = {}
 
     def note(name: str, _module: nn.Module, args: tuple[Any, ...]) -> None:
-        shape = tuple(args[0].shape) if args and isinstance(args[0], Tensor) else ()
-        shapes.setdefault(name, []).append(shape)
+        shapes.setdefault(name, []).append(_shape(args[0] if args else None))
 
     handles = []
     for name, block in blocks.items():
@@ -208,7 +256,8 @@ def _probe(
     backbone.eval()
     try:
         with torch.no_grad():
-            pooled = backbone.forward_head(backbone.forward_features(frame), pre_logits=True)
+            features = backbone.forward_features(frame)
+            pooled = backbone.forward_head(features, pre_logits=True)
     except NotImplementedError as error:
         raise ArgumentError(f"adapters do not fit {type(backbone).__name__}: {error}") from None
     finally:
@@ -220,7 +269,13 @@ def _probe(
             f"{type(backbone).__name__} pools nothing: its features are {list(pooled.shape)}; "
             "make it with timm's default global_pool"
         )
-    return {name: seen for name, seen in shapes.items() if not _is_picture(seen)}, pooled.shape[-1]
+    inputs = {name: seen for name, seen in shapes.items() if not _is_picture(seen)}
+    return inputs, _shape(features), pooled.shape[-1]
+
+
+def _shape(value: Any) -> tuple[int, ...]:
+    """The shape of a tensor; empty for anything else."""
+    return tuple(value.shape) if isinstance(value, Tensor) else ()
 
 
 def _is_picture(seen: list[tuple[int, ...]]) -> bool:
@@ -234,11 +289,7 @@ def _native_size(backbone: nn.Module) -> tuple[int, int]:
 
 
 def _layout(backbone: Any, name: str, shape: tuple[int, ...]) -> Layout:
-    layout = None
-    if shape[:1] == (1,):
-        prefix = getattr(backbone, "num_prefix_tokens", 0)
-        last = getattr(backbone, "output_fmt", "") == "NHWC"
-        layout = find_layout(shape, _native_size(backbone), prefix, channels_last=last)
+    layout = _find_layout(backbone, shape)
     if layout is None:
         given = f"features of shape {list(shape)}" if shape else "no tensor"
         raise ArgumentError(
@@ -246,6 +297,15 @@ def _layout(backbone: Any, name: str, shape: tuple[int, ...]) -> Layout:
             "not one grid of patches a frame"
         )
     return layout
+
+
+def _find_layout(backbone: Any, shape: tuple[int, ...]) -> Layout | None:
+    """How features of one frame of the native size lie, if they are one grid of patches."""
+    if shape[:1] != (1,):
+        return None
+    prefix = getattr(backbone, "num_prefix_tokens", 0)
+    channels_last = getattr(backbone, "output_fmt", "") == "NHWC"
+    return find_layout(shape, _native_size(backbone), prefix, channels_last=channels_last)
 
 
 def _put_hooks(index: int, block: nn.Module, layouts: list[Layout], entry: str) -> list[_Place]:

@@ -31,6 +31,12 @@ class Layout(NamedTuple):
         grid = token_grid(x.shape[1] - self.prefix, frame_size)
         return adapt_tokens(x, self.prefix, grid, adapter)
 
+    def to_tokens(self, x: Tensor) -> Tensor:
+        """Return the features as [n, tokens, c], those before the patches among them."""
+        if self.kind == "map":
+            return x.flatten(2).transpose(1, 2)
+        return x.flatten(1, 2) if self.kind == "channels_last" else x
+
 
 def adapt_tokens(
     x: Tensor, prefix: int, grid: tuple[int, int], adapter: Callable[[Tensor], Tensor]

@@ -1,13 +1,27 @@
 """The seam between a backbone family and the rest: where adapters sit, what runs there."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from types import MappingProxyType
+from typing import NamedTuple, Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
 Adapters = Mapping[str, Callable[[Tensor], Tensor]]
 """Site name to a function over that site's patch features, [frames, h, w, c] to the same shape."""
+
+
+class Inserted(NamedTuple):
+    """What a call brings into the backbone.
+
+    Attributes:
+        adapters: functions over patch features, by site.
+        prompts: tokens [p, c] to join before the blocks, the first before the first; each takes
+            the place of the one before.
+    """
+
+    adapters: Adapters = MappingProxyType({})
+    prompts: Sequence[Tensor] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,11 +55,23 @@ class Family(Protocol):
     def sites(self, backbone: nn.Module) -> list[Site]:
         """All places where an adapter can sit, from the input on."""
 
+    def blocks(self, backbone: nn.Module) -> list[nn.Module]:
+        """The blocks, from the input on."""
+
+    def prompt_widths(self, backbone: nn.Module) -> list[int]:
+        """Channels before each block that takes prompts; empty where none does."""
+
     def num_features(self, backbone: nn.Module) -> int:
         """Width of the pooled features; ArgumentError where none are pooled."""
 
-    def frame_features(self, backbone: nn.Module, frames: Tensor, adapters: Adapters) -> Tensor:
+    def num_token_features(self, backbone: nn.Module) -> int:
+        """Width of the last tokens; ArgumentError where there is no one set of them."""
+
+    def frame_features(self, backbone: nn.Module, frames: Tensor, inserted: Inserted) -> Tensor:
         """Run frames [n, 3, h, w] through the backbone to pooled features [n, c]."""
+
+    def frame_tokens(self, backbone: nn.Module, frames: Tensor, inserted: Inserted) -> Tensor:
+        """Run frames [n, 3, h, w] to the last tokens [n, tokens, c], before they are pooled."""
 
     def clip_features(self, backbone: nn.Module, pooled: Tensor) -> Tensor:
         """Finish what the backbone does after pooling, on the mean over frames [b, c]."""

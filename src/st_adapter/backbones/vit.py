@@ -2,11 +2,12 @@
 
 from typing import Any
 
+import torch
 from timm.models.vision_transformer import Block, VisionTransformer
-from torch import Tensor
+from torch import Tensor, nn
 
 from st_adapter.backbones.layout import adapt_tokens
-from st_adapter.backbones.site import Adapters, Site
+from st_adapter.backbones.site import Inserted, Site
 from st_adapter.errors import ArgumentError
 
 NAME = "ViT"
@@ -28,6 +29,16 @@ def sites(backbone: Any) -> list[Site]:
     ]
 
 
+def blocks(backbone: Any) -> list[nn.Module]:
+    """The transformer blocks."""
+    return list(backbone.blocks)
+
+
+def prompt_widths(backbone: Any) -> list[int]:
+    """Every block takes prompts."""
+    return [backbone.embed_dim] * len(backbone.blocks)
+
+
 def num_features(backbone: Any) -> int:
     """Width of what the backbone pools."""
     if backbone.attn_pool is None and not backbone.global_pool:
@@ -35,27 +46,48 @@ def num_features(backbone: Any) -> int:
     return int(backbone.head_hidden_size)
 
 
-def frame_features(backbone: Any, frames: Tensor, adapters: Adapters) -> Tensor:
+def num_token_features(backbone: Any) -> int:
+    """Width of the tokens."""
+    return int(backbone.embed_dim)
+
+
+def frame_features(backbone: Any, frames: Tensor, inserted: Inserted) -> Tensor:
     """Run each frame alone, but for the adapters. Mirrors `VisionTransformer.forward_features`.
 
     A pooled class token is returned before the final norm, which the published model applies
     after the mean over frames.
     """
-    frames = _whole_patches(backbone, frames)
-    grid = backbone.patch_embed.dynamic_feat_size((frames.shape[-2], frames.shape[-1]))
-    x = backbone._pos_embed(backbone.patch_embed(frames))
-    x = backbone.norm_pre(backbone.patch_drop(x))
-    for i, block in enumerate(backbone.blocks):
-        if (adapter := adapters.get(_name(i, "attention"))) is not None:
-            x = adapt_tokens(x, backbone.num_prefix_tokens, grid, adapter)
-        x = x + block.drop_path1(block.ls1(block.attn(block.norm1(x))))
-        if (adapter := adapters.get(_name(i, "mlp"))) is not None:
-            x = adapt_tokens(x, backbone.num_prefix_tokens, grid, adapter)
-        x = x + block.drop_path2(block.ls2(block.mlp(block.norm2(x))))
+    x = _run_blocks(backbone, frames, inserted)
     if not _pools_token(backbone):
         x = backbone.norm(x)
     pooled: Tensor = backbone.pool(x)
     return pooled
+
+
+def frame_tokens(backbone: Any, frames: Tensor, inserted: Inserted) -> Tensor:
+    """All tokens of each frame after the final norm."""
+    tokens: Tensor = backbone.norm(_run_blocks(backbone, frames, inserted))
+    return tokens
+
+
+def _run_blocks(backbone: Any, frames: Tensor, inserted: Inserted) -> Tensor:
+    frames = _whole_patches(backbone, frames)
+    grid = backbone.patch_embed.dynamic_feat_size((frames.shape[-2], frames.shape[-1]))
+    x = backbone._pos_embed(backbone.patch_embed(frames))
+    x = backbone.norm_pre(backbone.patch_drop(x))
+    own = prefix = backbone.num_prefix_tokens
+    for i, block in enumerate(backbone.blocks):
+        if i < len(inserted.prompts):
+            prompts = inserted.prompts[i].expand(len(x), -1, -1)
+            x = torch.cat([x[:, :own], prompts.to(x.dtype), x[:, prefix:]], dim=1)
+            prefix = own + prompts.shape[1]
+        if (adapter := inserted.adapters.get(_name(i, "attention"))) is not None:
+            x = adapt_tokens(x, prefix, grid, adapter)
+        x = x + block.drop_path1(block.ls1(block.attn(block.norm1(x))))
+        if (adapter := inserted.adapters.get(_name(i, "mlp"))) is not None:
+            x = adapt_tokens(x, prefix, grid, adapter)
+        x = x + block.drop_path2(block.ls2(block.mlp(block.norm2(x))))
+    return torch.cat([x[:, :own], x[:, prefix:]], dim=1) if prefix > own else x
 
 
 def clip_features(backbone: Any, pooled: Tensor) -> Tensor:

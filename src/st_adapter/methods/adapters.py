@@ -1,33 +1,23 @@
-"""What is trained inside a backbone: the adapters of each method."""
-
-from dataclasses import replace
+"""Adapters for the sites of a backbone."""
 
 from torch import nn
 
 from st_adapter.adapter import STAdapter
 from st_adapter.backbones.site import Site
-from st_adapter.config import AdapterConfig, check_method
+from st_adapter.config import AdapterConfig
 from st_adapter.errors import ArgumentError
 
 _WIDEST = 384
 """Width of the adapters in every published configuration."""
 
 
-def build_adapters(method: str, config: AdapterConfig, sites: list[Site]) -> nn.ModuleDict:
-    """Make the modules that `method` trains, keyed by the name of their site.
-
-    `st-adapter` is Pan et al. 2022; `adapter` is the same without any view of time or
-    neighbours (kernel 1 x 1 x 1); `linear` trains the head alone.
+def build_adapters(config: AdapterConfig, sites: list[Site]) -> nn.ModuleDict:
+    """Make the adapters at the chosen sites, keyed by the name of their site.
 
     Raises:
-        ArgumentError: an unknown method, positions or layers that the backbone does not have, or
-            a kernel over space where the backbone keeps its patches in another order.
+        ArgumentError: positions or layers that the backbone does not have, or a kernel over space
+            where the backbone keeps its patches in another order.
     """
-    check_method(method)
-    if method == "linear":
-        return nn.ModuleDict()
-    if method == "adapter":
-        config = replace(config, kernel_size=(1, 1, 1))
     chosen = choose_sites(config, sites)
     if config.kernel_size[1:] != (1, 1) and not all(site.ordered for site in chosen):
         raise ArgumentError(
@@ -41,6 +31,7 @@ def build_adapters(method: str, config: AdapterConfig, sites: list[Site]) -> nn.
                 config.bottleneck or min(max(1, site.channels // 2), _WIDEST),
                 config.kernel_size,
                 config.activation,
+                config.init,
             )
             for site in chosen
         }
