@@ -97,8 +97,15 @@ def train(
 @click.option(
     "--out", type=_PATH, help="File to write; default eval.json in RUN, none for an adapter folder."
 )
+@click.option(
+    "--temporal",
+    is_flag=True,
+    help="How much order counts: also with frames reversed, shuffled and frozen to one.",
+)
 @run_options
-def evaluate(run: Path, data: Path, out: Path | None, views: str | None, **options: Any) -> int:
+def evaluate(
+    run: Path, data: Path, out: Path | None, temporal: bool, views: str | None, **options: Any
+) -> int:
     """Measure the classifier in RUN on the labelled videos in DATA.
 
     The validation part of DATA is used where there is one, otherwise all of it; of the DATA that
@@ -122,6 +129,7 @@ def evaluate(run: Path, data: Path, out: Path | None, views: str | None, **optio
         batch_size=predictor.batch_size,
         workers=workers,
         precision=predictor.precision,
+        temporal=temporal,
     )
     if file:
         write_json(file, result.to_json())
@@ -141,6 +149,11 @@ def _print_evaluation(result: dict[str, Any]) -> None:
         f"mean class accuracy {result['mean_class_accuracy']:.2%}  "
         f"({result['num_videos']} videos{skipped}, {temporal}x{spatial} views)"
     )
+    if result["temporal"]:
+        by_order = ", ".join(
+            f"{n.replace('_', ' ')} {a:.2%}" for n, a in result["temporal"].items()
+        )
+        click.echo(f"frames {by_order}")
 
 
 @app.command()

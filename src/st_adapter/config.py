@@ -1,6 +1,7 @@
 """What a run is made of: one frozen dataclass is configuration, command line and record."""
 
 import dataclasses
+import re
 from dataclasses import dataclass, field
 from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin
@@ -189,6 +190,12 @@ class TrainConfig:
     )
     flip: bool = _setting(True, "Clip", "Mirror half of the training clips.")
     randaugment: bool = _setting(False, "Clip", "RandAugment m7 n4 mstd0.5 inc1, one draw a clip.")
+    reversal: str | None = _setting(
+        None,
+        "Clip",
+        "Classes that are each other played backwards, such as Sit=Stand,Open=Close: beside each "
+        "of their training clips its reversal is trained as the other class.",
+    )
     views: str = _setting("1x1", "Clip", "Test views, temporal x spatial; spatial is 1 or 3.")
 
     epochs: int = _setting(8, "Optimisation", "Passes over the training part.")
@@ -203,10 +210,21 @@ class TrainConfig:
         1.0, "Optimisation", "Epochs of linear warm-up; half of all at most."
     )
     clip_gradient: float = _setting(1.0, "Optimisation", "Largest gradient norm; 0 is no limit.")
+    keep: Literal["best", "last"] = _setting(
+        "best",
+        "Optimisation",
+        "The epoch to keep: the best on the validation part, or the last, unseen until it is done.",
+    )
 
     val: str | None = _setting(None, "Data", "Validation data, in any form DATA takes.")
     val_fraction: float = _setting(
         0.2, "Data", "Part of DATA held out where it has no validation part."
+    )
+    group: str | None = _setting(
+        None,
+        "Data",
+        "Regular expression; files whose paths match it alike are held out together, "
+        "such as 'g[0-9]+' for clips cut from one film.",
     )
 
     seed: int = _setting(0, "Machine", "Seed of split, order, augmentation and initialisation.")
@@ -236,7 +254,11 @@ class TrainConfig:
             raise ArgumentError(f"an area crop takes a range within (0, 1], not {self.crop_range}")
         if self.crop == "jitter" and not 1 <= low <= high:
             raise ArgumentError(f"a jitter crop takes a range from 1 up, not {self.crop_range}")
-        _ = self.adapter, self.clip, self.method_config
+        _ = self.adapter, self.clip, self.method_config, self.reversal_pairs
+        try:
+            re.compile(self.group or "")
+        except re.error as error:
+            raise ArgumentError(f"group {self.group!r} is no regular expression: {error}") from None
 
     @property
     def adapter(self) -> AdapterConfig:
@@ -274,6 +296,20 @@ class TrainConfig:
         return ClipConfig(
             frames=self.frames, stride=self.stride, size=self.size, views=parse_views(self.views)
         )
+
+    @property
+    def reversal_pairs(self) -> dict[str, str]:
+        """Class to the class that it is when played backwards, both ways round."""
+        pairs: dict[str, str] = {}
+        for text in (self.reversal or "").split(",") if self.reversal is not None else ():
+            first, _, second = (part.strip() for part in text.partition("="))
+            if not first or not second or first in pairs or second in pairs:
+                raise ArgumentError(
+                    f"reversal takes pairs like Sit=Stand,Open=Close, each class in one pair "
+                    f"at most, not {self.reversal!r}"
+                )
+            pairs |= {first: second, second: first}
+        return pairs
 
     def peak_lr(self, num_processes: int = 1) -> float:
         """The learning rate after warm-up, for this many processes."""

@@ -1,10 +1,11 @@
 """How good a classifier is on labelled videos, over several views of each."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torchmetrics.functional.classification import (
     multiclass_accuracy,
@@ -15,6 +16,7 @@ from st_adapter.config import ClipConfig
 from st_adapter.data.annotations import Video
 from st_adapter.data.dataset import Skipped
 from st_adapter.errors import DataError
+from st_adapter.frame_order import ORDERS
 from st_adapter.inference import score_videos
 from st_adapter.model import VideoClassifier
 from st_adapter.progress import bar
@@ -29,6 +31,8 @@ class Evaluation:
         views: temporal and spatial views whose softmax scores were averaged.
         frames, stride, size: of the clips, as ClipConfig says.
         per_class: accuracy and number of videos by class name.
+        loss: mean cross-entropy of the scores.
+        temporal: top-1 with the frames in each of ORDERS, where that was measured.
         confusion: rows are true classes, columns predicted ones, in the order of the labels.
         predictions: path, true label, predicted label and its score of each video.
     """
@@ -36,6 +40,7 @@ class Evaluation:
     top1: float
     top5: float
     mean_class_accuracy: float
+    loss: float
     num_videos: int
     num_skipped: int
     views: tuple[int, int]
@@ -47,6 +52,7 @@ class Evaluation:
     confusion: list[list[int]]
     predictions: list[dict[str, Any]]
     skipped: list[Skipped]
+    temporal: dict[str, float] | None = None
 
     def to_json(self) -> dict[str, Any]:
         """The record as plain values."""
@@ -61,17 +67,28 @@ def evaluate(
     batch_size: int = 8,
     workers: int = 2,
     precision: str = "float32",
+    temporal: bool = False,
 ) -> Evaluation:
     """Score every video and count how often the classifier is right.
+
+    Args:
+        temporal: count it with the frames reversed, shuffled and frozen to one, too.
 
     Raises:
         DataError: no video could be read.
     """
+    orders = ORDERS if temporal else ORDERS[:1]
     scored: list[tuple[int, Tensor]] = []
     skipped: list[Skipped] = []
     with bar("evaluating", len(videos)) as progress:
         for index, result in score_videos(
-            model, videos, clip, batch_size=batch_size, workers=workers, precision=precision
+            model,
+            videos,
+            clip,
+            batch_size=batch_size,
+            workers=workers,
+            precision=precision,
+            orders=orders,
         ):
             if isinstance(result, Skipped):
                 skipped.append(result)
@@ -81,7 +98,18 @@ def evaluate(
     if not scored:
         first = f"; the first because: {skipped[0].reason}" if skipped else ""
         raise DataError(f"none of {len(videos)} videos could be read{first}")
-    return summarise(model.labels, videos, scored, skipped, clip)
+    in_order = [(index, scores[0]) for index, scores in scored]
+    record = summarise(model.labels, videos, in_order, skipped, clip)
+    return replace(record, temporal=_by_order(videos, scored, orders)) if temporal else record
+
+
+def _by_order(
+    videos: Sequence[Video], scored: Sequence[tuple[int, Tensor]], orders: Sequence[str]
+) -> dict[str, float]:
+    """Top-1 of scores [orders, classes] in each order."""
+    right = [scores.argmax(1) == videos[index].label for index, scores in scored]
+    accuracies = torch.stack(right).float().mean(0)
+    return dict(zip(orders, accuracies.tolist(), strict=True))
 
 
 def summarise(
@@ -106,6 +134,7 @@ def summarise(
         top1=float(right.sum() / members.sum()),
         top5=float(top5),
         mean_class_accuracy=float((right[present] / members[present]).mean()),
+        loss=float(F.nll_loss(scores.clamp_min(1e-12).log(), targets)),
         num_videos=len(scored),
         num_skipped=len(skipped),
         views=clip.views,

@@ -9,6 +9,7 @@ from torch import Tensor
 from st_adapter.config import ClipConfig
 from st_adapter.data.annotations import Video
 from st_adapter.data.dataset import Skipped, view_loader
+from st_adapter.frame_order import Order, reorder
 from st_adapter.machine import autocast, clear_out_of_memory
 from st_adapter.model import VideoClassifier
 
@@ -21,22 +22,30 @@ def score_videos(
     batch_size: int,
     workers: int,
     precision: str,
+    orders: Sequence[Order] = ("in_order",),
 ) -> Iterator[tuple[int, Tensor | Skipped]]:
-    """Yield (index, scores [classes]) of each video, or why it had to be skipped.
+    """Yield (index, scores [orders, classes]) of each video, or why it had to be skipped.
 
     Args:
         clip: sampling and views.
         batch_size: clips in a forward pass.
         precision: "float32" or "bfloat16".
+        orders: of the frames; each video is decoded once and scored in all of them.
     """
     temporal, spatial = clip.views
     videos_at_once = max(1, batch_size // (temporal * spatial))
     for group in view_loader(videos, clip, videos_at_once, workers):
-        readable = [views.clips for views in group if views.clips is not None]
+        readable = [
+            reorder(views.clips, order, seed=views.index)
+            for views in group
+            if views.clips is not None
+            for order in orders
+        ]
         per_video: Iterator[Tensor] = iter(())
         if readable:
             scores = score_clips(model, torch.cat(readable), batch_size, precision)
-            per_video = iter(scores.unflatten(0, (len(readable), -1)).mean(1))
+            by_order = scores.unflatten(0, (-1, len(orders), temporal * spatial)).mean(2)
+            per_video = iter(by_order)
         for views in group:
             if views.clips is None:
                 yield views.index, Skipped(path=str(videos[views.index].path), reason=views.reason)

@@ -98,7 +98,7 @@ class Predictor:
             if isinstance(result, Skipped):
                 yield result
             else:
-                scores = zip(self.model.labels, result.tolist(), strict=True)
+                scores = zip(self.model.labels, result[0].tolist(), strict=True)
                 ranked = sorted(scores, key=lambda pair: -pair[1])
                 yield Prediction(path=videos[index].path, scores=ranked)
 

@@ -34,8 +34,10 @@ class Run:
 
     Attributes:
         precision: "float32" or "bfloat16", as resolved.
+        reversal: label to the label of what its clips show backwards.
         step: optimizer steps done.
         epochs_done: epochs trained and validated.
+        train_seconds: spent in training, without validation.
         skipped: files that could not be used, each reported once.
     """
 
@@ -46,10 +48,12 @@ class Run:
     optimizer: AdamW
     accelerator: Accelerator
     precision: str
+    reversal: dict[int, int] = field(default_factory=dict)
     step: int = 0
     epochs_done: int = 0
     best_top1: float = -1.0
     best_result: Evaluation | None = None
+    train_seconds: float = 0.0
     skipped: set[Skipped] = field(default_factory=set)
 
     @property
@@ -82,6 +86,7 @@ class Run:
             "step": self.step,
             "epochs_done": self.epochs_done,
             "best_top1": self.best_top1,
+            "train_seconds": self.train_seconds,
             "trained": {n: p.detach().cpu() for n, p in self.model.trained_tensors().items()},
             "optimizer": self.optimizer.state_dict(),
             "rng": torch.get_rng_state(),
@@ -121,6 +126,7 @@ class Run:
             torch.cuda.set_rng_state_all(state["cuda_rng"])
         self.step, self.epochs_done = state["step"], state["epochs_done"]
         self.best_top1 = state["best_top1"]
+        self.train_seconds = state.get("train_seconds", 0.0)
         self.skipped = {Skipped(path=path, reason=reason) for path, reason in state["skipped"]}
         self._forget_what_is_done_again()
 
@@ -273,7 +279,7 @@ def evaluation_videos(run: Path, data: Path, labels: Sequence[str]) -> tuple[Vid
                 say(f"note: the run was trained on {data}; its validation data is {config.val}")
                 return given.train
             say(f"evaluating on the part of {data} that was held out from training")
-            return read_parts(data, None, config.val_fraction, config.seed).val
+            return read_parts(data, None, config.val_fraction, config.seed, config.group).val
     return given.val or given.train
 
 

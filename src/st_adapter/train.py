@@ -17,10 +17,10 @@ from torch.utils.data import DataLoader
 
 from st_adapter import checkpoint
 from st_adapter.config import ClipConfig, TrainConfig
-from st_adapter.data.annotations import read_parts
+from st_adapter.data.annotations import Annotations, read_parts
 from st_adapter.data.augment import TrainTransform
 from st_adapter.data.dataset import EpochSampler, TrainBatch, TrainDataset, collate_train
-from st_adapter.errors import ArgumentError, DataError, TrainingError
+from st_adapter.errors import ArgumentError, DataError, TrainingError, did_you_mean
 from st_adapter.evaluate import Evaluation, evaluate
 from st_adapter.files import write_json
 from st_adapter.interrupt import deferred_interrupt, ignore_interrupt
@@ -52,8 +52,9 @@ def train(
     *,
     recipe: str = "default",
     resume: bool = False,
+    temporal: bool = False,
 ) -> Evaluation:
-    """Train on DATA and evaluate the best epoch's adapter.
+    """Train on DATA and evaluate the adapter of the best epoch, or the last, as configured.
 
     Args:
         data: anything `read_annotations` takes.
@@ -61,6 +62,7 @@ def train(
         config: everything else; unset with `resume` takes that of the run.
         recipe: name to record.
         resume: go on with the run in `out` where it stopped.
+        temporal: measure how much the classifier uses the order of frames, too.
 
     Returns:
         The evaluation that `out/eval.json` holds.
@@ -91,7 +93,7 @@ def train(
             f"go on with: st-adapter train {shlex.quote(str(data))} "
             f"--out {shlex.quote(str(out))} --resume"
         ) from None
-    return _finish(run)
+    return _finish(run, temporal)
 
 
 def _prepare(data: Path, folder: Path, config: TrainConfig) -> Run:
@@ -99,7 +101,8 @@ def _prepare(data: Path, folder: Path, config: TrainConfig) -> Run:
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise ArgumentError("training runs in one process; start it without a launcher")
     val = Path(config.val) if config.val is not None else None
-    annotations = read_parts(data, val, config.val_fraction, config.seed)
+    annotations = read_parts(data, val, config.val_fraction, config.seed, config.group)
+    reversal = _reversal_labels(config, annotations)
     device = choose_device(config.device)
     torch.manual_seed(config.seed)
     model = create_model(
@@ -119,7 +122,7 @@ def _prepare(data: Path, folder: Path, config: TrainConfig) -> Run:
     check_memory(
         model,
         precision,
-        batch_size=config.batch_size,
+        batch_size=config.batch_size * (2 if reversal else 1),
         clip_frames=config.frames,
         size=config.size,
     )
@@ -139,7 +142,18 @@ def _prepare(data: Path, folder: Path, config: TrainConfig) -> Run:
         optimizer=optimizer,
         accelerator=accelerator,
         precision=precision,
+        reversal=reversal,
     )
+
+
+def _reversal_labels(config: TrainConfig, data: Annotations) -> dict[int, int]:
+    """Label to the label of what its clips show backwards."""
+    for name in config.reversal_pairs:
+        if name not in data.labels:
+            hint = did_you_mean(name, list(data.labels))
+            raise ArgumentError(f"reversal names {name!r}, which is no class of the data{hint}")
+    index = {label: i for i, label in enumerate(data.labels)}
+    return {index[a]: index[b] for a, b in config.reversal_pairs.items()}
 
 
 def _announce(run: Run) -> None:
@@ -147,6 +161,7 @@ def _announce(run: Run) -> None:
     trained = model.num_parameters(only_trainable=True)
     image_model = sum(p.numel() for p in model.backbone.parameters())
     step_clips = config.batch_size * config.accumulate
+    beside = " and their reversals" if run.reversal else ""
     say(
         f"{config.method} on {config.backbone}: {trained / 1e6:.3f} M trained parameters, "
         f"{trained / image_model:.1%} of the image model's {image_model / 1e6:.1f} M"
@@ -156,7 +171,7 @@ def _announce(run: Run) -> None:
         f"of {len(data.labels)} classes"
     )
     say(
-        f"{step_clips} clips a step = {config.batch_size} clips x {config.accumulate} "
+        f"{step_clips} clips{beside} a step = {config.batch_size} clips x {config.accumulate} "
         f"accumulation; {run.steps_per_epoch} steps an epoch; "
         f"learning rate {config.peak_lr():.2e}"
     )
@@ -189,6 +204,7 @@ def _train_epoch(
             progress.advance()
             if stop.is_set():
                 break
+    run.train_seconds += time.perf_counter() - start
     if losses:
         _check_loss(run, torch.stack(losses).mean().item())
     if not all(parameter.isfinite().all() for parameter in run.model.trainable_parameters()):
@@ -208,7 +224,7 @@ def _train_loader(run: Run, sampler: EpochSampler) -> DataLoader[TrainBatch | Da
         randaugment=config.randaugment,
     )
     return DataLoader(
-        TrainDataset(run.data.train, config.clip, transform, config.seed),  # type: ignore[arg-type]
+        TrainDataset(run.data.train, config.clip, transform, config.seed, run.reversal),  # type: ignore[arg-type]
         batch_sampler=sampler,
         num_workers=config.workers,
         persistent_workers=config.workers > 0,
@@ -282,6 +298,12 @@ def _log_step(run: Run, loss: float, clips_per_second: float, progress: Bar) -> 
 def _validate_epoch(run: Run) -> None:
     """Evaluate on one view, keep the adapter if it is the best so far, close the epoch."""
     run.model.save_adapter(run.folder / "adapter_last")
+    if run.config.keep == "last":
+        run.model.save_adapter(run.folder / "adapter")
+        run.log({"train_seconds": round(run.train_seconds, 2)})
+        run.epochs_done += 1
+        run.save()
+        return
     result = _evaluate(run, replace(run.config.clip, views=(1, 1)))
     if result.top1 > run.best_top1:
         run.best_top1, run.best_result = result.top1, result
@@ -291,6 +313,8 @@ def _validate_epoch(run: Run) -> None:
             "top1": result.top1,
             "top5": result.top5,
             "mean_class_accuracy": result.mean_class_accuracy,
+            "val_loss": result.loss,
+            "train_seconds": round(run.train_seconds, 2),
         }
     )
     run.epochs_done += 1
@@ -301,7 +325,7 @@ def _validate_epoch(run: Run) -> None:
     )
 
 
-def _evaluate(run: Run, clip: ClipConfig) -> Evaluation:
+def _evaluate(run: Run, clip: ClipConfig, temporal: bool = False) -> Evaluation:
     config = run.config
     return evaluate(
         run.model,
@@ -310,16 +334,17 @@ def _evaluate(run: Run, clip: ClipConfig) -> Evaluation:
         batch_size=config.batch_size,
         workers=config.workers,
         precision=run.precision,
+        temporal=temporal,
     )
 
 
-def _finish(run: Run) -> Evaluation:
-    """Evaluate the best adapter with the recipe's views and write the result."""
+def _finish(run: Run, temporal: bool) -> Evaluation:
+    """Evaluate the kept adapter with the recipe's views and write the result."""
     best = checkpoint.load_tensors(run.folder / "adapter")
     checkpoint.copy_trained(run.model, best, str(run.folder / "adapter"))
     result = run.best_result  # already what is wanted, where validation used the recipe's views
-    if result is None or result.views != run.config.clip.views:
-        result = _evaluate(run, run.config.clip)
+    if result is None or result.views != run.config.clip.views or temporal:
+        result = _evaluate(run, run.config.clip, temporal)
     write_json(run.folder / "eval.json", result.to_json())
     run.note_skipped(tuple(result.skipped))
     return result

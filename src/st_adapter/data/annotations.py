@@ -2,6 +2,7 @@
 
 import csv
 import random
+import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -90,8 +91,13 @@ def read_annotations(data: str | Path, labels: Sequence[str] | None = None) -> A
     )
 
 
-def read_parts(data: Path, val: Path | None, val_fraction: float, seed: int) -> Annotations:
+def read_parts(
+    data: Path, val: Path | None, val_fraction: float, seed: int, group: str | None = None
+) -> Annotations:
     """Read DATA with a validation part: its own, that of `val`, or a fraction held out.
+
+    Args:
+        group: regular expression; files whose paths match it alike are held out together.
 
     Raises:
         DataError: fewer than two classes, no file that exists, or no validation part to be had.
@@ -106,7 +112,7 @@ def read_parts(data: Path, val: Path | None, val_fraction: float, seed: int) -> 
         given = read_annotations(val, annotations.labels)
         held_out = given.val or given.train
     elif not held_out:
-        train, held_out = split_validation(train, val_fraction, seed)
+        train, held_out = split_validation(train, val_fraction, seed, group)
     untrained = {video.label for video in held_out} - {video.label for video in train}
     if untrained and train:
         names = ", ".join(annotations.labels[label] for label in sorted(untrained)[:_SHOWN])
@@ -120,13 +126,19 @@ def read_parts(data: Path, val: Path | None, val_fraction: float, seed: int) -> 
 
 
 def split_validation(
-    videos: Sequence[Video], fraction: float, seed: int
+    videos: Sequence[Video], fraction: float, seed: int, group: str | None = None
 ) -> tuple[tuple[Video, ...], tuple[Video, ...]]:
     """Hold out `fraction` of each class's files, at least one where a class has two or more.
 
-    All segments of a file go to the same part.
+    All segments of a file go to the same part. With `group`, whole groups are held out instead:
+    `fraction` of them, whatever their classes.
+
+    Raises:
+        DataError: no group can be held out.
     """
     rng = random.Random(seed)
+    if group is not None:
+        return _split_groups(videos, fraction, rng, re.compile(group))
     class_of = {video.path: video.label for video in reversed(videos)}  # that of its first segment
     held: set[Path] = set()
     for label in sorted(set(class_of.values())):
@@ -135,6 +147,23 @@ def split_validation(
         held.update(rng.sample(files, count))
     train = tuple(video for video in videos if video.path not in held)
     return train, tuple(video for video in videos if video.path in held)
+
+
+def _split_groups(
+    videos: Sequence[Video], fraction: float, rng: random.Random, group: re.Pattern[str]
+) -> tuple[tuple[Video, ...], tuple[Video, ...]]:
+    """Hold out whole groups of files; a file that does not match is a group of its own."""
+    group_of = {}
+    for video in videos:
+        match = group.search(str(video.path))
+        group_of[video] = match.group() if match else str(video.path)
+    names = sorted(set(group_of.values()))
+    if len(names) < 2:
+        raise DataError(f"all {len(videos)} paths match {group.pattern!r} alike: {names}")
+    count = min(len(names) - 1, max(1, round(fraction * len(names))))
+    held = set(rng.sample(names, count))
+    train = tuple(video for video in videos if group_of[video] not in held)
+    return train, tuple(video for video in videos if group_of[video] in held)
 
 
 def find_videos(folder: Path) -> list[Path]:

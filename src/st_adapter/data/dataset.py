@@ -1,7 +1,7 @@
 """Clips of labelled videos for training and for evaluation, with substitutes for broken files."""
 
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -30,11 +30,15 @@ class Skipped:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainItem:
-    """A clip with its label, and the files that it stands in for; no clip where all failed."""
+    """A clip with its label, and the files that it stands in for; no clip where all failed.
+
+    `reversed_label` is what the clip shows backwards, if that is trained too; else -1.
+    """
 
     clip: UInt8[Tensor, "t 3 h w"] | None
     label: int
     skipped: tuple[Skipped, ...]
+    reversed_label: int = -1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,15 +70,24 @@ class TrainDataset(Dataset[TrainItem]):
 
     What a clip shows depends on (seed, epoch, index) alone, so that a run repeats with any
     number of workers and goes on in the middle of an epoch.
+
+    Args:
+        reversal: label of a class to the label of what it is when played backwards.
     """
 
     def __init__(
-        self, videos: Sequence[Video], clip: ClipConfig, transform: TrainTransform, seed: int
+        self,
+        videos: Sequence[Video],
+        clip: ClipConfig,
+        transform: TrainTransform,
+        seed: int,
+        reversal: Mapping[int, int] | None = None,
     ) -> None:
         self.videos = videos
         self.clip = clip
         self.transform = transform
         self.seed = seed
+        self.reversal = reversal or {}
 
     def __len__(self) -> int:
         return len(self.videos)
@@ -91,7 +104,12 @@ class TrainDataset(Dataset[TrainItem]):
         for video in self._candidates(self.videos[index], rng):
             try:
                 clip = self._clip(video, rng)
-                return TrainItem(clip=clip, label=video.label, skipped=tuple(skipped))
+                return TrainItem(
+                    clip=clip,
+                    label=video.label,
+                    skipped=tuple(skipped),
+                    reversed_label=self.reversal.get(video.label, -1),
+                )
             except VideoError as error:
                 skipped.append(Skipped(path=str(video.path), reason=str(error)))
         return TrainItem(clip=None, label=-1, skipped=tuple(skipped))
@@ -179,17 +197,22 @@ def read_clips(
 
 
 def collate_train(items: list[TrainItem]) -> TrainBatch | DataError:
-    """Stack clips to one batch; an error where no video at all could be read.
+    """Stack clips to one batch, then their reversals; an error where no video could be read.
 
     The error is returned, for the main process to raise it without a worker's traceback.
     """
-    clips = [item.clip for item in items if item.clip is not None]
+    clips = [(item.clip, item.label) for item in items if item.clip is not None]
+    clips += [
+        (item.clip.flip(0), item.reversed_label)
+        for item in items
+        if item.clip is not None and item.reversed_label >= 0
+    ]
     skipped = tuple(skip for item in items for skip in item.skipped)
     if not clips:
         return DataError(f"no training video could be read; the last: {skipped[-1].reason}")
     return TrainBatch(
-        clips=torch.stack(clips),
-        labels=torch.tensor([item.label for item in items if item.clip is not None]),
+        clips=torch.stack([clip for clip, _ in clips]),
+        labels=torch.tensor([label for _, label in clips]),
         skipped=skipped,
     )
 
