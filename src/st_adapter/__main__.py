@@ -4,4 +4,5 @@ import sys
 
 from st_adapter.cli import main
 
-sys.exit(main())
+if __name__ == "__main__":  # a comparison's processes import this file, too
+    sys.exit(main())

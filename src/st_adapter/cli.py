@@ -7,8 +7,9 @@ import dataclasses
 import json
 import shlex
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import click
 
@@ -16,8 +17,10 @@ from st_adapter import __version__
 from st_adapter.config import parse_views
 from st_adapter.errors import ArgumentError, MemoryShortError, StAdapterError, TrainingError
 from st_adapter.flags import Verbs, config_options, run_options
+from st_adapter.method_table import METHODS
 from st_adapter.recipes import ALIASES, resolve
 
+_Item = TypeVar("_Item")
 DONE, SOME_FAILED, NONSENSE, STOPPED = 0, 1, 2, 130
 _PATH = click.Path(path_type=Path)
 
@@ -53,7 +56,7 @@ def demo(out: Path | None, seed: int) -> int:
     return DONE
 
 
-@config_options
+@config_options()
 @app.command()
 @click.argument("data", type=_PATH)
 @click.option("--out", type=_PATH, required=True, help="Run folder to make.")
@@ -195,6 +198,72 @@ def predict(
                 click.echo(f"{result.path}: " + ", ".join(f"{n} {s:.1%}" for n, s in scores))
             progress.advance()
     return SOME_FAILED if failed else DONE
+
+
+@config_options("method", "lr", "lr_per_256", "keep")
+@app.command()
+@click.argument("data", type=_PATH)
+@click.option("--out", type=_PATH, required=True, help="Folder to make, or to go on with.")
+@click.option("--methods", default="all", help=f"A list of {', '.join(METHODS)}.  [default: all]")
+@click.option("--seeds", default="0,1,2", show_default=True, help="Each method runs with each.")
+@click.option(
+    "--lrs",
+    default="1e-4,3e-4,1e-3,3e-3",
+    show_default=True,
+    help="Peak learning rates to choose from, for each method by the same trials.",
+)
+@click.option(
+    "--search-epochs", type=click.IntRange(1), help="Of a trial; default half of a run's."
+)
+@click.option("--processes", type=click.IntRange(1), default=1, help="Runs at the same time.")
+@click.option("--recipe", default="default", help="Named configuration that all runs share.")
+@click.option("--config", "config_file", type=_PATH, help="A run's config.json, or one like it.")
+def compare(
+    data: Path,
+    out: Path,
+    methods: str,
+    seeds: str,
+    lrs: str,
+    search_epochs: int | None,
+    processes: int,
+    recipe: str,
+    config_file: Path | None,
+    **flags: Any,
+) -> int:
+    """Compare transfer methods on the videos in DATA: one table.
+
+    Every method sees the same clips in the same order. Its learning rate is chosen by short trials
+    on a part held out of the training videos; then it runs once with each seed, and the last epoch
+    counts. Interrupted anywhere, the same command goes on.
+    """
+    given = {name: value for name, value in flags.items() if value is not None}
+    config = resolve(recipe, config_file, given)
+    chosen = tuple(METHODS) if methods == "all" else _list(methods, str, "--methods")
+    from st_adapter.comparison.run import compare as run_comparison
+    from st_adapter.comparison.table import print_table
+
+    rows = run_comparison(
+        data,
+        out,
+        config,
+        methods=chosen,
+        seeds=_list(seeds, int, "--seeds"),
+        rates=_list(lrs, float, "--lrs"),
+        search_epochs=search_epochs,
+        processes=processes,
+    )
+    print_table(rows)
+    click.echo(f"{out / 'results.json'}")
+    missing = methods != "all" and len(rows) < len(chosen)
+    return SOME_FAILED if missing or any(row.top1 is None for row in rows) else DONE
+
+
+def _list(text: str, kind: Callable[[str], _Item], flag: str) -> tuple[_Item, ...]:
+    """Read "1,2,3"."""
+    try:
+        return tuple(kind(part.strip()) for part in text.split(","))
+    except ValueError:
+        raise ArgumentError(f"{flag} takes values with commas between, not {text!r}") from None
 
 
 @app.command()

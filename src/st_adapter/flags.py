@@ -71,11 +71,19 @@ def _click_type(kind: Any) -> dict[str, Any]:
     return {"type": kind}
 
 
-def config_options(command: click.Command) -> click.Command:
-    """Give a verb one flag for each field of TrainConfig."""
+def config_options(*without: str) -> Callable[[click.Command], click.Command]:
+    """Give a verb one flag for each field of TrainConfig, but for those named."""
     hints = get_type_hints(TrainConfig)
-    command.params += [_ConfigOption(f, hints[f.name]) for f in dataclasses.fields(TrainConfig)]
-    return command
+
+    def decorate(command: click.Command) -> click.Command:
+        command.params += [
+            _ConfigOption(item, hints[item.name])
+            for item in dataclasses.fields(TrainConfig)
+            if item.name not in without
+        ]
+        return command
+
+    return decorate
 
 
 def run_options(command: Callable[..., int]) -> Callable[..., int]:

@@ -18,7 +18,7 @@ from st_adapter.progress import bar, console, say
 from st_adapter.train import train
 
 METHODS = {"linear": "linear probe", "adapter": "spatial adapter", "st-adapter": "ST-Adapter"}
-_SCENES = {"train": 60, "val": 8, "test": 20}
+SCENES = {"train": 60, "val": 8, "test": 20}
 """Scenes of each pair of classes; every scene is two clips."""
 
 
@@ -100,9 +100,9 @@ def _free_name(name: str) -> Path:
 
 
 def _make_clips(folder: Path, seed: int) -> None:
-    total = 2 * len(clips.PAIRS) * sum(_SCENES.values())
+    total = 2 * len(clips.PAIRS) * sum(SCENES.values())
     with bar("making clips", total) as progress:
-        for i, (part, scenes) in enumerate(_SCENES.items()):
+        for i, (part, scenes) in enumerate(SCENES.items()):
             photos = clips.TEST_PHOTOS if part == "test" else clips.TRAIN_PHOTOS
             for _ in clips.write_clips(folder / part, photos, scenes, seed=3 * seed + i):
                 progress.advance()

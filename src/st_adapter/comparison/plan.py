@@ -1,0 +1,160 @@
+"""What a comparison will do: its cells, and the lists of videos that all of them share."""
+
+import csv
+import dataclasses
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from st_adapter.config import TrainConfig, check_method
+from st_adapter.data.annotations import Annotations, Video, read_parts, split_validation
+from st_adapter.errors import ArgumentError
+from st_adapter.files import atomic_path, write_json
+
+PLAN_FILE = "comparison.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What a comparison does. `comparison.json` is this record.
+
+    Attributes:
+        data: absolute path of DATA.
+        methods: compared, in the order of the table.
+        refused: method to the reason why it does not fit the backbone.
+        seeds: each method is trained once with each.
+        rates: peak learning rates to choose from; one rate needs no search.
+        search_epochs: passes over the training part in a trial of a rate.
+        config: what all cells share; its seed is that of the parts and of the trials.
+    """
+
+    data: str
+    methods: tuple[str, ...]
+    refused: dict[str, str]
+    seeds: tuple[int, ...]
+    rates: tuple[float, ...]
+    search_epochs: int
+    config: TrainConfig
+
+    def __post_init__(self) -> None:
+        for name, values in (
+            ("methods", self.methods),
+            ("seeds", self.seeds),
+            ("learning rates", self.rates),
+        ):
+            if len(set(values)) < max(1, len(values)):
+                raise ArgumentError(f"{name} must be one or more, each once, not {list(values)}")
+        for method in self.methods:
+            check_method(method)
+        if min(self.rates) <= 0 or self.search_epochs < 1:
+            raise ArgumentError(
+                f"learning rates must be above 0 and search epochs at least 1, "
+                f"not {list(self.rates)} and {self.search_epochs}"
+            )
+
+    def trials(self) -> "list[Cell]":
+        """A short training of each method with each learning rate; none for a single rate."""
+        if len(self.rates) == 1:
+            return []
+        return [
+            Cell(
+                name=f"search/{method}/lr_{rate:g}",
+                videos="search.csv",
+                config=self._config(method, rate, self.config.seed, epochs=self.search_epochs),
+                temporal=False,
+            )
+            for method in self.methods
+            for rate in self.rates
+        ]
+
+    def runs(self, rate_of: dict[str, float]) -> "list[Cell]":
+        """The trainings that are compared, with the learning rate chosen for each method."""
+        return [
+            Cell(
+                name=f"runs/{method}/seed_{seed}",
+                videos="videos.csv",
+                config=self._config(method, rate_of[method], seed, epochs=self.config.epochs),
+                temporal=True,
+            )
+            for seed in self.seeds
+            for method in self.methods
+        ]
+
+    def _config(self, method: str, rate: float, seed: int, epochs: int) -> TrainConfig:
+        return dataclasses.replace(
+            self.config, method=method, lr=rate, lr_per_256=None, seed=seed, epochs=epochs
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """The record as plain values."""
+        return dataclasses.asdict(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cell:
+    """One training run of a comparison.
+
+    Attributes:
+        name: its folder within the comparison's.
+        videos: file within the comparison's folder that lists the parts.
+        temporal: whether accuracy is measured with frames in other orders, too.
+    """
+
+    name: str
+    videos: str
+    config: TrainConfig
+    temporal: bool
+
+
+def write_plan(folder: Path, plan: Plan, videos: Annotations) -> None:
+    """Write the plan and the lists of videos, or check that those there are the same.
+
+    `videos.csv` is what the methods are compared on. `search.csv` is its training part alone,
+    with a part held out to choose learning rates on: the test part takes no part in that.
+
+    Raises:
+        ArgumentError: another comparison lies there.
+    """
+    file = folder / PLAN_FILE
+    record = json.loads(json.dumps(plan.to_json()))
+    if file.exists():
+        check_same(folder, json.loads(file.read_text(encoding="utf-8")), record)
+        return
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ArgumentError(f"{folder} is not empty; give the comparison another --out")
+    config = plan.config
+    train, held_out = split_validation(videos.train, config.val_fraction, config.seed, config.group)
+    _write_videos(folder / "videos.csv", videos.labels, videos.train, videos.val)
+    _write_videos(folder / "search.csv", videos.labels, train, held_out)
+    write_json(file, record)
+
+
+def check_same(folder: Path, before: dict[str, Any], now: dict[str, Any]) -> None:
+    """Raise ArgumentError where a comparison would go on with other settings."""
+    flat_before, flat_now = (r | r["config"] for r in (before, now))
+    for name, value in flat_now.items():
+        if name not in ("config", "workers", "device") and flat_before.get(name) != value:
+            raise ArgumentError(
+                f"{folder} was started with {name} {flat_before.get(name)}, not {value}; go on "
+                "with the same, or give another --out"
+            )
+
+
+def read_videos(data: Path, config: TrainConfig) -> Annotations:
+    """Read DATA in its two parts, as training does."""
+    val = Path(config.val) if config.val is not None else None
+    return read_parts(data, val, config.val_fraction, config.seed, config.group)
+
+
+def _write_videos(
+    file: Path, labels: Sequence[str], train: Sequence[Video], val: Sequence[Video]
+) -> None:
+    with atomic_path(file) as temporary, temporary.open("w", newline="", encoding="utf-8") as text:
+        writer = csv.writer(text)
+        writer.writerow(("path", "label", "start_seconds", "end_seconds", "split"))
+        for split, videos in (("train", train), ("val", val)):
+            for v in videos:
+                path = v.path.resolve()
+                writer.writerow((path, labels[v.label], v.start_seconds, v.end_seconds, split))

@@ -1,0 +1,134 @@
+"""The table of a comparison, from what its cells left on disk."""
+
+import json
+import statistics
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from st_adapter.comparison.plan import Cell, Plan
+from st_adapter.method_table import METHODS
+
+COSTS_FILE = "costs.json"
+TENSORS = "adapter/adapter_model.safetensors"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One method.
+
+    Attributes:
+        lr: the peak learning rate that was chosen; `search` has top-1 of each that was tried,
+            None where the loss was no number.
+        top1: mean over seeds; `lowest` and `highest` are its spread.
+        temporal: mean top-1 with the frames in each order.
+        trained_parameters: numbers that are trained, head included; `share` of the image model's.
+        stored_bytes: size of the trained tensors on disk.
+        train_seconds: mean time of a training run, decoding included.
+        step_seconds: median time of a step, measured side by side with the other methods'.
+        memory_gb: most memory that a training process held.
+        gmacs: multiply-adds of one view, in 10^9.
+        seeds: top-1 by seed; None where the loss was no number.
+    """
+
+    method: str
+    source: str
+    sees_order: bool
+    lr: float
+    search: dict[str, float | None]
+    top1: float | None
+    lowest: float | None
+    highest: float | None
+    temporal: dict[str, float]
+    trained_parameters: int
+    share: float
+    stored_bytes: int
+    train_seconds: float
+    step_seconds: float
+    memory_gb: float
+    gmacs: float
+    seeds: dict[str, float | None]
+
+    def to_json(self) -> dict[str, Any]:
+        """The record as plain values."""
+        return asdict(self)
+
+
+def choose_rates(folder: Path, plan: Plan) -> dict[str, float]:
+    """The learning rate of each method: the best top-1 of its trials, then the lowest loss."""
+    if len(plan.rates) == 1:
+        return dict.fromkeys(plan.methods, plan.rates[0])
+    chosen: dict[str, tuple[float, float, float]] = {}
+    for cell in plan.trials():
+        result = read_result(folder, cell) or {"top1": -1.0, "loss": float("inf")}
+        rate = cell.config.peak_lr()
+        score = (result["top1"], -result["loss"], rate)
+        chosen[cell.config.method] = max(chosen.get(cell.config.method, score), score)
+    return {method: score[2] for method, score in chosen.items()}
+
+
+def read_result(folder: Path, cell: Cell) -> dict[str, Any] | None:
+    """What a finished cell reached; None where its loss was no number."""
+    file = folder / cell.name / "eval.json"
+    if not file.exists():
+        return None
+    result: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    return result
+
+
+def is_done(folder: Path, cell: Cell) -> bool:
+    """Whether a cell has nothing left to do."""
+    return any((folder / cell.name / name).exists() for name in ("eval.json", "diverged.json"))
+
+
+def read_rows(folder: Path, plan: Plan) -> list[Row]:
+    """One row a method, from finished cells."""
+    rates = choose_rates(folder, plan)
+    costs = json.loads((folder / COSTS_FILE).read_text(encoding="utf-8"))
+    return [_row(folder, plan, method, rates, costs) for method in plan.methods]
+
+
+def _row(
+    folder: Path, plan: Plan, method: str, rates: dict[str, float], costs: dict[str, Any]
+) -> Row:
+    cells = [cell for cell in plan.runs(rates) if cell.config.method == method]
+    results = {str(cell.config.seed): read_result(folder, cell) for cell in cells}
+    found = [result for result in results.values() if result]
+    accuracies = [result["top1"] for result in found]
+    metrics = [line for cell in cells for line in _metrics(folder / cell.name)]
+    orders = found[0]["temporal"] if found else {}
+    trials = [cell for cell in plan.trials() if cell.config.method == method]
+    return Row(
+        method=method,
+        source=METHODS[method].source,
+        sees_order=METHODS[method].sees_order,
+        lr=rates[method],
+        search={
+            f"{c.config.lr:g}": (read_result(folder, c) or {"top1": None})["top1"] for c in trials
+        },
+        top1=statistics.fmean(accuracies) if accuracies else None,
+        lowest=min(accuracies, default=None),
+        highest=max(accuracies, default=None),
+        temporal={o: statistics.fmean(r["temporal"][o] for r in found) for o in orders},
+        trained_parameters=costs[method]["trained_parameters"],
+        share=costs[method]["share"],
+        stored_bytes=max((_size(folder / cell.name / TENSORS) for cell in cells), default=0),
+        train_seconds=statistics.fmean(
+            max((line.get("train_seconds", 0.0) for line in _metrics(folder / c.name)), default=0.0)
+            for c in cells
+        ),
+        step_seconds=costs[method]["step_seconds"],
+        memory_gb=max((line.get("memory_gb", 0.0) for line in metrics), default=0.0),
+        gmacs=costs[method]["gmacs"],
+        seeds={s: result["top1"] if result else None for s, result in results.items()},
+    )
+
+
+def _metrics(run: Path) -> list[dict[str, Any]]:
+    file = run / "metrics.jsonl"
+    lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
+    return [json.loads(line) for line in lines]
+
+
+def _size(file: Path) -> int:
+    return file.stat().st_size if file.exists() else 0

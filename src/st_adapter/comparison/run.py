@@ -1,0 +1,266 @@
+"""Run a comparison: trials, runs, costs, table. Interrupted anywhere, it goes on where it was."""
+
+import json
+import shlex
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from multiprocessing import get_all_start_methods, get_context, get_start_method
+from multiprocessing.connection import Connection, wait
+from multiprocessing.context import BaseContext
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from st_adapter.comparison.cell import DIVERGED, DONE, run_job, time_steps, train_cell
+from st_adapter.comparison.plan import PLAN_FILE, Cell, Plan, read_videos, write_plan
+from st_adapter.comparison.results import COSTS_FILE, Row, choose_rates, is_done, read_rows
+from st_adapter.config import TrainConfig, check_method
+from st_adapter.errors import ArgumentError, StAdapterError
+from st_adapter.files import write_json
+from st_adapter.inspection import inspect_spec
+from st_adapter.interrupt import deferred_interrupt
+from st_adapter.machine import choose_device, choose_precision
+from st_adapter.method_table import METHODS
+from st_adapter.model import create_model
+from st_adapter.progress import bar, say
+from st_adapter.spec import ModelSpec
+
+DEFAULT_RATES = (1e-4, 3e-4, 1e-3, 3e-3)
+_POLL_SECONDS = 0.2
+
+
+class Interrupted(KeyboardInterrupt):
+    """The user stopped the comparison; all that is done is kept."""
+
+
+class _Job(NamedTuple):
+    """Something for `run_job` to do in a process of its own."""
+
+    name: str
+    task: Callable[..., int]
+    arguments: dict[str, Any]
+
+
+class _Running(NamedTuple):
+    """A job under way; closing the connection asks it to stop."""
+
+    process: BaseProcess
+    connection: Connection
+
+
+def compare(
+    data: str | Path,
+    out: str | Path,
+    config: TrainConfig | None = None,
+    *,
+    methods: Sequence[str] = tuple(METHODS),
+    seeds: Sequence[int] = (0, 1, 2),
+    rates: Sequence[float] = DEFAULT_RATES,
+    search_epochs: int | None = None,
+    processes: int = 1,
+) -> list[Row]:
+    """Train every method with every seed on the same videos, and tabulate what came of it.
+
+    All methods see the same clips in the same order. The learning rate of each is chosen from
+    `rates` by short trials on a part held out of the training part. The last epoch's result
+    counts: the validation part of DATA is looked at once, after training.
+
+    Args:
+        data: anything `read_annotations` takes.
+        out: folder to make, or one of an interrupted comparison with the same settings.
+        config: what all runs share; `keep` is "last" whatever it says.
+        methods: names in METHODS.
+        seeds: of initialisation, order and augmentation.
+        rates: peak learning rates to choose from; one rate needs no search.
+        search_epochs: of a trial; unset is half of a run's.
+        processes: cells trained at the same time.
+
+    Raises:
+        ArgumentError, DataError: before anything is written.
+        StAdapterError: a cell failed.
+        Interrupted: Ctrl-C or SIGTERM came; calling it again goes on.
+    """
+    folder = Path(out)
+    if processes < 1:
+        raise ArgumentError(f"processes must be at least 1, not {processes}")
+    for method in methods:
+        check_method(method)
+    config = replace(config or TrainConfig(), keep="last")
+    videos = read_videos(Path(data), config)
+    refused = _refused(config, methods, videos.labels)
+    fitting = tuple(method for method in methods if method not in refused)
+    if not fitting:
+        raise ArgumentError("; ".join(f"{m}: {reason}" for m, reason in refused.items()))
+    plan = Plan(
+        data=str(Path(data).resolve()),
+        methods=fitting,
+        refused=refused,
+        seeds=tuple(seeds),
+        rates=tuple(sorted(rates)),
+        search_epochs=search_epochs or max(1, config.epochs // 2),
+        config=_settle(folder, config, fitting, videos.labels),
+    )
+    write_plan(folder, plan, videos)
+    _announce(plan)
+    _run_cells(folder, plan.trials(), "choosing learning rates", processes)
+    _run_cells(folder, plan.runs(choose_rates(folder, plan)), "training", processes)
+    _measure_costs(folder, plan, videos.labels)
+    rows = read_rows(folder, plan)
+    write_json(
+        folder / "results.json",
+        {"plan": plan.to_json(), "results": [row.to_json() for row in rows]},
+    )
+    return rows
+
+
+def _refused(config: TrainConfig, methods: Sequence[str], labels: Sequence[str]) -> dict[str, str]:
+    """Build each method without data, and note why one does not fit."""
+    refused = {}
+    for method in methods:
+        try:
+            inspect_spec(_spec(config, method, labels), 1, config.size)
+        except ArgumentError as error:
+            say(f"{method} is left out: {error}")
+            refused[method] = str(error)
+    return refused
+
+
+def _spec(config: TrainConfig, method: str, labels: Sequence[str]) -> ModelSpec:
+    return ModelSpec(
+        backbone=config.backbone,
+        weights="random",
+        labels=tuple(labels),
+        method=method,
+        adapter=config.adapter,
+        method_config=config.method_config,
+        mean=(0.0, 0.0, 0.0),
+        std=(1.0, 1.0, 1.0),
+    )
+
+
+def _settle(
+    folder: Path, config: TrainConfig, methods: Sequence[str], labels: Sequence[str]
+) -> TrainConfig:
+    """Decide once what each run would decide anew: where files lie, which arithmetic is faster."""
+    named = config.weights in ("hub", "package", "random")
+    config = replace(
+        config,
+        weights=config.weights if named else str(Path(config.weights).resolve()),
+        val=None if config.val is None else str(Path(config.val).resolve()),
+        method=methods[0],  # each cell has its own, and its own learning rate
+    )
+    if config.precision != "auto":
+        return config
+    if (folder / PLAN_FILE).exists():
+        before = json.loads((folder / PLAN_FILE).read_text(encoding="utf-8"))
+        return replace(config, precision=before["config"]["precision"])
+    model = create_model(config.backbone, labels, weights="random", method=methods[0])
+    model = model.to(choose_device(config.device))
+    precision, _ = choose_precision("auto", model, clip_frames=config.frames, size=config.size)
+    return replace(config, precision=precision)  # type: ignore[arg-type]
+
+
+def _announce(plan: Plan) -> None:
+    trials, runs = len(plan.trials()), len(plan.methods) * len(plan.seeds)
+    say(
+        f"{len(plan.methods)} methods on {plan.config.backbone}: {trials} trials of "
+        f"{plan.search_epochs} epochs to choose from learning rates "
+        f"{', '.join(f'{rate:g}' for rate in plan.rates)}, then {runs} runs of "
+        f"{plan.config.epochs} epochs"
+    )
+
+
+def _run_cells(folder: Path, cells: Sequence[Cell], title: str, processes: int) -> None:
+    """Train the cells that are not done yet."""
+    jobs = [
+        _Job(
+            cell.name,
+            train_cell,
+            {
+                "folder": folder / cell.name,
+                "config": cell.config,
+                "videos": folder / cell.videos,
+                "temporal": cell.temporal,
+            },
+        )
+        for cell in cells
+        if not is_done(folder, cell)
+    ]
+    _run_jobs(folder, jobs, title, processes, done=len(cells) - len(jobs))
+
+
+def _measure_costs(folder: Path, plan: Plan, labels: Sequence[str]) -> None:
+    file = folder / COSTS_FILE
+    if not file.exists():
+        arguments = {"file": file, "config": plan.config, "methods": list(plan.methods)}
+        job = _Job("costs", time_steps, arguments | {"labels": list(labels)})
+        _run_jobs(folder, [job], "timing steps", processes=1)
+
+
+def _run_jobs(
+    folder: Path, jobs: Sequence[_Job], title: str, processes: int, done: int = 0
+) -> None:
+    """Run each job in a process of its own, `processes` at a time.
+
+    Raises:
+        StAdapterError: one failed; the others are stopped, ready to go on.
+    """
+    context = _preloaded()
+    waiting = list(jobs)
+    running: dict[str, _Running] = {}
+    with deferred_interrupt() as stop, bar(title, done + len(jobs), done) as progress:
+        try:
+            while waiting or running:
+                while waiting and len(running) < processes:
+                    job = waiting.pop(0)
+                    running[job.name] = _start(context, folder, job)
+                progress.note(", ".join(running))
+                wait([r.process.sentinel for r in running.values()], timeout=_POLL_SECONDS)
+                for name, (process, _) in list(running.items()):
+                    if not process.is_alive():
+                        del running[name]
+                        _check(folder, name, process.exitcode)
+                        progress.advance()
+                if stop.is_set():
+                    raise Interrupted("stopped; the same command goes on")
+        finally:
+            for _, connection in running.values():
+                connection.close()
+            for process, _ in running.values():
+                process.join()
+
+
+def _preloaded() -> BaseContext:
+    """Processes that have imported what a job needs, but have not begun to compute."""
+    if "forkserver" not in get_all_start_methods():
+        return get_context("spawn")
+    context = get_context("forkserver")
+    context.set_forkserver_preload(["st_adapter.comparison.cell"])
+    return context
+
+
+def _start(context: BaseContext, folder: Path, job: _Job) -> _Running:
+    theirs, ours = context.Pipe(duplex=False)
+    log = _log(folder, job.name)
+    arguments = (job.task, job.arguments, log, theirs, get_start_method())
+    process = context.Process(target=run_job, args=arguments)  # type: ignore[attr-defined]
+    process.start()
+    theirs.close()
+    return _Running(process, ours)
+
+
+def _log(folder: Path, job: str) -> Path:
+    return folder / "logs" / f"{job.replace('/', '_')}.txt"
+
+
+def _check(folder: Path, job: str, exit_code: int | None) -> None:
+    """Raise StAdapterError with a job's own last word, unless it did what it should."""
+    if exit_code in (DONE, DIVERGED):
+        return
+    log = _log(folder, job)
+    lines = log.read_text(encoding="utf-8").strip().splitlines() if log.exists() else []
+    reason = lines[-1] if lines else f"exit code {exit_code}"
+    raise StAdapterError(
+        f"{job} failed: {reason.removeprefix('error: ')} (see {shlex.quote(str(log))}); "
+        "the same command goes on with the rest once that is mended"
+    )
