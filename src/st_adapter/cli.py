@@ -230,7 +230,7 @@ def compare(
     config_file: Path | None,
     **flags: Any,
 ) -> int:
-    """Compare transfer methods on the videos in DATA: one table.
+    """Compare transfer methods on the videos in DATA: one table, one page.
 
     Every method sees the same clips in the same order. Its learning rate is chosen by short trials
     on a part held out of the training videos; then it runs once with each seed, and the last epoch
@@ -253,7 +253,9 @@ def compare(
         processes=processes,
     )
     print_table(rows)
-    click.echo(f"{out / 'results.json'}")
+    from st_adapter.report.page import write_report
+
+    click.echo(f"{write_report(out)}")
     missing = methods != "all" and len(rows) < len(chosen)
     return SOME_FAILED if missing or any(row.top1 is None for row in rows) else DONE
 
@@ -264,6 +266,20 @@ def _list(text: str, kind: Callable[[str], _Item], flag: str) -> tuple[_Item, ..
         return tuple(kind(part.strip()) for part in text.split(","))
     except ValueError:
         raise ArgumentError(f"{flag} takes values with commas between, not {text!r}") from None
+
+
+@app.command()
+@click.argument("run", type=_PATH)
+def report(run: Path) -> int:
+    """Write report.html into RUN, a run's folder or a comparison's: one page that needs no network.
+
+    Accuracy, learning curves, confusion, the surest right and wrong answers as film strips, data
+    problems, and how to make it again.
+    """
+    from st_adapter.report.page import write_report
+
+    click.echo(f"{write_report(run)}")
+    return DONE
 
 
 @app.command()

@@ -36,3 +36,14 @@ def append_json_line(path: Path, value: dict[str, Any]) -> None:
     """Append one object to a file of JSON lines."""
     with path.open("a", encoding="utf-8") as file:
         file.write(json.dumps(value) + "\n")
+
+
+def read_json_lines(file: Path) -> list[dict[str, Any]]:
+    """The objects in a file; a last line that was torn by a crash is left out."""
+    lines = []
+    for text in file.read_text(encoding="utf-8").splitlines() if file.exists() else ():
+        try:
+            lines.append(json.loads(text))
+        except ValueError:
+            break
+    return lines

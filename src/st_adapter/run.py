@@ -20,9 +20,10 @@ from st_adapter.data.annotations import Annotations, Video, read_annotations, re
 from st_adapter.data.dataset import Skipped
 from st_adapter.errors import ArgumentError, CheckpointError
 from st_adapter.evaluate import Evaluation
-from st_adapter.files import append_json_line, atomic_path, write_json
+from st_adapter.files import append_json_line, atomic_path, read_json_lines, write_json
 from st_adapter.model import VideoClassifier
 from st_adapter.progress import say
+from st_adapter.provenance import command, versions
 from st_adapter.recipes import resolve
 
 _NAMES = ("config.json", "adapter", "adapter_last", "metrics.jsonl", "eval.json", "state")
@@ -133,7 +134,7 @@ class Run:
     def _forget_what_is_done_again(self) -> None:
         """Drop what was logged after the state was saved."""
         kept = []
-        for line in _json_lines(self.folder / "metrics.jsonl"):
+        for line in read_json_lines(self.folder / "metrics.jsonl"):
             validated_later = "top1" in line and line["epoch"] > self.epochs_done
             if line["step"] <= self.step and not validated_later:
                 kept.append(line)
@@ -165,6 +166,7 @@ def write_config(
     record: dict[str, Any] = {"recipe": recipe, "data": data}
     if next_epoch is not None:
         record["next_epoch"] = next_epoch
+    record |= {"command": command(), "versions": versions()}
     values = config.to_json() | _absolute_paths(config)
     write_json(folder / "config.json", record | {"config": values})
 
@@ -175,7 +177,7 @@ def recorded_next_epoch(folder: Path) -> int:
         recorded = json.loads((folder / "config.json").read_text(encoding="utf-8"))["next_epoch"]
     except (OSError, ValueError, TypeError, KeyError):  # not one that was imported
         recorded = None
-    lines = _json_lines(folder / "metrics.jsonl")
+    lines = read_json_lines(folder / "metrics.jsonl")
     done = max((line["epoch"] for line in lines if "top1" in line), default=0)
     return recorded if type(recorded) is int else done
 
@@ -244,17 +246,6 @@ def _absolute_paths(config: TrainConfig) -> dict[str, str | None]:
         "weights": config.weights if named else str(Path(config.weights).resolve()),
         "val": None if config.val is None else str(Path(config.val).resolve()),
     }
-
-
-def _json_lines(file: Path) -> list[dict[str, Any]]:
-    """The objects in a file; a last line that was torn by a crash is left out."""
-    lines = []
-    for text in file.read_text(encoding="utf-8").splitlines() if file.exists() else ():
-        try:
-            lines.append(json.loads(text))
-        except ValueError:
-            break
-    return lines
 
 
 def _write_json_lines(file: Path, lines: list[dict[str, Any]]) -> None:

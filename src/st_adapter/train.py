@@ -38,7 +38,7 @@ from st_adapter.progress import Bar, bar, say
 from st_adapter.run import Run, check_folder, resumed_config
 
 _LOG_EVERY = 10
-"""Steps between two lines of metrics.jsonl."""
+"""Most steps between two lines of metrics.jsonl; short epochs have ten lines."""
 
 
 class Interrupted(KeyboardInterrupt):
@@ -192,12 +192,13 @@ def _train_epoch(
     losses: list[Tensor] = []
     seen, start = 0, time.perf_counter()
     title = f"epoch {epoch + 1}/{config.epochs}"
+    log_every = min(_LOG_EVERY, max(1, run.steps_per_epoch // 10))
     with deferred_interrupt() as stop, bar(title, run.steps_per_epoch, first_step) as progress:
         for batches in _groups(loader, config.accumulate):
             losses.append(_step(run, batches))
             seen += sum(len(batch.labels) for batch in batches)
             run.step += 1
-            if run.step % _LOG_EVERY == 0 or run.step == 1:
+            if run.step % log_every == 0 or run.step == 1:
                 speed = seen / (time.perf_counter() - start)
                 _log_step(run, torch.stack(losses).mean().item(), speed, progress)
                 losses.clear()

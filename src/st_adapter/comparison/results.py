@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from st_adapter.comparison.plan import Cell, Plan
+from st_adapter.files import read_json_lines
 from st_adapter.method_table import METHODS
 
 COSTS_FILE = "costs.json"
@@ -95,7 +96,9 @@ def _row(
     results = {str(cell.config.seed): read_result(folder, cell) for cell in cells}
     found = [result for result in results.values() if result]
     accuracies = [result["top1"] for result in found]
-    metrics = [line for cell in cells for line in _metrics(folder / cell.name)]
+    metrics = [
+        line for cell in cells for line in read_json_lines(folder / cell.name / "metrics.jsonl")
+    ]
     orders = found[0]["temporal"] if found else {}
     trials = [cell for cell in plan.trials() if cell.config.method == method]
     return Row(
@@ -114,7 +117,13 @@ def _row(
         share=costs[method]["share"],
         stored_bytes=max((_size(folder / cell.name / TENSORS) for cell in cells), default=0),
         train_seconds=statistics.fmean(
-            max((line.get("train_seconds", 0.0) for line in _metrics(folder / c.name)), default=0.0)
+            max(
+                (
+                    line.get("train_seconds", 0.0)
+                    for line in read_json_lines(folder / c.name / "metrics.jsonl")
+                ),
+                default=0.0,
+            )
             for c in cells
         ),
         step_seconds=costs[method]["step_seconds"],
@@ -122,12 +131,6 @@ def _row(
         gmacs=costs[method]["gmacs"],
         seeds={s: result["top1"] if result else None for s, result in results.items()},
     )
-
-
-def _metrics(run: Path) -> list[dict[str, Any]]:
-    file = run / "metrics.jsonl"
-    lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
-    return [json.loads(line) for line in lines]
 
 
 def _size(file: Path) -> int:

@@ -23,6 +23,7 @@ from st_adapter.machine import choose_device, choose_precision
 from st_adapter.method_table import METHODS
 from st_adapter.model import create_model
 from st_adapter.progress import bar, say
+from st_adapter.provenance import command, versions
 from st_adapter.spec import ModelSpec
 
 DEFAULT_RATES = (1e-4, 3e-4, 1e-3, 3e-3)
@@ -108,7 +109,12 @@ def compare(
     rows = read_rows(folder, plan)
     write_json(
         folder / "results.json",
-        {"plan": plan.to_json(), "results": [row.to_json() for row in rows]},
+        {
+            "command": command(),
+            "versions": versions(),
+            "plan": plan.to_json(),
+            "results": [row.to_json() for row in rows],
+        },
     )
     return rows
 

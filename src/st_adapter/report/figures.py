@@ -1,0 +1,147 @@
+"""Plots as SVG text to stand inside a page, in the page's own colours."""
+
+import io
+import math
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+_COLOURS = {
+    "#010203": "var(--ink)",
+    "#010204": "var(--line)",
+    "#010205": "var(--accent)",
+    "#010206": "var(--second)",
+    "#010207": "var(--quiet)",
+}
+"""Colours that stand for those of the page, which change with dark mode."""
+
+_LABEL_DECADES = 0.9
+"""Labels nearer than this on the logarithmic axis may meet."""
+
+INK, LINE, ACCENT, SECOND, QUIET = _COLOURS
+_STYLE: dict[Any, Any] = {
+    "svg.fonttype": "none",
+    "font.family": "sans-serif",
+    "font.size": 11,
+    "text.color": INK,
+    "axes.labelcolor": INK,
+    "axes.edgecolor": LINE,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+}
+
+
+def learning_curves(
+    losses: Sequence[tuple[float, float]], accuracies: Sequence[tuple[float, float]]
+) -> str:
+    """Draw the training loss, and top-1 on the validation part where it was measured.
+
+    Args:
+        losses: (epoch, mean loss since the last point).
+        accuracies: (epoch, top-1 in 0..1); may be empty.
+    """
+    with matplotlib.rc_context(_STYLE):
+        figure = Figure(figsize=(7, 3.2), layout="constrained")
+        axes = figure.subplots(1, 2 if accuracies else 1, squeeze=False)[0]
+        _plot(axes[0], losses, "training loss", ACCENT)
+        axes[0].set_ylim(bottom=0)
+        if accuracies:
+            _plot(axes[1], [(e, 100 * a) for e, a in accuracies], "validation top-1, %", SECOND)
+            axes[1].set_ylim(0, 100)
+        return _to_svg(figure, "learning curves")
+
+
+def frontier(points: Sequence[tuple[str, float, float, float, float]]) -> str:
+    """Draw accuracy against trained parameters, and the line of what nothing cheaper beats.
+
+    Args:
+        points: (method, trained parameters, top-1, lowest, highest), accuracies in 0..1.
+    """
+    with matplotlib.rc_context(_STYLE):
+        figure = Figure(figsize=(7, 4.2), layout="constrained")
+        axes = figure.subplots()
+        best = undominated([(count, top1) for _, count, top1, _, _ in points])
+        axes.plot(*zip(*[(c, 100 * a) for c, a in best], strict=True), color=QUIET, linewidth=1.5)
+        for method, count, top1, low, high in points:
+            colour = ACCENT if method == "st-adapter" else SECOND
+            axes.plot([count, count], [100 * low, 100 * high], color=colour, linewidth=1.2)
+            axes.plot(count, 100 * top1, "o", color=colour, markersize=7)
+        _label_apart(axes, [(method, count, 100 * top1) for method, count, top1, _, _ in points])
+        axes.set_xscale("log")
+        axes.margins(x=0.2, y=0.18)
+        axes.set_xlabel("trained parameters")
+        axes.set_ylabel("top-1, %")
+        axes.grid(axis="y", color=LINE, linewidth=0.5)
+        return _to_svg(figure, "accuracy against trained parameters")
+
+
+def _label_apart(axes: Axes, points: Sequence[tuple[str, float, float]]) -> None:
+    """Write names beside points, moved up where they would lie on each other."""
+    low, high = axes.get_ylim()
+    least = (high - low) / 22
+    placed: list[tuple[float, float]] = []
+    for name, x, y in sorted(points, key=lambda point: point[2]):
+        near = [py for px, py in placed if abs(math.log10(px / x)) < _LABEL_DECADES]
+        height = max([y, *(py + least for py in near if py + least > y)])
+        placed.append((x, height))
+        axes.annotate(name, (x, height), (7, 0), textcoords="offset points", va="center")
+
+
+def loss_curves(curves: dict[str, list[tuple[float, float]]]) -> str:
+    """Draw the training loss of each method over steps, side by side on one scale."""
+    columns = 3
+    with matplotlib.rc_context(_STYLE):
+        lines = -(-len(curves) // columns)
+        figure = Figure(figsize=(7, 0.6 + 1.5 * lines), layout="constrained")
+        grid = figure.subplots(lines, columns, sharex=True, sharey=True, squeeze=False)
+        for axes in grid.flat[len(curves) :]:
+            axes.set_axis_off()
+        for axes, (method, points) in zip(grid.flat, curves.items(), strict=False):
+            colour = ACCENT if method == "st-adapter" else SECOND
+            axes.plot(*zip(*points, strict=True), color=colour, linewidth=1.3)
+            axes.set_title(method, fontsize=11, loc="left")
+            axes.grid(axis="y", color=LINE, linewidth=0.5)
+        return _to_svg(figure, "training loss of each method over steps")
+
+
+def undominated(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    """The (cost, gain) points that no cheaper one reaches, by rising cost.
+
+    >>> undominated([(3, 0.8), (1, 0.5), (2, 0.4)])
+    [(1, 0.5), (3, 0.8)]
+    """
+    kept: list[tuple[float, float]] = []
+    for cost, gain in sorted(points, key=lambda point: (point[0], -point[1])):
+        if not kept or gain > kept[-1][1]:
+            kept.append((cost, gain))
+    return kept
+
+
+def _plot(axes: Axes, points: Sequence[tuple[float, float]], title: str, colour: str) -> None:
+    marker = "o" if len(points) < 12 else ""
+    axes.plot(*zip(*points, strict=True), color=colour, marker=marker, markersize=4)
+    axes.set_title(title, fontsize=11, loc="left")
+    axes.set_xlabel("epoch")
+    axes.grid(axis="y", color=LINE, linewidth=0.5)
+
+
+def _to_svg(figure: Figure, label: str) -> str:
+    """The figure as an element with a text alternative, without what only a file needs."""
+    stream = io.StringIO()
+    options: dict[Any, Any] = {"svg.hashsalt": label}  # marks of two figures must not share names
+    with matplotlib.rc_context(options):
+        figure.savefig(stream, format="svg", transparent=True, metadata={"Date": None})
+    text = stream.getvalue()
+    text = text[text.index("<svg") :]
+    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
+    text = re.sub(r' id="[A-Za-z0-9]+_\d+"', "", text)
+    text = re.sub(r' (width|height)="[\d.]+pt"', "", text, count=2)
+    for stand_in, colour in _COLOURS.items():
+        text = text.replace(stand_in, colour)
+    return text.replace("<svg ", f'<svg role="img" aria-label="{label}" ', 1)

@@ -1,0 +1,34 @@
+"""Film strips: what a classifier saw of a video, as one small picture inside a page."""
+
+import base64
+import io
+from pathlib import Path
+
+import torch
+from PIL import Image
+
+from st_adapter.config import ClipConfig
+from st_adapter.data.annotations import Video
+from st_adapter.data.dataset import read_views
+from st_adapter.errors import VideoError
+
+_FRAMES = 8
+_HEIGHT = 96
+
+
+def film_strip(path: Path, clip: ClipConfig) -> str | None:
+    """Up to eight frames of the first test view side by side, as a data URI of a JPEG.
+
+    None where the video cannot be read any more.
+    """
+    try:
+        frames = read_views(Video(path=path), clip)[0]
+    except VideoError:
+        return None
+    count = min(_FRAMES, len(frames))
+    picks = torch.linspace(0, len(frames) - 1, count).round().long()
+    pixels = torch.cat(list(frames[picks]), dim=2).permute(1, 2, 0)
+    picture = Image.fromarray(pixels.numpy()).resize((count * _HEIGHT, _HEIGHT))
+    stream = io.BytesIO()
+    picture.save(stream, format="JPEG", quality=72)
+    return f"data:image/jpeg;base64,{base64.b64encode(stream.getvalue()).decode()}"

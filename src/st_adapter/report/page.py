@@ -1,0 +1,43 @@
+"""One HTML file of a run or a comparison that needs nothing else."""
+
+from pathlib import Path
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from st_adapter.errors import ArgumentError
+from st_adapter.files import atomic_path
+from st_adapter.frame_order import ORDERS
+from st_adapter.report.comparison_page import comparison_values
+from st_adapter.report.run_page import ORDER_NAMES, run_values
+
+
+def write_report(folder: Path) -> Path:
+    """Write `report.html` into a run folder or a comparison's folder.
+
+    Raises:
+        ArgumentError: the folder holds no finished run and no finished comparison.
+    """
+    if (folder / "results.json").is_file():
+        template, values_of = "comparison.html", comparison_values
+    elif (folder / "eval.json").is_file():
+        template, values_of = "run.html", run_values
+    else:
+        raise ArgumentError(
+            f"{folder} holds no eval.json of a run and no results.json of a comparison; train, "
+            "evaluate or compare first"
+        )
+    try:
+        values = values_of(folder)
+    except KeyError as error:
+        raise ArgumentError(
+            f"{folder} was written by another version (no {error}); evaluate or compare again"
+        ) from None
+    environment = Environment(
+        loader=PackageLoader("st_adapter.report"), autoescape=True, undefined=StrictUndefined
+    )
+    environment.filters["percent"] = lambda value: "–" if value is None else f"{100 * value:.1f} %"
+    names = [ORDER_NAMES[order] for order in ORDERS]
+    text = environment.get_template(template).render(order_names=names, orders=ORDERS, **values)
+    with atomic_path(folder / "report.html") as temporary:
+        temporary.write_text(text, encoding="utf-8")
+    return folder / "report.html"

@@ -1,0 +1,108 @@
+"""What the page of a run shows, from what the run left on disk."""
+
+import json
+import shlex
+from pathlib import Path
+from typing import Any
+
+from st_adapter.config import ClipConfig
+from st_adapter.errors import ArgumentError
+from st_adapter.files import read_json_lines
+from st_adapter.report.figures import learning_curves
+from st_adapter.report.film import film_strip
+
+SHOWN_CLASSES = 30
+SHOWN_CLIPS = 4
+SHOWN_SKIPPED = 50
+ORDER_NAMES = {
+    "in_order": "in order",
+    "reversed": "reversed",
+    "shuffled": "shuffled",
+    "frozen": "frozen to one",
+}
+
+
+def run_values(folder: Path) -> dict[str, Any]:
+    """What the page of a run shows."""
+    evaluation = read_json(folder / "eval.json")
+    record = read_json(folder / "config.json")
+    config = record["config"]
+    clip = ClipConfig(
+        frames=evaluation["frames"], stride=evaluation["stride"], size=evaluation["size"]
+    )
+    metrics = read_json_lines(folder / "metrics.jsonl")
+    tensors = folder / "adapter" / "adapter_model.safetensors"
+    return {
+        "title": f"{config['method']} on {config['backbone']}",
+        "evaluation": evaluation,
+        "config": config,
+        "recipe": record["recipe"],
+        "data": record["data"],
+        "command": record.get("command") or _command(folder, record),
+        "versions": record.get("versions", {}),
+        "stored_megabytes": tensors.stat().st_size / 1e6 if tensors.exists() else None,
+        "curves": _curves(metrics),
+        "by_order": [
+            (ORDER_NAMES[order], top1, "") for order, top1 in (evaluation["temporal"] or {}).items()
+        ],
+        "classes": _classes(evaluation),
+        "confusions": frequent_mistakes(evaluation["labels"], evaluation["confusion"]),
+        "matrix": evaluation["confusion"] if len(evaluation["labels"]) <= SHOWN_CLASSES else None,
+        "best": _surest(evaluation, clip, right=True),
+        "worst": _surest(evaluation, clip, right=False),
+        "skipped": read_json_lines(folder / "skipped.jsonl")[:SHOWN_SKIPPED],
+        "num_skipped": len(read_json_lines(folder / "skipped.jsonl")),
+    }
+
+
+def _curves(metrics: list[dict[str, Any]]) -> str:
+    steps = max((line["step"] for line in metrics), default=0)
+    epochs = max((line["epoch"] for line in metrics), default=1)
+    losses = [(line["step"] / steps * epochs, line["loss"]) for line in metrics if "loss" in line]
+    accuracies = [(line["epoch"], line["top1"]) for line in metrics if "top1" in line]
+    return learning_curves(losses, accuracies) if losses else ""
+
+
+def _classes(evaluation: dict[str, Any]) -> list[tuple[str, float, str]]:
+    """Name, accuracy and how many videos, the worst class first; of many classes, the worst."""
+    rows = [
+        (name, values["accuracy"], f" of {values['num_videos']}")
+        for name, values in evaluation["per_class"].items()
+        if values["num_videos"]
+    ]
+    return sorted(rows, key=lambda row: row[1])[:SHOWN_CLASSES]
+
+
+def frequent_mistakes(labels: list[str], confusion: list[list[int]]) -> list[tuple[str, str, int]]:
+    """True class, predicted class and number of videos, the most frequent mistakes first."""
+    found = [
+        (labels[i], labels[j], count)
+        for i, row in enumerate(confusion)
+        for j, count in enumerate(row)
+        if i != j and count
+    ]
+    return sorted(found, key=lambda item: -item[2])[:10]
+
+
+def _surest(evaluation: dict[str, Any], clip: ClipConfig, *, right: bool) -> list[dict[str, Any]]:
+    """The right, or wrong, answers that the classifier is surest of, with film strips."""
+    rows = [p for p in evaluation["predictions"] if (p["label"] == p["predicted"]) == right]
+    rows = sorted(rows, key=lambda row: -row["score"])[:SHOWN_CLIPS]
+    return [row | {"strip": film_strip(Path(row["path"]), clip)} for row in rows]
+
+
+def _command(folder: Path, record: dict[str, Any]) -> str:
+    """How to train the same again, for a run whose command is not recorded."""
+    if not record["data"]:
+        return ""
+    config = shlex.quote(str(folder / "config.json"))
+    return f"st-adapter train {shlex.quote(record['data'])} --out NEW_RUN --config {config}"
+
+
+def read_json(file: Path) -> dict[str, Any]:
+    """Read a JSON object, or say that it cannot be read."""
+    try:
+        record: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ArgumentError(f"{file} cannot be read: {error}") from None
+    return record
