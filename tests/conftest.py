@@ -5,6 +5,9 @@ from jaxtyping import install_import_hook
 SHAPED = ("adapter", "backbones", "data", "inference", "model")
 install_import_hook([f"st_adapter.{name}" for name in SHAPED], "shape_checks.typechecker")
 
+import json
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -127,3 +130,28 @@ def trained_run(folder_data: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     out = tmp_path_factory.mktemp("runs") / "run"
     train(folder_data, out, replace(TINY, epochs=1, dropout=0.5))
     return out
+
+
+@pytest.fixture(scope="session")
+def settings(folder_data: Path, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """Arguments of a comparison that takes seconds."""
+    config = tmp_path_factory.mktemp("settings") / "config.json"
+    config.write_text(json.dumps(replace(TINY, epochs=1).to_json()))
+    flags = "--methods st-adapter,linear --seeds 0,1 --lrs 1e-3,1e-2 --search-epochs 1"
+    return [str(folder_data), "--config", str(config), *flags.split()]
+
+
+@pytest.fixture(scope="session")
+def compared(settings: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished comparison."""
+    out = tmp_path_factory.mktemp("compared") / "out"
+    process = start_comparison(settings, out)
+    assert process.wait(timeout=300) == 0, (out.parent / "said.txt").read_text()
+    return out
+
+
+def start_comparison(settings: list[str], out: Path) -> subprocess.Popen[bytes]:
+    """Start `st-adapter compare`; what it says goes to said.txt beside `out`."""
+    arguments = [sys.executable, "-m", "st_adapter", "compare", *settings, "--out", str(out)]
+    with (out.parent / "said.txt").open("w") as said:
+        return subprocess.Popen(arguments, stdout=said, stderr=said)

@@ -1,8 +1,9 @@
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
-from st_adapter.data.annotations import read_annotations, read_parts, split_validation
+from st_adapter.data.annotations import Video, read_annotations, read_parts, split_validation
 from st_adapter.errors import DataError
 
 
@@ -182,3 +183,22 @@ def test_one_class_and_missing_files_are_refused(tmp_path):
     (tmp_path / "list.txt").write_text("a.mp4 x\nb.mp4 x\nc.mp4 y\n")
     with pytest.raises(DataError, match="none of 2 training files exists"):
         read_parts(tmp_path / "list.txt", None, 0.2, 0)
+
+
+def test_groups_are_held_out_whole():
+    videos = [
+        Video(path=Path(f"g{group}_{clip}.mp4"), label=clip % 2)
+        for group in range(10)
+        for clip in range(4)
+    ]
+    train, held = split_validation(videos, 0.2, 0, r"g\d+")
+    groups = [{v.path.name.split("_")[0] for v in part} for part in (train, held)]
+    assert not groups[0] & groups[1]
+    assert len(groups[1]) == 2
+    assert sorted(train + held, key=str) == sorted(videos, key=str)
+
+
+def test_one_group_alone_cannot_be_held_out():
+    videos = [Video(path=Path(f"{i}.mp4"), label=i) for i in range(2)]
+    with pytest.raises(DataError, match="all 2 paths match"):
+        split_validation(videos, 0.2, 0, r"\.mp4")

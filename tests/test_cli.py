@@ -14,6 +14,8 @@ VERBS = [
     "train",
     "evaluate",
     "predict",
+    "compare",
+    "report",
     "inspect",
     "recipes",
     "backbones",

@@ -100,3 +100,21 @@ def test_views_are_read():
     assert parse_views("3x1") == (3, 1)
     assert parse_views("2") == (2, 1)
     assert parse_views("1X3") == (1, 3)
+
+
+def test_reversal_pairs_go_both_ways():
+    config = TrainConfig(reversal="Sit=Stand, Open=Close")
+    pairs = {"Sit": "Stand", "Stand": "Sit", "Open": "Close", "Close": "Open"}
+    assert config.reversal_pairs == pairs
+    assert TrainConfig().reversal_pairs == {}
+
+
+@pytest.mark.parametrize("text", ["Sit", "Sit=", "Sit=Stand,Sit=Walk", ""])
+def test_reversal_that_is_no_pair_is_refused(text):
+    with pytest.raises(ArgumentError, match="reversal takes pairs like"):
+        TrainConfig(reversal=text)
+
+
+def test_a_group_that_is_no_pattern_is_refused():
+    with pytest.raises(ArgumentError, match="is no regular expression"):
+        TrainConfig(group="(")

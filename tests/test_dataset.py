@@ -124,3 +124,11 @@ def test_collate_keeps_uint8(folder_data):
     assert batch.clips.shape == (2, 4, 3, 32, 32)
     assert batch.clips.dtype == torch.uint8
     assert batch.labels.tolist() == [0, 1]
+
+
+def test_a_reversed_clip_stands_beside_its_own_as_the_other_class(folder_data):
+    videos = read_annotations(folder_data).train
+    dataset = TrainDataset(videos, CLIP, TRANSFORM, seed=0, reversal={0: 1, 1: 0})
+    batch = collate_train([dataset[0, 0], dataset[0, len(videos) - 1]])
+    assert batch.labels.tolist() == [0, 1, 1, 0]
+    assert torch.equal(batch.clips[2:], batch.clips[:2].flip(1))

@@ -265,3 +265,26 @@ def test_killed_run_resumes_from_its_last_state(folder_data, tmp_path, tiny):
     process.send_signal(signal.SIGINT)
     process.communicate(timeout=60)
     assert f"at step {step}" in line
+
+
+def test_the_last_epoch_is_kept_without_a_look_at_validation(folder_data, tmp_path, tiny):
+    result = train(folder_data, tmp_path / "run", replace(tiny, keep="last"), temporal=True)
+    metrics = (tmp_path / "run" / "metrics.jsonl").read_text()
+    assert "top1" not in metrics
+    last, kept = (load_tensors(tmp_path / "run" / name) for name in ("adapter_last", "adapter"))
+    assert all(torch.equal(last[name], kept[name]) for name in kept)
+    assert result.temporal["in_order"] == pytest.approx(result.top1)
+
+
+def test_reversal_of_a_class_that_is_not_there_is_refused(folder_data, tmp_path, tiny):
+    with pytest.raises(ArgumentError, match="no class of the data; did you mean darkens"):
+        train(folder_data, tmp_path / "run", replace(tiny, reversal="brightens=darken"))
+    assert not (tmp_path / "run").exists()
+
+
+def test_reversals_teach_the_order_of_frames(folder_data, tmp_path, tiny):
+    config = replace(tiny, reversal="brightens=darkens", keep="last", init="up-zero", dropout=0.0)
+    config = replace(config, epochs=8, lr=1e-2)
+    result = train(folder_data, tmp_path / "run", config, temporal=True)
+    assert result.temporal["in_order"] == 1.0
+    assert result.temporal["reversed"] == 0.0

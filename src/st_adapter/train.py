@@ -304,6 +304,7 @@ def _validate_epoch(run: Run) -> None:
         run.log({"train_seconds": round(run.train_seconds, 2)})
         run.epochs_done += 1
         run.save()
+        say(f"epoch {run.epochs_done}/{run.config.epochs}: {run.train_seconds:.0f} s of training")
         return
     result = _evaluate(run, replace(run.config.clip, views=(1, 1)))
     if result.top1 > run.best_top1:

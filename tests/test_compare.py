@@ -1,0 +1,158 @@
+import json
+import os
+import signal
+import time
+from dataclasses import replace
+
+import pytest
+
+from conftest import start_comparison
+from st_adapter.comparison.plan import Plan
+from st_adapter.comparison.results import choose_rates
+from st_adapter.comparison.run import compare
+from st_adapter.comparison.table import cells
+from st_adapter.errors import ArgumentError
+
+METHODS = ("st-adapter", "linear")
+COSTS = ("train_seconds", "step_seconds", "memory_gb")
+
+
+def _results(folder):
+    results = json.loads((folder / "results.json").read_text())["results"]
+    return [{k: v for k, v in row.items() if k not in COSTS} for row in results]
+
+
+def test_a_comparison_holds_what_it_should(compared):
+    results = json.loads((compared / "results.json").read_text())
+    assert [row["method"] for row in results["results"]] == list(METHODS)
+    for row in results["results"]:
+        assert set(row["seeds"]) == {"0", "1"}
+        assert row["lowest"] <= row["top1"] <= row["highest"]
+        assert set(row["search"]) == {"0.001", "0.01"}
+        assert set(row["temporal"]) == {"in_order", "reversed", "shuffled", "frozen"}
+        assert row["temporal"]["in_order"] == pytest.approx(row["top1"])
+        assert all(row[cost] > 0 for cost in COSTS)
+        assert row["stored_bytes"] > 4 * row["trained_parameters"]
+    adapter, linear = results["results"]
+    assert linear["temporal"]["reversed"] == linear["temporal"]["in_order"]
+    assert linear["trained_parameters"] < adapter["trained_parameters"]
+    assert results["command"].startswith("st-adapter compare ")
+    assert (compared / "report.html").exists()
+
+
+def test_the_test_part_takes_no_part_in_choosing_a_learning_rate(compared):
+    def paths(name, split):
+        lines = (compared / name).read_text().splitlines()[1:]
+        return {line.split(",")[0] for line in lines if line.endswith(split)}
+
+    test = paths("videos.csv", "val")
+    assert test
+    assert not test & (paths("search.csv", "train") | paths("search.csv", "val"))
+    everything = paths("search.csv", "train") | paths("search.csv", "val")
+    assert everything == paths("videos.csv", "train")
+
+
+@pytest.mark.parametrize("seconds_after_first_cell", [0.0, 2.0])
+def test_a_comparison_killed_anywhere_goes_on_to_the_same_table(
+    settings, compared, tmp_path, seconds_after_first_cell
+):
+    out = tmp_path / "out"
+    process = start_comparison(settings, out)
+    while not list(out.glob("search/*/*/config.json")):
+        assert process.poll() is None
+        time.sleep(0.05)
+    time.sleep(seconds_after_first_cell)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    again = start_comparison(settings, out)
+    assert again.wait(timeout=300) == 0, (tmp_path / "said.txt").read_text()
+    assert _results(out) == _results(compared)
+
+
+def test_an_interrupted_comparison_leaves_no_process_behind(settings, tmp_path):
+    process = start_comparison(settings, tmp_path / "out")
+    while not list((tmp_path / "out").glob("search/*/*/config.json")):
+        assert process.poll() is None
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(timeout=60) == 130
+    assert "goes on" in (tmp_path / "said.txt").read_text()
+    time.sleep(0.5)
+    mine = [pid for pid in os.listdir("/proc") if pid.isdigit() and _works_in(pid, tmp_path)]
+    assert not mine
+
+
+def _works_in(pid, folder):
+    try:
+        return str(folder) in os.readlink(f"/proc/{pid}/fd/1")
+    except OSError:  # it has ended, or is a kernel's
+        return False
+
+
+def test_a_finished_comparison_is_not_trained_again(settings, compared):
+    before = {p: p.stat().st_mtime_ns for p in compared.glob("*/*/*/eval.json")}
+    assert start_comparison(settings, compared).wait(timeout=120) == 0
+    assert before == {p: p.stat().st_mtime_ns for p in compared.glob("*/*/*/eval.json")}
+
+
+def test_another_comparison_is_not_mixed_in(folder_data, compared, tiny):
+    with pytest.raises(ArgumentError, match="was started with methods"):
+        compare(folder_data, compared, replace(tiny, epochs=1), methods=["linear"], rates=[1e-3])
+
+
+def test_methods_that_do_not_fit_are_left_out_with_the_reason(folder_data, tmp_path, tiny):
+    config = replace(tiny, backbone="test_efficientnet", epochs=1, size=64)
+    rows = compare(
+        folder_data, tmp_path / "out", config, methods=["linear", "prompt"], seeds=[0], rates=[1e-2]
+    )
+    assert [row.method for row in rows] == ["linear"]
+    refused = json.loads((tmp_path / "out/results.json").read_text())["plan"]["refused"]
+    assert "needs a plain vision transformer" in refused["prompt"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"methods": ["lineer"]}, "did you mean linear"),
+        ({"seeds": []}, "seeds must be one or more"),
+        ({"rates": [0.0]}, "learning rates must be above 0"),
+        ({"processes": 0}, "processes must be at least 1"),
+    ],
+)
+def test_a_comparison_that_makes_no_sense_writes_nothing(
+    folder_data, tmp_path, tiny, arguments, message
+):
+    with pytest.raises(ArgumentError, match=message):
+        compare(folder_data, tmp_path / "out", tiny, **{"methods": ["linear"], **arguments})
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_rate_of_the_best_trial_is_chosen_then_that_of_the_lowest_loss(tmp_path, tiny):
+    plan = Plan(
+        data="",
+        methods=METHODS,
+        refused={},
+        seeds=(0,),
+        rates=(1e-3, 1e-2, 1e-1),
+        search_epochs=1,
+        config=tiny,
+    )
+    reached = {
+        "st-adapter": {1e-3: (0.5, 0.9), 1e-2: (0.7, 2.0), 1e-1: (0.6, 0.1)},
+        "linear": {1e-3: (0.5, 0.9), 1e-2: (0.5, 0.8), 1e-1: None},
+    }
+    for cell in plan.trials():
+        result = reached[cell.config.method][cell.config.lr]
+        if result:
+            (tmp_path / cell.name).mkdir(parents=True)
+            record = {"top1": result[0], "loss": result[1]}
+            (tmp_path / cell.name / "eval.json").write_text(json.dumps(record))
+    assert choose_rates(tmp_path, plan) == {"st-adapter": 1e-2, "linear": 1e-2}
+
+
+def test_a_row_reads_as_people_write(compared):
+    from st_adapter.comparison.results import Row
+
+    record = json.loads((compared / "results.json").read_text())["results"][0]
+    text = cells(Row(**record | {"top1": 0.5, "lowest": 0.25, "highest": 0.75, "lr": 1e-3}))
+    assert text[:4] == ["st-adapter", "50.0", "25.0–75.0", "0.001*"]
