@@ -322,6 +322,7 @@ def test_a_trained_run_exports_and_imports_with_the_same_logits(
     [
         ({"backbone": "tf_efficientnet_lite0"}, "its backbone tf_efficientnet_lite0 is no ViT"),
         ({"method": "linear"}, "method linear has no adapters"),
+        ({"method": "full-temporal"}, "method full-temporal trains the image model itself"),
         ({"activation": "gelu"}, "its adapters have the activation gelu"),
     ],
 )

@@ -228,6 +228,15 @@ def test_no_weight_decay_on_biases():
     assert all(names[id(p)].endswith(".weight") for p in decayed["params"])
 
 
+def test_the_head_can_have_a_learning_rate_of_its_own():
+    model = create_model("test_vit", labels=["a", "b"], weights="random")
+    groups = make_optimizer(model, TrainConfig(lr=1e-3, head_lr=1e-4)).param_groups
+    head = [id(p) for p in model.head.parameters()]
+    rates = {id(p): group["peak_lr"] for group in groups for p in group["params"]}
+    assert len(rates) == len(model.trainable_parameters())
+    assert all(rate == (1e-4 if key in head else 1e-3) for key, rate in rates.items())
+
+
 def test_warm_up_is_linear_and_the_rest_a_cosine_to_zero():
     config = TrainConfig(epochs=12, warmup_epochs=2.0)
     factors = [learning_rate_factor(step, 100, config) for step in (0, 100, 200, 700, 1200)]

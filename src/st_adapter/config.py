@@ -205,6 +205,12 @@ class TrainConfig:
     lr_per_256: float | None = _setting(
         None, "Optimisation", "Peak learning rate for 256 clips a step, scaled to the step's size."
     )
+    head_lr: float | None = _setting(
+        None, "Optimisation", "Peak learning rate of the classifier; unset is that of the rest."
+    )
+    label_smoothing: float = _setting(
+        0.0, "Optimisation", "Share of the target spread over all classes."
+    )
     weight_decay: float = _setting(0.01, "Optimisation", "Weight decay; none on biases and norms.")
     warmup_epochs: float = _setting(
         1.0, "Optimisation", "Epochs of linear warm-up; half of all at most."
@@ -241,8 +247,11 @@ class TrainConfig:
             _at_least(name, getattr(self, name), 1)
         for name in ("stride", "weight_decay", "warmup_epochs", "clip_gradient", "workers"):
             _at_least(name, getattr(self, name), 0)
-        if not 0 <= self.dropout < 1:
-            raise ArgumentError(f"dropout must be in [0, 1), not {self.dropout}")
+        for name in ("dropout", "label_smoothing"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ArgumentError(f"{name} must be in [0, 1), not {getattr(self, name)}")
+        if self.head_lr is not None and not 0 < self.head_lr < float("inf"):
+            raise ArgumentError(f"head_lr must be above 0, not {self.head_lr}")
         if not 0 < self.val_fraction < 1:
             raise ArgumentError(f"val_fraction must be between 0 and 1, not {self.val_fraction}")
         if self.lr is None and self.lr_per_256 is None:

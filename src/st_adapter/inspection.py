@@ -57,14 +57,17 @@ class Inspection:
     def to_text(self) -> str:
         """The record as lines to read."""
         trained = self.adapters + self.head
+        image_model = sum(self.parts.values())
         lines = [
             f"{self.method} on {self.backbone}, {self.frames} frames of {self.size} px, "
             f"{self.classes} classes",
             f"{'adapters' if self.num_adapters else 'inside':8} {self.adapters / 1e6:9.3f} M",
             f"head     {self.head / 1e6:9.3f} M",
-            f"trained  {trained / 1e6:9.3f} M  ({trained / sum(self.parts.values()):.1%} "
-            f"{'of the frozen' if self.frozen else 'of the image model'})",
-            f"frozen   {self.frozen / 1e6:9.3f} M  ({_in_millions(self.parts)})",
+            f"trained  {trained / 1e6:9.3f} M  ({trained / image_model:.1%} "
+            f"{'of the frozen' if self.frozen == image_model else 'of the image model'})",
+            f"frozen   {self.frozen / 1e6:9.3f} M  "
+            f"{'' if self.frozen == image_model else f'of {image_model / 1e6:.3f} M '}"
+            f"({_in_millions(self.parts)})",
             f"compute  {self.gmacs:9.1f} GMACs a view",
         ]
         if self.num_adapters:

@@ -10,6 +10,7 @@ from st_adapter.backbones import vit
 from st_adapter.backbones.weights import create_backbone
 from st_adapter.errors import ArgumentError
 from st_adapter.files import atomic_path
+from st_adapter.method_table import METHODS
 from st_adapter.official_format import OURS, official_name, read_shape, remark_on
 from st_adapter.run import recorded_next_epoch
 from st_adapter.spec import ModelSpec
@@ -47,12 +48,16 @@ def export_official(run: str | Path, out: str | Path) -> int:
 def _check_expressible(folder: Path, spec: ModelSpec, names: Iterable[str]) -> None:
     """Raise ArgumentError unless a classifier with these tensors has a form in their code."""
     reasons = []
+    method = METHODS[spec.method]
+    if method.adapters == "none" or method.changes_backbone:
+        what = "has no adapters" if method.adapters == "none" else "trains the image model itself"
+        raise ArgumentError(
+            f"{folder} has no form in the authors' code: method {spec.method} {what}"
+        )
     with torch.device("meta"):
         is_vit = vit.supports(create_backbone(spec.backbone, **spec.backbone_options))
     if not is_vit or not all(OURS.fullmatch(n) or n.startswith("head.") for n in names):
         reasons.append(f"its backbone {spec.backbone} is no ViT")
-    if spec.method == "linear":
-        reasons.append("method linear has no adapters")
     if spec.adapter.activation != "none":
         reasons.append(f"its adapters have the activation {spec.adapter.activation}")
     if reasons:

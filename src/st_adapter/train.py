@@ -255,14 +255,15 @@ def _step(run: Run, batches: list[TrainBatch]) -> Tensor:
     config, device = run.config, run.model.device
     factor = learning_rate_factor(run.step, run.steps_per_epoch, config)
     for group in run.optimizer.param_groups:
-        group["lr"] = config.peak_lr() * factor
+        group["lr"] = group["peak_lr"] * factor
     clips_in_step = sum(len(batch.labels) for batch in batches)
     total = torch.zeros((), device=device)
     for batch in batches:
         labels = batch.labels.to(device, non_blocking=True)
         with clear_out_of_memory(device):
             logits = run.model(batch.clips.to(device, non_blocking=True))
-            loss = F.cross_entropy(logits.float(), labels) * len(labels) / clips_in_step
+            loss = F.cross_entropy(logits.float(), labels, label_smoothing=config.label_smoothing)
+            loss = loss * len(labels) / clips_in_step
             run.accelerator.backward(loss)
         total += loss.detach()
         run.note_skipped(batch.skipped)

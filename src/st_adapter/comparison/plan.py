@@ -126,8 +126,8 @@ def write_plan(folder: Path, plan: Plan, videos: Annotations) -> None:
         raise ArgumentError(f"{folder} is not empty; give the comparison another --out")
     config = plan.config
     train, held_out = split_validation(videos.train, config.val_fraction, config.seed, config.group)
-    _write_videos(folder / "videos.csv", videos.labels, videos.train, videos.val)
-    _write_videos(folder / "search.csv", videos.labels, train, held_out)
+    write_videos(folder / "videos.csv", videos.labels, videos.train, videos.val)
+    write_videos(folder / "search.csv", videos.labels, train, held_out)
     write_json(file, record)
 
 
@@ -148,9 +148,10 @@ def read_videos(data: Path, config: TrainConfig) -> Annotations:
     return read_parts(data, val, config.val_fraction, config.seed, config.group)
 
 
-def _write_videos(
+def write_videos(
     file: Path, labels: Sequence[str], train: Sequence[Video], val: Sequence[Video]
 ) -> None:
+    """Write both parts as one .csv that training reads."""
     with atomic_path(file) as temporary, temporary.open("w", newline="", encoding="utf-8") as text:
         writer = csv.writer(text)
         writer.writerow(("path", "label", "start_seconds", "end_seconds", "split"))

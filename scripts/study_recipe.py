@@ -1,0 +1,96 @@
+"""Find out what makes adapters learn from few clips, one factor at a time, on validation parts.
+
+    python scripts/study_recipe.py STUDY WEIGHTS ucf6.csv arrow/data.csv sit_stand.csv demo/
+
+Trains ViT-Tiny with a base recipe and with each of its variations on the training part of every
+data set, less a fifth of its groups, which measure. Test parts are never read. A run that is done
+is not done again, so the study goes on where it was stopped. Prints a table in Markdown.
+"""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from st_adapter.comparison.plan import read_videos, write_videos
+from st_adapter.config import TrainConfig
+from st_adapter.data.annotations import split_validation
+from st_adapter.progress import say
+from st_adapter.train import train
+
+BASE: dict[str, Any] = {
+    "backbone": "vit_tiny_patch16_224",
+    "init": "up-zero",
+    "dropout": 0.0,
+    "lr": 1e-3,
+    "size": 112,
+    "keep": "last",
+    "precision": "bfloat16",
+}
+SETS: dict[str, dict[str, Any]] = {
+    "ucf6": {"epochs": 3, "group": r"_g\d+"},
+    "arrow": {"epochs": 5, "group": r"_g\d+", "reversal": "forward=backward"},
+    "sit_stand": {"epochs": 20, "group": r"(Sit|Stand)_\d+_", "reversal": "Sit=Stand"},
+    "demo": {"epochs": 4, "group": r"/\d+\.mp4", "frames": 6, "size": 96, "flip": False},
+}
+VARIATIONS: dict[str, dict[str, Any]] = {
+    "base": {},
+    "init conv-zero": {"init": "conv-zero"},
+    "dropout 0.5": {"dropout": 0.5},
+    "lr 3e-4": {"lr": 3e-4},
+    "lr 2e-3": {"lr": 2e-3},
+    "kernel 3 3 3": {"kernel_size": (3, 3, 3)},
+    "no reversal": {"reversal": None},
+    "last 6 blocks": {"adapter_layers": "6"},
+    "before the MLP alone": {"positions": "mlp"},
+    "bottleneck 192": {"bottleneck": 192},
+    "bottleneck 48": {"bottleneck": 48},
+    "batch 16": {"batch_size": 16},
+    "batch 4": {"batch_size": 4},
+    "label smoothing 0.1": {"label_smoothing": 0.1},
+    "head lr 1e-4": {"head_lr": 1e-4},
+    "16 frames": {"frames": 16},
+    "4 frames": {"frames": 4},
+    "every 3rd frame": {"stride": 3},
+    "160 px": {"size": 160},
+    "dropout 0.2": {"dropout": 0.2},
+    "weight decay 0.1": {"weight_decay": 0.1},
+    "crop area 0.25 to 1": {"crop_range": (0.25, 1.0)},
+    "conv-zero, dropout 0.5": {"init": "conv-zero", "dropout": 0.5},
+}
+
+
+def main(study: Path, weights: Path, data: list[Path]) -> None:
+    """Run what is missing, then print the table."""
+    lists = {name: _hold_out(study, name, path) for name, path in zip(SETS, data, strict=True)}
+    for variation, changes in VARIATIONS.items():
+        for name, file in lists.items():
+            out = study / name / variation.replace(" ", "_")
+            if not (out / "eval.json").exists():
+                say(f"{name}: {variation}")
+                values = {**BASE, "weights": str(weights), **SETS[name], **changes}
+                resume = (out / "config.json").exists()
+                train(file, out, None if resume else TrainConfig(**values), resume=resume)
+    print_table(study, list(lists))
+
+
+def _hold_out(study: Path, name: str, data: Path) -> Path:
+    """List the training part of a data set, a fifth of its groups as the validation part."""
+    videos = read_videos(data, TrainConfig())
+    train_part, held_out = split_validation(videos.train, 0.2, 0, SETS[name].get("group"))
+    write_videos(study / f"{name}.csv", videos.labels, train_part, held_out)
+    return study / f"{name}.csv"
+
+
+def print_table(study: Path, sets: list[str]) -> None:
+    """Print top-1 on the validation parts."""
+    print(f"| factor | {' | '.join(sets)} |\n|---|{'---|' * len(sets)}")
+    for variation in VARIATIONS:
+        files = [study / name / variation.replace(" ", "_") / "eval.json" for name in sets]
+        values = [json.loads(f.read_text())["top1"] if f.exists() else None for f in files]
+        cells = ["" if value is None else f"{100 * value:.1f}" for value in values]
+        print(f"| {variation} | {' | '.join(cells)} |")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), Path(sys.argv[2]), [Path(name) for name in sys.argv[3:]])
