@@ -1,5 +1,6 @@
 """Shapes in signatures are checked here, and only here; small real videos are made once."""
 
+import jaxtyping
 from jaxtyping import install_import_hook
 
 SHAPED = ("adapter", "backbones", "data", "inference", "model")
@@ -8,7 +9,7 @@ install_import_hook([f"st_adapter.{name}" for name in SHAPED], "shape_checks.typ
 import json
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -130,6 +131,14 @@ def trained_run(folder_data: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     out = tmp_path_factory.mktemp("runs") / "run"
     train(folder_data, out, replace(TINY, epochs=1, dropout=0.5))
     return out
+
+
+@pytest.fixture
+def unchecked() -> Iterator[None]:
+    """Shape checks off: they are no part of what is compiled."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 @pytest.fixture(scope="session")

@@ -1,5 +1,6 @@
 import json
 import os
+import shutil
 import signal
 import time
 from dataclasses import replace
@@ -11,7 +12,8 @@ from st_adapter.comparison.plan import Plan
 from st_adapter.comparison.results import choose_rates
 from st_adapter.comparison.run import compare
 from st_adapter.comparison.table import cells
-from st_adapter.errors import ArgumentError
+from st_adapter.errors import ArgumentError, StAdapterError
+from st_adapter.report.page import write_report
 
 METHODS = ("st-adapter", "linear")
 COSTS = ("train_seconds", "step_seconds", "memory_gb")
@@ -36,7 +38,7 @@ def test_a_comparison_holds_what_it_should(compared):
     adapter, linear = results["results"]
     assert linear["temporal"]["reversed"] == linear["temporal"]["in_order"]
     assert linear["trained_parameters"] < adapter["trained_parameters"]
-    assert results["command"].startswith("st-adapter compare ")
+    assert results["plan"]["command"].startswith("st-adapter compare ")
     assert (compared / "report.html").exists()
 
 
@@ -50,6 +52,51 @@ def test_the_test_part_takes_no_part_in_choosing_a_learning_rate(compared):
     assert not test & (paths("search.csv", "train") | paths("search.csv", "val"))
     everything = paths("search.csv", "train") | paths("search.csv", "val")
     assert everything == paths("videos.csv", "train")
+
+
+def test_trials_do_not_look_at_validation_data_that_is_given(folder_data, tmp_path, tiny):
+    config = replace(tiny, epochs=1, val=str(folder_data))
+    rows = compare(
+        folder_data, tmp_path / "out", config, methods=["linear"], seeds=[0], rates=[1e-3, 1e-2]
+    )
+    seen = {
+        file.parts[len(tmp_path.parts) + 1]: len(json.loads(file.read_text())["predictions"])
+        for file in (tmp_path / "out").glob("*/*/*/eval.json")
+    }
+    assert seen == {"search": 2, "runs": 12}
+    assert rows[0].search.keys() == {"0.001", "0.01"}
+
+
+def test_a_rate_that_diverges_is_not_chosen_and_seeds_that_do_are_named(
+    folder_data, tmp_path, tiny
+):
+    config = replace(tiny, epochs=1, clip_gradient=0.0)
+    arguments = {"methods": ["st-adapter"], "seeds": [0]}
+    rows = compare(folder_data, tmp_path / "a", config, rates=[1e-3, 1e30], **arguments)
+    assert rows[0].search["1e+30"] is None
+    assert rows[0].lr == 1e-3
+    rows = compare(folder_data, tmp_path / "b", config, rates=[1e30], **arguments)
+    assert (rows[0].top1, rows[0].seeds) == (None, {"0": None})
+    assert "the loss is" in rows[0].diverged["0"]
+    assert cells(rows[0])[1] == "– (0 of 1)"
+    assert "the loss is" in write_report(tmp_path / "b").read_text()
+
+
+def test_two_processes_come_to_the_same_accuracies(settings, compared, tmp_path):
+    again = start_comparison([*settings, "--processes", "2"], tmp_path / "out")
+    assert again.wait(timeout=300) == 0, (tmp_path / "said.txt").read_text()
+    for ours, theirs in zip(_results(tmp_path / "out"), _results(compared), strict=True):
+        assert ours["search"].keys() == theirs["search"].keys()
+        assert ours["seeds"].keys() == theirs["seeds"].keys()
+
+
+def test_skipped_files_are_named_with_exit_code_1(settings, folder_data, tmp_path):
+    data = tmp_path / "data"
+    shutil.copytree(folder_data, data)
+    (data / "darkens" / "broken.mp4").write_bytes(b"")
+    flags = [str(data), *settings[1:], "--seeds", "0", "--lrs", "1e-3", "--methods", "linear"]
+    assert start_comparison(flags, tmp_path / "out").wait(timeout=300) == 1
+    assert "broken.mp4: the file is empty" in (tmp_path / "said.txt").read_text()
 
 
 @pytest.mark.parametrize("seconds_after_first_cell", [0.0, 2.0])
@@ -96,6 +143,13 @@ def test_a_finished_comparison_is_not_trained_again(settings, compared):
     assert before == {p: p.stat().st_mtime_ns for p in compared.glob("*/*/*/eval.json")}
 
 
+def test_a_comparison_goes_on_without_its_lists_of_videos(settings, compared, tmp_path):
+    shutil.copytree(compared, tmp_path / "out")
+    (tmp_path / "out" / "search.csv").unlink()
+    assert start_comparison(settings, tmp_path / "out").wait(timeout=120) == 0
+    assert (tmp_path / "out/search.csv").read_bytes() == (compared / "search.csv").read_bytes()
+
+
 def test_another_comparison_is_not_mixed_in(folder_data, compared, tiny):
     with pytest.raises(ArgumentError, match="was started with methods"):
         compare(folder_data, compared, replace(tiny, epochs=1), methods=["linear"], rates=[1e-3])
@@ -118,13 +172,16 @@ def test_methods_that_do_not_fit_are_left_out_with_the_reason(folder_data, tmp_p
         ({"seeds": []}, "seeds must be one or more"),
         ({"rates": [0.0]}, "learning rates must be above 0"),
         ({"processes": 0}, "processes must be at least 1"),
+        ({"config": {"reversal": "brightens=darken"}}, "did you mean darkens"),
+        ({"config": {"group": "clip"}}, "all 12 paths match"),
     ],
 )
 def test_a_comparison_that_makes_no_sense_writes_nothing(
     folder_data, tmp_path, tiny, arguments, message
 ):
-    with pytest.raises(ArgumentError, match=message):
-        compare(folder_data, tmp_path / "out", tiny, **{"methods": ["linear"], **arguments})
+    config = replace(tiny, **arguments.pop("config", {}))
+    with pytest.raises(StAdapterError, match=message):
+        compare(folder_data, tmp_path / "out", config, **{"methods": ["linear"], **arguments})
     assert not (tmp_path / "out").exists()
 
 

@@ -34,7 +34,7 @@ def test_accuracies_by_hand():
     assert result.confusion == [[2, 1, 0, 0], [0, 1, 0, 1], [0, 0, 1, 0], [0, 0, 0, 0]]
     assert result.per_class["d"] == {"accuracy": None, "num_videos": 0}
     assert result.predictions[4] == {
-        "path": "4.mp4",
+        "path": str(Path("4.mp4").resolve()),
         "label": "b",
         "predicted": "d",
         "score": 1.0,

@@ -6,7 +6,6 @@ import re
 import threading
 from dataclasses import replace
 
-import jaxtyping
 import pytest
 import timm
 import torch
@@ -195,14 +194,6 @@ def test_saved_and_loaded_classifiers_give_the_same_logits(family, tmp_path):
     with torch.no_grad():
         clips = random_clips(family)
         assert torch.equal(st_adapter.load(tmp_path)(clips), model(clips))
-
-
-@pytest.fixture
-def unchecked():
-    """Shape checks off: they are no part of what is compiled."""
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 @pytest.mark.usefixtures("unchecked")

@@ -172,3 +172,29 @@ def test_every_method_names_its_source():
     assert all(
         "arXiv" in m.source or m.source.startswith("an upper bound") for m in METHODS.values()
     )
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize("method", METHODS)
+def test_an_exported_classifier_takes_other_numbers_of_clips_and_frames(method):
+    model = train_steps(make_model(method, "test_vit"), random_clips("test_vit"), steps=1)
+    shapes = {0: torch.export.Dim("clips"), 1: torch.export.Dim("frames")}
+    with torch.no_grad():
+        example = random_clips("test_vit")
+        program = torch.export.export(model, (example,), dynamic_shapes=(shapes,))
+        other = random_clips("test_vit", frames=5).repeat(2, 1, 1, 1, 1)
+        torch.testing.assert_close(program.module()(other), model(other), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("method", ["full", "partial"])
+def test_backbones_that_keep_position_biases_are_trained_step_after_step(method):
+    torch.manual_seed(0)
+    options = {"embed_dim": (16, 24, 32), "key_dim": 8, "depth": (1, 1, 1), "num_heads": (2, 2, 2)}
+    backbone = create_backbone("levit_128s", img_size=64, **options)
+    model = st_adapter.attach(backbone, LABELS, method=method, dropout=0.0)
+    clips = torch.randint(0, 256, (2, 3, 3, 64, 64), dtype=torch.uint8)
+    trained = [n for n in model.trained_tensors() if "attention_biases" in n]
+    before = {n: model.get_parameter(n).detach().clone() for n in trained}
+    train_steps(model, clips)
+    assert trained
+    assert any(not torch.equal(model.get_parameter(n), before[n]) for n in trained)

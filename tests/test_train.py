@@ -18,6 +18,7 @@ from st_adapter.errors import ArgumentError, CheckpointError, DataError, Trainin
 from st_adapter.machine import _kept_bytes
 from st_adapter.model import create_model
 from st_adapter.optimization import learning_rate_factor, make_optimizer
+from st_adapter.run import recorded_next_epoch
 from st_adapter.train import train
 
 
@@ -280,6 +281,7 @@ def test_the_last_epoch_is_kept_without_a_look_at_validation(folder_data, tmp_pa
     result = train(folder_data, tmp_path / "run", replace(tiny, keep="last"), temporal=True)
     metrics = (tmp_path / "run" / "metrics.jsonl").read_text()
     assert "top1" not in metrics
+    assert recorded_next_epoch(tmp_path / "run") == tiny.epochs
     last, kept = (load_tensors(tmp_path / "run" / name) for name in ("adapter_last", "adapter"))
     assert all(torch.equal(last[name], kept[name]) for name in kept)
     assert result.temporal["in_order"] == pytest.approx(result.top1)

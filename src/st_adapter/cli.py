@@ -200,7 +200,7 @@ def predict(
     return SOME_FAILED if failed else DONE
 
 
-@config_options("method", "lr", "lr_per_256", "keep")
+@config_options("method", "lr", "lr_per_256", "head_lr", "keep")
 @app.command()
 @click.argument("data", type=_PATH)
 @click.option("--out", type=_PATH, required=True, help="Folder to make, or to go on with.")
@@ -239,6 +239,7 @@ def compare(
     given = {name: value for name, value in flags.items() if value is not None}
     config = resolve(recipe, config_file, given)
     chosen = tuple(METHODS) if methods == "all" else _list(methods, str, "--methods")
+    from st_adapter.comparison.results import read_skipped
     from st_adapter.comparison.run import compare as run_comparison
     from st_adapter.comparison.table import print_table
 
@@ -256,8 +257,11 @@ def compare(
     from st_adapter.report.page import write_report
 
     click.echo(f"{write_report(out)}")
+    skipped = read_skipped(out)
+    for item in skipped:
+        click.echo(f"skipped {item['reason']}", err=True)
     missing = methods != "all" and len(rows) < len(chosen)
-    return SOME_FAILED if missing or any(row.top1 is None for row in rows) else DONE
+    return SOME_FAILED if missing or skipped or any(row.diverged for row in rows) else DONE
 
 
 def _list(text: str, kind: Callable[[str], _Item], flag: str) -> tuple[_Item, ...]:

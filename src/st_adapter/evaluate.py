@@ -34,7 +34,8 @@ class Evaluation:
         loss: mean cross-entropy of the scores.
         temporal: top-1 with the frames in each of ORDERS, where that was measured.
         confusion: rows are true classes, columns predicted ones, in the order of the labels.
-        predictions: path, true label, predicted label and its score of each video.
+        predictions: path, true label, predicted label and its score of each video, with start and
+            end where it is a segment.
     """
 
     top1: float
@@ -103,6 +104,13 @@ def evaluate(
     return replace(record, temporal=_by_order(videos, scored, orders)) if temporal else record
 
 
+def _segment(video: Video) -> dict[str, float | None]:
+    """Start and end of a video that is a segment of a file."""
+    if video.start_seconds is None and video.end_seconds is None:
+        return {}
+    return {"start_seconds": video.start_seconds, "end_seconds": video.end_seconds}
+
+
 def _by_order(
     videos: Sequence[Video], scored: Sequence[tuple[int, Tensor]], orders: Sequence[str]
 ) -> dict[str, float]:
@@ -149,7 +157,8 @@ def summarise(
         confusion=confusion.tolist(),
         predictions=[
             {
-                "path": str(videos[index].path),
+                "path": str(videos[index].path.resolve()),
+                **_segment(videos[index]),
                 "label": labels[videos[index].label],
                 "predicted": labels[int(score.argmax())],
                 "score": float(score.max()),

@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from st_adapter.errors import ArgumentError
+
 
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
@@ -47,3 +49,16 @@ def read_json_lines(file: Path) -> list[dict[str, Any]]:
         except ValueError:
             break
     return lines
+
+
+def read_json(file: Path) -> dict[str, Any]:
+    """Read a JSON object.
+
+    Raises:
+        ArgumentError: it cannot be read.
+    """
+    try:
+        record: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ArgumentError(f"{file} cannot be read: {error}") from None
+    return record

@@ -23,6 +23,8 @@ def reorder(
     >>> [reorder(clip, order, 0)[0, :, 0, 0, 0].tolist() for order in ORDERS]
     [[0, 1, 2, 3], [3, 2, 1, 0], [2, 0, 1, 3], [2, 2, 2, 2]]
     """
+    if order == "in_order":
+        return clips
     frames = list(range(clips.shape[1]))
     if order == "reversed":
         frames.reverse()

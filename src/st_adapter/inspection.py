@@ -144,7 +144,7 @@ def inspect_spec(spec: ModelSpec, frames: int, size: int) -> Inspection:
         adapters=trained - head,
         head=head,
         frozen=model.num_parameters() - trained,
-        parts=_count_parts(model),
+        parts=count_parts(model),
         gmacs=count_macs(model, frames, size) / 1e9,
         sites=[
             {
@@ -164,7 +164,7 @@ def _bottleneck(model: VideoClassifier, site: str) -> int:
     return 0 if down is None else down.shape[0]
 
 
-def _count_parts(model: VideoClassifier) -> dict[str, int]:
+def count_parts(model: VideoClassifier) -> dict[str, int]:
     """Parameters of the image model by the first part of their names."""
     counts: Counter[str] = Counter()
     adds_inside = METHODS[model.spec.method].low_rank

@@ -24,6 +24,7 @@ from st_adapter.files import atomic_path, write_json
 from st_adapter.method_table import METHODS
 from st_adapter.methods import build_parts
 from st_adapter.methods.low_rank import set_low_rank
+from st_adapter.methods.unfreeze import forget_caches
 from st_adapter.spec import ModelSpec
 
 _TOGGLE = threading.Lock()
@@ -63,6 +64,7 @@ class VideoClassifier(nn.Module):
         trained = {id(p) for p in parts.unfrozen}
         for parameter in backbone.parameters():
             parameter.requires_grad_(id(parameter) in trained)
+        self.train(self.training)
         self._trained_names = tuple(n for n, p in self.named_parameters() if p.requires_grad)
         self._times_disabled = 0
         self.register_buffer("mean", torch.tensor(spec.mean).view(3, 1, 1), persistent=False)
@@ -102,7 +104,10 @@ class VideoClassifier(nn.Module):
         b, t = clips.shape[:2]
         frames = self._normalise(clips.flatten(0, 1))
         enabled = not self._times_disabled
-        inserted = self._inserted(b, t) if enabled else Inserted()
+        inserted = Inserted()
+        if enabled:
+            adapters = {n: partial(_over_clips, a, b, t) for n, a in self.adapters.items()}
+            inserted = Inserted(adapters, list(self.prompts))
         if self.token_pool is not None and enabled:
             tokens = self._family.frame_tokens(self.backbone, frames, inserted)
             return cast(Tensor, self.token_pool(tokens.unflatten(0, (b, t)).flatten(1, 2)))
@@ -111,19 +116,17 @@ class VideoClassifier(nn.Module):
             pooled = self.frame_mixer(pooled)
         return self._family.clip_features(self.backbone, pooled.mean(1))
 
-    def _inserted(self, b: int, t: int) -> Inserted:
-        adapters = {n: partial(_over_clips, a, b, t) for n, a in self.adapters.items()}
-        return Inserted(adapters, list(self.prompts))
-
     def _normalise(self, frames: Tensor) -> Tensor:
         if not frames.is_floating_point():
             frames = frames.to(self.mean.dtype) / 255
         return (frames - self.mean) / self.std
 
     def train(self, mode: bool = True) -> "VideoClassifier":
-        """Switch the trained parts; the frozen backbone stays in evaluation mode."""
+        """Switch the trained parts; the backbone stays in evaluation mode, trained or not."""
         super().train(mode)
         self.backbone.eval()
+        if METHODS[self.spec.method].unfrozen != "none":
+            forget_caches(self.backbone)
         return self
 
     def trained_tensors(self) -> dict[str, nn.Parameter]:

@@ -135,8 +135,9 @@ class Run:
         """Drop what was logged after the state was saved."""
         kept = []
         for line in read_json_lines(self.folder / "metrics.jsonl"):
-            validated_later = "top1" in line and line["epoch"] > self.epochs_done
-            if line["step"] <= self.step and not validated_later:
+            ends_epoch = "train_seconds" in line or "top1" in line
+            ended_later = ends_epoch and line["epoch"] > self.epochs_done
+            if line["step"] <= self.step and not ended_later:
                 kept.append(line)
         _write_json_lines(self.folder / "metrics.jsonl", kept)
         skipped = [vars(item) for item in self.skipped]
@@ -178,7 +179,10 @@ def recorded_next_epoch(folder: Path) -> int:
     except (OSError, ValueError, TypeError, KeyError):  # not one that was imported
         recorded = None
     lines = read_json_lines(folder / "metrics.jsonl")
-    done = max((line["epoch"] for line in lines if "top1" in line), default=0)
+    done = max(
+        (line["epoch"] for line in lines if "train_seconds" in line or "top1" in line),
+        default=0,
+    )
     return recorded if type(recorded) is int else done
 
 

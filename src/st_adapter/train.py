@@ -4,7 +4,7 @@ import math
 import os
 import shlex
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,12 +17,13 @@ from torch.utils.data import DataLoader
 
 from st_adapter import checkpoint
 from st_adapter.config import ClipConfig, TrainConfig
-from st_adapter.data.annotations import Annotations, read_parts
+from st_adapter.data.annotations import read_parts
 from st_adapter.data.augment import TrainTransform
 from st_adapter.data.dataset import EpochSampler, TrainBatch, TrainDataset, collate_train
 from st_adapter.errors import ArgumentError, DataError, TrainingError, did_you_mean
 from st_adapter.evaluate import Evaluation, evaluate
 from st_adapter.files import write_json
+from st_adapter.inspection import count_parts
 from st_adapter.interrupt import deferred_interrupt, ignore_interrupt
 from st_adapter.machine import (
     check_input_size,
@@ -102,7 +103,7 @@ def _prepare(data: Path, folder: Path, config: TrainConfig) -> Run:
         raise ArgumentError("training runs in one process; start it without a launcher")
     val = Path(config.val) if config.val is not None else None
     annotations = read_parts(data, val, config.val_fraction, config.seed, config.group)
-    reversal = _reversal_labels(config, annotations)
+    reversal = reversal_labels(config, annotations.labels)
     device = choose_device(config.device)
     torch.manual_seed(config.seed)
     model = create_model(
@@ -146,20 +147,24 @@ def _prepare(data: Path, folder: Path, config: TrainConfig) -> Run:
     )
 
 
-def _reversal_labels(config: TrainConfig, data: Annotations) -> dict[int, int]:
-    """Label to the label of what its clips show backwards."""
+def reversal_labels(config: TrainConfig, labels: Sequence[str]) -> dict[int, int]:
+    """Label to the label of what its clips show backwards.
+
+    Raises:
+        ArgumentError: a name is no class.
+    """
     for name in config.reversal_pairs:
-        if name not in data.labels:
-            hint = did_you_mean(name, list(data.labels))
+        if name not in labels:
+            hint = did_you_mean(name, list(labels))
             raise ArgumentError(f"reversal names {name!r}, which is no class of the data{hint}")
-    index = {label: i for i, label in enumerate(data.labels)}
+    index = {label: i for i, label in enumerate(labels)}
     return {index[a]: index[b] for a, b in config.reversal_pairs.items()}
 
 
 def _announce(run: Run) -> None:
     config, model, data = run.config, run.model, run.data
     trained = model.num_parameters(only_trainable=True)
-    image_model = sum(p.numel() for p in model.backbone.parameters())
+    image_model = sum(count_parts(model).values())
     step_clips = config.batch_size * config.accumulate
     beside = " and their reversals" if run.reversal else ""
     say(
@@ -176,7 +181,7 @@ def _announce(run: Run) -> None:
         f"learning rate {config.peak_lr():.2e}"
     )
     if run.epochs_done == config.epochs:
-        say("the run is complete; evaluating its best epoch")
+        say("the run is complete; evaluating the epoch that is kept")
     elif run.step:
         say(f"resuming in epoch {run.epochs_done + 1} at step {run.step}")
 
@@ -255,7 +260,7 @@ def _step(run: Run, batches: list[TrainBatch]) -> Tensor:
     config, device = run.config, run.model.device
     factor = learning_rate_factor(run.step, run.steps_per_epoch, config)
     for group in run.optimizer.param_groups:
-        group["lr"] = group["peak_lr"] * factor
+        group["lr"] = group.get("peak_lr", config.peak_lr()) * factor
     clips_in_step = sum(len(batch.labels) for batch in batches)
     total = torch.zeros((), device=device)
     for batch in batches:

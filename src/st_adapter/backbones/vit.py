@@ -78,7 +78,7 @@ def _run_blocks(backbone: Any, frames: Tensor, inserted: Inserted) -> Tensor:
     own = prefix = backbone.num_prefix_tokens
     for i, block in enumerate(backbone.blocks):
         if i < len(inserted.prompts):
-            prompts = inserted.prompts[i].expand(len(x), -1, -1)
+            prompts = inserted.prompts[i].expand(x.shape[0], -1, -1)
             x = torch.cat([x[:, :own], prompts.to(x.dtype), x[:, prefix:]], dim=1)
             prefix = own + prompts.shape[1]
         if (adapter := inserted.adapters.get(_name(i, "attention"))) is not None:

@@ -1,5 +1,6 @@
 """One job of a comparison, in a process of its own."""
 
+import fcntl
 import os
 import signal
 import sys
@@ -26,7 +27,7 @@ def train_cell(folder: Path, config: TrainConfig, videos: Path, temporal: bool) 
     """Train into `folder`, or go on there; return an exit code."""
     resume = (folder / "config.json").exists()
     try:
-        train(videos, folder, None if resume else config, resume=resume, temporal=temporal)
+        train(videos, folder, config, resume=resume, temporal=temporal)
     except TrainingError as error:
         write_json(folder / "diverged.json", {"reason": str(error)})
         say(str(error))
@@ -56,6 +57,7 @@ def run_job(
     set_start_method(start_method, force=True)  # of decoding workers, as if not in a comparison
     log.parent.mkdir(parents=True, exist_ok=True)
     file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    fcntl.flock(file, fcntl.LOCK_EX)  # one that was asked to stop may still be about to
     os.dup2(file, 1)
     os.dup2(file, 2)
     threading.Thread(target=_stop_with, args=(parent,), daemon=True).start()

@@ -9,9 +9,15 @@ from pathlib import Path
 from typing import Any
 
 from st_adapter.config import TrainConfig, check_method
-from st_adapter.data.annotations import Annotations, Video, read_parts, split_validation
+from st_adapter.data.annotations import (
+    Annotations,
+    Video,
+    checked_parts,
+    read_parts,
+    split_validation,
+)
 from st_adapter.errors import ArgumentError
-from st_adapter.files import atomic_path, write_json
+from st_adapter.files import atomic_path, read_json, write_json
 
 PLAN_FILE = "comparison.json"
 
@@ -28,6 +34,7 @@ class Plan:
         rates: peak learning rates to choose from; one rate needs no search.
         search_epochs: passes over the training part in a trial of a rate.
         config: what all cells share; its seed is that of the parts and of the trials.
+        command, versions: of the call that began it.
     """
 
     data: str
@@ -37,6 +44,8 @@ class Plan:
     rates: tuple[float, ...]
     search_epochs: int
     config: TrainConfig
+    command: str = ""
+    versions: dict[str, str] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for name, values in (
@@ -60,7 +69,7 @@ class Plan:
             return []
         return [
             Cell(
-                name=f"search/{method}/lr_{rate:g}",
+                name=f"search/{method}/lr_{rate}",
                 videos="search.csv",
                 config=self._config(method, rate, self.config.seed, epochs=self.search_epochs),
                 temporal=False,
@@ -84,7 +93,15 @@ class Plan:
 
     def _config(self, method: str, rate: float, seed: int, epochs: int) -> TrainConfig:
         return dataclasses.replace(
-            self.config, method=method, lr=rate, lr_per_256=None, seed=seed, epochs=epochs
+            self.config,
+            method=method,
+            lr=rate,
+            lr_per_256=None,
+            head_lr=None,
+            seed=seed,
+            epochs=epochs,
+            val=None,  # the lists of videos hold both parts
+            group=None,
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -109,37 +126,65 @@ class Cell:
 
 
 def write_plan(folder: Path, plan: Plan, videos: Annotations) -> None:
-    """Write the plan and the lists of videos, or check that those there are the same.
+    """Write the plan and the lists of videos, or check that the plan there is the same.
 
     `videos.csv` is what the methods are compared on. `search.csv` is its training part alone,
     with a part held out to choose learning rates on: the test part takes no part in that.
 
     Raises:
         ArgumentError: another comparison lies there.
+        DataError: no part can be held out of the training part.
+    """
+    config = plan.config
+    parts = {"videos.csv": videos}
+    if len(plan.rates) > 1:
+        train, held = split_validation(videos.train, config.val_fraction, config.seed, config.group)
+        parts["search.csv"] = checked_parts(Path(plan.data), videos.labels, train, held)
+    for video in (*videos.train, *videos.val):
+        if not _is_text(str(video.path)):
+            raise ArgumentError(f"{str(video.path)!r} is no name that a list can hold; rename it")
+    before = read_plan(folder)
+    if before is not None:
+        check_same(folder, before, json.loads(json.dumps(plan.to_json())))
+    elif folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ArgumentError(f"{folder} is not empty; give the comparison another --out")
+    else:
+        write_json(folder / PLAN_FILE, plan.to_json())
+    for name, part in parts.items():
+        if not (folder / name).exists():
+            write_videos(folder / name, part.labels, part.train, part.val)
+
+
+def read_plan(folder: Path) -> dict[str, Any] | None:
+    """The plan of the comparison in a folder, as plain values; None where there is none.
+
+    Raises:
+        ArgumentError: it cannot be read.
     """
     file = folder / PLAN_FILE
-    record = json.loads(json.dumps(plan.to_json()))
-    if file.exists():
-        check_same(folder, json.loads(file.read_text(encoding="utf-8")), record)
-        return
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise ArgumentError(f"{folder} is not empty; give the comparison another --out")
-    config = plan.config
-    train, held_out = split_validation(videos.train, config.val_fraction, config.seed, config.group)
-    write_videos(folder / "videos.csv", videos.labels, videos.train, videos.val)
-    write_videos(folder / "search.csv", videos.labels, train, held_out)
-    write_json(file, record)
+    if not file.exists():
+        return None
+    return read_json(file)
 
 
 def check_same(folder: Path, before: dict[str, Any], now: dict[str, Any]) -> None:
     """Raise ArgumentError where a comparison would go on with other settings."""
-    flat_before, flat_now = (r | r["config"] for r in (before, now))
+    flat_before, flat_now = (r | r.get("config", {}) for r in (before, now))
+    free = ("config", "workers", "device", "command", "versions")
     for name, value in flat_now.items():
-        if name not in ("config", "workers", "device") and flat_before.get(name) != value:
+        if name not in free and flat_before.get(name) != value:
             raise ArgumentError(
                 f"{folder} was started with {name} {flat_before.get(name)}, not {value}; go on "
                 "with the same, or give another --out"
             )
+
+
+def _is_text(name: str) -> bool:
+    try:
+        name.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def read_videos(data: Path, config: TrainConfig) -> Annotations:

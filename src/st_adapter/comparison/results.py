@@ -1,13 +1,13 @@
 """The table of a comparison, from what its cells left on disk."""
 
-import json
+import math
 import statistics
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from st_adapter.comparison.plan import Cell, Plan
-from st_adapter.files import read_json_lines
+from st_adapter.files import read_json, read_json_lines
 from st_adapter.method_table import METHODS
 
 COSTS_FILE = "costs.json"
@@ -29,12 +29,13 @@ class Row:
         step_seconds: median time of a step, measured side by side with the other methods'.
         memory_gb: most memory that a training process held.
         gmacs: multiply-adds of one view, in 10^9.
-        seeds: top-1 by seed; None where the loss was no number.
+        seeds: top-1 by seed; None where the loss was no number, which `diverged` explains and the
+            mean leaves out.
     """
 
     method: str
+    summary: str
     source: str
-    sees_order: bool
     lr: float
     search: dict[str, float | None]
     top1: float | None
@@ -49,6 +50,7 @@ class Row:
     memory_gb: float
     gmacs: float
     seeds: dict[str, float | None]
+    diverged: dict[str, str]
 
     def to_json(self) -> dict[str, Any]:
         """The record as plain values."""
@@ -56,25 +58,22 @@ class Row:
 
 
 def choose_rates(folder: Path, plan: Plan) -> dict[str, float]:
-    """The learning rate of each method: the best top-1 of its trials, then the lowest loss."""
+    """The learning rate of each method: best top-1 of its trials, lowest loss, lowest rate."""
     if len(plan.rates) == 1:
         return dict.fromkeys(plan.methods, plan.rates[0])
     chosen: dict[str, tuple[float, float, float]] = {}
     for cell in plan.trials():
-        result = read_result(folder, cell) or {"top1": -1.0, "loss": float("inf")}
-        rate = cell.config.peak_lr()
-        score = (result["top1"], -result["loss"], rate)
+        result = read_result(folder, cell) or {"top1": -1.0, "loss": math.inf}
+        loss = math.inf if math.isnan(result["loss"]) else result["loss"]
+        score = (result["top1"], -loss, -cell.config.peak_lr())
         chosen[cell.config.method] = max(chosen.get(cell.config.method, score), score)
-    return {method: score[2] for method, score in chosen.items()}
+    return {method: -score[2] for method, score in chosen.items()}
 
 
 def read_result(folder: Path, cell: Cell) -> dict[str, Any] | None:
     """What a finished cell reached; None where its loss was no number."""
     file = folder / cell.name / "eval.json"
-    if not file.exists():
-        return None
-    result: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-    return result
+    return read_json(file) if file.exists() else None
 
 
 def is_done(folder: Path, cell: Cell) -> bool:
@@ -83,10 +82,18 @@ def is_done(folder: Path, cell: Cell) -> bool:
 
 
 def read_rows(folder: Path, plan: Plan) -> list[Row]:
-    """One row a method, from finished cells."""
+    """One row a method, from finished cells, the best first; those with failures come last."""
     rates = choose_rates(folder, plan)
-    costs = json.loads((folder / COSTS_FILE).read_text(encoding="utf-8"))
-    return [_row(folder, plan, method, rates, costs) for method in plan.methods]
+    costs = read_json(folder / COSTS_FILE)
+    rows = [_row(folder, plan, method, rates, costs) for method in plan.methods]
+    return sorted(rows, key=lambda row: (len(row.diverged), -(row.top1 or 0.0)))
+
+
+def read_skipped(folder: Path) -> list[dict[str, Any]]:
+    """Each file that any cell could not use, once, with the reason."""
+    files = sorted(folder.glob("*/*/*/skipped.jsonl"))
+    lines = [line for file in files for line in read_json_lines(file)]
+    return list({line["path"]: line for line in lines}.values())
 
 
 def _row(
@@ -103,11 +110,11 @@ def _row(
     trials = [cell for cell in plan.trials() if cell.config.method == method]
     return Row(
         method=method,
+        summary=METHODS[method].summary,
         source=METHODS[method].source,
-        sees_order=METHODS[method].sees_order,
         lr=rates[method],
         search={
-            f"{c.config.lr:g}": (read_result(folder, c) or {"top1": None})["top1"] for c in trials
+            str(c.config.lr): (read_result(folder, c) or {"top1": None})["top1"] for c in trials
         },
         top1=statistics.fmean(accuracies) if accuracies else None,
         lowest=min(accuracies, default=None),
@@ -116,21 +123,22 @@ def _row(
         trained_parameters=costs[method]["trained_parameters"],
         share=costs[method]["share"],
         stored_bytes=max((_size(folder / cell.name / TENSORS) for cell in cells), default=0),
-        train_seconds=statistics.fmean(
-            max(
-                (
-                    line.get("train_seconds", 0.0)
-                    for line in read_json_lines(folder / c.name / "metrics.jsonl")
-                ),
-                default=0.0,
-            )
-            for c in cells
-        ),
+        train_seconds=statistics.fmean(_train_seconds(folder, cell) for cell in cells),
         step_seconds=costs[method]["step_seconds"],
         memory_gb=max((line.get("memory_gb", 0.0) for line in metrics), default=0.0),
         gmacs=costs[method]["gmacs"],
         seeds={s: result["top1"] if result else None for s, result in results.items()},
+        diverged={
+            str(cell.config.seed): read_json(folder / cell.name / "diverged.json")["reason"]
+            for cell in cells
+            if not results[str(cell.config.seed)]
+        },
     )
+
+
+def _train_seconds(folder: Path, cell: Cell) -> float:
+    lines = read_json_lines(folder / cell.name / "metrics.jsonl")
+    return max((line["train_seconds"] for line in lines if "train_seconds" in line), default=0.0)
 
 
 def _size(file: Path) -> int:

@@ -1,6 +1,5 @@
 """Run a comparison: trials, runs, costs, table. Interrupted anywhere, it goes on where it was."""
 
-import json
 import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -12,9 +11,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from st_adapter.comparison.cell import DIVERGED, DONE, run_job, time_steps, train_cell
-from st_adapter.comparison.plan import PLAN_FILE, Cell, Plan, read_videos, write_plan
+from st_adapter.comparison.plan import Cell, Plan, read_plan, read_videos, write_plan
 from st_adapter.comparison.results import COSTS_FILE, Row, choose_rates, is_done, read_rows
 from st_adapter.config import TrainConfig, check_method
+from st_adapter.data.annotations import read_annotations
 from st_adapter.errors import ArgumentError, StAdapterError
 from st_adapter.files import write_json
 from st_adapter.inspection import inspect_spec
@@ -25,6 +25,7 @@ from st_adapter.model import create_model
 from st_adapter.progress import bar, say
 from st_adapter.provenance import command, versions
 from st_adapter.spec import ModelSpec
+from st_adapter.train import reversal_labels
 
 DEFAULT_RATES = (1e-4, 3e-4, 1e-3, 3e-3)
 _POLL_SECONDS = 0.2
@@ -86,8 +87,9 @@ def compare(
         raise ArgumentError(f"processes must be at least 1, not {processes}")
     for method in methods:
         check_method(method)
-    config = replace(config or TrainConfig(), keep="last")
+    config = replace(config or TrainConfig(), keep="last", head_lr=None)
     videos = read_videos(Path(data), config)
+    reversal_labels(config, videos.labels)
     refused = _refused(config, methods, videos.labels)
     fitting = tuple(method for method in methods if method not in refused)
     if not fitting:
@@ -100,21 +102,19 @@ def compare(
         rates=tuple(sorted(rates)),
         search_epochs=search_epochs or max(1, config.epochs // 2),
         config=_settle(folder, config, fitting, videos.labels),
+        command=command(),
+        versions=versions(),
     )
     write_plan(folder, plan, videos)
+    labels = read_annotations(folder / "videos.csv").labels  # those that occur
     _announce(plan)
     _run_cells(folder, plan.trials(), "choosing learning rates", processes)
     _run_cells(folder, plan.runs(choose_rates(folder, plan)), "training", processes)
-    _measure_costs(folder, plan, videos.labels)
+    _measure_costs(folder, plan, labels)
     rows = read_rows(folder, plan)
     write_json(
         folder / "results.json",
-        {
-            "command": command(),
-            "versions": versions(),
-            "plan": plan.to_json(),
-            "results": [row.to_json() for row in rows],
-        },
+        {"plan": read_plan(folder), "results": [row.to_json() for row in rows]},
     )
     return rows
 
@@ -147,7 +147,10 @@ def _spec(config: TrainConfig, method: str, labels: Sequence[str]) -> ModelSpec:
 def _settle(
     folder: Path, config: TrainConfig, methods: Sequence[str], labels: Sequence[str]
 ) -> TrainConfig:
-    """Decide once what each run would decide anew: where files lie, which arithmetic is faster."""
+    """Decide once what each run would decide anew: where files lie, which arithmetic is faster.
+
+    Builds a model with its weights, so that what cannot work is refused before anything is written.
+    """
     named = config.weights in ("hub", "package", "random")
     config = replace(
         config,
@@ -155,14 +158,14 @@ def _settle(
         val=None if config.val is None else str(Path(config.val).resolve()),
         method=methods[0],  # each cell has its own, and its own learning rate
     )
-    if config.precision != "auto":
-        return config
-    if (folder / PLAN_FILE).exists():
-        before = json.loads((folder / PLAN_FILE).read_text(encoding="utf-8"))
+    device = choose_device(config.device)
+    before = read_plan(folder)
+    if before is not None and config.precision == "auto":
         return replace(config, precision=before["config"]["precision"])
-    model = create_model(config.backbone, labels, weights="random", method=methods[0])
-    model = model.to(choose_device(config.device))
-    precision, _ = choose_precision("auto", model, clip_frames=config.frames, size=config.size)
+    model = create_model(config.backbone, labels, weights=config.weights, method=methods[0])
+    precision, _ = choose_precision(
+        config.precision, model.to(device), clip_frames=config.frames, size=config.size
+    )
     return replace(config, precision=precision)  # type: ignore[arg-type]
 
 
@@ -264,8 +267,11 @@ def _check(folder: Path, job: str, exit_code: int | None) -> None:
     if exit_code in (DONE, DIVERGED):
         return
     log = _log(folder, job)
-    lines = log.read_text(encoding="utf-8").strip().splitlines() if log.exists() else []
+    text = log.read_text(encoding="utf-8", errors="replace") if log.exists() else ""
+    lines = text.strip().splitlines()
     reason = lines[-1] if lines else f"exit code {exit_code}"
+    if exit_code is not None and exit_code < 0:
+        reason = f"it was ended by signal {-exit_code}; too little memory is a frequent cause"
     raise StAdapterError(
         f"{job} failed: {reason.removeprefix('error: ')} (see {shlex.quote(str(log))}); "
         "the same command goes on with the rest once that is mended"

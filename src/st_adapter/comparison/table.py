@@ -23,7 +23,7 @@ def print_table(rows: Sequence[Row]) -> None:
         table.add_column(name, justify="left" if name == "method" else "right")
     for name in ("rev", "shuf", "frozen"):
         table.add_column(name, justify="right")
-    for row in sorted(rows, key=lambda row: -(row.top1 if row.top1 is not None else -1)):
+    for row in rows:
         table.add_row(*cells(row))
     console.print(table)
     console.print(
@@ -36,12 +36,14 @@ def print_table(rows: Sequence[Row]) -> None:
 def cells(row: Row) -> list[str]:
     """A row's values as people read them."""
     percent = "–" if row.top1 is None else f"{100 * row.top1:.1f}"
+    if row.diverged:
+        percent += f" ({len(row.seeds) - len(row.diverged)} of {len(row.seeds)})"
     spread = "" if row.lowest is None else f"{100 * row.lowest:.1f}–{100 * (row.highest or 0):.1f}"
     return [
         row.method,
         percent,
         spread,
-        f"{row.lr:g}{'*' if at_edge(row) else ''}",
+        f"{row.lr}{'*' if at_edge(row) else ''}",
         f"{row.trained_parameters / 1e6:.3f} M ({row.share:.1%})",
         f"{row.stored_bytes / 1e6:.2f} MB",
         f"{1000 * row.step_seconds:.0f}",

@@ -113,16 +113,27 @@ def read_parts(
         held_out = given.val or given.train
     elif not held_out:
         train, held_out = split_validation(train, val_fraction, seed, group)
+    return checked_parts(data, annotations.labels, train, held_out)
+
+
+def checked_parts(
+    data: Path, labels: tuple[str, ...], train: tuple[Video, ...], held_out: tuple[Video, ...]
+) -> Annotations:
+    """Both parts, unless training on one and validating on the other makes no sense.
+
+    Raises:
+        DataError: a part is empty or none of its files exists, or a class is in the second alone.
+    """
     untrained = {video.label for video in held_out} - {video.label for video in train}
     if untrained and train:
-        names = ", ".join(annotations.labels[label] for label in sorted(untrained)[:_SHOWN])
+        names = ", ".join(labels[label] for label in sorted(untrained)[:_SHOWN])
         raise DataError(f"{data}: no training video of {len(untrained)} validated classes: {names}")
     for part, videos in (("training", train), ("validation", held_out)):
         if not videos:
             raise DataError(f"{data} has no {part} videos; give --val, or more videos a class")
         if not any(video.path.is_file() for video in videos):
             raise DataError(f"{data}: none of {len(videos)} {part} files exists: {videos[0].path}")
-    return Annotations(labels=annotations.labels, train=train, val=held_out)
+    return Annotations(labels=labels, train=train, val=held_out)
 
 
 def split_validation(

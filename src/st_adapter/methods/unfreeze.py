@@ -1,6 +1,7 @@
 """Parts of the image model that are trained themselves."""
 
 from collections.abc import Sequence
+from typing import Any
 
 from torch import nn
 
@@ -21,3 +22,15 @@ def last_blocks(blocks: Sequence[nn.Module], count: int) -> list[nn.Parameter]:
     if count > len(blocks):
         raise ArgumentError(f"this backbone has {len(blocks)} blocks; trained blocks was {count}")
     return [parameter for block in blocks[-count:] for parameter in block.parameters()]
+
+
+def forget_caches(backbone: nn.Module) -> None:
+    """Let timm's attention modules compute position biases anew in every pass.
+
+    In evaluation mode LeViT, TinyViT and their kin keep them, as long as weights do not change.
+    """
+    for module in backbone.modules():
+        cache: Any = getattr(module, "attention_bias_cache", None)
+        if cache is not None:
+            cache.clear()
+            module.training = True  # of this module alone: it has no dropout

@@ -3,8 +3,9 @@
 from pathlib import Path
 from typing import Any
 
+from st_adapter.comparison.results import read_skipped
 from st_adapter.config import ClipConfig
-from st_adapter.files import read_json_lines
+from st_adapter.files import read_json, read_json_lines
 from st_adapter.report.figures import frontier, loss_curves
 from st_adapter.report.film import film_strip
 from st_adapter.report.run_page import (
@@ -12,14 +13,15 @@ from st_adapter.report.run_page import (
     SHOWN_CLIPS,
     SHOWN_SKIPPED,
     frequent_mistakes,
-    read_json,
+    video_of,
 )
 
 
 def comparison_values(folder: Path) -> dict[str, Any]:
     """All that the template needs."""
     record = read_json(folder / "results.json")
-    rows = sorted(record["results"], key=lambda row: -(-1 if row["top1"] is None else row["top1"]))
+    rows = record["results"]
+    skipped = read_skipped(folder)
     plan = record["plan"]
     evaluations = {row["method"]: _evaluations(folder, row) for row in rows}
     measured = [row for row in rows if evaluations[row["method"]]]
@@ -28,7 +30,8 @@ def comparison_values(folder: Path) -> dict[str, Any]:
     return {
         "title": f"{len(rows)} transfer methods on {plan['config']['backbone']}",
         "plan": plan,
-        "rows": rows,
+        "rows": [row | {"edge": _at_edge(row)} for row in rows],
+        "measured": measured[0]["method"] if measured else "",
         "figure": _frontier(measured),
         "losses": _losses(folder, rows),
         "labels": labels if len(labels) <= SHOWN_CLASSES else [],
@@ -36,11 +39,17 @@ def comparison_values(folder: Path) -> dict[str, Any]:
         "confusions": frequent_mistakes(labels, _summed([e["confusion"] for e in best])),
         "matrix": _summed([e["confusion"] for e in best]) if len(labels) <= SHOWN_CLASSES else [],
         **_telling_clips(plan, evaluations, measured),
-        "command": record.get("command", ""),
-        "versions": record.get("versions", {}),
-        "skipped": _skipped_in_cells(folder)[:SHOWN_SKIPPED],
-        "num_skipped": len(_skipped_in_cells(folder)),
+        "command": plan["command"],
+        "versions": plan["versions"],
+        "skipped": skipped[:SHOWN_SKIPPED],
+        "num_skipped": len(skipped),
     }
+
+
+def _at_edge(row: dict[str, Any]) -> bool:
+    """Whether the chosen learning rate is the lowest or highest that was tried."""
+    tried = sorted(map(float, row["search"]))
+    return bool(tried) and row["lr"] in (tried[0], tried[-1])
 
 
 def _evaluations(folder: Path, row: dict[str, Any]) -> list[dict[str, Any]]:
@@ -95,29 +104,28 @@ def _telling_clips(
     first, *others = share.values()
     clip = ClipConfig(**{name: plan["config"][name] for name in ("frames", "stride", "size")})
     ranked: list[dict[str, Any]] = []
-    for (path, label), own in first.items():
-        rest = sum(other.get((path, label), 0.0) for other in others) / len(others)
-        ranked.append({"path": path, "label": label, "own": own, "rest": rest})
+    for prediction in evaluations[rows[0]["method"]][0]["predictions"]:
+        key = _key(prediction)
+        rest = sum(other.get(key, 0.0) for other in others) / len(others)
+        ranked.append(prediction | {"own": first[key], "rest": rest})
     ranked.sort(key=lambda item: item["rest"] - item["own"])
     lead = [item for item in ranked if item["own"] > item["rest"]][:SHOWN_CLIPS]
     lag = [item for item in reversed(ranked) if item["own"] < item["rest"]][:SHOWN_CLIPS]
     return {
-        name: [item | {"strip": film_strip(Path(item["path"]), clip)} for item in items]
+        name: [item | {"strip": film_strip(video_of(item), clip)} for item in items]
         for name, items in (("best", lead), ("worst", lag))
     }
 
 
-def _share_right(evaluations: list[dict[str, Any]]) -> dict[tuple[str, str], float]:
-    """(path, label) of each video to the share of seeds that got it right."""
-    right: dict[tuple[str, str], list[bool]] = {}
+def _share_right(evaluations: list[dict[str, Any]]) -> dict[tuple[Any, ...], float]:
+    """Each video to the share of seeds that got it right."""
+    right: dict[tuple[Any, ...], list[bool]] = {}
     for evaluation in evaluations:
         for p in evaluation["predictions"]:
-            right.setdefault((p["path"], p["label"]), []).append(p["label"] == p["predicted"])
+            right.setdefault(_key(p), []).append(p["label"] == p["predicted"])
     return {key: sum(answers) / len(answers) for key, answers in right.items()}
 
 
-def _skipped_in_cells(folder: Path) -> list[dict[str, Any]]:
-    """Each file that any cell could not use, once."""
-    files = sorted(folder.glob("*/*/*/skipped.jsonl"))
-    lines = [line for file in files for line in read_json_lines(file)]
-    return list({line["path"]: line for line in lines}.values())
+def _key(prediction: dict[str, Any]) -> tuple[Any, ...]:
+    """What tells one video or segment from another."""
+    return tuple(prediction.get(n) for n in ("path", "start_seconds", "end_seconds", "label"))

@@ -140,7 +140,7 @@ def _to_svg(figure: Figure, label: str) -> str:
     text = stream.getvalue()
     text = text[text.index("<svg") :]
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
-    text = re.sub(r' id="[A-Za-z0-9]+_\d+"', "", text)
+    text = re.sub(r' id="[A-Za-z0-9.]+_\d+"', "", text)
     text = re.sub(r' (width|height)="[\d.]+pt"', "", text, count=2)
     for stand_in, colour in _COLOURS.items():
         text = text.replace(stand_in, colour)

@@ -2,7 +2,6 @@
 
 import base64
 import io
-from pathlib import Path
 
 import torch
 from PIL import Image
@@ -16,13 +15,13 @@ _FRAMES = 8
 _HEIGHT = 96
 
 
-def film_strip(path: Path, clip: ClipConfig) -> str | None:
+def film_strip(video: Video, clip: ClipConfig) -> str | None:
     """Up to eight frames of the first test view side by side, as a data URI of a JPEG.
 
     None where the video cannot be read any more.
     """
     try:
-        frames = read_views(Video(path=path), clip)[0]
+        frames = read_views(video, clip)[0]
     except VideoError:
         return None
     count = min(_FRAMES, len(frames))

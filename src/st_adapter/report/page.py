@@ -39,5 +39,5 @@ def write_report(folder: Path) -> Path:
     names = [ORDER_NAMES[order] for order in ORDERS]
     text = environment.get_template(template).render(order_names=names, orders=ORDERS, **values)
     with atomic_path(folder / "report.html") as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8", errors="replace")
     return folder / "report.html"

@@ -1,13 +1,12 @@
 """What the page of a run shows, from what the run left on disk."""
 
-import json
 import shlex
 from pathlib import Path
 from typing import Any
 
 from st_adapter.config import ClipConfig
-from st_adapter.errors import ArgumentError
-from st_adapter.files import read_json_lines
+from st_adapter.data.annotations import Video
+from st_adapter.files import read_json, read_json_lines
 from st_adapter.report.figures import learning_curves
 from st_adapter.report.film import film_strip
 
@@ -30,6 +29,7 @@ def run_values(folder: Path) -> dict[str, Any]:
     clip = ClipConfig(
         frames=evaluation["frames"], stride=evaluation["stride"], size=evaluation["size"]
     )
+    skipped = {line["path"]: line for line in read_json_lines(folder / "skipped.jsonl")}
     metrics = read_json_lines(folder / "metrics.jsonl")
     tensors = folder / "adapter" / "adapter_model.safetensors"
     return {
@@ -47,11 +47,12 @@ def run_values(folder: Path) -> dict[str, Any]:
         ],
         "classes": _classes(evaluation),
         "confusions": frequent_mistakes(evaluation["labels"], evaluation["confusion"]),
+        "num_classes": sum(bool(v["num_videos"]) for v in evaluation["per_class"].values()),
         "matrix": evaluation["confusion"] if len(evaluation["labels"]) <= SHOWN_CLASSES else None,
         "best": _surest(evaluation, clip, right=True),
         "worst": _surest(evaluation, clip, right=False),
-        "skipped": read_json_lines(folder / "skipped.jsonl")[:SHOWN_SKIPPED],
-        "num_skipped": len(read_json_lines(folder / "skipped.jsonl")),
+        "skipped": list(skipped.values())[:SHOWN_SKIPPED],
+        "num_skipped": len(skipped),
     }
 
 
@@ -88,7 +89,13 @@ def _surest(evaluation: dict[str, Any], clip: ClipConfig, *, right: bool) -> lis
     """The right, or wrong, answers that the classifier is surest of, with film strips."""
     rows = [p for p in evaluation["predictions"] if (p["label"] == p["predicted"]) == right]
     rows = sorted(rows, key=lambda row: -row["score"])[:SHOWN_CLIPS]
-    return [row | {"strip": film_strip(Path(row["path"]), clip)} for row in rows]
+    return [row | {"strip": film_strip(video_of(row), clip)} for row in rows]
+
+
+def video_of(prediction: dict[str, Any]) -> Video:
+    """The video, or segment, that a prediction is of."""
+    start, end = prediction.get("start_seconds"), prediction.get("end_seconds")
+    return Video(path=Path(prediction["path"]), start_seconds=start, end_seconds=end)
 
 
 def _command(folder: Path, record: dict[str, Any]) -> str:
@@ -97,12 +104,3 @@ def _command(folder: Path, record: dict[str, Any]) -> str:
         return ""
     config = shlex.quote(str(folder / "config.json"))
     return f"st-adapter train {shlex.quote(record['data'])} --out NEW_RUN --config {config}"
-
-
-def read_json(file: Path) -> dict[str, Any]:
-    """Read a JSON object, or say that it cannot be read."""
-    try:
-        record: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ArgumentError(f"{file} cannot be read: {error}") from None
-    return record
