@@ -1,5 +1,6 @@
 import json
 import os
+import random
 import shutil
 import signal
 import time
@@ -70,8 +71,8 @@ def test_trials_do_not_look_at_validation_data_that_is_given(folder_data, tmp_pa
 def test_a_rate_that_diverges_is_not_chosen_and_seeds_that_do_are_named(
     folder_data, tmp_path, tiny
 ):
-    config = replace(tiny, epochs=1, clip_gradient=0.0)
-    arguments = {"methods": ["st-adapter"], "seeds": [0]}
+    config = replace(tiny, epochs=4)
+    arguments = {"methods": ["st-adapter"], "seeds": [0], "search_epochs": 4}
     rows = compare(folder_data, tmp_path / "a", config, rates=[1e-3, 1e30], **arguments)
     assert rows[0].search["1e+30"] is None
     assert rows[0].lr == 1e-3
@@ -82,33 +83,23 @@ def test_a_rate_that_diverges_is_not_chosen_and_seeds_that_do_are_named(
     assert "the loss is" in write_report(tmp_path / "b").read_text()
 
 
-def test_two_processes_come_to_the_same_accuracies(settings, compared, tmp_path):
-    again = start_comparison([*settings, "--processes", "2"], tmp_path / "out")
-    assert again.wait(timeout=300) == 0, (tmp_path / "said.txt").read_text()
-    for ours, theirs in zip(_results(tmp_path / "out"), _results(compared), strict=True):
-        assert ours["search"].keys() == theirs["search"].keys()
-        assert ours["seeds"].keys() == theirs["seeds"].keys()
-
-
 def test_skipped_files_are_named_with_exit_code_1(settings, folder_data, tmp_path):
     data = tmp_path / "data"
     shutil.copytree(folder_data, data)
     (data / "darkens" / "broken.mp4").write_bytes(b"")
-    flags = [str(data), *settings[1:], "--seeds", "0", "--lrs", "1e-3", "--methods", "linear"]
+    flags = [str(data), *settings[1:], "--seeds", "0,1", "--lrs", "1e-3"]
+    flags += ["--methods", "linear", "--processes", "2"]
     assert start_comparison(flags, tmp_path / "out").wait(timeout=300) == 1
     assert "broken.mp4: the file is empty" in (tmp_path / "said.txt").read_text()
 
 
-@pytest.mark.parametrize("seconds_after_first_cell", [0.0, 2.0])
-def test_a_comparison_killed_anywhere_goes_on_to_the_same_table(
-    settings, compared, tmp_path, seconds_after_first_cell
-):
+def test_a_killed_comparison_goes_on_to_the_same_table(settings, compared, tmp_path):
     out = tmp_path / "out"
     process = start_comparison(settings, out)
     while not list(out.glob("search/*/*/config.json")):
         assert process.poll() is None
         time.sleep(0.05)
-    time.sleep(seconds_after_first_cell)
+    time.sleep(random.uniform(0, 5))  # anywhere
     process.send_signal(signal.SIGKILL)
     process.wait()
     again = start_comparison(settings, out)
@@ -137,17 +128,13 @@ def _works_in(pid, folder):
         return False
 
 
-def test_a_finished_comparison_is_not_trained_again(settings, compared):
+def test_a_finished_comparison_is_not_trained_again_and_its_lists_are_restored(settings, compared):
     before = {p: p.stat().st_mtime_ns for p in compared.glob("*/*/*/eval.json")}
+    search = (compared / "search.csv").read_bytes()
+    (compared / "search.csv").unlink()
     assert start_comparison(settings, compared).wait(timeout=120) == 0
     assert before == {p: p.stat().st_mtime_ns for p in compared.glob("*/*/*/eval.json")}
-
-
-def test_a_comparison_goes_on_without_its_lists_of_videos(settings, compared, tmp_path):
-    shutil.copytree(compared, tmp_path / "out")
-    (tmp_path / "out" / "search.csv").unlink()
-    assert start_comparison(settings, tmp_path / "out").wait(timeout=120) == 0
-    assert (tmp_path / "out/search.csv").read_bytes() == (compared / "search.csv").read_bytes()
+    assert (compared / "search.csv").read_bytes() == search
 
 
 def test_another_comparison_is_not_mixed_in(folder_data, compared, tiny):
