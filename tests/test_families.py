@@ -15,6 +15,7 @@ from timm.models.vision_transformer import checkpoint_filter_fn
 import st_adapter
 from conftest import randomise
 from st_adapter.backbones import blockwise, vit
+from st_adapter.backbones.site import Inserted
 from st_adapter.backbones.weights import build_backbone, create_backbone
 from st_adapter.errors import ArgumentError
 from st_adapter.spec import BACKBONE_OPTIONS
@@ -241,7 +242,7 @@ def test_grids_lie_as_the_picture_does(family):
         frame = torch.zeros(1, 3, size, size)
         frame[..., : size // 2, size // 2 :] = corner
         with torch.no_grad():
-            model._family.frame_features(model.backbone, frame, {site.name: look})
+            model._family.frame_features(model.backbone, frame, Inserted({site.name: look}))
     change = (seen[1] - seen[0])[0].square().sum(-1)
     rows, columns = change.shape
     quarters = {
@@ -281,7 +282,7 @@ def test_an_adapter_before_the_mlp_is_in_the_residual_stream(family):
     frames = clips[0] / 255
     size = (frames.shape[-2], frames.shape[-1])
     with torch.no_grad():
-        model._family.frame_features(model.backbone, frames, {place.site.name: adapt})
+        model._family.frame_features(model.backbone, frames, Inserted({place.site.name: adapt}))
         for handle in handles:
             handle.remove()
         middle, arguments = seen["middle"][0][0], seen["in"][0]
@@ -308,10 +309,10 @@ def test_both_ways_of_running_a_vit_agree():
     adapters = {name: clip_of_frames(adapter) for name, adapter in model.adapters.items()}
     frames = torch.rand(3, 3, 64, 96)
     with torch.no_grad():
-        explicit = vit.frame_features(model.backbone, frames, adapters)
+        explicit = vit.frame_features(model.backbone, frames, Inserted(adapters))
         explicit = vit.clip_features(model.backbone, explicit)
         assert [s.name for s in blockwise.sites(model.backbone)] == list(adapters)
-        hooked = blockwise.frame_features(model.backbone, frames, adapters)
+        hooked = blockwise.frame_features(model.backbone, frames, Inserted(adapters))
     torch.testing.assert_close(hooked, explicit, rtol=1e-4, atol=1e-5)
 
 
@@ -412,7 +413,7 @@ def test_positions_are_resized_as_timm_resizes_them():
     frames = torch.rand(2, 3, 96, 96)
     model = st_adapter.attach(small, LABELS).eval()
     with torch.no_grad():
-        ours = model._family.frame_features(small, frames, {})
+        ours = model._family.frame_features(small, frames, Inserted())
         theirs = large.forward_features(frames)[:, 0]
         torch.testing.assert_close(small.norm(ours), theirs, rtol=1e-4, atol=1e-5)
 
@@ -426,7 +427,7 @@ def test_a_size_that_patches_do_not_divide_is_as_in_timm_where_the_model_was_mad
     model = st_adapter.attach(ours, LABELS).eval()
     with torch.no_grad():
         expected = theirs.forward_head(theirs.forward_features(frames), pre_logits=True)
-        torch.testing.assert_close(model._family.frame_features(ours, frames, {}), expected)
+        torch.testing.assert_close(model._family.frame_features(ours, frames, Inserted()), expected)
         with pytest.raises(AssertionError, match="divisible by patch size"):
             model(torch.rand(1, 1, 3, 80, 80))
 

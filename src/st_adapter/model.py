@@ -50,6 +50,7 @@ class VideoClassifier(nn.Module):
         super().__init__()
         self.spec = spec
         family = family_of(backbone)
+        family.num_features(backbone)  # refuses what pools nothing before it is touched
         self._family_name = family.NAME
         self.backbone = backbone.eval().requires_grad_(False)
         parts = build_parts(spec.method, spec.adapter, spec.method_config, backbone, family)
