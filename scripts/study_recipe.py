@@ -12,10 +12,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from st_adapter.comparison.plan import read_videos, write_videos
+from st_adapter.comparison.plan import write_videos
 from st_adapter.config import TrainConfig
 from st_adapter.data.annotations import split_validation
 from st_adapter.progress import say
+from st_adapter.run import read_videos
 from st_adapter.train import train
 
 BASE: dict[str, Any] = {

@@ -1,6 +1,7 @@
 """Parameters, operations and adapter places of a classifier, counted without computing it."""
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from itertools import groupby
 from pathlib import Path
@@ -115,17 +116,22 @@ def inspect_backbone(
 ) -> Inspection:
     """Inspect what training on a backbone would make; `choices` are fields of TrainConfig."""
     config = TrainConfig(backbone=backbone, **choices)
-    spec = ModelSpec(
-        backbone=backbone,
+    spec = spec_of(config, tuple(map(str, range(classes))))
+    return inspect_spec(spec, frames or config.frames, size or config.size)
+
+
+def spec_of(config: TrainConfig, labels: Sequence[str]) -> ModelSpec:
+    """What training would make, as far as its costs and places go."""
+    return ModelSpec(
+        backbone=config.backbone,
         weights="random",
-        labels=tuple(map(str, range(classes))),
+        labels=tuple(labels),
         method=config.method,
         adapter=config.adapter,
         method_config=config.method_config,
         mean=(0.0, 0.0, 0.0),
         std=(1.0, 1.0, 1.0),
     )
-    return inspect_spec(spec, frames or config.frames, size or config.size)
 
 
 def inspect_spec(spec: ModelSpec, frames: int, size: int) -> Inspection:

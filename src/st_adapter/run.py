@@ -168,7 +168,7 @@ def write_config(
     if next_epoch is not None:
         record["next_epoch"] = next_epoch
     record |= {"command": command(), "versions": versions()}
-    values = config.to_json() | _absolute_paths(config)
+    values = config.to_json() | absolute_paths(config)
     write_json(folder / "config.json", record | {"config": values})
 
 
@@ -231,7 +231,7 @@ def resumed_config(folder: Path, wanted: TrainConfig | None) -> TrainConfig:
     _, _, recorded = recorded_run(folder)
     if wanted is None:
         return recorded
-    values = wanted.to_json() | _absolute_paths(wanted)
+    values = wanted.to_json() | absolute_paths(wanted)
     for name, before in recorded.to_json().items():
         same = values[name] == before or (name == "precision" and values[name] == "auto")
         if name not in ("workers", "device") and not same:
@@ -243,7 +243,7 @@ def resumed_config(folder: Path, wanted: TrainConfig | None) -> TrainConfig:
     return replace(recorded, workers=wanted.workers, device=wanted.device)
 
 
-def _absolute_paths(config: TrainConfig) -> dict[str, str | None]:
+def absolute_paths(config: TrainConfig) -> dict[str, Any]:
     """The configuration's paths as they read from any folder."""
     named = config.weights in NAMED_SOURCES
     return {
@@ -258,6 +258,12 @@ def _write_json_lines(file: Path, lines: list[dict[str, Any]]) -> None:
         return
     with atomic_path(file) as temporary:
         temporary.write_text("".join(f"{json.dumps(line)}\n" for line in lines), encoding="utf-8")
+
+
+def read_videos(data: Path, config: TrainConfig) -> Annotations:
+    """Read DATA in the two parts that a configuration trains and validates on."""
+    val = Path(config.val) if config.val is not None else None
+    return read_parts(data, val, config.val_fraction, config.seed, config.group)
 
 
 def evaluation_videos(run: Path, data: Path, labels: Sequence[str]) -> tuple[Video, ...]:

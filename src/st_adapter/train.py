@@ -17,7 +17,6 @@ from torch.utils.data import DataLoader
 
 from st_adapter import checkpoint
 from st_adapter.config import ClipConfig, TrainConfig
-from st_adapter.data.annotations import read_parts
 from st_adapter.data.augment import TrainTransform
 from st_adapter.data.dataset import EpochSampler, TrainBatch, TrainDataset, collate_train
 from st_adapter.errors import ArgumentError, DataError, TrainingError, did_you_mean
@@ -36,7 +35,7 @@ from st_adapter.machine import (
 from st_adapter.model import create_model
 from st_adapter.optimization import learning_rate_factor, make_optimizer
 from st_adapter.progress import Bar, bar, say
-from st_adapter.run import Run, check_folder, resumed_config
+from st_adapter.run import Run, check_folder, read_videos, resumed_config
 
 _LOG_EVERY = 10
 """Most steps between two lines of metrics.jsonl; short epochs have ten lines."""
@@ -101,8 +100,7 @@ def _prepare(data: Path, folder: Path, config: TrainConfig) -> Run:
     """Build all that a run needs in memory; refuse what cannot work."""
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise ArgumentError("training runs in one process; start it without a launcher")
-    val = Path(config.val) if config.val is not None else None
-    annotations = read_parts(data, val, config.val_fraction, config.seed, config.group)
+    annotations = read_videos(data, config)
     reversal = reversal_labels(config, annotations.labels)
     device = choose_device(config.device)
     torch.manual_seed(config.seed)

@@ -8,9 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from st_adapter.backbones.weights import create_backbone
 from st_adapter.config import TrainConfig
-from st_adapter.inspection import count_macs
+from st_adapter.inspection import count_macs, count_parts
 from st_adapter.machine import autocast, choose_device
 from st_adapter.model import VideoClassifier, create_model
 from st_adapter.optimization import make_optimizer
@@ -33,7 +32,6 @@ def measure_costs(
         `trained_parameters` with their `share` of the image model's.
     """
     device = choose_device(config.device)
-    image_model = sum(p.numel() for p in create_backbone(config.backbone).parameters())
     seconds: dict[str, list[float]] = {method: [] for method in methods}
     costs = {}
     with bar("timing steps", _ROUNDS * len(methods)) as progress:
@@ -46,7 +44,7 @@ def measure_costs(
                     "step_seconds": statistics.median(seconds[method]),
                     "gmacs": count_macs(model.eval(), config.frames, config.size) / 1e9,
                     "trained_parameters": trained,
-                    "share": trained / image_model,
+                    "share": trained / sum(count_parts(model).values()),
                 }
                 progress.advance()
     return costs

@@ -13,7 +13,6 @@ from st_adapter.data.annotations import (
     Annotations,
     Video,
     checked_parts,
-    read_parts,
     split_validation,
 )
 from st_adapter.errors import ArgumentError
@@ -185,12 +184,6 @@ def _is_text(name: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
-
-
-def read_videos(data: Path, config: TrainConfig) -> Annotations:
-    """Read DATA in its two parts, as training does."""
-    val = Path(config.val) if config.val is not None else None
-    return read_parts(data, val, config.val_fraction, config.seed, config.group)
 
 
 def write_videos(

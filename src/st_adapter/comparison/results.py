@@ -89,6 +89,12 @@ def read_rows(folder: Path, plan: Plan) -> list[Row]:
     return sorted(rows, key=lambda row: (len(row.diverged), -(row.top1 or 0.0)))
 
 
+def at_edge(lr: float, search: dict[str, Any]) -> bool:
+    """Whether the chosen learning rate is the lowest or highest that was tried."""
+    tried = sorted(map(float, search))
+    return bool(tried) and lr in (tried[0], tried[-1])
+
+
 def read_skipped(folder: Path) -> list[dict[str, Any]]:
     """Each file that any cell could not use, once, with the reason."""
     files = sorted(folder.glob("*/*/*/skipped.jsonl"))

@@ -11,20 +11,20 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from st_adapter.comparison.cell import DIVERGED, DONE, run_job, time_steps, train_cell
-from st_adapter.comparison.plan import Cell, Plan, read_plan, read_videos, write_plan
+from st_adapter.comparison.plan import Cell, Plan, read_plan, write_plan
 from st_adapter.comparison.results import COSTS_FILE, Row, choose_rates, is_done, read_rows
 from st_adapter.config import TrainConfig, check_method
 from st_adapter.data.annotations import read_annotations
 from st_adapter.errors import ArgumentError, StAdapterError
 from st_adapter.files import write_json
-from st_adapter.inspection import inspect_spec
+from st_adapter.inspection import inspect_spec, spec_of
 from st_adapter.interrupt import deferred_interrupt
 from st_adapter.machine import choose_device, choose_precision
 from st_adapter.method_table import METHODS
 from st_adapter.model import create_model
 from st_adapter.progress import bar, say
 from st_adapter.provenance import command, versions
-from st_adapter.spec import ModelSpec
+from st_adapter.run import absolute_paths, read_videos
 from st_adapter.train import reversal_labels
 
 DEFAULT_RATES = (1e-4, 3e-4, 1e-3, 3e-3)
@@ -124,24 +124,11 @@ def _refused(config: TrainConfig, methods: Sequence[str], labels: Sequence[str])
     refused = {}
     for method in methods:
         try:
-            inspect_spec(_spec(config, method, labels), 1, config.size)
+            inspect_spec(spec_of(replace(config, method=method), labels), 1, config.size)
         except ArgumentError as error:
             say(f"{method} is left out: {error}")
             refused[method] = str(error)
     return refused
-
-
-def _spec(config: TrainConfig, method: str, labels: Sequence[str]) -> ModelSpec:
-    return ModelSpec(
-        backbone=config.backbone,
-        weights="random",
-        labels=tuple(labels),
-        method=method,
-        adapter=config.adapter,
-        method_config=config.method_config,
-        mean=(0.0, 0.0, 0.0),
-        std=(1.0, 1.0, 1.0),
-    )
 
 
 def _settle(
@@ -151,13 +138,8 @@ def _settle(
 
     Builds a model with its weights, so that what cannot work is refused before anything is written.
     """
-    named = config.weights in ("hub", "package", "random")
-    config = replace(
-        config,
-        weights=config.weights if named else str(Path(config.weights).resolve()),
-        val=None if config.val is None else str(Path(config.val).resolve()),
-        method=methods[0],  # each cell has its own, and its own learning rate
-    )
+    # Each cell has its own method and learning rate.
+    config = replace(config, **absolute_paths(config), method=methods[0])
     device = choose_device(config.device)
     before = read_plan(folder)
     if before is not None and config.precision == "auto":

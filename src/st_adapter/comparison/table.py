@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from rich.console import Console
 from rich.table import Table
 
-from st_adapter.comparison.results import Row
+from st_adapter.comparison.results import Row, at_edge
 
 _WIDTH = 128
 """Columns that the table needs, wherever it is printed."""
@@ -43,7 +43,7 @@ def cells(row: Row) -> list[str]:
         row.method,
         percent,
         spread,
-        f"{row.lr}{'*' if at_edge(row) else ''}",
+        f"{row.lr}{'*' if at_edge(row.lr, row.search) else ''}",
         f"{row.trained_parameters / 1e6:.3f} M ({row.share:.1%})",
         f"{row.stored_bytes / 1e6:.2f} MB",
         f"{1000 * row.step_seconds:.0f}",
@@ -54,9 +54,3 @@ def cells(row: Row) -> list[str]:
             for order in ("reversed", "shuffled", "frozen")
         ),
     ]
-
-
-def at_edge(row: Row) -> bool:
-    """Whether the chosen learning rate is the lowest or highest that was tried."""
-    tried = sorted(map(float, row.search))
-    return bool(tried) and row.lr in (tried[0], tried[-1])

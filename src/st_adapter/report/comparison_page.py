@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from st_adapter.comparison.results import read_skipped
+from st_adapter.comparison.results import at_edge, read_skipped
 from st_adapter.config import ClipConfig
 from st_adapter.files import read_json, read_json_lines
 from st_adapter.report.figures import frontier, loss_curves
@@ -30,7 +30,7 @@ def comparison_values(folder: Path) -> dict[str, Any]:
     return {
         "title": f"{len(rows)} transfer methods on {plan['config']['backbone']}",
         "plan": plan,
-        "rows": [row | {"edge": _at_edge(row)} for row in rows],
+        "rows": [row | {"edge": at_edge(row["lr"], row["search"])} for row in rows],
         "measured": measured[0]["method"] if measured else "",
         "figure": _frontier(measured),
         "losses": _losses(folder, rows),
@@ -44,12 +44,6 @@ def comparison_values(folder: Path) -> dict[str, Any]:
         "skipped": skipped[:SHOWN_SKIPPED],
         "num_skipped": len(skipped),
     }
-
-
-def _at_edge(row: dict[str, Any]) -> bool:
-    """Whether the chosen learning rate is the lowest or highest that was tried."""
-    tried = sorted(map(float, row["search"]))
-    return bool(tried) and row["lr"] in (tried[0], tried[-1])
 
 
 def _evaluations(folder: Path, row: dict[str, Any]) -> list[dict[str, Any]]:
