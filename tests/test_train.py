@@ -16,9 +16,9 @@ from st_adapter.checkpoint import load_tensors
 from st_adapter.config import PRECISIONS, TrainConfig
 from st_adapter.data.annotations import read_annotations
 from st_adapter.errors import ArgumentError, CheckpointError, DataError, TrainingError
-from st_adapter.machine import _kept_bytes
+from st_adapter.machine import _kept_bytes, training_attention
 from st_adapter.model import create_model
-from st_adapter.optimization import learning_rate_factor, make_optimizer
+from st_adapter.optimization import MovingAverage, learning_rate_factor, make_optimizer
 from st_adapter.run import recorded_next_epoch
 from st_adapter.train import train
 
@@ -64,7 +64,7 @@ def test_training_learns_what_only_order_tells(folder_data, tmp_path, tiny):
 def test_interrupted_and_resumed_equals_straight_through_bit_for_bit(
     folder_data, tmp_path, tiny, interrupt
 ):
-    config = replace(tiny, epochs=3, lr=1e-2, accumulate=2)
+    config = replace(tiny, epochs=3, lr=1e-2, accumulate=2, average=0.8)
     train(folder_data, tmp_path / "straight", config)
 
     code = (
@@ -112,6 +112,60 @@ def test_gradient_accumulation_equals_one_large_batch(folder_data, tmp_path, tin
     one, two = (load_tensors(tmp_path / name / "adapter_last") for name in ("one", "two"))
     for name, tensor in one.items():
         torch.testing.assert_close(tensor, two[name], rtol=1e-4, atol=1e-5)
+
+
+def test_a_moving_average_follows_the_steps_and_stands_in_for_them():
+    parameter = torch.nn.Parameter(torch.zeros(3))
+    average = MovingAverage({"p": parameter}, decay=0.9)
+    wanted = torch.zeros(3)
+    for step in range(1, 200):
+        with torch.no_grad():
+            parameter += torch.randn(3)
+        average.update(step)
+        kept = min(0.9, (1 + step) / (10 + step))
+        wanted = kept * wanted + (1 - kept) * parameter.detach()
+    before = parameter.detach().clone()
+    with average.in_place():
+        torch.testing.assert_close(parameter.detach(), wanted)
+    assert torch.equal(parameter, before)
+
+
+def test_a_run_keeps_the_average_and_goes_on_from_the_steps(folder_data, tmp_path, tiny):
+    config = replace(tiny, epochs=2, lr=1e-2, keep="last")
+    train(folder_data, tmp_path / "plain", config)
+    train(folder_data, tmp_path / "averaged", replace(config, average=0.8))
+    plain, averaged = (
+        torch.load(tmp_path / name / "state" / "state.pt")["trained"]
+        for name in ("plain", "averaged")
+    )
+    assert all(torch.equal(tensor, averaged[name]) for name, tensor in plain.items())
+    state = torch.load(tmp_path / "averaged" / "state" / "state.pt")
+    kept = load_tensors(tmp_path / "averaged" / "adapter")
+    assert all(torch.equal(tensor, kept[name]) for name, tensor in state["average"].items())
+    assert any(not torch.equal(tensor, kept[name]) for name, tensor in plain.items())
+
+
+def test_plain_attention_trains_as_the_fused_kernel_does():
+    torch.manual_seed(0)
+    model = create_model("test_vit", ["a", "b"], weights="random", dropout=0.0).train()
+    clips = torch.rand(2, 2, 3, 64, 64)
+    one = torch.autograd.grad(model(clips).square().sum(), model.trainable_parameters())
+    with training_attention(torch.device("cpu"), 64):
+        assert not torch.backends.cuda.flash_sdp_enabled()
+        two = torch.autograd.grad(model(clips).square().sum(), model.trainable_parameters())
+    assert torch.backends.cuda.flash_sdp_enabled()
+    for ours, theirs in zip(one, two, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-5)
+
+
+def test_the_classifier_starts_as_wide_as_asked():
+    stds = [
+        create_model("test_vit", list("abcdefghij"), weights="random", **given)
+        .head.weight.std()
+        .item()
+        for given in ({}, {"head_std": 0.002}, {"head_std": 0.0})
+    ]
+    assert stds == [pytest.approx(0.02, rel=0.1), pytest.approx(0.002, rel=0.1), 0.0]
 
 
 def test_workers_do_not_change_what_is_learnt(folder_data, tmp_path, tiny):

@@ -176,6 +176,9 @@ class TrainConfig:
     trained_blocks: int = _setting(2, "Model", "Last blocks that are trained (partial).")
     temporal_layers: int = _setting(2, "Model", "Layers over the frames (temporal).")
     dropout: float = _setting(0.5, "Model", "Dropout before the classifier.")
+    head_std: float = _setting(
+        0.02, "Model", "Standard deviation of the classifier's first weights; 0.02 as published."
+    )
 
     frames: int = _setting(8, "Clip", "Frames in a clip.")
     stride: int = _setting(
@@ -216,6 +219,11 @@ class TrainConfig:
         1.0, "Optimisation", "Epochs of linear warm-up; half of all at most."
     )
     clip_gradient: float = _setting(1.0, "Optimisation", "Largest gradient norm; 0 is no limit.")
+    average: float = _setting(
+        0.0,
+        "Optimisation",
+        "Classify with a moving average of the trained parameters with this decay; 0 is without.",
+    )
     keep: Literal["best", "last"] = _setting(
         "best",
         "Optimisation",
@@ -247,11 +255,13 @@ class TrainConfig:
             _at_least(name, getattr(self, name), 1)
         for name in ("stride", "weight_decay", "warmup_epochs", "clip_gradient", "workers"):
             _at_least(name, getattr(self, name), 0)
-        for name in ("dropout", "label_smoothing"):
+        for name in ("dropout", "label_smoothing", "average"):
             if not 0 <= getattr(self, name) < 1:
                 raise ArgumentError(f"{name} must be in [0, 1), not {getattr(self, name)}")
         if self.head_lr is not None and not 0 < self.head_lr < float("inf"):
             raise ArgumentError(f"head_lr must be above 0, not {self.head_lr}")
+        if not 0 <= self.head_std < float("inf"):
+            raise ArgumentError(f"head_std must be at least 0, not {self.head_std}")
         if not 0 < self.val_fraction < 1:
             raise ArgumentError(f"val_fraction must be between 0 and 1, not {self.val_fraction}")
         if self.lr is None and self.lr_per_256 is None:

@@ -4,13 +4,14 @@ import resource
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import psutil
 import torch
 import torch.nn.functional as F
 from timm.models import get_model_input_config
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from st_adapter.errors import ArgumentError, MemoryShortError
 from st_adapter.model import VideoClassifier
@@ -51,6 +52,17 @@ def autocast(device: torch.device, precision: str) -> AbstractContextManager[obj
     return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16")
 
 
+def training_attention(device: torch.device, size: int) -> AbstractContextManager[object]:
+    """Attend in the way that trains fastest on frames of `size` pixels.
+
+    On a processor the fused kernel's backward pass is slow for the few patches of a small frame;
+    `benchmarks/training_attention.py` measures where the plain one is faster.
+    """
+    if device.type == "cpu" and size < 224:
+        return sdpa_kernel(SDPBackend.MATH)
+    return nullcontext()
+
+
 def choose_precision(
     name: str, model: VideoClassifier, *, clip_frames: int, size: int
 ) -> tuple[str, str]:
@@ -75,7 +87,10 @@ def _step_seconds(model: VideoClassifier, clips: Tensor, precision: str) -> floa
     with torch.random.fork_rng(devices=devices):
         for _ in range(3):
             start = time.perf_counter()
-            with autocast(clips.device, precision):
+            with (
+                autocast(clips.device, precision),
+                training_attention(clips.device, clips.shape[-1]),
+            ):
                 loss = F.cross_entropy(model(clips).float(), target)
             torch.autograd.grad(loss, model.trainable_parameters(), allow_unused=True)
             float(loss.detach())  # waits for the device
@@ -134,6 +149,7 @@ def _kept_bytes(model: VideoClassifier, precision: str, size: int, clip_frames: 
         torch.random.fork_rng(devices=[device] if device.type == "cuda" else []),
         torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor),
         autocast(device, precision),
+        training_attention(device, size),
     ):
         _ = model(clip).sum()
     for parameter in model.parameters():

@@ -60,7 +60,6 @@ class VideoClassifier(nn.Module):
         self.token_pool = parts.token_pool
         self.head = nn.Linear(parts.num_features, len(spec.labels))
         self.dropout = nn.Dropout(spec.dropout)
-        nn.init.normal_(self.head.weight, std=0.02)
         nn.init.zeros_(self.head.bias)
         trained = {id(p) for p in parts.unfrozen}
         for parameter in backbone.parameters():
@@ -202,6 +201,7 @@ def create_model(
     method_config: MethodConfig | None = None,
     clip: ClipConfig | None = None,
     dropout: float = 0.5,
+    head_std: float = 0.02,
 ) -> VideoClassifier:
     """Build a frozen timm model by name and put the parts of a method and a head on it.
 
@@ -213,6 +213,8 @@ def create_model(
         method: what is trained, one of METHODS.
         method_config: sizes of what methods without adapters train.
         clip: how `Predictor` makes clips of videos.
+        dropout: before the classifier.
+        head_std: standard deviation of the classifier's first weights.
 
     Raises:
         ArgumentError: an unknown name, method or position, or no connection to the hub.
@@ -228,6 +230,7 @@ def create_model(
         method_config=method_config,
         clip=clip,
         dropout=dropout,
+        head_std=head_std,
     )
     model.spec = dataclasses.replace(model.spec, backbone=backbone, weights=source)
     return model
@@ -242,6 +245,7 @@ def attach(
     method_config: MethodConfig | None = None,
     clip: ClipConfig | None = None,
     dropout: float = 0.5,
+    head_std: float = 0.02,
 ) -> VideoClassifier:
     """Put the trainable parts of a method and a head on a timm model that is already built.
 
@@ -271,4 +275,6 @@ def attach(
         # Of the weights before training changes them; else when it is saved, if it ever is.
         digest=digest(backbone) if METHODS[method].changes_backbone else "",
     )
-    return VideoClassifier(backbone, spec)
+    model = VideoClassifier(backbone, spec)
+    nn.init.normal_(model.head.weight, std=head_std)
+    return model

@@ -1,8 +1,12 @@
-"""The optimizer and its learning rate, as the paper trains."""
+"""The optimizer and its learning rate, as the paper trains, and an average over its steps."""
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
+import torch
+from torch import Tensor, nn
 from torch.optim import AdamW
 
 from st_adapter.config import TrainConfig
@@ -32,3 +36,43 @@ def learning_rate_factor(step: int, steps_per_epoch: int, config: TrainConfig) -
     if epoch < warmup:
         return epoch / warmup
     return 0.5 + 0.5 * math.cos(math.pi * (epoch - warmup) / (config.epochs - warmup))
+
+
+class MovingAverage:
+    """An exponential moving average of the trained parameters, which can stand in for them.
+
+    Args:
+        parameters: the trained parameters, by name.
+        decay: share of the average that a step keeps, in [0, 1); early steps keep less, so that
+            what the parameters were at first is soon forgotten.
+    """
+
+    def __init__(self, parameters: dict[str, nn.Parameter], decay: float) -> None:
+        self.decay = decay
+        self.parameters = parameters
+        self.tensors = {name: p.detach().clone() for name, p in parameters.items()}
+
+    @torch.no_grad()
+    def update(self, step: int) -> None:
+        """Take in the parameters as they are after `step` steps."""
+        decay = min(self.decay, (1 + step) / (10 + step))
+        torch._foreach_lerp_(list(self.tensors.values()), list(self.parameters.values()), 1 - decay)
+
+    @torch.no_grad()
+    def restore(self, tensors: dict[str, Tensor]) -> None:
+        """Go on from a saved average."""
+        for name, average in self.tensors.items():
+            average.copy_(tensors[name])
+
+    @contextmanager
+    def in_place(self) -> Iterator[None]:
+        """Put the average where the parameters are, for as long as the context lasts."""
+        self._swap()
+        try:
+            yield
+        finally:
+            self._swap()
+
+    def _swap(self) -> None:
+        for name, parameter in self.parameters.items():
+            parameter.data, self.tensors[name] = self.tensors[name], parameter.data

@@ -4,6 +4,7 @@ import hashlib
 import json
 import math
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -22,6 +23,7 @@ from st_adapter.errors import ArgumentError, CheckpointError
 from st_adapter.evaluate import Evaluation
 from st_adapter.files import append_json_line, atomic_path, read_json_lines, write_json
 from st_adapter.model import VideoClassifier
+from st_adapter.optimization import MovingAverage
 from st_adapter.progress import say
 from st_adapter.provenance import command, versions
 from st_adapter.recipes import resolve
@@ -40,6 +42,7 @@ class Run:
         epochs_done: epochs trained and validated.
         train_seconds: spent in training, without validation.
         skipped: files that could not be used, each reported once.
+        average: of the trained parameters, where the configuration asks for one.
     """
 
     folder: Path
@@ -56,6 +59,15 @@ class Run:
     best_result: Evaluation | None = None
     train_seconds: float = 0.0
     skipped: set[Skipped] = field(default_factory=set)
+    average: MovingAverage | None = field(init=False)
+
+    def __post_init__(self) -> None:
+        parameters, decay = self.model.trained_tensors(), self.config.average
+        self.average = MovingAverage(parameters, decay) if decay else None
+
+    def what_counts(self) -> AbstractContextManager[object]:
+        """The model classifies as it will be kept: with the average, where there is one."""
+        return nullcontext() if self.average is None else self.average.in_place()
 
     @property
     def steps_per_epoch(self) -> int:
@@ -89,6 +101,7 @@ class Run:
             "best_top1": self.best_top1,
             "train_seconds": self.train_seconds,
             "trained": {n: p.detach().cpu() for n, p in self.model.trained_tensors().items()},
+            "average": self.average.tensors if self.average else {},
             "optimizer": self.optimizer.state_dict(),
             "rng": torch.get_rng_state(),
             "cuda_rng": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
@@ -122,6 +135,8 @@ class Run:
             )
         checkpoint.copy_trained(self.model, state["trained"], str(self._state_file))
         self.optimizer.load_state_dict(state["optimizer"])
+        if self.average is not None:
+            self.average.restore(state["average"])
         torch.set_rng_state(state["rng"])
         if len(state["cuda_rng"]) == torch.cuda.device_count():
             torch.cuda.set_rng_state_all(state["cuda_rng"])

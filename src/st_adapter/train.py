@@ -31,6 +31,7 @@ from st_adapter.machine import (
     choose_precision,
     clear_out_of_memory,
     peak_memory_gb,
+    training_attention,
 )
 from st_adapter.model import create_model
 from st_adapter.optimization import learning_rate_factor, make_optimizer
@@ -113,6 +114,7 @@ def _prepare(data: Path, folder: Path, config: TrainConfig) -> Run:
         method_config=config.method_config,
         clip=config.clip,
         dropout=config.dropout,
+        head_std=config.head_std,
     ).to(device)
     check_input_size(model, config.size)
     precision, reason = choose_precision(
@@ -201,6 +203,8 @@ def _train_epoch(
             losses.append(_step(run, batches))
             seen += sum(len(batch.labels) for batch in batches)
             run.step += 1
+            if run.average is not None:
+                run.average.update(run.step)
             if run.step % log_every == 0 or run.step == 1:
                 speed = seen / (time.perf_counter() - start)
                 _log_step(run, torch.stack(losses).mean().item(), speed, progress)
@@ -263,7 +267,7 @@ def _step(run: Run, batches: list[TrainBatch]) -> Tensor:
     total = torch.zeros((), device=device)
     for batch in batches:
         labels = batch.labels.to(device, non_blocking=True)
-        with clear_out_of_memory(device):
+        with clear_out_of_memory(device), training_attention(device, config.size):
             logits = run.model(batch.clips.to(device, non_blocking=True))
             loss = F.cross_entropy(logits.float(), labels, label_smoothing=config.label_smoothing)
             loss = loss * len(labels) / clips_in_step
@@ -301,34 +305,28 @@ def _log_step(run: Run, loss: float, clips_per_second: float, progress: Bar) -> 
 
 
 def _validate_epoch(run: Run) -> None:
-    """Evaluate on one view, keep the adapter if it is the best so far, close the epoch."""
-    run.model.save_adapter(run.folder / "adapter_last")
-    if run.config.keep == "last":
-        run.model.save_adapter(run.folder / "adapter")
-        run.log({"train_seconds": round(run.train_seconds, 2)})
-        run.epochs_done += 1
-        run.save()
-        say(f"epoch {run.epochs_done}/{run.config.epochs}: {run.train_seconds:.0f} s of training")
-        return
-    result = _evaluate(run, replace(run.config.clip, views=(1, 1)))
-    if result.top1 > run.best_top1:
-        run.best_top1, run.best_result = result.top1, result
-        run.model.save_adapter(run.folder / "adapter")
-    run.log(
-        {
-            "top1": result.top1,
-            "top5": result.top5,
-            "mean_class_accuracy": result.mean_class_accuracy,
-            "val_loss": result.loss,
-            "train_seconds": round(run.train_seconds, 2),
-        }
-    )
+    """Keep the adapter if it is the best on one view so far, or the last; close the epoch."""
+    values, note = {}, f"{run.train_seconds:.0f} s of training"
+    with run.what_counts():
+        run.model.save_adapter(run.folder / "adapter_last")
+        if run.config.keep == "last":
+            run.model.save_adapter(run.folder / "adapter")
+        else:
+            result = _evaluate(run, replace(run.config.clip, views=(1, 1)))
+            if result.top1 > run.best_top1:
+                run.best_top1, run.best_result = result.top1, result
+                run.model.save_adapter(run.folder / "adapter")
+            values = {
+                "top1": result.top1,
+                "top5": result.top5,
+                "mean_class_accuracy": result.mean_class_accuracy,
+                "val_loss": result.loss,
+            }
+            note = f"top-1 {result.top1:.1%} (best {run.best_top1:.1%})"
+    run.log(values | {"train_seconds": round(run.train_seconds, 2)})
     run.epochs_done += 1
     run.save()
-    say(
-        f"epoch {run.epochs_done}/{run.config.epochs}: top-1 {result.top1:.1%} "
-        f"(best {run.best_top1:.1%})"
-    )
+    say(f"epoch {run.epochs_done}/{run.config.epochs}: {note}")
 
 
 def _evaluate(run: Run, clip: ClipConfig, temporal: bool = False) -> Evaluation:

@@ -12,6 +12,8 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from st_adapter.comparison.costs import measure_costs
 from st_adapter.config import TrainConfig
 from st_adapter.errors import StAdapterError, TrainingError
@@ -47,8 +49,9 @@ def run_job(
     log: Path,
     parent: Connection,
     start_method: str,
+    processes: int,
 ) -> None:
-    """Do one of the above in this process, which ends with its exit code.
+    """Do one of the above in this process, one of `processes`, which ends with its exit code.
 
     Stops, ready to go on, when the other end of `parent` is closed: no job outlives the
     comparison, however that ends. Ctrl-C does not reach it; the comparison decides.
@@ -60,6 +63,7 @@ def run_job(
     fcntl.flock(file, fcntl.LOCK_EX)  # one that was asked to stop may still be about to
     os.dup2(file, 1)
     os.dup2(file, 2)
+    torch.set_num_threads(max(1, torch.get_num_threads() // processes))
     threading.Thread(target=_stop_with, args=(parent,), daemon=True).start()
     try:
         code = task(**arguments)
