@@ -25,7 +25,7 @@ from st_adapter.train import train
 
 BASE: dict[str, Any] = {
     "backbone": "vit_tiny_patch16_224",
-    "init": "up-zero",
+    "init": "difference",
     "dropout": 0.0,
     "head_std": 0.002,
     "lr": 1e-3,
@@ -36,33 +36,33 @@ BASE: dict[str, Any] = {
 }
 SETS: dict[str, dict[str, Any]] = {
     "ucf6": {"epochs": 1, "group": r"_g\d+"},
-    "arrow": {"epochs": 3, "group": r"_g\d+", "reversal": "forward=backward"},
+    "arrow": {"epochs": 5, "group": r"_g\d+", "reversal": "forward=backward", "frames": 4},
     "demo": {"epochs": 2, "group": r"/\d+\.mp4", "frames": 6, "size": 96, "flip": False},
 }
 VARIATIONS: dict[str, dict[str, Any]] = {
     "base": {},
+    "init up-zero": {"init": "up-zero"},
     "init conv-zero": {"init": "conv-zero"},
     "dropout 0.5": {"dropout": 0.5},
     "head std 0.02": {"head_std": 0.02},
-    "these three, as published": {"init": "conv-zero", "dropout": 0.5, "head_std": 0.02},
+    "init, dropout, head std as published": {"init": "conv-zero", "dropout": 0.5, "head_std": 0.02},
     "no reversal beside a clip": {"reversal": None},
     "lr 3e-4": {"lr": 3e-4},
     "lr 3e-3": {"lr": 3e-3},
+    "head lr 1e-4": {"head_lr": 1e-4},
     "batch 4": {"batch_size": 4},
     "batch 4, lr 5e-4": {"batch_size": 4, "lr": 5e-4},
-    "batch 16": {"batch_size": 16},
     "batch 16, lr 2e-3": {"batch_size": 16, "lr": 2e-3},
-    "bottleneck 192": {"bottleneck": 192},
     "bottleneck 48": {"bottleneck": 48},
+    "bottleneck 192": {"bottleneck": 192},
     "last 6 blocks": {"adapter_layers": "6"},
     "before the MLP alone": {"positions": "mlp"},
     "kernel 3 3 3": {"kernel_size": (3, 3, 3)},
     "label smoothing 0.1": {"label_smoothing": 0.1},
-    "head lr 1e-4": {"head_lr": 1e-4},
-    "head lr 1e-2": {"head_lr": 1e-2},
-    "4 frames": {"frames": 4},
-    "16 frames": {"frames": 16},
+    "moving average 0.98": {"average": 0.98},
     "every 3rd frame": {"stride": 3},
+    "half the frames": {"frames": 0.5},
+    "twice the frames": {"frames": 2},
     "160 px": {"size": 160},
 }
 
@@ -74,7 +74,9 @@ def main(study: Path, weights: Path, data: list[Path]) -> None:
         runs = []
         for variation, changes in VARIATIONS.items():
             for name, file in lists.items():
-                values = {**BASE, "weights": str(weights), **SETS[name], **changes}
+                values = {"frames": 8, **BASE, "weights": str(weights), **SETS[name]}
+                factor = changes.get("frames", 1)
+                values |= {**changes, "frames": round(values["frames"] * factor)}
                 runs.append(p.submit(_run, file, _folder(study, name, variation), values))
         for run in as_completed(runs):
             run.result()

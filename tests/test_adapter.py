@@ -1,18 +1,40 @@
+from typing import get_args
+
 import pytest
 import torch
 import torch.nn.functional as F
 
 from st_adapter import STAdapter
-from st_adapter.adapter import depthwise_conv3d
+from st_adapter.adapter import Init, depthwise_conv3d
 from st_adapter.errors import ArgumentError
 
 KERNELS = [(3, 1, 1), (1, 1, 1), (1, 3, 3), (3, 3, 3), (5, 1, 3)]
 
 
+@pytest.mark.parametrize("init", get_args(Init))
 @pytest.mark.parametrize("kernel_size", KERNELS)
-def test_adapter_is_the_identity_at_init_bit_for_bit(kernel_size):
+def test_adapter_is_the_identity_at_init_bit_for_bit(kernel_size, init):
     features = torch.randn(2, 5, 3, 4, 16)
-    assert torch.equal(STAdapter(16, 8, kernel_size)(features), features)
+    assert torch.equal(STAdapter(16, 8, kernel_size, init=init)(features), features)
+
+
+@pytest.mark.parametrize("kernel_size", [(3, 1, 1), (5, 1, 3)])
+def test_difference_looks_at_what_changes_around_a_frame(kernel_size):
+    adapter = STAdapter(16, 8, kernel_size, init="difference")
+    features = torch.randn(2, 5, 3, 4, 16)
+    hidden = adapter.down(features)
+    after, before = F.pad(hidden, (0, 0) * 3 + (1, 1)).unfold(1, 3, 1).unbind(-1)[::-2]
+    seen = depthwise_conv3d(hidden, adapter.conv.weight, adapter.conv.bias)
+    torch.testing.assert_close(seen, (after - before) / 2)
+
+
+@pytest.mark.parametrize("init", ["up-zero", "difference"])
+@pytest.mark.parametrize("kernel_size", [(1, 1, 1), (3, 1, 1)])
+def test_first_step_reaches_the_way_up_alone(kernel_size, init):
+    adapter = STAdapter(16, 8, kernel_size, init=init)
+    adapter(torch.randn(1, 3, 2, 2, 16)).square().sum().backward()
+    moved = {name for name, p in adapter.named_parameters() if p.grad.abs().sum() > 0}
+    assert moved == {"up.weight", "up.bias"}
 
 
 @pytest.mark.parametrize("kernel_size", KERNELS)

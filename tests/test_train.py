@@ -10,13 +10,15 @@ from dataclasses import replace
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from conftest import write_audio
 from st_adapter.checkpoint import load_tensors
 from st_adapter.config import PRECISIONS, TrainConfig
 from st_adapter.data.annotations import read_annotations
 from st_adapter.errors import ArgumentError, CheckpointError, DataError, TrainingError
-from st_adapter.machine import _kept_bytes, training_attention
+from st_adapter.kernels import training_kernels
+from st_adapter.machine import _kept_bytes
 from st_adapter.model import create_model
 from st_adapter.optimization import MovingAverage, learning_rate_factor, make_optimizer
 from st_adapter.run import recorded_next_epoch
@@ -145,17 +147,26 @@ def test_a_run_keeps_the_average_and_goes_on_from_the_steps(folder_data, tmp_pat
     assert any(not torch.equal(tensor, kept[name]) for name, tensor in plain.items())
 
 
-def test_plain_attention_trains_as_the_fused_kernel_does():
+@pytest.mark.parametrize("backbone", ["test_vit", "tf_efficientnet_lite0"])
+def test_kernels_for_training_compute_the_same(backbone):
     torch.manual_seed(0)
-    model = create_model("test_vit", ["a", "b"], weights="random", dropout=0.0).train()
+    model = create_model(backbone, ["a", "b"], weights="random", dropout=0.0).train()
     clips = torch.rand(2, 2, 3, 64, 64)
     one = torch.autograd.grad(model(clips).square().sum(), model.trainable_parameters())
-    with training_attention(torch.device("cpu"), 64):
+    with training_kernels(torch.device("cpu"), 64):
         assert not torch.backends.cuda.flash_sdp_enabled()
         two = torch.autograd.grad(model(clips).square().sum(), model.trainable_parameters())
     assert torch.backends.cuda.flash_sdp_enabled()
     for ours, theirs in zip(one, two, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize(("stride", "kind"), [(2, torch.float32), (1, torch.bfloat16)])
+def test_strided_depthwise_convolutions_stay_in_float32(stride, kind):
+    x, weight = torch.randn(1, 4, 8, 8), torch.randn(4, 1, 3, 3)
+    with training_kernels(torch.device("cpu"), 64), torch.autocast("cpu", torch.bfloat16):
+        assert F.conv2d(x, weight, None, stride, groups=4).dtype == kind
+        assert F.conv2d(x, torch.randn(4, 4, 3, 3), stride=stride).dtype == torch.bfloat16
 
 
 def test_the_classifier_starts_as_wide_as_asked():

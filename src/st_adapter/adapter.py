@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from st_adapter.errors import ArgumentError
 
 Activation = Literal["none", "relu", "gelu"]
-Init = Literal["conv-zero", "up-zero"]
+Init = Literal["conv-zero", "up-zero", "difference"]
 _ACTIVATIONS = {"none": nn.Identity, "relu": nn.ReLU, "gelu": nn.GELU}
 
 
@@ -21,16 +21,18 @@ class STAdapter(nn.Module):
 
     At initialisation the module is the identity to the bit. With "conv-zero", as in the official
     code, the convolution is zero: the first gradient step reaches the convolution and `up.bias`
-    alone, `down` and `up.weight` move from the second step on. With "up-zero" the convolution is
-    random and `up` is zero: the first step reaches `up` alone, which reads a random mixture of
-    neighbouring frames. Section 3.2 of the paper; the published models use no activation.
+    alone, `down` and `up.weight` move from the second step on. With the others `up` is zero, and
+    the first step reaches it alone. It reads a random mixture of neighbouring frames with
+    "up-zero"; with "difference" half of what changes from the frame before to the frame after (a
+    random mixture where the kernel spans one frame). Section 3.2 of the paper; the published models
+    use no activation.
 
     Args:
         channels: width of the features, c.
         bottleneck: width between `down` and `up`, d.
         kernel_size: odd kernel over (time, height, width). (1, 1, 1) is a purely spatial adapter.
         activation: applied after the convolution.
-        init: "conv-zero" or "up-zero".
+        init: "conv-zero", "up-zero" or "difference".
 
     Raises:
         ArgumentError: a size is below one, or a kernel size is even.
@@ -63,6 +65,16 @@ class STAdapter(nn.Module):
         for zero in (first, self.conv.bias, self.down.bias, self.up.bias):
             assert zero is not None
             nn.init.zeros_(zero)
+        if init == "difference" and kernel_size[0] > 1:
+            self._difference_frames()
+
+    @torch.no_grad()
+    def _difference_frames(self) -> None:
+        """Make the convolution half the difference of the frames after and before."""
+        nn.init.zeros_(self.conv.weight)
+        t, h, w = (size // 2 for size in self.conv.kernel_size)
+        self.conv.weight[:, 0, t + 1, h, w] = 0.5
+        self.conv.weight[:, 0, t - 1, h, w] = -0.5
 
     def forward(self, features: Float[Tensor, "b t h w c"]) -> Float[Tensor, "b t h w c"]:
         """Add to each patch what its neighbours in time and space say about it."""

@@ -24,8 +24,9 @@ class AdapterConfig:
             "all" is each place that the backbone has.
         layers: "all", or k for the last k blocks alone.
         activation: "none" (as published), "relu" or "gelu".
-        init: what is zero at first, so that the adapter is the identity: the convolution (as in the
-            official code), or the way up.
+        init: what the adapter is the identity by at first: a convolution of zeros (as in the
+            official code), or a way up of zeros behind a random convolution, or behind the
+            difference of the frames after and before.
     """
 
     bottleneck: int | None = None
@@ -33,7 +34,7 @@ class AdapterConfig:
     positions: tuple[str, ...] | Literal["all"] = "all"
     layers: int | Literal["all"] = "all"
     activation: Literal["none", "relu", "gelu"] = "none"
-    init: Literal["conv-zero", "up-zero"] = "conv-zero"
+    init: Literal["conv-zero", "up-zero", "difference"] = "conv-zero"
 
     def __post_init__(self) -> None:
         check_types(self)
@@ -168,7 +169,7 @@ class TrainConfig:
     activation: Literal["none", "relu", "gelu"] = _setting(
         "none", "Model", "Activation inside the adapter."
     )
-    init: Literal["conv-zero", "up-zero"] = _setting(
+    init: Literal["conv-zero", "up-zero", "difference"] = _setting(
         "conv-zero", "Model", "What makes an adapter the identity at first; conv-zero as published."
     )
     prompt_tokens: int = _setting(10, "Model", "Prompt tokens before a block (prompt).")

@@ -4,16 +4,16 @@ import resource
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager
 
 import psutil
 import torch
 import torch.nn.functional as F
 from timm.models import get_model_input_config
 from torch import Tensor
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from st_adapter.errors import ArgumentError, MemoryShortError
+from st_adapter.kernels import training_kernels
 from st_adapter.model import VideoClassifier
 
 _WORTH_IT = 1.15
@@ -52,17 +52,6 @@ def autocast(device: torch.device, precision: str) -> AbstractContextManager[obj
     return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16")
 
 
-def training_attention(device: torch.device, size: int) -> AbstractContextManager[object]:
-    """Attend in the way that trains fastest on frames of `size` pixels.
-
-    On a processor the fused kernel's backward pass is slow for the few patches of a small frame;
-    `benchmarks/training_attention.py` measures where the plain one is faster.
-    """
-    if device.type == "cpu" and size < 224:
-        return sdpa_kernel(SDPBackend.MATH)
-    return nullcontext()
-
-
 def choose_precision(
     name: str, model: VideoClassifier, *, clip_frames: int, size: int
 ) -> tuple[str, str]:
@@ -89,7 +78,7 @@ def _step_seconds(model: VideoClassifier, clips: Tensor, precision: str) -> floa
             start = time.perf_counter()
             with (
                 autocast(clips.device, precision),
-                training_attention(clips.device, clips.shape[-1]),
+                training_kernels(clips.device, clips.shape[-1]),
             ):
                 loss = F.cross_entropy(model(clips).float(), target)
             torch.autograd.grad(loss, model.trainable_parameters(), allow_unused=True)
@@ -149,7 +138,7 @@ def _kept_bytes(model: VideoClassifier, precision: str, size: int, clip_frames: 
         torch.random.fork_rng(devices=[device] if device.type == "cuda" else []),
         torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor),
         autocast(device, precision),
-        training_attention(device, size),
+        training_kernels(device, size),
     ):
         _ = model(clip).sum()
     for parameter in model.parameters():

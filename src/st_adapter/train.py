@@ -24,6 +24,7 @@ from st_adapter.evaluate import Evaluation, evaluate
 from st_adapter.files import write_json
 from st_adapter.inspection import count_parts
 from st_adapter.interrupt import deferred_interrupt, ignore_interrupt
+from st_adapter.kernels import training_kernels
 from st_adapter.machine import (
     check_input_size,
     check_memory,
@@ -31,7 +32,6 @@ from st_adapter.machine import (
     choose_precision,
     clear_out_of_memory,
     peak_memory_gb,
-    training_attention,
 )
 from st_adapter.model import create_model
 from st_adapter.optimization import learning_rate_factor, make_optimizer
@@ -267,7 +267,7 @@ def _step(run: Run, batches: list[TrainBatch]) -> Tensor:
     total = torch.zeros((), device=device)
     for batch in batches:
         labels = batch.labels.to(device, non_blocking=True)
-        with clear_out_of_memory(device), training_attention(device, config.size):
+        with clear_out_of_memory(device), training_kernels(device, config.size):
             logits = run.model(batch.clips.to(device, non_blocking=True))
             loss = F.cross_entropy(logits.float(), labels, label_smoothing=config.label_smoothing)
             loss = loss * len(labels) / clips_in_step

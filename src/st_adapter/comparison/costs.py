@@ -10,7 +10,8 @@ from torch import nn
 
 from st_adapter.config import TrainConfig
 from st_adapter.inspection import count_macs, count_parts
-from st_adapter.machine import autocast, choose_device, training_attention
+from st_adapter.kernels import training_kernels
+from st_adapter.machine import autocast, choose_device
 from st_adapter.model import VideoClassifier, create_model
 from st_adapter.optimization import make_optimizer
 from st_adapter.progress import bar
@@ -71,8 +72,8 @@ def _step_seconds(model: VideoClassifier, config: TrainConfig) -> list[float]:
     times = []
     for _ in range(1 + _STEPS):
         start = time.perf_counter()
-        attention = training_attention(model.device, config.size)
-        with autocast(model.device, config.precision), attention:
+        kernels = training_kernels(model.device, config.size)
+        with autocast(model.device, config.precision), kernels:
             loss = F.cross_entropy(model(clips).float(), target)
         loss.backward()
         if config.clip_gradient:
