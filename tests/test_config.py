@@ -27,6 +27,7 @@ def test_published_recipes():
     assert (ssv2.adapter.positions, ssv2.randaugment) == (("attention", "mlp"), True)
     for recipe in (k400, ssv2):
         assert (recipe.weight_decay, recipe.warmup_epochs, recipe.dropout) == (0.01, 2, 0.5)
+        assert (recipe.init, recipe.head_std, recipe.average) == ("conv-zero", 0.02, 0.0)
 
 
 def test_flags_override_the_file_and_the_file_the_recipe(tmp_path):

@@ -170,15 +170,17 @@ class TrainConfig:
         "none", "Model", "Activation inside the adapter."
     )
     init: Literal["conv-zero", "up-zero", "difference"] = _setting(
-        "conv-zero", "Model", "What makes an adapter the identity at first; conv-zero as published."
+        "difference",
+        "Model",
+        "What an adapter that is the identity begins to learn from; conv-zero as published.",
     )
     prompt_tokens: int = _setting(10, "Model", "Prompt tokens before a block (prompt).")
     rank: int = _setting(8, "Model", "Rank of the updates (lora).")
     trained_blocks: int = _setting(2, "Model", "Last blocks that are trained (partial).")
     temporal_layers: int = _setting(2, "Model", "Layers over the frames (temporal).")
-    dropout: float = _setting(0.5, "Model", "Dropout before the classifier.")
+    dropout: float = _setting(0.0, "Model", "Dropout before the classifier; 0.5 as published.")
     head_std: float = _setting(
-        0.02, "Model", "Standard deviation of the classifier's first weights; 0.02 as published."
+        0.002, "Model", "Standard deviation of the classifier's first weights; 0.02 as published."
     )
 
     frames: int = _setting(8, "Clip", "Frames in a clip.")

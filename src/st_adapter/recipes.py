@@ -30,6 +30,9 @@ class Recipe:
 
 _RELEASED = {
     "bottleneck": 384,
+    "init": "conv-zero",
+    "dropout": 0.5,
+    "head_std": 0.02,
     "batch_size": 64,
     "lr": None,
     "lr_per_256": 1e-3,
@@ -135,7 +138,8 @@ def _published_recipes() -> dict[str, Recipe]:
 
 
 RECIPES: dict[str, Recipe] = {
-    # Small data, 100 to 5,000 clips: half-width adapters, mild crops, an absolute learning rate.
+    # Small data, 100 to 5,000 clips: half-width adapters that learn from the first step, mild
+    # crops, an absolute learning rate; docs/results.md has the study.
     "default": Recipe(),
     **_published_recipes(),
 }
