@@ -28,13 +28,15 @@ def browser():
 
 
 @pytest.fixture(scope="module", params=["run", "comparison"])
-def page_file(request, trained_run, tmp_path_factory):
+def page_file(request, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("report") / request.param
     if request.param == "run":
-        folder = tmp_path_factory.mktemp("report") / "run"
-        shutil.copytree(trained_run, folder)
-        (folder / "skipped.jsonl").write_text('{"path": "a<b>.mp4", "reason": "a<b>.mp4: empty"}\n')
+        shutil.copytree(request.getfixturevalue("trained_run"), folder)
+        skipped = folder / "skipped.jsonl"
     else:
-        folder = request.getfixturevalue("compared")
+        shutil.copytree(request.getfixturevalue("compared"), folder)
+        skipped = next(folder.glob("runs/*/*/eval.json")).with_name("skipped.jsonl")
+    skipped.write_text('{"path": "a<b>.mp4", "reason": "a<b>.mp4: empty"}\n')
     return write_report(folder)
 
 
@@ -66,6 +68,7 @@ def test_pages_need_no_network_and_pass_axe(browser, page_file, screen, scheme):
 
 def test_a_page_escapes_what_files_are_called(page_file):
     text = page_file.read_text()
+    assert "a&lt;b&gt;.mp4: empty" in text
     assert "<b>.mp4" not in text
     assert "{{" not in text
 

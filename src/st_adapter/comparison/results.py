@@ -109,9 +109,7 @@ def _row(
     results = {str(cell.config.seed): read_result(folder, cell) for cell in cells}
     found = [result for result in results.values() if result]
     accuracies = [result["top1"] for result in found]
-    metrics = [
-        line for cell in cells for line in read_json_lines(folder / cell.name / "metrics.jsonl")
-    ]
+    metrics = [read_json_lines(folder / cell.name / "metrics.jsonl") for cell in cells]
     orders = found[0]["temporal"] if found else {}
     trials = [cell for cell in plan.trials() if cell.config.method == method]
     return Row(
@@ -129,9 +127,9 @@ def _row(
         trained_parameters=costs[method]["trained_parameters"],
         share=costs[method]["share"],
         stored_bytes=max((_size(folder / cell.name / TENSORS) for cell in cells), default=0),
-        train_seconds=statistics.fmean(_train_seconds(folder, cell) for cell in cells),
+        train_seconds=statistics.fmean(_highest("train_seconds", lines) for lines in metrics),
         step_seconds=costs[method]["step_seconds"],
-        memory_gb=max((line.get("memory_gb", 0.0) for line in metrics), default=0.0),
+        memory_gb=max(_highest("memory_gb", lines) for lines in metrics),
         gmacs=costs[method]["gmacs"],
         seeds={s: result["top1"] if result else None for s, result in results.items()},
         diverged={
@@ -142,9 +140,8 @@ def _row(
     )
 
 
-def _train_seconds(folder: Path, cell: Cell) -> float:
-    lines = read_json_lines(folder / cell.name / "metrics.jsonl")
-    return max((line["train_seconds"] for line in lines if "train_seconds" in line), default=0.0)
+def _highest(name: str, lines: list[dict[str, Any]]) -> float:
+    return max((line.get(name, 0.0) for line in lines), default=0.0)
 
 
 def _size(file: Path) -> int:
