@@ -1,3 +1,4 @@
+import av
 import numpy as np
 import pytest
 import torch
@@ -27,15 +28,73 @@ def test_frames_come_in_the_order_asked_for_and_may_repeat(numbered):
     assert numbers(decode.read_frames(numbered, [41, 7, 7, 0])) == [41, 7, 7, 0]
 
 
-@pytest.mark.parametrize(
-    ("codec", "name"), [("mpeg4", "x.avi"), ("libx265", "x.mkv"), ("libvpx-vp9", "x.webm")]
-)
-def test_frame_numbers_hold_for_other_codecs(tmp_path, codec, name):
-    options = {"x265-params": "log-level=none"} if codec == "libx265" else {}
-    frames = [numbered_frame(i) for i in range(20)]
+FORMS = {
+    "h264 with B-frames": ("a.mp4", "libx264", {"bf": "3", "g": "24"}),
+    "h264, open GOP": ("a.mkv", "libx264", {"bf": "3", "g": "24", "x264-params": "open-gop=1"}),
+    "h264, transport stream": ("a.ts", "libx264", {"bf": "3", "g": "24"}),
+    "h264, intra refresh": ("a.mp4", "libx264", {"g": "24", "x264-params": "intra-refresh=1"}),
+    "hevc, open GOP": (
+        "a.mp4",
+        "libx265",
+        {"x265-params": "log-level=none:keyint=24:min-keyint=24:open-gop=1"},
+    ),
+    "vp8, hidden frames": ("a.webm", "libvpx", {"g": "24", "auto-alt-ref": "1"}),
+    "vp9, hidden frames": ("a.webm", "libvpx-vp9", {"g": "24", "lag-in-frames": "12"}),
+    "av1": ("a.mp4", "libsvtav1", {"g": "24", "svtav1-params": "preset=12"}),
+    "mpeg4, no time stamps": ("a.avi", "mpeg4", {"bf": "2", "g": "24"}),
+    "mpeg4 with B-frames": ("a.mp4", "mpeg4", {"bf": "2", "g": "24"}),
+    "mpeg2": ("a.mpg", "mpeg2video", {"bf": "2", "g": "24"}),
+}
+ASKED = ([0], [119], [100, 3], [23, 24, 25, 47, 48, 49], [71, 72, 95], range(0, 120, 7), range(120))
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("form", FORMS)
+def test_each_frame_is_the_one_asked_for_in_any_format(tmp_path, form, threads):
+    name, codec, options = FORMS[form]
+    frames = [numbered_frame(i, width=128) for i in range(120)]
     path = write_video(tmp_path / name, frames, codec=codec, options=options)
-    assert decode.probe(path).num_frames == 20
-    assert numbers(decode.read_frames(path, [0, 5, 19])) == [0, 5, 19]
+    info = decode.probe(path)
+    assert info.num_frames == 120
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        read = [numbers(decode.read_frames(path, asked, info=info)) for asked in ASKED]
+    finally:
+        torch.set_num_threads(before)
+    assert read == [list(asked) for asked in ASKED]
+
+
+def restamped(source, target, stamp):
+    """Copy a video's packets with other time stamps, in units of its own time base."""
+    with av.open(str(source)) as old, av.open(str(target), "w") as new:
+        stream = new.add_stream_from_template(old.streams.video[0])
+        for packet in old.demux(video=0):
+            if packet.size:
+                packet.pts, packet.dts = stamp(packet.pts), stamp(packet.dts)
+                packet.stream = stream
+                new.mux(packet)
+    return target
+
+
+def test_a_variable_rate_changes_times_and_not_numbers(numbered, tmp_path):
+    step = av.open(str(numbered)).streams.video[0].time_base.denominator // 10
+    late = restamped(numbered, tmp_path / "late.mp4", lambda t: t + max(0, t - 30 * step))
+    info = decode.probe(late)
+    assert info.start_seconds[[0, 30, 40]] == pytest.approx((0.0, 3.0, 5.0))
+    assert info.frame_range(4.0, 6.0) == range(35, 45)
+    assert numbers(decode.read_frames(late, [29, 31, 44, 59], info=info)) == [29, 31, 44, 59]
+
+
+def test_an_edit_list_takes_frames_away(numbered, tmp_path):
+    step = av.open(str(numbered)).streams.video[0].time_base.denominator // 10
+    cut = restamped(numbered, tmp_path / "cut.mp4", lambda t: t - 15 * step)
+    info = decode.probe(cut)
+    assert info.num_frames == 45
+    for asked in ([0], [5, 44], range(45)):
+        shown = numbers(decode.read_frames(cut, asked, info=info))
+        assert shown == [number + 15 for number in asked]
+    assert numbers(decode.read_frames(cut, [0, 44])) == [15, 59]
 
 
 def test_short_side_is_scaled_and_the_long_side_follows(numbered):

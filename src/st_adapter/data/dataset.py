@@ -185,7 +185,7 @@ def read_clips(
         chosen = [[shown[i] for i in choose(len(shown))] for choose in choosers]
         union = sorted({i for indices in chosen for i in indices})
         try:
-            frames = decode.read_frames(video.path, union, short_side)
+            frames = decode.read_frames(video.path, union, short_side, info)
         except decode.TruncatedError as error:
             shown = range(shown.start, min(shown.stop, error.num_decoded))
             if not shown:

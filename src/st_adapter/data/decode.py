@@ -1,9 +1,9 @@
-"""Frames of a video by number: decodes through, converts and scales only the frames asked for."""
+"""Frames of a video by number: decodes what must be, converts and scales only what is asked for."""
 
 import bisect
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 
 import av
@@ -15,104 +15,163 @@ from av.video.reformatter import Interpolation, VideoReformatter
 from jaxtyping import UInt8
 from torch import Tensor
 
+from st_adapter.data.video_info import VideoInfo
 from st_adapter.errors import VideoError
 
 _OPTIONS = {"protocol_whitelist": "file"}
 """A file must not make FFmpeg open others, as playlists would, nor the network."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class VideoInfo:
-    """What the packets of a video say, without decoding it.
+_SKIPS_FRAMES = frozenset(("h264", "hevc", "mpeg4", "mpeg2video"))
+"""Decoders that leave out a frame which no other refers to without a trace in the others."""
 
-    Attributes:
-        path: the file.
-        start_seconds: presentation time of each frame, counted from the first; its length is
-            the number of frames.
-    """
+_INDEXED_FORMATS = frozenset(("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm", "avi"))
+"""Formats that list their packets; in others time stamps after a seek are guesses."""
 
-    path: Path
-    start_seconds: tuple[float, ...]
+_SEEK_FRAMES = 12
+"""Decoding so many frames takes as long as a seek, which starts the decoder anew."""
 
-    @property
-    def num_frames(self) -> int:
-        """Frames that the packets promise."""
-        return len(self.start_seconds)
-
-    def frame_range(self, start_seconds: float | None, end_seconds: float | None) -> range:
-        """Numbers of the frames shown from `start_seconds` until before `end_seconds`.
-
-        Raises:
-            VideoError: no frame lies there.
-        """
-        first = 0
-        if start_seconds is not None:
-            first = bisect.bisect_left(self.start_seconds, start_seconds - 1e-6)
-        last = self.num_frames
-        if end_seconds is not None:
-            last = bisect.bisect_left(self.start_seconds, end_seconds - 1e-6)
-        if first >= last:
-            raise VideoError(
-                f"{self.path}: no frame between {start_seconds or 0} s and {end_seconds} s; "
-                f"the video is {self.start_seconds[-1]:.2f} s long"
-            )
-        return range(first, last)
+_MOST_THREADS = 4
 
 
 def probe(path: Path) -> VideoInfo:
-    """Count frames and read their times from the packets of the first video stream.
+    """Read number, times and key frames of the first video stream from its packets.
 
     Raises:
         VideoError: the file is missing, empty, unreadable or holds no video.
     """
     with _open(path) as container:
         stream = container.streams.video[0]
-        times = []
-        for packet in container.demux(stream):
-            if packet.size and not packet.is_discard:
-                time = packet.pts if packet.pts is not None else packet.dts
-                times.append(time)
-        base = float(stream.time_base or 1)
-        rate = float(stream.average_rate or stream.guessed_rate or 25)
-    if not times:
+        packets = [
+            (packet.pts, packet.is_keyframe)
+            for packet in container.demux(stream)
+            if packet.size and not packet.is_discard
+        ]
+        time_base = Fraction(stream.time_base or 1)
+        rate = Fraction(stream.average_rate or stream.guessed_rate or 25)
+        size = stream.width, stream.height
+        seekable = container.format.name in _INDEXED_FORMATS
+    if not packets:
         raise VideoError(f"{path}: the video stream holds no frame")
-    known = sorted(t for t in times if t is not None)
-    if len(known) < len(times):  # a format without time stamps: trust the frame rate
-        return VideoInfo(path=path, start_seconds=tuple(i / rate for i in range(len(times))))
-    return VideoInfo(path=path, start_seconds=tuple((t - known[0]) * base for t in known))
+    stamps = {pts for pts, _ in packets if pts is not None}
+    stamped = len(stamps) == len(packets)
+    if not stamped:  # trust the frame rate
+        packets = [(i, key) for i, (_, key) in enumerate(packets)]
+        time_base = 1 / rate
+    packets.sort()
+    return VideoInfo(
+        path=path,
+        pts=np.array([pts for pts, _ in packets], dtype=np.int64),
+        time_base=time_base,
+        keys=np.array([i for i, p in enumerate(packets) if p[1] and seekable], dtype=np.int64),
+        stamped=stamped,
+        width=size[0],
+        height=size[1],
+    )
 
 
 def read_frames(
-    path: Path, indices: Sequence[int], short_side: int | None = None
+    path: Path,
+    indices: Sequence[int],
+    short_side: int | None = None,
+    info: VideoInfo | None = None,
 ) -> UInt8[Tensor, "t 3 h w"]:
     """Return the frames with these numbers, RGB, upright, in the order asked for.
 
-    Frame i is the i-th that the decoder puts out. A number may repeat.
+    Frame i is the i-th that the decoder puts out. A number may repeat. In memory, channels are
+    last, as decoders write them and as resizing is fastest.
 
     Args:
         path: the video.
         indices: frame numbers, from 0.
         short_side: scale so that the shorter side has this many pixels, bicubic; None keeps it.
+        info: what `probe` says of the video; with it only what must be is decoded.
 
     Raises:
         VideoError: unreadable, or it ends before the last frame asked for. The error's
             `num_decoded` then tells how many frames there are.
     """
-    wanted = set(indices)
+    wanted = sorted(set(indices))
+    found: dict[int, Tensor] = {}
+    if info is not None and info.stamped and wanted[-1] < info.num_frames:
+        found = _read_by_time(path, wanted, info, _ToRgb(short_side))
+    if len(found) < len(wanted):  # damaged, or frames that no packet tells of: count them
+        found, count = _read_by_count(path, wanted, _ToRgb(short_side))
+        if len(found) < len(wanted):
+            raise TruncatedError(path, count)
+    return torch.stack([found[i] for i in indices]).permute(0, 3, 1, 2)
+
+
+def plan_seeks(wanted: Sequence[int], keys: Sequence[int]) -> list[tuple[int | None, list[int]]]:
+    """Group frame numbers, both ascending, into runs: (key frame to seek to or None, frames).
+
+    >>> plan_seeks([3, 40, 45, 300], keys=[0, 30, 60, 90, 290])
+    [(None, [3]), (30, [40, 45]), (290, [300])]
+    """
+    runs: list[tuple[int | None, list[int]]] = []
+    position = 0  # the frame that decoding has come to
+    for number in wanted:
+        before = bisect.bisect_right(keys, number)
+        key = int(keys[before - 1]) if before else 0
+        if key > position + _SEEK_FRAMES:
+            runs.append((key, [number]))
+        elif runs:
+            runs[-1][1].append(number)
+        else:
+            runs.append((None, [number]))
+        position = number
+    return runs
+
+
+def _read_by_time(
+    path: Path, wanted: Sequence[int], info: VideoInfo, to_rgb: "_ToRgb"
+) -> dict[int, Tensor]:
+    """Frames known by their time stamps, from the nearest key frames; fewer where one is lost."""
+    found: dict[int, Tensor] = {}
+    with _open(path, threads=min(torch.get_num_threads(), _MOST_THREADS)) as container:
+        for key, numbers in plan_seeks(wanted, info.keys.tolist()):
+            if key is not None:
+                container.seek(int(info.pts[key]), stream=container.streams.video[0])
+            number_of = {int(info.pts[i]): i for i in numbers}
+            try:
+                for stamp, frame in _decode_stamps(container, set(number_of)):
+                    found[number_of[stamp]] = to_rgb(frame)
+            except av.InvalidDataError:
+                break
+    return found
+
+
+def _decode_stamps(container: InputContainer, stamps: set[int]) -> Iterator[tuple[int, VideoFrame]]:
+    """Decode from here until all frames with these time stamps are out; skip what none needs."""
+    stream = container.streams.video[0]
+    skips = stream.codec_context.name in _SKIPS_FRAMES
+    missing = set(stamps)
+    for packet in container.demux(stream):
+        if skips:
+            unwanted = packet.size and packet.pts not in stamps
+            stream.codec_context.skip_frame = "NONREF" if unwanted else "DEFAULT"
+        for frame in packet.decode():
+            if frame.pts in missing:
+                missing.remove(frame.pts)
+                yield frame.pts, frame
+        if not missing:
+            return
+
+
+def _read_by_count(
+    path: Path, wanted: Sequence[int], to_rgb: "_ToRgb"
+) -> tuple[dict[int, Tensor], int]:
+    """Frames known by counting all that the decoder puts out, and how many it put out."""
+    numbers = set(wanted)
     found: dict[int, Tensor] = {}
     count = 0
-    size: tuple[int, int] | None = None
-    scaler = VideoReformatter()  # keeps its tables from frame to frame
     with _open(path) as container:
         for count, frame in enumerate(_decode(container), start=1):
-            if count - 1 in wanted:
-                size = size or _scaled_size(frame, short_side)
-                found[count - 1] = _to_rgb(frame, size, scaler)
-            if len(found) == len(wanted):
+            if count - 1 in numbers:
+                found[count - 1] = to_rgb(frame)
+            if len(found) == len(numbers):
                 break
-    if len(found) < len(wanted):
-        raise TruncatedError(path, count)
-    return torch.stack([found[i] for i in indices])
+    return found, count
 
 
 class TruncatedError(VideoError):
@@ -124,7 +183,7 @@ class TruncatedError(VideoError):
 
 
 @contextmanager
-def _open(path: Path) -> Iterator[InputContainer]:
+def _open(path: Path, threads: int = 1) -> Iterator[InputContainer]:
     """Open a file that has a video stream; FFmpeg's errors come out as VideoError."""
     if not path.is_file():
         what = "a folder, not a video" if path.is_dir() else "no such file"
@@ -135,7 +194,9 @@ def _open(path: Path) -> Iterator[InputContainer]:
         with av.open(str(path), options=_OPTIONS, metadata_errors="replace") as container:
             if not container.streams.video:
                 raise VideoError(f"{path}: no video stream in it")
-            container.streams.video[0].thread_count = 1  # parallel over files instead
+            stream = container.streams.video[0]
+            stream.thread_count = threads
+            stream.thread_type = "AUTO"
             yield container
     except (av.FFmpegError, OSError) as error:
         reason = getattr(error, "strerror", None) or str(error)
@@ -158,6 +219,29 @@ def _decode(container: InputContainer) -> Iterator[VideoFrame]:
         raise failed
 
 
+class _ToRgb:
+    """Converts and scales frames of one video in one pass, and turns them upright."""
+
+    def __init__(self, short_side: int | None) -> None:
+        self.short_side = short_side
+        self.size: tuple[int, int] | None = None  # that of the first frame holds for all
+        self.scaler = VideoReformatter()  # keeps its tables from frame to frame
+
+    def __call__(self, frame: VideoFrame) -> UInt8[Tensor, "h w 3"]:
+        self.size = self.size or _scaled_size(frame, self.short_side)
+        scaled = self.scaler.reformat(
+            frame,
+            width=self.size[0],
+            height=self.size[1],
+            format="rgb24",
+            interpolation=Interpolation.BICUBIC,
+            threads=1,
+        )
+        quarter_turns, rest = divmod(frame.rotation, 90)  # anticlockwise
+        pixels = np.rot90(scaled.to_ndarray(), k=0 if rest else quarter_turns)
+        return torch.from_numpy(np.ascontiguousarray(pixels))
+
+
 def _scaled_size(frame: VideoFrame, short_side: int | None) -> tuple[int, int]:
     """Width and height of the stored frame, its shorter side scaled to `short_side`."""
     width, height = frame.width, frame.height
@@ -166,20 +250,3 @@ def _scaled_size(frame: VideoFrame, short_side: int | None) -> tuple[int, int]:
     if width < height:
         return short_side, height * short_side // width
     return max(1, width * short_side // height), short_side
-
-
-def _to_rgb(
-    frame: VideoFrame, size: tuple[int, int], scaler: VideoReformatter
-) -> UInt8[Tensor, "3 h w"]:
-    """Convert and scale in one pass, then turn the picture upright."""
-    scaled = scaler.reformat(
-        frame,
-        width=size[0],
-        height=size[1],
-        format="rgb24",
-        interpolation=Interpolation.BICUBIC,
-        threads=1,
-    )
-    quarter_turns, rest = divmod(frame.rotation, 90)  # anticlockwise
-    pixels = np.rot90(scaled.to_ndarray(), k=0 if rest else quarter_turns)
-    return torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))
