@@ -25,13 +25,16 @@ _OPTIONS = {"protocol_whitelist": "file"}
 _SKIPS_FRAMES = frozenset(("h264", "hevc", "mpeg4", "mpeg2video"))
 """Decoders that leave out a frame which no other refers to without a trace in the others."""
 
-_INDEXED_FORMATS = frozenset(("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm", "avi"))
-"""Formats that list their packets; in others time stamps after a seek are guesses."""
+_STAMPED_FORMATS = frozenset(("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm"))
+"""Formats that state when each frame is shown; in others, FFmpeg guesses from the order."""
 
 _SEEK_FRAMES = 12
 """Decoding so many frames takes as long as a seek, which starts the decoder anew."""
 
 _MOST_THREADS = 4
+
+_USUAL_RATE, _HIGHEST_RATE = 25, 1000
+"""Frames a second where a file does not say, and the most that is believed."""
 
 
 def probe(path: Path) -> VideoInfo:
@@ -48,22 +51,21 @@ def probe(path: Path) -> VideoInfo:
             if packet.size and not packet.is_discard
         ]
         time_base = Fraction(stream.time_base or 1)
-        rate = Fraction(stream.average_rate or stream.guessed_rate or 25)
+        rate = Fraction(stream.average_rate or stream.guessed_rate or _USUAL_RATE)
         size = stream.width, stream.height
-        seekable = container.format.name in _INDEXED_FORMATS
+        stamped = container.format.name in _STAMPED_FORMATS
     if not packets:
         raise VideoError(f"{path}: the video stream holds no frame")
     stamps = {pts for pts, _ in packets if pts is not None}
-    stamped = len(stamps) == len(packets)
-    if not stamped:  # trust the frame rate
+    if len(stamps) < len(packets):  # trust the frame rate
         packets = [(i, key) for i, (_, key) in enumerate(packets)]
-        time_base = 1 / rate
+        time_base, stamped = 1 / (rate if rate <= _HIGHEST_RATE else _USUAL_RATE), False
     packets.sort()
     return VideoInfo(
         path=path,
         pts=np.array([pts for pts, _ in packets], dtype=np.int64),
         time_base=time_base,
-        keys=np.array([i for i, p in enumerate(packets) if p[1] and seekable], dtype=np.int64),
+        keys=np.array([i for i, p in enumerate(packets) if p[1]], dtype=np.int64),
         stamped=stamped,
         width=size[0],
         height=size[1],
