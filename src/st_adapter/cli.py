@@ -115,6 +115,7 @@ def evaluate(
     RUN was trained on, what was held out.
     """
     chosen = parse_views(views) if views else None
+    from st_adapter.data.index import index_of
     from st_adapter.evaluate import evaluate as run_evaluation
     from st_adapter.files import append_json_line, write_json
     from st_adapter.predict import Predictor
@@ -133,6 +134,7 @@ def evaluate(
         workers=workers,
         precision=predictor.precision,
         temporal=temporal,
+        probe=index_of(data),
     )
     if file:
         write_json(file, result.to_json())

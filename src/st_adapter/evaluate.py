@@ -13,8 +13,10 @@ from torchmetrics.functional.classification import (
 )
 
 from st_adapter.config import ClipConfig
+from st_adapter.data import decode
 from st_adapter.data.annotations import Video
 from st_adapter.data.dataset import Skipped
+from st_adapter.data.decode import Probe
 from st_adapter.errors import DataError
 from st_adapter.frame_order import ORDERS
 from st_adapter.inference import score_videos
@@ -69,11 +71,13 @@ def evaluate(
     workers: int = 2,
     precision: str = "float32",
     temporal: bool = False,
+    probe: Probe = decode.probe,
 ) -> Evaluation:
     """Score every video and count how often the classifier is right.
 
     Args:
         temporal: count it with the frames reversed, shuffled and frozen to one, too.
+        probe: `decode.probe`, or an index that remembers what it said.
 
     Raises:
         DataError: no video could be read.
@@ -90,6 +94,7 @@ def evaluate(
             workers=workers,
             precision=precision,
             orders=orders,
+            probe=probe,
         ):
             if isinstance(result, Skipped):
                 skipped.append(result)

@@ -17,8 +17,10 @@ from torch.optim import AdamW
 from st_adapter import checkpoint
 from st_adapter.backbones.weights import NAMED_SOURCES
 from st_adapter.config import TrainConfig
+from st_adapter.data import decode
 from st_adapter.data.annotations import Annotations, Video, read_annotations, read_parts
 from st_adapter.data.dataset import Skipped
+from st_adapter.data.decode import Probe
 from st_adapter.errors import ArgumentError, CheckpointError
 from st_adapter.evaluate import Evaluation
 from st_adapter.files import append_json_line, atomic_path, read_json_lines, write_json
@@ -38,6 +40,7 @@ class Run:
     Attributes:
         precision: "float32" or "bfloat16", as resolved.
         reversal: label to the label of what its clips show backwards.
+        probe: of videos, by the index of the data.
         step: optimizer steps done.
         epochs_done: epochs trained and validated.
         train_seconds: spent in training, without validation.
@@ -53,6 +56,7 @@ class Run:
     accelerator: Accelerator
     precision: str
     reversal: dict[int, int] = field(default_factory=dict)
+    probe: Probe = decode.probe
     step: int = 0
     epochs_done: int = 0
     best_top1: float = -1.0

@@ -19,6 +19,7 @@ from st_adapter import checkpoint
 from st_adapter.config import ClipConfig, TrainConfig
 from st_adapter.data.augment import TrainTransform
 from st_adapter.data.dataset import EpochSampler, TrainBatch, TrainDataset, collate_train
+from st_adapter.data.index import index_of
 from st_adapter.errors import ArgumentError, DataError, TrainingError, did_you_mean
 from st_adapter.evaluate import Evaluation, evaluate
 from st_adapter.files import write_json
@@ -144,6 +145,7 @@ def _prepare(data: Path, folder: Path, config: TrainConfig) -> Run:
         accelerator=accelerator,
         precision=precision,
         reversal=reversal,
+        probe=index_of(data),
     )
 
 
@@ -232,7 +234,7 @@ def _train_loader(run: Run, sampler: EpochSampler) -> DataLoader[TrainBatch | Da
         randaugment=config.randaugment,
     )
     return DataLoader(
-        TrainDataset(run.data.train, config.clip, transform, config.seed, run.reversal),  # type: ignore[arg-type]
+        TrainDataset(run.data.train, config.clip, transform, config.seed, run.reversal, run.probe),  # type: ignore[arg-type]
         batch_sampler=sampler,
         num_workers=config.workers,
         persistent_workers=config.workers > 0,
@@ -339,6 +341,7 @@ def _evaluate(run: Run, clip: ClipConfig, temporal: bool = False) -> Evaluation:
         workers=config.workers,
         precision=run.precision,
         temporal=temporal,
+        probe=run.probe,
     )
 
 

@@ -73,6 +73,7 @@ class TrainDataset(Dataset[TrainItem]):
 
     Args:
         reversal: label of a class to the label of what it is when played backwards.
+        probe: `decode.probe`, or an index that remembers what it said.
     """
 
     def __init__(
@@ -82,12 +83,14 @@ class TrainDataset(Dataset[TrainItem]):
         transform: TrainTransform,
         seed: int,
         reversal: Mapping[int, int] | None = None,
+        probe: decode.Probe = decode.probe,
     ) -> None:
         self.videos = videos
         self.clip = clip
         self.transform = transform
         self.seed = seed
         self.reversal = reversal or {}
+        self.probe = probe
 
     def __len__(self) -> int:
         return len(self.videos)
@@ -126,28 +129,34 @@ class TrainDataset(Dataset[TrainItem]):
         def choose(num_frames: int) -> list[int]:
             return sample.choose(num_frames, self.clip.frames, self.clip.stride, rng)
 
-        frames = read_clips(video, [choose], self.transform.short_side(rng))[0]
+        frames = read_clips(video, [choose], self.transform.short_side(rng), self.probe)[0]
         return self.transform(frames, rng)
 
 
 class ViewDataset(Dataset[Views]):
     """All test views of each video, in order."""
 
-    def __init__(self, videos: Sequence[Video], clip: ClipConfig) -> None:
+    def __init__(
+        self, videos: Sequence[Video], clip: ClipConfig, probe: decode.Probe = decode.probe
+    ) -> None:
         self.videos = videos
         self.clip = clip
+        self.probe = probe
 
     def __len__(self) -> int:
         return len(self.videos)
 
     def __getitem__(self, index: int) -> Views:
         try:
-            return Views(index=index, clips=read_views(self.videos[index], self.clip))
+            clips = read_views(self.videos[index], self.clip, self.probe)
+            return Views(index=index, clips=clips)
         except VideoError as error:
             return Views(index=index, clips=None, reason=str(error))
 
 
-def read_views(video: Video, clip: ClipConfig) -> UInt8[Tensor, "v t 3 h w"]:
+def read_views(
+    video: Video, clip: ClipConfig, probe: decode.Probe = decode.probe
+) -> UInt8[Tensor, "v t 3 h w"]:
     """Decode a video once and cut its test views, temporal-major.
 
     Raises:
@@ -160,7 +169,7 @@ def read_views(video: Video, clip: ClipConfig) -> UInt8[Tensor, "v t 3 h w"]:
             num_frames, clip.frames, clip.stride, view=view, num_views=temporal
         )
 
-    windows = read_clips(video, [chooser(view) for view in range(temporal)], clip.size)
+    windows = read_clips(video, [chooser(view) for view in range(temporal)], clip.size, probe)
     return torch.stack([c for w in windows for c in spatial_views(w, clip.size, spatial)])
 
 
@@ -169,7 +178,10 @@ Chooser = Callable[[int], list[int]]
 
 
 def read_clips(
-    video: Video, choosers: Sequence[Chooser], short_side: int | None
+    video: Video,
+    choosers: Sequence[Chooser],
+    short_side: int | None,
+    probe: decode.Probe = decode.probe,
 ) -> list[UInt8[Tensor, "t 3 h w"]]:
     """Choose frames of a video and decode them in one pass.
 
@@ -179,7 +191,7 @@ def read_clips(
     Raises:
         VideoError: no frame can be read, or none lies in the segment.
     """
-    info = decode.probe(video.path)
+    info = probe(video.path)
     shown = info.frame_range(video.start_seconds, video.end_seconds)
     for _ in range(2):
         chosen = [[shown[i] for i in choose(len(shown))] for choose in choosers]
@@ -239,11 +251,15 @@ class EpochSampler:
 
 
 def view_loader(
-    videos: Sequence[Video], clip: ClipConfig, batch_size: int, workers: int
+    videos: Sequence[Video],
+    clip: ClipConfig,
+    batch_size: int,
+    workers: int,
+    probe: decode.Probe = decode.probe,
 ) -> DataLoader[Views]:
     """Batches of whole videos; each item is a list of `Views`."""
     return DataLoader(
-        ViewDataset(videos, clip),
+        ViewDataset(videos, clip, probe),
         batch_size=batch_size,
         num_workers=min(workers, len(videos)),
         collate_fn=list,

@@ -1,10 +1,12 @@
 """Frames of a video by number: decodes what must be, converts and scales only what is asked for."""
 
 import bisect
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from fractions import Fraction
+from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -33,8 +35,14 @@ _SEEK_FRAMES = 12
 
 _MOST_THREADS = 4
 
-_USUAL_RATE, _HIGHEST_RATE = 25, 1000
+_DIGESTED_BYTES = 65536
+
+_USUAL_RATE, _HIGHEST_RATE = Fraction(25), Fraction(1000)
 """Frames a second where a file does not say, and the most that is believed."""
+
+
+Probe = Callable[[Path], VideoInfo]
+"""From the path of a video to what its packets say."""
 
 
 def probe(path: Path) -> VideoInfo:
@@ -43,23 +51,24 @@ def probe(path: Path) -> VideoInfo:
     Raises:
         VideoError: the file is missing, empty, unreadable or holds no video.
     """
+    packets: list[tuple[int | None, bool]] = []
+    first: VideoFrame | None = None
     with _open(path) as container:
         stream = container.streams.video[0]
-        packets = [
-            (packet.pts, packet.is_keyframe)
-            for packet in container.demux(stream)
-            if packet.size and not packet.is_discard
-        ]
+        for packet in container.demux(stream):
+            if packet.size and not packet.is_discard:
+                packets.append((packet.pts, packet.is_keyframe))
+            first = first or _first_frame(packet)
         time_base = Fraction(stream.time_base or 1)
         rate = Fraction(stream.average_rate or stream.guessed_rate or _USUAL_RATE)
-        size = stream.width, stream.height
         stamped = container.format.name in _STAMPED_FORMATS
     if not packets:
         raise VideoError(f"{path}: the video stream holds no frame")
     stamps = {pts for pts, _ in packets if pts is not None}
     if len(stamps) < len(packets):  # trust the frame rate
         packets = [(i, key) for i, (_, key) in enumerate(packets)]
-        time_base, stamped = 1 / (rate if rate <= _HIGHEST_RATE else _USUAL_RATE), False
+        time_base = 1 / (rate if rate <= _HIGHEST_RATE else _USUAL_RATE)
+        stamped = False
     packets.sort()
     return VideoInfo(
         path=path,
@@ -67,8 +76,11 @@ def probe(path: Path) -> VideoInfo:
         time_base=time_base,
         keys=np.array([i for i, p in enumerate(packets) if p[1]], dtype=np.int64),
         stamped=stamped,
-        width=size[0],
-        height=size[1],
+        width=stream.width,
+        height=stream.height,
+        rotation=first.rotation if first else 0,
+        codec=stream.codec_context.name,
+        digest=_digest(path),
     )
 
 
@@ -203,6 +215,24 @@ def _open(path: Path, threads: int = 1) -> Iterator[InputContainer]:
     except (av.FFmpegError, OSError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise VideoError(f"{path}: cannot be decoded: {reason}") from None
+
+
+def _first_frame(packet: av.Packet[Any]) -> VideoFrame | None:
+    """The first picture that a packet yields; None where it yields none or is damaged."""
+    try:
+        return next(iter(packet.decode()), None)
+    except av.InvalidDataError:
+        return None
+
+
+def _digest(path: Path) -> str:
+    length = path.stat().st_size
+    sha = sha256(str(length).encode())
+    with path.open("rb") as file:
+        for start in (0, length // 2, max(0, length - _DIGESTED_BYTES)):
+            file.seek(start)
+            sha.update(file.read(_DIGESTED_BYTES))
+    return sha.hexdigest()[:32]
 
 
 def _decode(container: InputContainer) -> Iterator[VideoFrame]:

@@ -26,6 +26,9 @@ class VideoInfo:
         stamped: the file itself tells the time of each frame, so that a decoded frame is known by
             its time stamp; else `pts` counts, and frames must be counted from the first.
         width, height: of the stored picture, pixels.
+        rotation: degrees anticlockwise that turn it upright.
+        codec: FFmpeg's name of it.
+        digest: of the file's length and three pieces of it; equal files have equal ones.
     """
 
     path: Path
@@ -35,6 +38,9 @@ class VideoInfo:
     stamped: bool
     width: int
     height: int
+    rotation: int
+    codec: str
+    digest: str
 
     @property
     def num_frames(self) -> int:
