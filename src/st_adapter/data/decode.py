@@ -6,7 +6,6 @@ from contextlib import contextmanager
 from fractions import Fraction
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
 
 import av
 import numpy as np
@@ -217,7 +216,7 @@ def _open(path: Path, threads: int = 1) -> Iterator[InputContainer]:
         raise VideoError(f"{path}: cannot be decoded: {reason}") from None
 
 
-def _first_frame(packet: av.Packet[Any]) -> VideoFrame | None:
+def _first_frame(packet: av.Packet) -> VideoFrame | None:  # type: ignore[type-arg]
     """The first picture that a packet yields; None where it yields none or is damaged."""
     try:
         return next(iter(packet.decode()), None)
