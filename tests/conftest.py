@@ -159,8 +159,12 @@ def compared(settings: list[str], tmp_path_factory: pytest.TempPathFactory) -> P
     return out
 
 
-def start_comparison(settings: list[str], out: Path) -> subprocess.Popen[bytes]:
+def start_comparison(
+    settings: list[str], out: Path, start_new_session: bool = False
+) -> subprocess.Popen[bytes]:
     """Start `st-adapter compare`; what it says goes to said.txt beside `out`."""
     arguments = [sys.executable, "-m", "st_adapter", "compare", *settings, "--out", str(out)]
     with (out.parent / "said.txt").open("w") as said:
-        return subprocess.Popen(arguments, stdout=said, stderr=said)
+        return subprocess.Popen(
+            arguments, stdout=said, stderr=said, start_new_session=start_new_session
+        )

@@ -1,6 +1,8 @@
+import fcntl
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import time
@@ -137,6 +139,39 @@ def test_a_finished_comparison_is_not_trained_again_and_its_lists_are_restored(s
     assert (compared / "search.csv").read_bytes() == search
 
 
+def test_ctrl_c_at_any_moment_is_answered_with_a_word(settings, tmp_path):
+    for seconds in (0.3, 1.0, 2.0, 3.0, 5.0):
+        process = start_comparison(settings, tmp_path / "out", start_new_session=True)
+        time.sleep(seconds)
+        os.killpg(process.pid, signal.SIGINT)
+        assert process.wait(timeout=60) in (130, -signal.SIGINT)  # before Python listens
+        said = (tmp_path / "said.txt").read_text()
+        assert "Traceback" not in said
+
+
+def test_damaged_costs_are_measured_again_and_a_damaged_plan_is_named(settings, compared, tmp_path):
+    out = tmp_path / "out"
+    shutil.copytree(compared, out)
+    (out / "costs.json").write_text("{}")
+    assert start_comparison(settings, out).wait(timeout=120) == 0
+    assert set(json.loads((out / "costs.json").read_text())) == set(METHODS)
+    for text in ("[]", "{}", '{"config'):
+        (out / "comparison.json").write_text(text)
+        assert start_comparison(settings, out).wait(timeout=120) == 2
+        line = (tmp_path / "said.txt").read_text().splitlines()[-1]
+        assert "comparison.json" in line
+        assert re.search("damaged|cannot be read", line)
+
+
+def test_a_folder_is_compared_in_by_one_process_at_a_time(settings, compared, tmp_path):
+    out = tmp_path / "out"
+    shutil.copytree(compared, out)
+    with (out / "comparison.json").open() as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        assert start_comparison(settings, out).wait(timeout=120) == 2
+    assert "another process is at work on" in (tmp_path / "said.txt").read_text()
+
+
 def test_another_comparison_is_not_mixed_in(folder_data, compared, tiny):
     with pytest.raises(ArgumentError, match="was started with methods"):
         compare(folder_data, compared, replace(tiny, epochs=1), methods=["linear"], rates=[1e-3])
@@ -158,9 +193,11 @@ def test_methods_that_do_not_fit_are_left_out_with_the_reason(folder_data, tmp_p
         ({"methods": ["lineer"]}, "did you mean linear"),
         ({"seeds": []}, "seeds must be one or more"),
         ({"rates": [0.0]}, "learning rates must be above 0"),
+        ({"rates": [float("nan")]}, "learning rates must be above 0 and finite"),
         ({"processes": 0}, "processes must be at least 1"),
         ({"config": {"reversal": "brightens=darken"}}, "did you mean darkens"),
-        ({"config": {"group": "clip"}}, "all 12 paths match"),
+        ({"config": {"group": "clip"}}, "all 12 paths match the group 'clip' alike"),
+        ({"config": {"group": "actor"}}, "no path matches the group 'actor'; the first is"),
     ],
 )
 def test_a_comparison_that_makes_no_sense_writes_nothing(

@@ -82,6 +82,8 @@ def test_bad_values_are_named(values, message):
 def test_unknown_recipe_and_unreadable_file_are_named(tmp_path):
     with pytest.raises(ArgumentError, match="unknown recipe 'k40'.*did you mean k400"):
         resolve("k40", None, {})
+    with pytest.raises(ArgumentError, match=r"x\.json does not exist"):
+        resolve("default", tmp_path / "x.json", {})
     (tmp_path / "x.json").write_text("{")
     with pytest.raises(ArgumentError, match=r"x\.json: not a readable JSON"):
         resolve("default", tmp_path / "x.json", {})
@@ -110,7 +112,7 @@ def test_reversal_pairs_go_both_ways():
     assert TrainConfig().reversal_pairs == {}
 
 
-@pytest.mark.parametrize("text", ["Sit", "Sit=", "Sit=Stand,Sit=Walk", ""])
+@pytest.mark.parametrize("text", ["Sit", "Sit=", "Sit=Stand,Sit=Walk", "Sit=Sit", ""])
 def test_reversal_that_is_no_pair_is_refused(text):
     with pytest.raises(ArgumentError, match="reversal takes pairs like"):
         TrainConfig(reversal=text)

@@ -8,6 +8,7 @@ import st_adapter
 from st_adapter import checkpoint
 from st_adapter.backbones.weights import create_backbone
 from st_adapter.errors import ArgumentError
+from st_adapter.inspection import inspect_backbone
 from st_adapter.method_table import METHODS
 
 LABELS = ("a", "b", "c")
@@ -77,6 +78,17 @@ def test_only_order_aware_methods_answer_otherwise_for_a_reversed_clip(method, b
         forward, backward = model(clips), model(clips.flip(1))
     changed = (forward - backward).abs().max() > 1e-5 * forward.abs().max()
     assert bool(changed) == METHODS[method].sees_order
+
+
+@pytest.mark.parametrize("backbone", ["test_vit", "test_efficientnet"])
+@pytest.mark.parametrize("method", METHODS)
+def test_what_a_method_costs_is_counted_without_weights_or_data(method, backbone):
+    choices = {"backbone": backbone, "frames": 2, "size": 64, "classes": 3, "method": method}
+    if "prompt" in method and backbone == "test_efficientnet":
+        with pytest.raises(ArgumentError, match="needs a plain vision transformer"):
+            inspect_backbone(**choices)
+        return
+    assert inspect_backbone(**choices).gmacs > 0
 
 
 @named

@@ -235,6 +235,9 @@ def test_a_run_is_not_resumed_after_its_data_changed(folder_data, tmp_path, tiny
     (data / "darkens" / "clip 3.mp4").unlink()
     with pytest.raises(ArgumentError, match="was started on other videos or labels"):
         train(data, tmp_path / "run", resume=True)
+    (tmp_path / "run" / "state" / "state.pt").write_bytes(b"damaged")
+    with pytest.raises(CheckpointError, match=r"state\.pt is damaged, the run cannot go on"):
+        train(data, tmp_path / "run", resume=True)
     (tmp_path / "run" / "state" / "state.pt").unlink()
     with pytest.raises(CheckpointError, match=r"state\.pt is gone"):
         train(data, tmp_path / "run", resume=True)
@@ -351,6 +354,12 @@ def test_the_last_epoch_is_kept_without_a_look_at_validation(folder_data, tmp_pa
     last, kept = (load_tensors(tmp_path / "run" / name) for name in ("adapter_last", "adapter"))
     assert all(torch.equal(last[name], kept[name]) for name in kept)
     assert result.temporal["in_order"] == pytest.approx(result.top1)
+
+
+def test_a_comparison_is_not_trained_into(folder_data, tmp_path, tiny):
+    (tmp_path / "comparison.json").write_text("{}")
+    with pytest.raises(ArgumentError, match="holds a comparison; choose another --out"):
+        train(folder_data, tmp_path, tiny)
 
 
 def test_reversal_of_a_class_that_is_not_there_is_refused(folder_data, tmp_path, tiny):

@@ -6,9 +6,12 @@ Nothing heavy is imported before a verb runs, so that help answers at once.
 import dataclasses
 import json
 import shlex
+import signal
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
+from types import FrameType
 from typing import Any, TypeVar
 
 import click
@@ -117,9 +120,9 @@ def evaluate(
     chosen = parse_views(views) if views else None
     from st_adapter.data.index import index_of
     from st_adapter.evaluate import evaluate as run_evaluation
-    from st_adapter.files import append_json_line, write_json
+    from st_adapter.files import append_json_line
     from st_adapter.predict import Predictor
-    from st_adapter.run import evaluation_file, evaluation_videos
+    from st_adapter.run import evaluation_file, evaluation_videos, write_evaluation
 
     file = evaluation_file(run, out)
 
@@ -137,7 +140,7 @@ def evaluate(
         probe=index_of(data),
     )
     if file:
-        write_json(file, result.to_json())
+        write_evaluation(file, result, data)
     for skip in result.skipped:
         click.echo(f"skipped {skip.reason}", err=True)
         if file and not out:
@@ -271,7 +274,8 @@ def _list(text: str, kind: Callable[[str], _Item], flag: str) -> tuple[_Item, ..
     try:
         return tuple(kind(part.strip()) for part in text.split(","))
     except ValueError:
-        raise ArgumentError(f"{flag} takes values with commas between, not {text!r}") from None
+        what = {int: "whole numbers", float: "numbers"}.get(kind, "names")  # type: ignore[call-overload]
+        raise ArgumentError(f"{flag} takes {what} with commas between, not {text!r}") from None
 
 
 @app.command()
@@ -408,8 +412,12 @@ def main(arguments: list[str] | None = None) -> int:
     except OSError as error:  # a full disk, a folder that may not be written
         return _fail(str(error))
     except click.Abort as error:
-        print(f"\nst-adapter: {str(error.__cause__ or '') or 'stopped'}", file=sys.stderr)
-        return STOPPED
+        return _stopped(str(error.__cause__ or ""))
+
+
+def _stopped(what: str = "") -> int:
+    print(f"\nst-adapter: {what or 'stopped'}", file=sys.stderr)
+    return STOPPED
 
 
 def _fail(message: str, code: int = NONSENSE) -> int:
@@ -419,4 +427,17 @@ def _fail(message: str, code: int = NONSENSE) -> int:
 
 def entry() -> None:
     """The console script."""
-    sys.exit(main())
+    interrupted = threading.Event()
+
+    def on_interrupt(number: int, frame: FrameType | None) -> None:
+        interrupted.set()
+        signal.default_int_handler(number, frame)
+
+    signal.signal(signal.SIGINT, on_interrupt)
+    try:
+        code = main()
+    except Exception:
+        if not interrupted.is_set():
+            raise
+        code = _stopped()  # Ctrl-C in the middle of an import comes out as anything
+    sys.exit(code)

@@ -325,10 +325,10 @@ class TrainConfig:
         pairs: dict[str, str] = {}
         for text in (self.reversal or "").split(",") if self.reversal is not None else ():
             first, _, second = (part.strip() for part in text.partition("="))
-            if not first or not second or first in pairs or second in pairs:
+            if not first or not second or first == second or {first, second} & pairs.keys():
                 raise ArgumentError(
-                    f"reversal takes pairs like Sit=Stand,Open=Close, each class in one pair "
-                    f"at most, not {self.reversal!r}"
+                    f"reversal takes pairs like Sit=Stand,Open=Close, two classes each and no "
+                    f"class twice, not {self.reversal!r}"
                 )
             pairs |= {first: second, second: first}
         return pairs

@@ -58,7 +58,9 @@ def read_json(file: Path) -> dict[str, Any]:
         ArgumentError: it cannot be read.
     """
     try:
-        record: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        record = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ArgumentError(f"{file} cannot be read: {error}") from None
+    if not isinstance(record, dict):
+        raise ArgumentError(f"{file} is damaged: it holds no JSON object")
     return record

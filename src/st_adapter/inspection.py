@@ -185,6 +185,6 @@ def count_macs(model: VideoClassifier, frames: int, size: int) -> float:
     clip = torch.empty(1, frames, 3, size, size, device=model.device)
     counter = FlopCounterMode(display=False)
     check_input_size(model, size)
-    with counter, torch.no_grad():
+    with counter:  # it asks each input that can be trained for its place in the graph
         model(clip)
     return counter.get_total_flops() / 2

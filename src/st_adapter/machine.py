@@ -65,7 +65,7 @@ def choose_precision(
     seconds = {p: _step_seconds(model, clips, p) for p in ("float32", "bfloat16")}
     gain = seconds["float32"] / seconds["bfloat16"]
     chosen = "bfloat16" if gain >= _WORTH_IT else "float32"
-    return chosen, f"a bfloat16 step takes 1/{gain:.1f} of the time of a float32 one here"
+    return chosen, f"a bfloat16 step takes {1 / gain:.2f} times the time of a float32 one"
 
 
 def _step_seconds(model: VideoClassifier, clips: Tensor, precision: str) -> float:

@@ -53,6 +53,12 @@ def bar(text: str, total: int, done: int = 0) -> Iterator[Bar]:
         yield Bar(progress, progress.add_task(text, total=total, completed=done, note=""))
 
 
+def log(text: str) -> None:
+    """Print one line of progress where no bar can be seen, in a log file for example."""
+    if not console.is_terminal:
+        say(text)
+
+
 def say(text: str) -> None:
     """Print one line of remark."""
     console.print(text, markup=False, soft_wrap=True)

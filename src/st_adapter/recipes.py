@@ -170,6 +170,10 @@ def resolve(recipe: str, file: Path | None, overrides: dict[str, Any]) -> TrainC
         try:
             record = json.loads(file.read_text(encoding="utf-8"))
             values.update(record.get("config", record))  # a run's record holds more besides
+        except FileNotFoundError:
+            raise ArgumentError(
+                f"{file} does not exist; --config takes a run's config.json"
+            ) from None
         except (OSError, ValueError, TypeError, AttributeError) as error:
             raise ArgumentError(f"{file}: not a readable JSON configuration: {error}") from None
     values.update(overrides)

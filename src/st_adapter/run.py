@@ -23,7 +23,7 @@ from st_adapter.data.dataset import Skipped
 from st_adapter.data.decode import Probe
 from st_adapter.errors import ArgumentError, CheckpointError
 from st_adapter.evaluate import Evaluation
-from st_adapter.files import append_json_line, atomic_path, read_json_lines, write_json
+from st_adapter.files import append_json_line, atomic_path, read_json, read_json_lines, write_json
 from st_adapter.model import VideoClassifier
 from st_adapter.optimization import MovingAverage
 from st_adapter.progress import say
@@ -130,8 +130,11 @@ class Run:
             state: dict[str, Any] = torch.load(
                 self._state_file, map_location="cpu", weights_only=True
             )
-        except Exception as error:
-            raise CheckpointError(f"{self._state_file} is not a readable state: {error}") from None
+        except Exception:  # torch's own text advises to load it unsafely
+            raise CheckpointError(
+                f"{self._state_file} is damaged, the run cannot go on; start anew with another "
+                "--out. What it has reached is in adapter/"
+            ) from None
         if state["data_digest"] != self.data_digest:
             raise ArgumentError(
                 f"{self.folder} was started on other videos or labels than these; resume with the "
@@ -176,6 +179,15 @@ class Run:
         return self.folder / "state" / "state.pt"
 
 
+def write_evaluation(file: Path, evaluation: Evaluation, data: Path) -> None:
+    """Write what was measured, on which data and by which command."""
+    origin = {"data": str(data.resolve()), "command": command()}
+    before = read_json(file).get("data", "") if file.exists() else ""
+    if before not in ("", origin["data"]):
+        say(f"note: {file} held the result on {before}; --out FILE would keep both")
+    write_json(file, evaluation.to_json() | origin)
+
+
 def write_config(
     folder: Path, config: TrainConfig, *, recipe: str, data: str, next_epoch: int | None = None
 ) -> None:
@@ -211,6 +223,8 @@ def check_folder(folder: Path, data: Path, resume: bool) -> None:
     if not resume and any((folder / name).exists() for name in _NAMES):
         hint = "go on with it by --resume, or " if has_config else ""
         raise ArgumentError(f"{folder} already holds a run; {hint}choose another --out")
+    if (folder / "comparison.json").exists():
+        raise ArgumentError(f"{folder} holds a comparison; choose another --out")
     if folder.resolve() == data.resolve():
         raise ArgumentError(f"{folder} is the data; choose another --out")
     if folder.exists() and not folder.is_dir():

@@ -22,7 +22,6 @@ from st_adapter.data.dataset import EpochSampler, TrainBatch, TrainDataset, coll
 from st_adapter.data.index import index_of
 from st_adapter.errors import ArgumentError, DataError, TrainingError, did_you_mean
 from st_adapter.evaluate import Evaluation, evaluate
-from st_adapter.files import write_json
 from st_adapter.inspection import count_parts
 from st_adapter.interrupt import deferred_interrupt, ignore_interrupt
 from st_adapter.kernels import training_kernels
@@ -37,7 +36,7 @@ from st_adapter.machine import (
 from st_adapter.model import create_model
 from st_adapter.optimization import learning_rate_factor, make_optimizer
 from st_adapter.progress import Bar, bar, say
-from st_adapter.run import Run, check_folder, read_videos, resumed_config
+from st_adapter.run import Run, check_folder, read_videos, resumed_config, write_evaluation
 
 _LOG_EVERY = 10
 """Most steps between two lines of metrics.jsonl; short epochs have ten lines."""
@@ -95,7 +94,7 @@ def train(
             f"go on with: st-adapter train {shlex.quote(str(data))} "
             f"--out {shlex.quote(str(out))} --resume"
         ) from None
-    return _finish(run, temporal)
+    return _finish(run, Path(data), temporal)
 
 
 def _prepare(data: Path, folder: Path, config: TrainConfig) -> Run:
@@ -345,13 +344,13 @@ def _evaluate(run: Run, clip: ClipConfig, temporal: bool = False) -> Evaluation:
     )
 
 
-def _finish(run: Run, temporal: bool) -> Evaluation:
+def _finish(run: Run, data: Path, temporal: bool) -> Evaluation:
     """Evaluate the kept adapter with the recipe's views and write the result."""
     best = checkpoint.load_tensors(run.folder / "adapter")
     checkpoint.copy_trained(run.model, best, str(run.folder / "adapter"))
     result = run.best_result  # already what is wanted, where validation used the recipe's views
     if result is None or result.views != run.config.clip.views or temporal:
         result = _evaluate(run, run.config.clip, temporal)
-    write_json(run.folder / "eval.json", result.to_json())
+    write_evaluation(run.folder / "eval.json", result, data)
     run.note_skipped(tuple(result.skipped))
     return result

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from st_adapter.config import TrainConfig
-from st_adapter.inspection import count_macs, count_parts
+from st_adapter.inspection import count_parts, inspect_spec
 from st_adapter.kernels import training_kernels
 from st_adapter.machine import autocast, choose_device
 from st_adapter.model import VideoClassifier, create_model
@@ -43,7 +43,7 @@ def measure_costs(
                 trained = model.num_parameters(only_trainable=True)
                 costs[method] = {
                     "step_seconds": statistics.median(seconds[method]),
-                    "gmacs": count_macs(model.eval(), config.frames, config.size) / 1e9,
+                    "gmacs": inspect_spec(model.spec, config.frames, config.size).gmacs,
                     "trained_parameters": trained,
                     "share": trained / sum(count_parts(model).values()),
                 }

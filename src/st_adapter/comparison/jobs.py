@@ -1,18 +1,20 @@
 """Jobs in processes of their own, some at a time, that all end when the comparison does."""
 
 import shlex
+import signal
 from collections.abc import Callable, Sequence
 from multiprocessing import get_all_start_methods, get_context, get_start_method
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import BaseContext
+from multiprocessing.forkserver import ensure_running
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from st_adapter.comparison.cell import DIVERGED, DONE, run_job
-from st_adapter.errors import StAdapterError
+from st_adapter.errors import TrainingError
 from st_adapter.interrupt import deferred_interrupt
-from st_adapter.progress import bar
+from st_adapter.progress import bar, log
 
 _POLL_SECONDS = 0.2
 
@@ -40,7 +42,7 @@ def run_jobs(folder: Path, jobs: Sequence[Job], title: str, processes: int, done
     """Run each job in a process of its own, `processes` at a time.
 
     Raises:
-        StAdapterError: one failed; the others are stopped, ready to go on.
+        TrainingError: one failed; the others are stopped, ready to go on.
     """
     context = _preloaded()
     waiting = list(jobs)
@@ -58,6 +60,7 @@ def run_jobs(folder: Path, jobs: Sequence[Job], title: str, processes: int, done
                         del running[name]
                         _check(folder, name, process.exitcode)
                         progress.advance()
+                        log(f"{title}: {name} is done, {len(waiting) + len(running)} to go")
                 if stop.is_set():
                     raise Interrupted("stopped; the same command goes on")
         finally:
@@ -73,6 +76,11 @@ def _preloaded() -> BaseContext:
         return get_context("spawn")
     context = get_context("forkserver")
     context.set_forkserver_preload(["st_adapter.comparison.cell"])
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+    try:
+        ensure_running()  # it inherits that Ctrl-C does not reach it
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
     return context
 
 
@@ -100,7 +108,7 @@ def _check(folder: Path, job: str, exit_code: int | None) -> None:
     reason = lines[-1] if lines else f"exit code {exit_code}"
     if exit_code is not None and exit_code < 0:
         reason = f"it was ended by signal {-exit_code}; too little memory is a frequent cause"
-    raise StAdapterError(
+    raise TrainingError(
         f"{job} failed: {reason.removeprefix('error: ')} (see {shlex.quote(str(log))}); "
         "the same command goes on with the rest once that is mended"
     )

@@ -56,9 +56,9 @@ class Plan:
                 raise ArgumentError(f"{name} must be one or more, each once, not {list(values)}")
         for method in self.methods:
             check_method(method)
-        if min(self.rates) <= 0 or self.search_epochs < 1:
+        if not all(0 < rate < float("inf") for rate in self.rates) or self.search_epochs < 1:
             raise ArgumentError(
-                f"learning rates must be above 0 and search epochs at least 1, "
+                f"learning rates must be above 0 and finite, search epochs at least 1, "
                 f"not {list(self.rates)} and {self.search_epochs}"
             )
 
@@ -163,7 +163,10 @@ def read_plan(folder: Path) -> dict[str, Any] | None:
     file = folder / PLAN_FILE
     if not file.exists():
         return None
-    return read_json(file)
+    record = read_json(file)
+    if not isinstance(record.get("config"), dict):
+        raise ArgumentError(f"{file} is damaged: it names no configuration; choose another --out")
+    return record
 
 
 def check_same(folder: Path, before: dict[str, Any], now: dict[str, Any]) -> None:

@@ -1,17 +1,19 @@
 """Run a comparison: trials, runs, costs, table. Interrupted anywhere, it goes on where it was."""
 
-from collections.abc import Sequence
+import fcntl
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 from st_adapter.comparison.cell import time_steps, train_cell
 from st_adapter.comparison.jobs import Job, run_jobs
-from st_adapter.comparison.plan import Cell, Plan, read_plan, write_plan
+from st_adapter.comparison.plan import PLAN_FILE, Cell, Plan, read_plan, write_plan
 from st_adapter.comparison.results import COSTS_FILE, Row, choose_rates, is_done, read_rows
 from st_adapter.config import TrainConfig, check_method
 from st_adapter.data.annotations import read_annotations
 from st_adapter.errors import ArgumentError
-from st_adapter.files import write_json
+from st_adapter.files import read_json, write_json
 from st_adapter.inspection import inspect_spec, spec_of
 from st_adapter.machine import choose_device, choose_precision
 from st_adapter.method_table import METHODS
@@ -53,7 +55,7 @@ def compare(
 
     Raises:
         ArgumentError, DataError: before anything is written.
-        StAdapterError: a cell failed.
+        TrainingError: a cell failed.
         Interrupted: Ctrl-C or SIGTERM came; calling it again goes on.
     """
     folder = Path(out)
@@ -82,15 +84,29 @@ def compare(
     write_plan(folder, plan, videos)
     labels = read_annotations(folder / "videos.csv").labels  # those that occur
     _announce(plan)
-    _run_cells(folder, plan.trials(), "choosing learning rates", processes)
-    _run_cells(folder, plan.runs(choose_rates(folder, plan)), "training", processes)
-    _measure_costs(folder, plan, labels)
+    with _alone(folder):
+        _run_cells(folder, plan.trials(), "choosing learning rates", processes)
+        _run_cells(folder, plan.runs(choose_rates(folder, plan)), "training", processes)
+        _measure_costs(folder, plan, labels)
     rows = read_rows(folder, plan)
     write_json(
         folder / "results.json",
         {"plan": read_plan(folder), "results": [row.to_json() for row in rows]},
     )
     return rows
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Hold the folder, so that no second comparison works in it."""
+    with (folder / PLAN_FILE).open() as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise ArgumentError(
+                f"another process is at work on {folder}; wait for it, or give another --out"
+            ) from None
+        yield
 
 
 def _refused(config: TrainConfig, methods: Sequence[str], labels: Sequence[str]) -> dict[str, str]:
@@ -156,7 +172,11 @@ def _run_cells(folder: Path, cells: Sequence[Cell], title: str, processes: int) 
 
 def _measure_costs(folder: Path, plan: Plan, labels: Sequence[str]) -> None:
     file = folder / COSTS_FILE
-    if not file.exists():
+    try:
+        measured = set(read_json(file)) >= set(plan.methods)
+    except ArgumentError:  # not there, or damaged
+        measured = False
+    if not measured:
         arguments = {"file": file, "config": plan.config, "methods": list(plan.methods)}
         job = Job("costs", time_steps, arguments | {"labels": list(labels)})
         run_jobs(folder, [job], "timing steps", processes=1)

@@ -48,7 +48,7 @@ def cells(row: Row) -> list[str]:
         f"{row.stored_bytes / 1e6:.2f} MB",
         f"{1000 * row.step_seconds:.0f}",
         f"{row.memory_gb:.2f}",
-        f"{row.gmacs:.1f}",
+        f"{row.gmacs:.3g}",
         *(
             f"{100 * row.temporal[order]:.1f}" if row.temporal else "–"
             for order in ("reversed", "shuffled", "frozen")

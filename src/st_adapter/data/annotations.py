@@ -165,12 +165,21 @@ def _split_groups(
 ) -> tuple[tuple[Video, ...], tuple[Video, ...]]:
     """Hold out whole groups of files; a file that does not match is a group of its own."""
     group_of = {}
+    unmatched = 0
     for video in videos:
         match = group.search(str(video.path))
         group_of[video] = match.group() if match else str(video.path)
+        unmatched += match is None
+    if unmatched == len(videos):
+        raise DataError(
+            f"no path matches the group {group.pattern!r}; the first is {videos[0].path}"
+        )
     names = sorted(set(group_of.values()))
     if len(names) < 2:
-        raise DataError(f"all {len(videos)} paths match {group.pattern!r} alike: {names}")
+        raise DataError(
+            f"all {len(videos)} paths match the group {group.pattern!r} alike, by {names[0]!r}; it "
+            f"must match the part that tells groups apart, as _g\\d+ does in UCF101"
+        )
     count = min(len(names) - 1, max(1, round(fraction * len(names))))
     held = set(rng.sample(names, count))
     train = tuple(video for video in videos if group_of[video] not in held)

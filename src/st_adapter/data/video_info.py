@@ -10,6 +10,9 @@ from numpy import ndarray
 
 from st_adapter.errors import VideoError
 
+PICTURES_PER_SECOND = 25
+"""A folder of pictures says nothing of time."""
+
 _ROUNDING_SECONDS = 1e-6
 """Seconds; times read from a text are rounded."""
 

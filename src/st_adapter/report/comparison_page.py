@@ -1,5 +1,7 @@
 """What the page of a comparison shows, from what its cells left on disk."""
 
+import csv
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +32,7 @@ def comparison_values(folder: Path) -> dict[str, Any]:
     return {
         "title": f"{len(rows)} transfer methods on {plan['config']['backbone']}",
         "plan": plan,
+        "counts": _counts(folder),
         "rows": [row | {"edge": at_edge(row["lr"], row["search"])} for row in rows],
         "measured": measured[0]["method"] if measured else "",
         "figure": _frontier(measured),
@@ -44,6 +47,19 @@ def comparison_values(folder: Path) -> dict[str, Any]:
         "skipped": skipped[:SHOWN_SKIPPED],
         "num_skipped": len(skipped),
     }
+
+
+def _counts(folder: Path) -> dict[str, int]:
+    """Videos of each part, and those held out of the training part for trials."""
+    videos = _splits(folder / "videos.csv")
+    search = folder / "search.csv"
+    held = _splits(search)["val"] if search.exists() else 0
+    return {"train": videos["train"], "val": videos["val"], "held": held}
+
+
+def _splits(file: Path) -> Counter[str]:
+    with file.open(newline="", encoding="utf-8") as text:
+        return Counter(row["split"] for row in csv.DictReader(text))
 
 
 def _evaluations(folder: Path, row: dict[str, Any]) -> list[dict[str, Any]]:

@@ -51,8 +51,10 @@ def learning_curves(
         axes = figure.subplots(1, 2 if accuracies else 1, squeeze=False)[0]
         _plot(axes[0], losses, "training loss", ACCENT)
         axes[0].set_ylim(bottom=0)
+        axes[0].set_xlim(left=0)
         if accuracies:
             _plot(axes[1], [(e, 100 * a) for e, a in accuracies], "validation top-1, %", SECOND)
+            axes[1].set_xlim(left=0)
             axes[1].set_ylim(0, 100)
         return _to_svg(figure, "learning curves")
 

@@ -38,7 +38,8 @@ def run_values(folder: Path) -> dict[str, Any]:
         "config": config,
         "recipe": record["recipe"],
         "data": record["data"],
-        "command": record.get("command") or _command(folder, record),
+        "measured_on": evaluation.get("data", ""),
+        "command": _commands(folder, record, evaluation),
         "versions": record.get("versions", {}),
         "stored_megabytes": tensors.stat().st_size / 1e6 if tensors.exists() else None,
         "curves": _curves(metrics),
@@ -96,6 +97,13 @@ def video_of(prediction: dict[str, Any]) -> Video:
     """The video, or segment, that a prediction is of."""
     start, end = prediction.get("start_seconds"), prediction.get("end_seconds")
     return Video(path=Path(prediction["path"]), start_seconds=start, end_seconds=end)
+
+
+def _commands(folder: Path, record: dict[str, Any], evaluation: dict[str, Any]) -> str:
+    """What trained, and what measured where that was done later."""
+    train = record.get("command") or _command(folder, record)
+    measure = evaluation.get("command", "")
+    return train if measure in ("", train) else f"{train}\n{measure}"
 
 
 def _command(folder: Path, record: dict[str, Any]) -> str:
