@@ -4,8 +4,8 @@
 
 Trains ViT-Tiny with a base recipe and with each of its variations on the training part of every
 data set, less a fifth of its groups, which measure. Test parts are never read. Trains one run a
-core; one that is done is not done again, so the study goes on where it was stopped. Prints a table
-in Markdown.
+core, each with a process that decodes; one that is done is not done again, so the study goes on
+where it was stopped. Prints a table in Markdown.
 """
 
 import json
@@ -20,6 +20,8 @@ import torch
 from st_adapter.comparison.plan import write_videos
 from st_adapter.config import TrainConfig
 from st_adapter.data.annotations import split_validation
+from st_adapter.errors import TrainingError
+from st_adapter.progress import say
 from st_adapter.run import read_videos
 from st_adapter.train import train
 
@@ -61,8 +63,8 @@ VARIATIONS: dict[str, dict[str, Any]] = {
     "label smoothing 0.1": {"label_smoothing": 0.1},
     "moving average 0.98": {"average": 0.98},
     "every 3rd frame": {"stride": 3},
-    "half the frames": {"frames": 0.5},
-    "twice the frames": {"frames": 2},
+    "half the frames": {"frames_factor": 0.5},
+    "twice the frames": {"frames_factor": 2},
     "160 px": {"size": 160},
 }
 
@@ -75,8 +77,10 @@ def main(study: Path, weights: Path, data: list[Path]) -> None:
         for variation, changes in VARIATIONS.items():
             for name, file in lists.items():
                 values = {"frames": 8, **BASE, "weights": str(weights), **SETS[name]}
-                factor = changes.get("frames", 1)
-                values |= {**changes, "frames": round(values["frames"] * factor)}
+                if changes and all(values.get(k) == v for k, v in changes.items()):
+                    continue  # nothing of this data set's is changed
+                values["frames"] = round(values["frames"] * changes.get("frames_factor", 1))
+                values |= {k: v for k, v in changes.items() if k != "frames_factor"}
                 runs.append(p.submit(_run, file, _folder(study, name, variation), values))
         for run in as_completed(runs):
             run.result()
@@ -90,7 +94,10 @@ def _folder(study: Path, name: str, variation: str) -> Path:
 def _run(file: Path, out: Path, values: dict[str, Any]) -> None:
     if not (out / "eval.json").exists():
         resume = (out / "config.json").exists()
-        train(file, out, None if resume else TrainConfig(**values), resume=resume)
+        try:
+            train(file, out, None if resume else TrainConfig(**values), resume=resume)
+        except TrainingError as error:  # it leaves its cell of the table empty
+            say(f"{out}: {error}")
 
 
 def _hold_out(study: Path, name: str, data: Path) -> Path:

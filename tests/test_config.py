@@ -66,6 +66,9 @@ def test_a_record_of_a_run_reads_back_as_the_same_configuration(tmp_path):
         ({"lr": -1.0}, "must be above 0"),
         ({"lr": float("nan")}, "must be above 0"),
         ({"dropout": 1.0}, r"dropout must be in \[0, 1\)"),
+        ({"average": 1.0}, r"average must be in \[0, 1\)"),
+        ({"head_std": -1.0}, "head_std must be at least 0"),
+        ({"frames": 1}, "one frame has no difference.*use --init up-zero"),
         ({"val_fraction": 1.5}, "val_fraction"),
         ({"crop_range": [0.0, 1.0]}, r"within \(0, 1\]"),
         ({"crop": "jitter"}, "from 1 up"),
@@ -87,6 +90,12 @@ def test_unknown_recipe_and_unreadable_file_are_named(tmp_path):
     (tmp_path / "x.json").write_text("{")
     with pytest.raises(ArgumentError, match=r"x\.json: not a readable JSON"):
         resolve("default", tmp_path / "x.json", {})
+
+
+def test_the_default_recipe_is_what_the_study_found():
+    config = resolve("default", None, {})
+    assert (config.init, config.dropout, config.head_std) == ("difference", 0.0, 0.002)
+    assert (config.lr, config.batch_size, config.label_smoothing) == (1e-3, 8, 0.0)
 
 
 def test_an_int_will_do_for_a_float():

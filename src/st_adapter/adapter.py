@@ -1,16 +1,13 @@
 """The spatio-temporal adapter of Pan et al., NeurIPS 2022, arXiv 2206.13559."""
 
-from typing import Literal
-
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from st_adapter.config import Activation, Init
 from st_adapter.errors import ArgumentError
 
-Activation = Literal["none", "relu", "gelu"]
-Init = Literal["conv-zero", "up-zero", "difference"]
 _ACTIVATIONS = {"none": nn.Identity, "relu": nn.ReLU, "gelu": nn.GELU}
 
 
@@ -23,9 +20,10 @@ class STAdapter(nn.Module):
     code, the convolution is zero: the first gradient step reaches the convolution and `up.bias`
     alone, `down` and `up.weight` move from the second step on. With the others `up` is zero, and
     the first step reaches it alone. It reads a random mixture of neighbouring frames with
-    "up-zero"; with "difference" half of what changes from the frame before to the frame after (a
-    random mixture where the kernel spans one frame). Section 3.2 of the paper; the published models
-    use no activation.
+    "up-zero"; with "difference" half of the frame after less half of the frame before (a random
+    mixture where the kernel spans one frame). Frames beyond the ends of a clip are zero, so that
+    its sum over a clip is half of the last frame less half of the first. Section 3.2 of the paper;
+    the published models use no activation.
 
     Args:
         channels: width of the features, c.

@@ -12,6 +12,10 @@ from st_adapter.method_table import METHODS
 PRECISIONS = ("auto", "float32", "bfloat16")
 
 
+Init = Literal["conv-zero", "up-zero", "difference"]
+Activation = Literal["none", "relu", "gelu"]
+
+
 @dataclass(frozen=True, kw_only=True)
 class AdapterConfig:
     """Shape and place of the adapters.
@@ -24,17 +28,16 @@ class AdapterConfig:
             "all" is each place that the backbone has.
         layers: "all", or k for the last k blocks alone.
         activation: "none" (as published), "relu" or "gelu".
-        init: what the adapter is the identity by at first: a convolution of zeros (as in the
-            official code), or a way up of zeros behind a random convolution, or behind the
-            difference of the frames after and before.
+        init: what the adapter, the identity at first, reads: nothing ("conv-zero", as in the
+            official code), a random mixture of frames ("up-zero"), or their difference.
     """
 
     bottleneck: int | None = None
     kernel_size: tuple[int, int, int] = (3, 1, 1)
     positions: tuple[str, ...] | Literal["all"] = "all"
     layers: int | Literal["all"] = "all"
-    activation: Literal["none", "relu", "gelu"] = "none"
-    init: Literal["conv-zero", "up-zero", "difference"] = "conv-zero"
+    activation: Activation = "none"
+    init: Init = "conv-zero"
 
     def __post_init__(self) -> None:
         check_types(self)
@@ -166,13 +169,12 @@ class TrainConfig:
         "all", "Model", "Places in a block: all, or a list such as attention,mlp."
     )
     adapter_layers: str = _setting("all", "Model", "all, or k for adapters in the last k blocks.")
-    activation: Literal["none", "relu", "gelu"] = _setting(
-        "none", "Model", "Activation inside the adapter."
-    )
-    init: Literal["conv-zero", "up-zero", "difference"] = _setting(
+    activation: Activation = _setting("none", "Model", "Activation inside the adapter.")
+    init: Init = _setting(
         "difference",
         "Model",
-        "What an adapter that is the identity begins to learn from; conv-zero as published.",
+        "What adapters read at first: nothing (conv-zero, as published), a random mixture of "
+        "frames (up-zero), or the difference of frames.",
     )
     prompt_tokens: int = _setting(10, "Model", "Prompt tokens before a block (prompt).")
     rank: int = _setting(8, "Model", "Rank of the updates (lora).")
@@ -277,6 +279,12 @@ class TrainConfig:
         if self.crop == "jitter" and not 1 <= low <= high:
             raise ArgumentError(f"a jitter crop takes a range from 1 up, not {self.crop_range}")
         _ = self.adapter, self.clip, self.method_config, self.reversal_pairs
+        in_time = METHODS[self.method].adapters == "spatio-temporal" and self.kernel_size[0] > 1
+        if self.frames == 1 and self.init == "difference" and in_time:
+            raise ArgumentError(
+                "one frame has no difference for an adapter to learn from; "
+                "use --init up-zero, or more --frames"
+            )
         try:
             re.compile(self.group or "")
         except re.error as error:

@@ -3,31 +3,29 @@
 `benchmarks/training_kernels.py` measures each against what torch would choose.
 """
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
-from torch.nn.attention import SDPBackend, sdpa_kernel
+import torch.nn.functional as F
+from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-
-@contextmanager
-def training_kernels(device: torch.device, size: int) -> Iterator[None]:
-    """Choose kernels for forward and backward passes over frames of `size` pixels."""
-    if device.type != "cpu":
-        yield
-        return
-    with StridedDepthwiseInFloat32():
-        if size >= 224:
-            yield
-            return
-        with sdpa_kernel(SDPBackend.MATH):  # fused, few patches have a slow backward pass
-            yield
+FEW_TOKENS = 128
+"""Up to so many, fused attention has a slower backward pass than the plain form."""
 
 
-class StridedDepthwiseInFloat32(TorchFunctionMode):
-    """Keep depthwise convolutions with a stride out of bfloat16, where the backward pass crawls."""
+def training_kernels(device: torch.device) -> AbstractContextManager[object]:
+    """Choose kernels for a forward pass on `device` whose backward pass counts."""
+    return TrainingKernels() if device.type == "cpu" else nullcontext()
+
+
+class TrainingKernels(TorchFunctionMode):
+    """In bfloat16, call attention and convolutions in forms that torch does not choose.
+
+    Holds for the thread that enters it. Without autocast to bfloat16 it changes nothing.
+    """
 
     def __torch_function__(
         self,
@@ -36,22 +34,39 @@ class StridedDepthwiseInFloat32(TorchFunctionMode):
         args: tuple[Any, ...] = (),
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
-        """Call `func`, without autocast where it is such a convolution."""
-        if func is torch.conv2d and _is_strided_depthwise(*args, **(kwargs or {})):
-            with torch.autocast("cpu", enabled=False):
-                return func(args[0].float(), *args[1:], **(kwargs or {}))
-        return func(*args, **(kwargs or {}))
+        """Call `func`, or what is equal to it."""
+        chosen = func
+        if torch.is_autocast_enabled("cpu"):
+            chosen = {torch.conv2d: _conv2d, F.scaled_dot_product_attention: _attention}.get(
+                func, func
+            )
+        return chosen(*args, **(kwargs or {}))
 
 
-def _is_strided_depthwise(
-    input: torch.Tensor,
-    weight: torch.Tensor,
-    bias: torch.Tensor | None = None,
+def _attention(query: Tensor, key: Tensor, value: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    """Attention over few tokens in its plain form."""
+    if query.shape[-2] > FEW_TOKENS or kwargs.get("enable_gqa"):
+        return F.scaled_dot_product_attention(query, key, value, *args, **kwargs)
+    kind = torch.get_autocast_dtype("cpu")
+    kwargs.pop("enable_gqa", None)
+    inputs = (tensor.to(kind) for tensor in (query, key, value))
+    result: Tensor = torch.ops.aten._scaled_dot_product_attention_math(*inputs, *args, **kwargs)[0]
+    return result
+
+
+def _conv2d(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
     stride: int | tuple[int, ...] = 1,
     padding: Any = 0,
     dilation: Any = 1,
     groups: int = 1,
-) -> bool:
-    """Of a call of `conv2d`, with its own arguments; weights of another type are left alone."""
-    strided = stride not in (1, (1, 1))
-    return strided and groups == weight.shape[0] > 1 and weight.dtype == torch.float32
+) -> Tensor:
+    """Depthwise convolutions with a stride in float32; the backward pass in bfloat16 crawls."""
+    strided = stride != 1 and set(torch.nn.modules.utils._pair(stride)) != {1}
+    is_depthwise = groups == weight.shape[0] > 1 and weight.dtype == torch.float32
+    if not (strided and is_depthwise):
+        return torch.conv2d(input, weight, bias, stride, padding, dilation, groups)
+    with torch.autocast("cpu", enabled=False):
+        return torch.conv2d(input.float(), weight, bias, stride, padding, dilation, groups)

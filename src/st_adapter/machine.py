@@ -76,10 +76,7 @@ def _step_seconds(model: VideoClassifier, clips: Tensor, precision: str) -> floa
     with torch.random.fork_rng(devices=devices):
         for _ in range(3):
             start = time.perf_counter()
-            with (
-                autocast(clips.device, precision),
-                training_kernels(clips.device, clips.shape[-1]),
-            ):
+            with autocast(clips.device, precision), training_kernels(clips.device):
                 loss = F.cross_entropy(model(clips).float(), target)
             torch.autograd.grad(loss, model.trainable_parameters(), allow_unused=True)
             float(loss.detach())  # waits for the device
@@ -138,7 +135,7 @@ def _kept_bytes(model: VideoClassifier, precision: str, size: int, clip_frames: 
         torch.random.fork_rng(devices=[device] if device.type == "cuda" else []),
         torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor),
         autocast(device, precision),
-        training_kernels(device, size),
+        training_kernels(device),
     ):
         _ = model(clip).sum()
     for parameter in model.parameters():

@@ -54,9 +54,13 @@ class MovingAverage:
 
     @torch.no_grad()
     def update(self, step: int) -> None:
-        """Take in the parameters as they are after `step` steps."""
+        """Take in the parameters as they are after `step` steps.
+
+        Early steps count as in TensorFlow's ExponentialMovingAverage with `num_updates`.
+        """
         decay = min(self.decay, (1 + step) / (10 + step))
-        torch._foreach_lerp_(list(self.tensors.values()), list(self.parameters.values()), 1 - decay)
+        for name, parameter in self.parameters.items():
+            self.tensors[name].lerp_(parameter, 1 - decay)
 
     @torch.no_grad()
     def restore(self, tensors: dict[str, Tensor]) -> None:

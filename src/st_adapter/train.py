@@ -268,8 +268,9 @@ def _step(run: Run, batches: list[TrainBatch]) -> Tensor:
     total = torch.zeros((), device=device)
     for batch in batches:
         labels = batch.labels.to(device, non_blocking=True)
-        with clear_out_of_memory(device), training_kernels(device, config.size):
-            logits = run.model(batch.clips.to(device, non_blocking=True))
+        with clear_out_of_memory(device):
+            with training_kernels(device):
+                logits = run.model(batch.clips.to(device, non_blocking=True))
             loss = F.cross_entropy(logits.float(), labels, label_smoothing=config.label_smoothing)
             loss = loss * len(labels) / clips_in_step
             run.accelerator.backward(loss)

@@ -72,7 +72,7 @@ def _step_seconds(model: VideoClassifier, config: TrainConfig) -> list[float]:
     times = []
     for _ in range(1 + _STEPS):
         start = time.perf_counter()
-        kernels = training_kernels(model.device, config.size)
+        kernels = training_kernels(model.device)
         with autocast(model.device, config.precision), kernels:
             loss = F.cross_entropy(model(clips).float(), target)
         loss.backward()

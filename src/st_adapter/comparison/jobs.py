@@ -46,6 +46,7 @@ def run_jobs(folder: Path, jobs: Sequence[Job], title: str, processes: int, done
     """
     context = _preloaded()
     waiting = list(jobs)
+    processes = max(1, min(processes, len(jobs)))  # each gets its share of the cores
     running: dict[str, _Running] = {}
     with deferred_interrupt() as stop, bar(title, done + len(jobs), done) as progress:
         try:

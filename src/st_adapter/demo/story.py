@@ -39,7 +39,10 @@ class Outcome:
 
 
 def demo_config(method: str, seed: int) -> TrainConfig:
-    """The same training for every method; docs/demo.md says how it was found."""
+    """The same training for every method; docs/demo.md says how it was found.
+
+    Initialised as published, and not as the recipe that knows how to start on little data.
+    """
     return TrainConfig(
         backbone="tf_efficientnet_lite0",
         weights="package",
