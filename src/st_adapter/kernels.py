@@ -35,12 +35,9 @@ class TrainingKernels(TorchFunctionMode):
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
         """Call `func`, or what is equal to it."""
-        chosen = func
         if torch.is_autocast_enabled("cpu"):
-            chosen = {torch.conv2d: _conv2d, F.scaled_dot_product_attention: _attention}.get(
-                func, func
-            )
-        return chosen(*args, **(kwargs or {}))
+            func = _INSTEAD.get(func, func)
+        return func(*args, **(kwargs or {}))
 
 
 def _attention(query: Tensor, key: Tensor, value: Tensor, *args: Any, **kwargs: Any) -> Tensor:
@@ -70,3 +67,9 @@ def _conv2d(
         return torch.conv2d(input, weight, bias, stride, padding, dilation, groups)
     with torch.autocast("cpu", enabled=False):
         return torch.conv2d(input.float(), weight, bias, stride, padding, dilation, groups)
+
+
+_INSTEAD: dict[Callable[..., Any], Callable[..., Any]] = {
+    torch.conv2d: _conv2d,
+    F.scaled_dot_product_attention: _attention,
+}

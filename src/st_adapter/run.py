@@ -105,9 +105,7 @@ class Run:
             "best_top1": self.best_top1,
             "train_seconds": self.train_seconds,
             "trained": {n: p.detach().cpu() for n, p in self.model.trained_tensors().items()},
-            "average": {n: t.cpu() for n, t in self.average.tensors.items()}
-            if self.average
-            else {},
+            "average": self.average.saved() if self.average else {},
             "optimizer": self.optimizer.state_dict(),
             "rng": torch.get_rng_state(),
             "cuda_rng": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
