@@ -12,6 +12,7 @@ import json
 import os
 import sys
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -104,7 +105,8 @@ def _hold_out(study: Path, name: str, data: Path) -> Path:
     """List the training part of a data set, a fifth of its groups as the validation part."""
     videos = read_videos(data, TrainConfig())
     train_part, held_out = split_validation(videos.train, 0.2, 0, SETS[name].get("group"))
-    write_videos(study / f"{name}.csv", videos.labels, train_part, held_out)
+    parts = replace(videos, train=train_part, val=held_out)
+    write_videos(study / f"{name}.csv", parts)
     return study / f"{name}.csv"
 
 

@@ -3,7 +3,8 @@ from pathlib import Path
 
 import pytest
 
-from st_adapter.data.annotations import Video, read_annotations, read_parts, split_validation
+from st_adapter.data.annotations import read_annotations, read_parts, split_validation
+from st_adapter.data.video_list import Video
 from st_adapter.errors import DataError
 
 
@@ -132,7 +133,9 @@ def test_a_class_of_one_video_stays_in_training(root):
         ("a.csv", "path,label,split\nx,y,dev\n", "split is train or val, not 'dev'"),
         ("a.txt", "x.mp4\n", "line 1: .* has no label: x.mp4"),
         ("a.txt", b"\xff\xfe\x00x.mp4 y", "is not UTF-8 text"),
-        ("a.parquet", "", "not '.parquet'"),
+        ("a.parquet", "", r"a\.parquet cannot be read"),
+        ("a.doc", "", r"DATA is a folder, .* not '.doc'"),
+        ("a.csv", "path,label\n../x.mp4,run\n", r"'../x.mp4' leaves the data folder"),
     ],
 )
 def test_bad_lists_are_named_by_line(tmp_path, name, text, message):
@@ -187,7 +190,7 @@ def test_one_class_and_missing_files_are_refused(tmp_path):
 
 def test_groups_are_held_out_whole():
     videos = [
-        Video(path=Path(f"g{group}_{clip}.mp4"), label=clip % 2)
+        Video(path=Path(f"/g{group}_{clip}.mp4"), targets=(clip % 2,))
         for group in range(10)
         for clip in range(4)
     ]
@@ -195,10 +198,10 @@ def test_groups_are_held_out_whole():
     groups = [{v.path.name.split("_")[0] for v in part} for part in (train, held)]
     assert not groups[0] & groups[1]
     assert len(groups[1]) == 2
-    assert sorted(train + held, key=str) == sorted(videos, key=str)
+    assert sorted([*train, *held], key=str) == sorted(videos, key=str)
 
 
 def test_one_group_alone_cannot_be_held_out():
-    videos = [Video(path=Path(f"{i}.mp4"), label=i) for i in range(2)]
+    videos = [Video(path=Path(f"{i}.mp4"), targets=(i,)) for i in range(2)]
     with pytest.raises(DataError, match="all 2 paths match"):
         split_validation(videos, 0.2, 0, r"\.mp4")

@@ -3,7 +3,7 @@ import torch
 
 from conftest import numbered_frame, read_number, write_video
 from st_adapter.config import ClipConfig
-from st_adapter.data.annotations import Video, read_annotations
+from st_adapter.data.annotations import read_annotations
 from st_adapter.data.augment import TrainTransform
 from st_adapter.data.dataset import (
     EpochSampler,
@@ -13,6 +13,7 @@ from st_adapter.data.dataset import (
     read_clips,
     read_views,
 )
+from st_adapter.data.video_list import Video
 from st_adapter.errors import DataError
 
 TRANSFORM = TrainTransform(
@@ -28,7 +29,7 @@ def broken(folder_data, tmp_path):
     for i, content in ((0, b""), (7, b"nonsense" * 100)):
         path = tmp_path / f"broken{i}.mp4"
         path.write_bytes(content)
-        videos[i] = Video(path=path, label=videos[i].label)
+        videos[i] = Video(path=path, targets=videos[i].targets)
     return videos
 
 

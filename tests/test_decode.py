@@ -168,3 +168,34 @@ def test_sound_without_picture_is_named(tmp_path):
 def test_missing_file_is_named(tmp_path):
     with pytest.raises(VideoError, match=r"gone\.mp4: no such file"):
         decode.probe(tmp_path / "gone.mp4")
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    folder = tmp_path / "clip"
+    folder.mkdir()
+    for number in range(1, 13):
+        picture = av.VideoFrame.from_ndarray(numbered_frame(number, width=128), format="rgb24")
+        picture.save(str(folder / f"image_{number}.png"))  # 10 comes after 9
+    return folder
+
+
+def test_a_folder_of_pictures_is_a_video(pictures):
+    info = decode.probe(pictures)
+    assert (info.num_frames, info.width, info.height) == (12, 128, 64)
+    assert info.frame_range(0.04, 0.12) == range(1, 3)  # 25 a second
+    assert numbers(decode.read_frames(pictures, [11, 0, 8], info=info)) == [12, 1, 9]
+    assert decode.read_frames(pictures, [3], short_side=32).shape == (1, 3, 32, 64)
+    with pytest.raises(VideoError, match="clip: only 12 frames"):
+        decode.read_frames(pictures, [12])
+
+
+def test_flow_beside_pictures_is_left_out_and_two_series_are_refused(pictures):
+    for name in ("flow_x_1.png", "flow_y_1.png", "notes.txt"):
+        (pictures / name).touch()
+    assert decode.probe(pictures).num_frames == 12
+    (pictures / "depth_1.png").touch()
+    with pytest.raises(VideoError, match=r"several series: depth_\*, image_\*"):
+        decode.probe(pictures)
+    with pytest.raises(VideoError, match="a folder without numbered pictures"):
+        decode.probe(pictures.parent)

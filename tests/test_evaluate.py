@@ -8,14 +8,16 @@ import torch
 import st_adapter
 from conftest import write_audio
 from st_adapter.config import ClipConfig
-from st_adapter.data.annotations import Video, read_annotations
+from st_adapter.data.annotations import read_annotations
 from st_adapter.data.dataset import Skipped
+from st_adapter.data.video_list import Video
 from st_adapter.errors import ArgumentError, DataError, VideoError
 from st_adapter.evaluate import evaluate, summarise
 from st_adapter.inspection import inspect_backbone, inspect_run
 from st_adapter.predict import Predictor, expand
 
-VIDEOS = [Video(path=Path(f"{i}.mp4"), label=label) for i, label in enumerate((0, 0, 0, 1, 1, 2))]
+LABELS = (0, 0, 0, 1, 1, 2)
+VIDEOS = [Video(path=Path(f"{i}.mp4"), targets=(label,)) for i, label in enumerate(LABELS)]
 
 
 def test_accuracies_by_hand():
@@ -44,7 +46,7 @@ def test_accuracies_by_hand():
 
 def test_top5_counts_the_five_best_of_many():
     scores = torch.arange(10.0).softmax(0).expand(2, 10)
-    videos = [Video(path=Path("a"), label=5), Video(path=Path("b"), label=4)]
+    videos = [Video(path=Path("a"), targets=(5,)), Video(path=Path("b"), targets=(4,))]
     result = summarise([*"abcdefghij"], videos, list(enumerate(scores)), [], ClipConfig())
     assert (result.top1, result.top5) == (0.0, 0.5)
 
@@ -68,7 +70,7 @@ def test_views_are_fused_by_the_mean_of_their_softmax(predictor, folder_data):
 
 
 def test_what_cannot_be_read_is_counted_and_listed(predictor, folder_data, tmp_path):
-    broken = Video(path=write_audio(tmp_path / "sound.mp4"), label=1)
+    broken = Video(path=write_audio(tmp_path / "sound.mp4"), targets=(1,))
     videos = [*read_annotations(folder_data).train[:3], broken]
     result = evaluate(predictor.model, videos, predictor.clip, workers=0)
     assert (result.num_videos, result.num_skipped) == (3, 1)

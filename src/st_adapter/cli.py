@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 import click
 
 from st_adapter import __version__
-from st_adapter.config import parse_views
+from st_adapter.config import DataConfig, parse_views
 from st_adapter.errors import ArgumentError, MemoryShortError, StAdapterError, TrainingError
 from st_adapter.flags import Verbs, config_options, run_options
 from st_adapter.method_table import METHODS
@@ -108,6 +108,9 @@ def train(
     is_flag=True,
     help="How much order counts: also with frames reversed, shuffled and frozen to one.",
 )
+@click.option("--videos", help="Folder of the videos that DATA lists.")
+@click.option("--columns", help="What a table calls its columns: path=file,label=class.")
+@click.option("--split", type=click.IntRange(1), help="Of several that are published (HMDB51).")
 @run_options
 def evaluate(
     run: Path, data: Path, out: Path | None, temporal: bool, views: str | None, **options: Any
@@ -126,9 +129,11 @@ def evaluate(
 
     file = evaluation_file(run, out)
 
+    given = {name: options.pop(name) for name in ("videos", "columns", "split")}
+    where = DataConfig(**{name: value for name, value in given.items() if value is not None})
     workers = options.pop("workers")
     predictor = Predictor(run, views=chosen, **options)
-    videos = evaluation_videos(run, data, predictor.model.labels)
+    videos = evaluation_videos(run, data, predictor.model.labels, where)
     result = run_evaluation(
         predictor.model,
         videos,

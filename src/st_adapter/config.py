@@ -9,6 +9,9 @@ from typing import Any, Literal, Union, get_args, get_origin
 from st_adapter.errors import ArgumentError, did_you_mean
 from st_adapter.method_table import METHODS
 
+COLUMNS = ("path", "label", "labels", "start_seconds", "end_seconds", "split")
+"""Of a table of videos."""
+
 PRECISIONS = ("auto", "float32", "bfloat16")
 
 
@@ -100,6 +103,41 @@ class ClipConfig:
             raise ArgumentError(
                 f"views are 1 or more in time and 1 or 3 in space, not {self.views}"
             )
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """How the videos that DATA lists are found.
+
+    Attributes:
+        videos: the folder that their names start from; None is that of the list.
+        columns: our names of columns to the table's own, such as "path=file,label=verb+noun".
+        split: of data sets that publish several, from 1.
+    """
+
+    videos: str | None = None
+    columns: str | None = None
+    split: int = 1
+
+    def __post_init__(self) -> None:
+        check_types(self)
+        _at_least("split", self.split, 1)
+        _ = self.column_names
+
+    @property
+    def column_names(self) -> dict[str, str]:
+        """Our name of each column to the table's own."""
+        names: dict[str, str] = {}
+        for text in (self.columns or "").split(",") if self.columns is not None else ():
+            ours, _, theirs = (part.strip() for part in text.partition("="))
+            if ours not in COLUMNS or not theirs or ours in names:
+                raise ArgumentError(
+                    f"columns takes pairs like path=file,label=class with each of "
+                    f"{', '.join(COLUMNS)} at most once, not {self.columns!r}"
+                    + did_you_mean(ours, list(COLUMNS))
+                )
+            names[ours] = theirs
+        return names
 
 
 def check_types(config: Any) -> None:
@@ -246,6 +284,17 @@ class TrainConfig:
         "such as 'g[0-9]+' for clips cut from one film.",
     )
 
+    videos: str | None = _setting(
+        None, "Data", "Folder of the videos that DATA lists; unset is the list's own."
+    )
+    columns: str | None = _setting(
+        None,
+        "Data",
+        "What a table calls its columns, such as path=file,label=class; label=verb+noun trains a "
+        "head for each.",
+    )
+    split: int = _setting(1, "Data", "Which split of a data set that publishes several (HMDB51).")
+
     seed: int = _setting(0, "Machine", "Seed of split, order, augmentation and initialisation.")
     workers: int = _setting(2, "Machine", "Processes that decode; 0 decodes in the main one.")
     precision: Literal["auto", "float32", "bfloat16"] = _setting(
@@ -278,7 +327,7 @@ class TrainConfig:
             raise ArgumentError(f"an area crop takes a range within (0, 1], not {self.crop_range}")
         if self.crop == "jitter" and not 1 <= low <= high:
             raise ArgumentError(f"a jitter crop takes a range from 1 up, not {self.crop_range}")
-        _ = self.adapter, self.clip, self.method_config, self.reversal_pairs
+        _ = self.adapter, self.clip, self.data, self.method_config, self.reversal_pairs
         in_time = METHODS[self.method].adapters == "spatio-temporal" and self.kernel_size[0] > 1
         if self.frames == 1 and self.init == "difference" and in_time:
             raise ArgumentError(
@@ -326,6 +375,11 @@ class TrainConfig:
         return ClipConfig(
             frames=self.frames, stride=self.stride, size=self.size, views=parse_views(self.views)
         )
+
+    @property
+    def data(self) -> DataConfig:
+        """How videos are found."""
+        return DataConfig(videos=self.videos, columns=self.columns, split=self.split)
 
     @property
     def reversal_pairs(self) -> dict[str, str]:

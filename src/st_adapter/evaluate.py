@@ -14,9 +14,9 @@ from torchmetrics.functional.classification import (
 
 from st_adapter.config import ClipConfig
 from st_adapter.data import decode
-from st_adapter.data.annotations import Video
 from st_adapter.data.dataset import Skipped
 from st_adapter.data.decode import Probe
+from st_adapter.data.video_list import Video
 from st_adapter.errors import DataError
 from st_adapter.frame_order import ORDERS
 from st_adapter.inference import score_videos

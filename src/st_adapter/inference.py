@@ -8,9 +8,9 @@ from torch import Tensor
 
 from st_adapter.config import ClipConfig
 from st_adapter.data import decode
-from st_adapter.data.annotations import Video
 from st_adapter.data.dataset import Skipped, view_loader
 from st_adapter.data.decode import Probe
+from st_adapter.data.video_list import Video
 from st_adapter.frame_order import Order, reorder
 from st_adapter.machine import autocast, clear_out_of_memory
 from st_adapter.model import VideoClassifier

@@ -1,5 +1,6 @@
 """Labels for videos that nobody has labelled."""
 
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -7,8 +8,10 @@ from typing import Any
 
 from st_adapter.checkpoint import load
 from st_adapter.config import PRECISIONS, ClipConfig
-from st_adapter.data.annotations import Video, find_videos
 from st_adapter.data.dataset import Skipped
+from st_adapter.data.formats.folders import find_videos
+from st_adapter.data.pictures import holds_pictures
+from st_adapter.data.video_list import Video
 from st_adapter.errors import ArgumentError, VideoError
 from st_adapter.inference import score_videos
 from st_adapter.machine import check_input_size, choose_device
@@ -103,6 +106,13 @@ class Predictor:
                 yield Prediction(path=videos[index].path, scores=ranked)
 
 
+def _expand(item: Path) -> list[Path]:
+    """Videos of a folder, which may be one itself, of pictures."""
+    if not item.is_dir():
+        return [item]
+    return find_videos(item) or ([item] if holds_pictures(os.listdir(item)) else [])
+
+
 def expand(inputs: Sequence[Path]) -> list[Path]:
     """Replace each folder by the videos in it; other paths stay, whatever their name.
 
@@ -111,7 +121,7 @@ def expand(inputs: Sequence[Path]) -> list[Path]:
     """
     if not any(item.exists() for item in inputs):
         raise ArgumentError(f"{', '.join(map(str, inputs))}: no such file or folder")
-    paths = [p for item in inputs for p in (find_videos(item) if item.is_dir() else [item])]
+    paths = [p for item in inputs for p in _expand(item)]
     if not paths:
         raise ArgumentError(f"{', '.join(map(str, inputs))}: no video in it")
     return paths

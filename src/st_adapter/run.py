@@ -16,12 +16,13 @@ from torch.optim import AdamW
 
 from st_adapter import checkpoint
 from st_adapter.backbones.weights import NAMED_SOURCES
-from st_adapter.config import TrainConfig
+from st_adapter.config import DataConfig, TrainConfig
 from st_adapter.data import decode
-from st_adapter.data.annotations import Annotations, Video, read_annotations, read_parts
+from st_adapter.data.annotations import Annotations, read_annotations, read_parts
 from st_adapter.data.dataset import Skipped
 from st_adapter.data.decode import Probe
-from st_adapter.errors import ArgumentError, CheckpointError
+from st_adapter.data.video_list import VideoList
+from st_adapter.errors import ArgumentError, CheckpointError, DataError
 from st_adapter.evaluate import Evaluation
 from st_adapter.files import append_json_line, atomic_path, read_json, read_json_lines, write_json
 from st_adapter.model import VideoClassifier
@@ -29,6 +30,7 @@ from st_adapter.optimization import MovingAverage
 from st_adapter.progress import say
 from st_adapter.provenance import command, versions
 from st_adapter.recipes import resolve
+from st_adapter.task import Task
 
 _NAMES = ("config.json", "adapter", "adapter_last", "metrics.jsonl", "eval.json", "state")
 
@@ -168,11 +170,8 @@ class Run:
     @cached_property
     def data_digest(self) -> str:
         """SHA-256 over labels, and path, label and segment of each video."""
-        sha = hashlib.sha256(repr(self.data.labels).encode("utf-8", "surrogateescape"))
-        for video in (*self.data.train, *self.data.val):
-            row = (str(video.path.resolve()), video.label, video.start_seconds, video.end_seconds)
-            sha.update(repr(row).encode("utf-8", "surrogateescape"))
-        return sha.hexdigest()
+        parts = (self.data.labels, self.data.train.digest(), self.data.val.digest())
+        return hashlib.sha256(repr(parts).encode("utf-8", "surrogateescape")).hexdigest()
 
     @property
     def _state_file(self) -> Path:
@@ -282,6 +281,7 @@ def absolute_paths(config: TrainConfig) -> dict[str, Any]:
     return {
         "weights": config.weights if named else str(Path(config.weights).resolve()),
         "val": None if config.val is None else str(Path(config.val).resolve()),
+        "videos": None if config.videos is None else str(Path(config.videos).resolve()),
     }
 
 
@@ -294,18 +294,38 @@ def _write_json_lines(file: Path, lines: list[dict[str, Any]]) -> None:
 
 
 def read_videos(data: Path, config: TrainConfig) -> Annotations:
-    """Read DATA in the two parts that a configuration trains and validates on."""
+    """Read DATA in the two parts that a configuration trains and validates on.
+
+    Raises:
+        DataError: as `read_parts`, and where a video has several labels.
+    """
     val = Path(config.val) if config.val is not None else None
-    return read_parts(data, val, config.val_fraction, config.seed, config.group)
+    return _one_label(
+        data, read_parts(data, val, config.val_fraction, config.seed, config.group, config.data)
+    )
 
 
-def evaluation_videos(run: Path, data: Path, labels: Sequence[str]) -> tuple[Video, ...]:
+def _one_label(data: Path, annotations: Annotations) -> Annotations:
+    if annotations.task != Task():
+        raise DataError(
+            f"{data} has several labels a video; a classifier answers one so far: "
+            "name it by --columns label=NAME"
+        )
+    return annotations
+
+
+def evaluation_videos(
+    run: Path,
+    data: Path,
+    labels: Sequence[str],
+    options: DataConfig = DataConfig(),
+) -> VideoList:
     """The videos of DATA to measure the classifier in `run` on.
 
     Its validation part; without one, all of it, but for the DATA that the run was trained on:
     of that, the part that was held out.
     """
-    given = read_annotations(data, labels)
+    given = _one_label(data, read_annotations(data, labels, options))
     if not given.val and (run / "config.json").is_file():
         trained_on, _, config = recorded_run(run)
         if trained_on == data.resolve():
@@ -313,7 +333,7 @@ def evaluation_videos(run: Path, data: Path, labels: Sequence[str]) -> tuple[Vid
                 say(f"note: the run was trained on {data}; its validation data is {config.val}")
                 return given.train
             say(f"evaluating on the part of {data} that was held out from training")
-            return read_parts(data, None, config.val_fraction, config.seed, config.group).val
+            return read_videos(data, config).val
     return given.val or given.train
 
 

@@ -3,18 +3,13 @@
 import csv
 import dataclasses
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from st_adapter.config import TrainConfig, check_method
-from st_adapter.data.annotations import (
-    Annotations,
-    Video,
-    checked_parts,
-    split_validation,
-)
+from st_adapter.data.annotations import Annotations, checked_parts, split_validation
 from st_adapter.errors import ArgumentError
 from st_adapter.files import atomic_path, read_json, write_json
 
@@ -101,6 +96,8 @@ class Plan:
             epochs=epochs,
             val=None,  # the lists of videos hold both parts
             group=None,
+            videos=None,
+            columns=None,
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -138,8 +135,9 @@ def write_plan(folder: Path, plan: Plan, videos: Annotations) -> None:
     parts = {"videos.csv": videos}
     if len(plan.rates) > 1:
         train, held = split_validation(videos.train, config.val_fraction, config.seed, config.group)
-        parts["search.csv"] = checked_parts(Path(plan.data), videos.labels, train, held)
-    for video in (*videos.train, *videos.val):
+        data = Path(plan.data)
+        parts["search.csv"] = checked_parts(data, videos.labels, train, held, videos.task)
+    for video in chain(videos.train, videos.val):
         if not _is_text(str(video.path)):
             raise ArgumentError(f"{str(video.path)!r} is no name that a list can hold; rename it")
     before = read_plan(folder)
@@ -151,7 +149,7 @@ def write_plan(folder: Path, plan: Plan, videos: Annotations) -> None:
         write_json(folder / PLAN_FILE, plan.to_json())
     for name, part in parts.items():
         if not (folder / name).exists():
-            write_videos(folder / name, part.labels, part.train, part.val)
+            write_videos(folder / name, part)
 
 
 def read_plan(folder: Path) -> dict[str, Any] | None:
@@ -189,14 +187,12 @@ def _is_text(name: str) -> bool:
     return True
 
 
-def write_videos(
-    file: Path, labels: Sequence[str], train: Sequence[Video], val: Sequence[Video]
-) -> None:
+def write_videos(file: Path, videos: Annotations) -> None:
     """Write both parts as one .csv that training reads."""
     with atomic_path(file) as temporary, temporary.open("w", newline="", encoding="utf-8") as text:
         writer = csv.writer(text)
         writer.writerow(("path", "label", "start_seconds", "end_seconds", "split"))
-        for split, videos in (("train", train), ("val", val)):
-            for v in videos:
-                path = v.path.resolve()
-                writer.writerow((path, labels[v.label], v.start_seconds, v.end_seconds, split))
+        for split, part in (("train", videos.train), ("val", videos.val)):
+            for v in part:
+                label = videos.labels[v.label]
+                writer.writerow((v.path.resolve(), label, v.start_seconds, v.end_seconds, split))

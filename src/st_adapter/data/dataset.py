@@ -4,6 +4,7 @@ import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from jaxtyping import UInt8
 from torch import Tensor
@@ -11,8 +12,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from st_adapter.config import ClipConfig
 from st_adapter.data import decode, sample
-from st_adapter.data.annotations import Video
 from st_adapter.data.augment import TrainTransform, spatial_views
+from st_adapter.data.video_list import Video, VideoList
 from st_adapter.errors import DataError, VideoError
 from st_adapter.interrupt import ignore_interrupt
 
@@ -85,7 +86,7 @@ class TrainDataset(Dataset[TrainItem]):
         reversal: Mapping[int, int] | None = None,
         probe: decode.Probe = decode.probe,
     ) -> None:
-        self.videos = videos
+        self.videos = VideoList.of(videos)
         self.clip = clip
         self.transform = transform
         self.seed = seed
@@ -104,7 +105,7 @@ class TrainDataset(Dataset[TrainItem]):
         epoch, index = key
         rng = random.Random(f"{self.seed} {epoch} {index}")
         skipped: list[Skipped] = []
-        for video in self._candidates(self.videos[index], rng):
+        for video in self._candidates(index, rng):
             try:
                 clip = self._clip(video, rng)
                 return TrainItem(
@@ -117,13 +118,17 @@ class TrainDataset(Dataset[TrainItem]):
                 skipped.append(Skipped(path=str(video.path), reason=str(error)))
         return TrainItem(clip=None, label=-1, skipped=tuple(skipped))
 
-    def _candidates(self, video: Video, rng: random.Random) -> Iterator[Video]:
+    def _candidates(self, index: int, rng: random.Random) -> Iterator[Video]:
         """The video, then others of its class, then any."""
-        yield video
-        mates = [v for v in self.videos if v.label == video.label and v is not video]
-        yield from rng.sample(mates, min(_SUBSTITUTES, len(mates)))
-        others = [v for v in self.videos if v.label != video.label]
-        yield from rng.sample(others, min(_SUBSTITUTES, len(others)))
+        yield self.videos[index]
+        classes = self.videos.first_targets()
+        alike = classes == classes[index]
+        alike[index] = False
+        mates = np.flatnonzero(alike)
+        others = np.flatnonzero(classes != classes[index])
+        for choice in (mates, others):
+            for i in rng.sample(range(len(choice)), min(_SUBSTITUTES, len(choice))):
+                yield self.videos[int(choice[i])]
 
     def _clip(self, video: Video, rng: random.Random) -> Tensor:
         def choose(num_frames: int) -> list[int]:
@@ -139,7 +144,7 @@ class ViewDataset(Dataset[Views]):
     def __init__(
         self, videos: Sequence[Video], clip: ClipConfig, probe: decode.Probe = decode.probe
     ) -> None:
-        self.videos = videos
+        self.videos = VideoList.of(videos)
         self.clip = clip
         self.probe = probe
 

@@ -16,7 +16,8 @@ from av.video.reformatter import Interpolation, VideoReformatter
 from jaxtyping import UInt8
 from torch import Tensor
 
-from st_adapter.data.video_info import VideoInfo
+from st_adapter.data.pictures import list_pictures
+from st_adapter.data.video_info import PICTURES_PER_SECOND, VideoInfo
 from st_adapter.errors import VideoError
 
 _OPTIONS = {"protocol_whitelist": "file"}
@@ -50,6 +51,8 @@ def probe(path: Path) -> VideoInfo:
     Raises:
         VideoError: the file is missing, empty, unreadable or holds no video.
     """
+    if path.is_dir():
+        return _probe_pictures(path)
     packets: list[tuple[int | None, bool]] = []
     first: VideoFrame | None = None
     with _open(path) as container:
@@ -106,13 +109,50 @@ def read_frames(
     """
     wanted = sorted(set(indices))
     found: dict[int, Tensor] = {}
-    if info is not None and info.stamped and wanted[-1] < info.num_frames:
+    if path.is_dir():
+        found = _read_pictures(path, wanted, _ToRgb(short_side))
+    elif info is not None and info.stamped and wanted[-1] < info.num_frames:
         found = _read_by_time(path, wanted, info, _ToRgb(short_side))
     if len(found) < len(wanted):  # damaged, or frames that no packet tells of: count them
         found, count = _read_by_count(path, wanted, _ToRgb(short_side))
         if len(found) < len(wanted):
             raise TruncatedError(path, count)
     return torch.stack([found[i] for i in indices]).permute(0, 3, 1, 2)
+
+
+def _probe_pictures(folder: Path) -> VideoInfo:
+    """As of a video whose every frame is a key frame."""
+    files = list_pictures(folder)
+    with _open(files[0]) as container:
+        stream = container.streams.video[0]
+        size, codec = (stream.width, stream.height), stream.codec_context.name
+    numbers = np.arange(len(files))
+    return VideoInfo(
+        path=folder,
+        pts=numbers,
+        time_base=Fraction(1, PICTURES_PER_SECOND),
+        keys=numbers,
+        stamped=False,
+        width=size[0],
+        height=size[1],
+        rotation=0,
+        codec=codec,
+        digest=_digest(files[0]),
+    )
+
+
+def _read_pictures(folder: Path, wanted: Sequence[int], to_rgb: "_ToRgb") -> dict[int, Tensor]:
+    files = list_pictures(folder)
+    if wanted[-1] >= len(files):
+        raise TruncatedError(folder, len(files))
+    found: dict[int, Tensor] = {}
+    for number in wanted:
+        with _open(files[number]) as container:
+            frame = next(_decode(container), None)
+        if frame is None:
+            raise VideoError(f"{files[number]}: no picture in it")
+        found[number] = to_rgb(frame)
+    return found
 
 
 def plan_seeks(wanted: Sequence[int], keys: Sequence[int]) -> list[tuple[int | None, list[int]]]:

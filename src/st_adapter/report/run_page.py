@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from st_adapter.config import ClipConfig
-from st_adapter.data.annotations import Video
+from st_adapter.data.video_list import Video
 from st_adapter.files import read_json, read_json_lines
 from st_adapter.report.figures import learning_curves
 from st_adapter.report.film import film_strip

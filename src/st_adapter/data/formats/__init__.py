@@ -1,0 +1,67 @@
+"""The forms that data sets are published in, one file for each."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from st_adapter.config import DataConfig
+from st_adapter.data.formats import (
+    charades,
+    epic,
+    folders,
+    hmdb51,
+    json_lists,
+    kinetics,
+    lists,
+    tables,
+)
+from st_adapter.data.formats.listing import Listing, Root, read_header
+from st_adapter.errors import DataError
+
+_FORMS = "a folder, a .csv, .parquet or .json table, or a .txt list"
+
+
+def read_listing(path: Path, options: DataConfig) -> Listing:
+    """Read DATA in whichever form it is.
+
+    Raises:
+        DataError: it is none of them, or says what makes no sense.
+    """
+    if not path.exists():
+        raise DataError(f"{path} does not exist; DATA is {_FORMS}")
+    folder = path if path.is_dir() else path.parent
+    root = Root(Path(options.videos) if options.videos else folder, path)
+    if not Path(root.folder).is_dir():
+        raise DataError(f"{root.folder} is no folder; --videos takes the one that holds the videos")
+    if path.is_dir():
+        is_hmdb51 = hmdb51.matches(path)
+        return hmdb51.read(path, root, options.split) if is_hmdb51 else folders.read(path)
+    suffix = path.suffix.lower()
+    if suffix == ".csv":
+        return _read_csv(path, root, options)
+    if suffix == ".parquet":
+        return tables.read(path, root, options.column_names)
+    if suffix == ".json":
+        return json_lists.read(path, root)
+    if suffix == ".txt":
+        return lists.read(path, root)
+    raise DataError(f"{path}: DATA is {_FORMS}, not {path.suffix!r}")
+
+
+def _read_csv(path: Path, root: Root, options: DataConfig) -> Listing:
+    """A table with a header that names its form, or PySlowFast's list, which has none."""
+    header = read_header(path)
+    if not options.column_names:
+        for columns, read in _HEADERS:
+            if columns <= set(header):
+                return read(path, root)
+        if header and lists.is_list(header):
+            return lists.read(path, root)
+    return tables.read(path, root, options.column_names)
+
+
+_HEADERS: tuple[tuple[frozenset[str], Callable[[Path, Root], Listing]], ...] = (
+    (kinetics.HEADER, kinetics.read),
+    (epic.HEADER, epic.read),
+    (charades.HEADER, charades.read),
+)
+"""Columns that tell a form, and who reads it."""

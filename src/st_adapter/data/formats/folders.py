@@ -1,0 +1,71 @@
+"""A folder with a folder of videos for each class, or with train/ and val/ in that form."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from st_adapter.data import pictures
+from st_adapter.data.formats.listing import SPLITS, Listing
+from st_adapter.errors import DataError
+
+VIDEO_SUFFIXES = frozenset(
+    f".{suffix}"
+    for suffix in (
+        *("3g2", "3gp", "asf", "avi", "flv", "gif", "m2ts", "m4v", "mkv", "mov", "mp4", "mpeg"),
+        *("mpg", "mts", "ogv", "ts", "vob", "webm", "wmv"),
+    )
+)
+
+
+def read(folder: Path) -> Listing:
+    """Read class folders."""
+    parts = {child.name.lower(): child for child in _subfolders(folder)}
+    listing = Listing()
+    if "train" not in parts:
+        _read_classes(folder, "train", listing)
+        return listing
+    _read_classes(parts["train"], "train", listing)
+    for name, split in SPLITS.items():
+        if split != "train" and name in parts:
+            _read_classes(parts[name], "val", listing)
+            break
+    return listing
+
+
+def find_videos(folder: Path) -> list[Path]:
+    """All videos below `folder`, sorted: files that look like one, and folders of pictures."""
+    return [Path(path) for path in sorted(_find(folder), key=lambda path: path.split(os.sep))]
+
+
+def _find(folder: Path) -> Iterator[str]:
+    for at, folders, files in os.walk(folder):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        visible = [name for name in files if not name.startswith(".")]
+        suffixes = [os.path.splitext(name)[1].lower() for name in visible]
+        if at != str(folder) and pictures.holds_pictures(visible):
+            yield at
+        for name, suffix in zip(visible, suffixes, strict=True):
+            path = os.path.join(at, name)
+            if suffix in VIDEO_SUFFIXES and os.path.isfile(path):
+                yield path
+
+
+def _read_classes(folder: Path, split: str, listing: Listing) -> None:
+    before = len(listing.paths)
+    for child in _subfolders(folder):
+        for path in find_videos(child):
+            listing.add(str(path), child.name, split=split)
+    if len(listing.paths) > before:
+        return
+    loose = len(find_videos(folder))
+    lists = [p.name for base in (folder, folder.parent) for p in sorted(base.glob("*.csv"))]
+    hint = f"; or give a list instead: {', '.join(lists)} lie beside it" if lists else ""
+    raise DataError(
+        f"{folder} holds {loose} videos but no folder per class{hint}"
+        if loose
+        else f"{folder} holds no video; DATA is a folder with one folder of videos per class{hint}"
+    )
+
+
+def _subfolders(folder: Path) -> list[Path]:
+    return sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))

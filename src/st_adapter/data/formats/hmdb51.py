@@ -1,0 +1,33 @@
+"""HMDB51's folder of splits: CLASS_test_splitN.txt with lines "video 1" (train), 2 (test) or 0."""
+
+import re
+from pathlib import Path
+
+from st_adapter.data.formats.listing import Listing, Root, read_text
+from st_adapter.errors import DataError
+
+_NAME = re.compile(r"(.+)_test_split(\d+)\.txt")
+_PARTS = {"1": "train", "2": "val"}
+
+
+def matches(folder: Path) -> bool:
+    """Whether a folder holds such splits."""
+    return any(_NAME.fullmatch(file.name) for file in folder.glob("*_test_split*.txt"))
+
+
+def read(folder: Path, root: Root, split: int) -> Listing:
+    """Read one of the three splits."""
+    listing = Listing()
+    for file in sorted(folder.glob(f"*_test_split{split}.txt")):
+        label = file.name.removesuffix(f"_test_split{split}.txt")
+        for line, text in enumerate(read_text(file).splitlines(), start=1):
+            if not text.strip():
+                continue
+            name, _, part = text.strip().rpartition(" ")
+            if part not in ("0", *_PARTS):
+                raise DataError(f'{file} line {line}: a line is "video 0, 1 or 2", not {text!r}')
+            if part in _PARTS:
+                listing.add(root.find(f"{label}/{name}", name), label, split=_PARTS[part])
+    if not listing.paths:
+        raise DataError(f"{folder} has no split {split}; --split is 1, 2 or 3")
+    return listing

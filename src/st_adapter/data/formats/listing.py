@@ -1,0 +1,216 @@
+"""What an annotation file says: videos with their labels by name."""
+
+import csv
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from st_adapter.errors import DataError
+
+WHOLE = float("nan")
+"""Start or end of a video that is not a segment."""
+
+SPLITS = {
+    "train": "train",
+    "training": "train",
+    "val": "val",
+    "validate": "val",
+    "validation": "val",
+    "test": "test",
+    "testing": "test",
+}
+"""Names of the parts as they are written, to ours."""
+
+SHOWN = 5
+"""Most examples in a message."""
+
+
+@dataclass(kw_only=True)
+class Listing:
+    """Videos as a reader found them, in columns.
+
+    Attributes:
+        paths: absolute, or from the working directory.
+        labels: by name, of each video: one, any number, or one of each head.
+        start_seconds, end_seconds: the segment; NaN is the start or end of the file.
+        splits: "train", "val" or "test".
+        classes: all names in order where the data set says, for each head; else those found.
+        heads: names of the heads where there are several.
+        multi_label: a video has any number of labels.
+    """
+
+    paths: list[str] = field(default_factory=list)
+    labels: list[tuple[str, ...]] = field(default_factory=list)
+    start_seconds: list[float] = field(default_factory=list)
+    end_seconds: list[float] = field(default_factory=list)
+    splits: list[str] = field(default_factory=list)
+    classes: tuple[Sequence[str], ...] = ()
+    heads: tuple[str, ...] = ()
+    multi_label: bool = False
+
+    def add(
+        self,
+        path: str,
+        *labels: str,
+        start_seconds: float = WHOLE,
+        end_seconds: float = WHOLE,
+        split: str = "train",
+    ) -> None:
+        """Append a video."""
+        self.paths.append(path)
+        self.labels.append(labels)
+        self.start_seconds.append(start_seconds)
+        self.end_seconds.append(end_seconds)
+        self.splits.append(split)
+
+
+class Root:
+    """The folder that holds the videos which a list names.
+
+    Args:
+        folder: where the names start.
+        file: the list, for messages.
+    """
+
+    def __init__(self, folder: Path, file: Path) -> None:
+        self.folder = os.path.abspath(folder)
+        self.file = file
+        self._start = self.folder.rstrip(os.sep) + os.sep
+        self._by_stem: dict[str, str] | None = None
+
+    def join(self, name: str, line: int) -> str:
+        """Path of a name, which must not lead out of the folder.
+
+        Raises:
+            DataError: it does.
+        """
+        if os.path.isabs(name):
+            return name
+        if ".." not in name:
+            return f"{self._start}{name}"
+        path = os.path.normpath(f"{self._start}{name}")
+        if not path.startswith(self._start):
+            raise DataError(
+                f"{self.file} line {line}: {name!r} leaves the data folder {self.folder}; "
+                "give the folder that holds the videos by --videos, or absolute paths"
+            )
+        return path
+
+    def find(self, *names: str) -> str:
+        """Path of the first of `names` that is there, in any folder below, with any suffix.
+
+        Names are stems or paths that end in one. Where none is there, it is the first.
+        """
+        for name in names:
+            path = os.path.join(self.folder, name)
+            if os.path.exists(path):
+                return path
+        stems = self._stems()
+        for name in names:
+            found = stems.get(os.path.splitext(os.path.basename(name))[0]) or stems.get(name)
+            if found:
+                return found
+        return os.path.join(self.folder, names[0])
+
+    def _stems(self) -> dict[str, str]:
+        """Every file and folder below, by name without suffix; listed once."""
+        if self._by_stem is None:
+            self._by_stem = {}
+            for folder, folders, files in os.walk(self.folder):
+                folders[:] = sorted(f for f in folders if not f.startswith("."))
+                for name in (*folders, *sorted(files)):
+                    stem = name if name in folders else os.path.splitext(name)[0]
+                    self._by_stem.setdefault(stem, os.path.join(folder, name))
+        return self._by_stem
+
+
+def read_text(path: Path) -> str:
+    """The text of a file.
+
+    Raises:
+        DataError: it cannot be read, or is not UTF-8.
+    """
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"{path} is not UTF-8 text ({error.reason} at byte {error.start})"
+        ) from None
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror}") from None
+
+
+def read_rows(path: Path) -> Iterator[tuple[int, list[str]]]:
+    """Line number and fields of each row of a .csv below its header; missing fields are empty."""
+    reader = csv.reader(read_text(path).splitlines())
+    width = len(next(reader, []))
+    try:
+        for row in reader:
+            if row:
+                yield reader.line_num, row + [""] * (width - len(row))
+    except csv.Error as error:
+        raise DataError(f"{path} line {reader.line_num}: {error}") from None
+
+
+def read_records(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
+    """Line number and columns of each row of a .csv with a header."""
+    header = read_header(path)
+    return ((line, dict(zip(header, row, strict=False))) for line, row in read_rows(path))
+
+
+def read_header(path: Path) -> list[str]:
+    """The first line of a .csv, as columns."""
+    text = read_text(path)
+    return next(csv.reader(text.splitlines()[:1]), [])
+
+
+def seconds(text: str, path: Path, line: int) -> float:
+    """A time: seconds, or hours, minutes and seconds with colons. Empty is WHOLE.
+
+    >>> seconds("00:01:02.5", Path("a.csv"), 2)
+    62.5
+    """
+    if not text.strip():
+        return WHOLE
+    try:
+        value: float = sum(
+            float(p) * 60**i for i, p in enumerate(reversed(text.strip().split(":")))
+        )
+    except ValueError:
+        value = -1.0
+    if not 0 <= value < float("inf"):
+        raise DataError(f"{path} line {line}: {text!r} is no time in seconds")
+    return value
+
+
+def check_segment(start: float, end: float, path: Path, line: int) -> None:
+    """Raise DataError for a segment of no length."""
+    if end <= (0.0 if start != start else start):
+        raise DataError(f"{path} line {line}: the segment {start} to {end} s has no length")
+
+
+def class_name(index: str, classes: Sequence[str], path: Path, line: int) -> str:
+    """The class with an index.
+
+    Raises:
+        DataError: there is none.
+    """
+    if not index.isdecimal() or int(index) >= len(classes):
+        raise DataError(
+            f"{path} line {line}: label {index!r} is neither a name nor an index of the "
+            f"{len(classes)} classes (0 to {len(classes) - 1})"
+        )
+    return classes[int(index)]
+
+
+def beside(path: Path, *names: str) -> Path | None:
+    """The first of these files that lies in the same folder."""
+    return next((path.parent / name for name in names if (path.parent / name).is_file()), None)
+
+
+def examples(items: Iterable[Any]) -> str:
+    """The first few, as text."""
+    shown = [str(item) for _, item in zip(range(SHOWN + 1), items, strict=False)]
+    return ", ".join(shown[:SHOWN]) + (" ..." if len(shown) > SHOWN else "")

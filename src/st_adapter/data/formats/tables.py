@@ -1,0 +1,108 @@
+"""A .csv or .parquet table with a row for each video, its columns named as ours or by option."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+from st_adapter.config import COLUMNS
+from st_adapter.data.formats.listing import (
+    SPLITS,
+    WHOLE,
+    Listing,
+    Root,
+    check_segment,
+    read_header,
+    read_rows,
+    seconds,
+)
+from st_adapter.errors import DataError, did_you_mean
+
+SEPARATOR = ";"
+"""Between the labels of a video with many."""
+
+
+def read(path: Path, root: Root, columns: Mapping[str, str]) -> Listing:
+    """Read a table.
+
+    Args:
+        columns: our name of a column to the table's own; "verb+noun" for `label` makes heads.
+    """
+    is_parquet = path.suffix.lower() == ".parquet"
+    header, rows = _read_parquet(path) if is_parquet else (read_header(path), read_rows(path))
+    names, heads = _settle(path, header, columns)
+    place = {name: [header.index(column) for column in theirs] for name, theirs in names.items()}
+    videos, labels = place["path"][0], place.get("label", [])
+    many = place["labels"][0] if "labels" in place else None
+    times = [place.get(name, [-1])[0] for name in ("start_seconds", "end_seconds")]
+    split = place.get("split", [-1])[0]
+    listing = Listing(heads=heads, multi_label=many is not None)
+    for line, row in rows:
+        video = row[videos].strip()
+        given = _split(row[many]) if many is not None else [row[i].strip() for i in labels]
+        if not video or "" in given:
+            raise DataError(f"{path} line {line}: path or label is empty")
+        start, end = (seconds(row[i], path, line) if i >= 0 else WHOLE for i in times)
+        check_segment(start, end, path, line)
+        part = row[split].strip().lower() or "train" if split >= 0 else "train"
+        if part not in SPLITS:
+            raise DataError(f"{path} line {line}: split is train or val, not {part!r}")
+        listing.add(
+            root.join(video, line),
+            *given,
+            start_seconds=start,
+            end_seconds=end,
+            split=SPLITS[part],
+        )
+    return listing
+
+
+def _split(text: str) -> list[str]:
+    return [label.strip() for label in text.split(SEPARATOR) if label.strip()]
+
+
+def _settle(
+    path: Path, header: Sequence[str], columns: Mapping[str, str]
+) -> tuple[dict[str, list[str]], tuple[str, ...]]:
+    """Our name of each column to the table's, and the heads where there are several."""
+    named = {ours: theirs.split("+") for ours, theirs in columns.items()}
+    for theirs in (column for group in named.values() for column in group):
+        if theirs not in header:
+            raise DataError(
+                f"{path} has no column {theirs!r}; its header is {','.join(header)!r}"
+                + did_you_mean(theirs, list(header))
+            )
+    if not columns:
+        for column in header:
+            hint = did_you_mean(column, list(COLUMNS))
+            if column not in COLUMNS and hint:
+                raise DataError(f"{path} has an unknown column {column!r}{hint}")
+    names = {name: [name] for name in COLUMNS if name in header} | named
+    missing = [name for name in ("path", "label") if name not in names]
+    if missing == ["label"] and "labels" in names:
+        missing = []
+    if missing:
+        raise DataError(
+            f"{path} has no column {' or '.join(missing)}; its header is {','.join(header)!r}, "
+            "it needs path,label and may have start_seconds,end_seconds,split; "
+            "other names are given by --columns path=NAME,label=NAME"
+        )
+    if "label" in names:
+        names.pop("labels", None)
+    heads = tuple(names.get("label", ()))
+    return names, heads if len(heads) > 1 else ()
+
+
+def _read_parquet(path: Path) -> tuple[list[str], Iterator[tuple[int, list[str]]]]:
+    try:
+        from pyarrow import parquet
+    except ImportError:
+        raise DataError(
+            f"{path}: reading .parquet needs pyarrow; pip install 'st-adapter[parquet]', "
+            "or give a .csv"
+        ) from None
+    try:
+        table = parquet.read_table(path)
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path} cannot be read: {error}") from None
+    columns = [table.column(i).to_pylist() for i in range(table.num_columns)]
+    rows = (["" if v is None else str(v) for v in row] for row in zip(*columns, strict=True))
+    return list(table.column_names), enumerate(rows, start=1)

@@ -1,0 +1,28 @@
+"""What a classifier answers: one label, any number of labels, or one of each of several heads."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """How the classes of a data set belong together.
+
+    Attributes:
+        heads: name and number of classes of each head, in the order of the classes; empty for one.
+        multi_label: a video shows any number of the classes.
+    """
+
+    heads: tuple[tuple[str, int], ...] = ()
+    multi_label: bool = False
+
+    def slices(self, num_classes: int) -> Iterator[tuple[str, slice]]:
+        """Name of each head, and which classes are its own.
+
+        >>> list(Task(heads=(("verb", 2), ("noun", 3))).slices(5))
+        [('verb', slice(0, 2, None)), ('noun', slice(2, 5, None))]
+        """
+        start = 0
+        for name, count in self.heads or (("", num_classes),):
+            yield name, slice(start, start + count)
+            start += count
