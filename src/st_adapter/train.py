@@ -223,15 +223,20 @@ def _train_epoch(
         raise KeyboardInterrupt
 
 
-def _train_loader(run: Run, sampler: EpochSampler) -> DataLoader[TrainBatch | DataError]:
-    config = run.config
-    transform = TrainTransform(
+def train_transform(config: TrainConfig) -> TrainTransform:
+    """The draws that a configuration trains with."""
+    return TrainTransform(
         size=config.size,
         crop=config.crop,
         crop_range=config.crop_range,
         flip=config.flip,
         randaugment=config.randaugment,
     )
+
+
+def _train_loader(run: Run, sampler: EpochSampler) -> DataLoader[TrainBatch | DataError]:
+    config = run.config
+    transform = train_transform(config)
     return DataLoader(
         TrainDataset(run.data.train, config.clip, transform, config.seed, run.reversal, run.probe),  # type: ignore[arg-type]
         batch_sampler=sampler,
