@@ -18,9 +18,8 @@ from typing import Any
 
 import torch
 
-from st_adapter.comparison.plan import write_videos
 from st_adapter.config import TrainConfig
-from st_adapter.data.annotations import split_validation
+from st_adapter.data.annotations import split_validation, write_table
 from st_adapter.errors import TrainingError
 from st_adapter.progress import say
 from st_adapter.run import read_videos
@@ -106,7 +105,7 @@ def _hold_out(study: Path, name: str, data: Path) -> Path:
     videos = read_videos(data, TrainConfig())
     train_part, held_out = split_validation(videos.train, 0.2, 0, SETS[name].get("group"))
     parts = replace(videos, train=train_part, val=held_out)
-    write_videos(study / f"{name}.csv", parts)
+    write_table(study / f"{name}.csv", parts)
     return study / f"{name}.csv"
 
 

@@ -12,6 +12,7 @@ from st_adapter import cli
 VERBS = [
     "demo",
     "train",
+    "check",
     "evaluate",
     "predict",
     "compare",

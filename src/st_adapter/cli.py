@@ -17,9 +17,9 @@ from typing import Any, TypeVar
 import click
 
 from st_adapter import __version__
-from st_adapter.config import DataConfig, parse_views
+from st_adapter.config import ClipConfig, DataConfig, parse_views
 from st_adapter.errors import ArgumentError, MemoryShortError, StAdapterError, TrainingError
-from st_adapter.flags import Verbs, config_options, run_options
+from st_adapter.flags import Verbs, config_options, data_options, run_options
 from st_adapter.method_table import METHODS
 from st_adapter.recipes import ALIASES, resolve
 
@@ -108,9 +108,7 @@ def train(
     is_flag=True,
     help="How much order counts: also with frames reversed, shuffled and frozen to one.",
 )
-@click.option("--videos", help="Folder of the videos that DATA lists.")
-@click.option("--columns", help="What a table calls its columns: path=file,label=class.")
-@click.option("--split", type=click.IntRange(1), help="Of several that are published (HMDB51).")
+@data_options
 @run_options
 def evaluate(
     run: Path, data: Path, out: Path | None, temporal: bool, views: str | None, **options: Any
@@ -208,6 +206,45 @@ def predict(
                 click.echo(f"{result.path}: " + ", ".join(f"{n} {s:.1%}" for n, s in scores))
             progress.advance()
     return SOME_FAILED if failed else DONE
+
+
+@app.command()
+@click.argument("data", type=_PATH)
+@click.option("--out", type=_PATH, help="Folder for check.json and clean.csv, a list to train on.")
+@click.option("--deep", is_flag=True, help="Decode every file to its end.")
+@click.option("--val", type=_PATH, help="Validation data, in any form DATA takes.")
+@click.option("--frames", type=click.IntRange(1), default=8, show_default=True, help="In a clip.")
+@click.option("--stride", type=click.IntRange(0), default=0, show_default=True, help="Of a clip.")
+@click.option("--workers", type=click.IntRange(0), default=2, show_default=True, help="Processes.")
+@data_options
+def check(
+    data: Path,
+    out: Path | None,
+    deep: bool,
+    val: Path | None,
+    frames: int,
+    stride: int,
+    workers: int,
+    **where: Any,
+) -> int:
+    """Say what is wrong with the videos in DATA before time is spent on training.
+
+    Files that cannot be read or end early, videos in both parts or under two labels, classes that
+    are in one part alone; and what is worth knowing. Exit code 1 when something is wrong.
+    """
+    given = {name: value for name, value in where.items() if value is not None}
+    from st_adapter.check_table import print_check, write_check
+    from st_adapter.data.annotations import both_parts
+    from st_adapter.data.check import check_data
+    from st_adapter.data.index import index_of
+
+    videos = both_parts(data, val, DataConfig(**given))
+    clip = ClipConfig(frames=frames, stride=stride)
+    found, clean = check_data(videos, clip, index_of(data), deep=deep, workers=workers)
+    print_check(found)
+    if out is not None:
+        write_check(out, found, clean)
+    return SOME_FAILED if found.faults else DONE
 
 
 @config_options("method", "lr", "lr_per_256", "head_lr", "keep")

@@ -86,6 +86,17 @@ def config_options(*without: str) -> Callable[[click.Command], click.Command]:
     return decorate
 
 
+def data_options(command: Callable[..., int]) -> Callable[..., int]:
+    """Flags that say where the videos of a list are and what its columns are called."""
+    for option in (
+        click.option("--split", type=click.IntRange(1), help="Of several published ones (HMDB51)."),
+        click.option("--columns", help="What a table calls its columns: path=file,label=class."),
+        click.option("--videos", help="Folder of the videos that DATA lists."),
+    ):
+        command = option(command)
+    return command
+
+
 def run_options(command: Callable[..., int]) -> Callable[..., int]:
     """Flags of the verbs that use a trained run."""
     for option in (

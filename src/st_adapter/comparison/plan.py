@@ -1,6 +1,5 @@
 """What a comparison will do: its cells, and the lists of videos that all of them share."""
 
-import csv
 import dataclasses
 import json
 from dataclasses import dataclass
@@ -9,9 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from st_adapter.config import TrainConfig, check_method
-from st_adapter.data.annotations import Annotations, checked_parts, split_validation
+from st_adapter.data.annotations import (
+    Annotations,
+    checked_parts,
+    split_validation,
+    write_table,
+)
 from st_adapter.errors import ArgumentError
-from st_adapter.files import atomic_path, read_json, write_json
+from st_adapter.files import read_json, write_json
 
 PLAN_FILE = "comparison.json"
 
@@ -149,7 +153,7 @@ def write_plan(folder: Path, plan: Plan, videos: Annotations) -> None:
         write_json(folder / PLAN_FILE, plan.to_json())
     for name, part in parts.items():
         if not (folder / name).exists():
-            write_videos(folder / name, part)
+            write_table(folder / name, part)
 
 
 def read_plan(folder: Path) -> dict[str, Any] | None:
@@ -185,14 +189,3 @@ def _is_text(name: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
-
-
-def write_videos(file: Path, videos: Annotations) -> None:
-    """Write both parts as one .csv that training reads."""
-    with atomic_path(file) as temporary, temporary.open("w", newline="", encoding="utf-8") as text:
-        writer = csv.writer(text)
-        writer.writerow(("path", "label", "start_seconds", "end_seconds", "split"))
-        for split, part in (("train", videos.train), ("val", videos.val)):
-            for v in part:
-                label = videos.labels[v.label]
-                writer.writerow((v.path.resolve(), label, v.start_seconds, v.end_seconds, split))

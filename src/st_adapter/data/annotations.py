@@ -1,10 +1,11 @@
 """Which videos there are and what each shows, from any of the forms data sets come in."""
 
+import csv
 import random
 import re
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +14,10 @@ from numpy import ndarray
 from st_adapter.config import DataConfig
 from st_adapter.data.formats import read_listing
 from st_adapter.data.formats.listing import Listing, examples
+from st_adapter.data.formats.tables import SEPARATOR
 from st_adapter.data.video_list import Video, VideoList
 from st_adapter.errors import DataError
+from st_adapter.files import atomic_path
 from st_adapter.task import Task
 
 
@@ -65,6 +68,19 @@ def read_annotations(
         val=videos.take(np.flatnonzero(splits == validation)),
         task=task,
     )
+
+
+def both_parts(
+    data: Path,
+    val: Path | None,
+    options: DataConfig = DataConfig(),
+) -> Annotations:
+    """Read DATA as it is: a validation part only where there is one."""
+    given = read_annotations(data, options=options)
+    if val is None:
+        return given
+    held = read_annotations(val, given.labels, options)
+    return replace(given, val=held.val or held.train)
 
 
 def read_parts(
@@ -121,6 +137,23 @@ def checked_parts(
             names = examples(videos.name(i) for i in missing)
             raise DataError(f"{data}: none of {len(videos)} {part} files exists: {names}")
     return Annotations(labels=labels, train=train, val=held_out, task=task)
+
+
+def write_table(file: Path, videos: Annotations) -> None:
+    """Write both parts as one .csv that `read_annotations` reads, its columns named as ours."""
+    heads = [name for name, _ in videos.task.heads]
+    labelled = heads or ["labels" if videos.task.multi_label else "label"]
+    with atomic_path(file) as temporary, temporary.open("w", newline="", encoding="utf-8") as text:
+        writer = csv.writer(text)
+        writer.writerow(("path", *labelled, "start_seconds", "end_seconds", "split"))
+        for split, part in (("train", videos.train), ("val", videos.val)):
+            for v in part:
+                names = [videos.labels[target] for target in v.targets]
+                if heads:
+                    names = [n.partition("/")[2] for n in names]
+                elif videos.task.multi_label:
+                    names = [SEPARATOR.join(names)]
+                writer.writerow((v.path, *names, v.start_seconds, v.end_seconds, split))
 
 
 def split_validation(
