@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import av
 import numpy as np
 import pytest
@@ -40,7 +42,6 @@ FORMS = {
     ),
     "vp8, hidden frames": ("a.webm", "libvpx", {"g": "24", "auto-alt-ref": "1"}),
     "vp9, hidden frames": ("a.webm", "libvpx-vp9", {"g": "24", "lag-in-frames": "12"}),
-    "av1": ("a.mp4", "libsvtav1", {"g": "24", "svtav1-params": "preset=12"}),
     "mpeg4, no time stamps": ("a.avi", "mpeg4", {"bf": "2", "g": "24"}),
     "mpeg4 with B-frames": ("a.mp4", "mpeg4", {"bf": "2", "g": "24"}),
     "mpeg2": ("a.mpg", "mpeg2video", {"bf": "2", "g": "24"}),
@@ -48,12 +49,18 @@ FORMS = {
 ASKED = ([0], [119], [100, 3], [23, 24, 25, 47, 48, 49], [71, 72, 95], range(0, 120, 7), range(120))
 
 
+AV1 = Path(__file__).parent / "reference" / "numbered_av1.mp4"
+"""Written once: SVT-AV1's threads take real-time priority and can stop a small machine."""
+
+
 @pytest.mark.parametrize("threads", [1, 2])
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("form", [*FORMS, "av1"])
 def test_each_frame_is_the_one_asked_for_in_any_format(tmp_path, form, threads):
-    name, codec, options = FORMS[form]
-    frames = [numbered_frame(i, width=128) for i in range(120)]
-    path = write_video(tmp_path / name, frames, codec=codec, options=options)
+    path = AV1
+    if form != "av1":
+        name, codec, options = FORMS[form]
+        frames = [numbered_frame(i, width=128) for i in range(120)]
+        path = write_video(tmp_path / name, frames, codec=codec, options=options)
     info = decode.probe(path)
     assert info.num_frames == 120
     before = torch.get_num_threads()
