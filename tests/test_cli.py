@@ -12,9 +12,9 @@ from st_adapter import cli
 VERBS = [
     "demo",
     "train",
-    "check",
     "evaluate",
     "predict",
+    "check",
     "compare",
     "report",
     "inspect",

@@ -140,7 +140,7 @@ def test_a_finished_comparison_is_not_trained_again_and_its_lists_are_restored(s
 
 
 def test_ctrl_c_at_any_moment_is_answered_with_a_word(settings, tmp_path):
-    for seconds in (0.3, 1.0, 2.0, 3.0, 5.0):
+    for seconds in (0.5, 1.0, 1.5, 2.5, 4.0):
         process = start_comparison(settings, tmp_path / "out", start_new_session=True)
         time.sleep(seconds)
         os.killpg(process.pid, signal.SIGINT)

@@ -5,10 +5,10 @@ Nothing heavy is imported before a verb runs, so that help answers at once.
 
 import dataclasses
 import json
+import os
 import shlex
 import signal
 import sys
-import threading
 from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
@@ -469,17 +469,17 @@ def _fail(message: str, code: int = NONSENSE) -> int:
 
 def entry() -> None:
     """The console script."""
-    interrupted = threading.Event()
+    signal.signal(signal.SIGINT, _on_interrupt)
+    sys.exit(main())
 
-    def on_interrupt(number: int, frame: FrameType | None) -> None:
-        interrupted.set()
-        signal.default_int_handler(number, frame)
 
-    signal.signal(signal.SIGINT, on_interrupt)
-    try:
-        code = main()
-    except Exception:
-        if not interrupted.is_set():
-            raise
-        code = _stopped()  # Ctrl-C in the middle of an import comes out as anything
-    sys.exit(code)
+def _on_interrupt(number: int, frame: FrameType | None) -> None:
+    """Ctrl-C: native modules abort when an exception comes while they are being imported."""
+    outer = frame
+    while outer is not None:
+        if outer.f_code.co_filename.startswith("<frozen importlib"):
+            _stopped()
+            sys.stderr.flush()
+            os._exit(STOPPED)
+        outer = outer.f_back
+    signal.default_int_handler(number, frame)
