@@ -37,7 +37,7 @@ def test_a_broken_file_is_replaced_by_one_of_its_class_and_reported(broken):
     dataset = TrainDataset(broken, CLIP, TRANSFORM, seed=0)
     for index, reason in ((0, "the file is empty"), (7, "cannot be decoded")):
         item = dataset[0, index]
-        assert item.label == broken[index].label
+        assert item.targets == broken[index].targets
         assert item.clip.shape == (4, 3, 32, 32)
         assert item.clip.dtype == torch.uint8
         assert item.clip.float().std() > 1  # a picture, not zeros
@@ -49,13 +49,13 @@ def test_a_broken_file_is_replaced_by_one_of_its_class_and_reported(broken):
 def test_a_class_without_a_readable_video_gives_way_to_another(broken):
     alone = [v for v in broken if v.path.stat().st_size == 0] + broken[-2:]
     item = TrainDataset(alone, CLIP, TRANSFORM, seed=0)[0, 0]
-    assert item.label == broken[-1].label != alone[0].label
+    assert item.targets == broken[-1].targets != alone[0].targets
     assert "the file is empty" in item.skipped[0].reason
 
 
 def test_no_readable_video_at_all_is_an_error_as_a_value(broken):
     bad = [broken[0], broken[7]]
-    error = collate_train([TrainDataset(bad, CLIP, TRANSFORM, seed=0)[0, 0]])
+    error = collate_train(2, [TrainDataset(bad, CLIP, TRANSFORM, seed=0)[0, 0]])
     assert isinstance(error, DataError)
     assert "no training video could be read; the last: " in str(error)
 
@@ -121,15 +121,15 @@ def test_each_epoch_visits_each_video_once_in_its_own_order():
 
 def test_collate_keeps_uint8(folder_data):
     dataset = TrainDataset(read_annotations(folder_data).train, CLIP, TRANSFORM, seed=0)
-    batch = collate_train([dataset[0, 0], dataset[0, 11]])
+    batch = collate_train(2, [dataset[0, 0], dataset[0, 11]])
     assert batch.clips.shape == (2, 4, 3, 32, 32)
     assert batch.clips.dtype == torch.uint8
-    assert batch.labels.tolist() == [0, 1]
+    assert batch.targets.tolist() == [[1, 0], [0, 1]]
 
 
 def test_a_reversed_clip_stands_beside_its_own_as_the_other_class(folder_data):
     videos = read_annotations(folder_data).train
     dataset = TrainDataset(videos, CLIP, TRANSFORM, seed=0, reversal={0: 1, 1: 0})
-    batch = collate_train([dataset[0, 0], dataset[0, len(videos) - 1]])
-    assert batch.labels.tolist() == [0, 1, 1, 0]
+    batch = collate_train(2, [dataset[0, 0], dataset[0, len(videos) - 1]])
+    assert batch.targets.argmax(1).tolist() == [0, 1, 1, 0]
     assert torch.equal(batch.clips[2:], batch.clips[:2].flip(1))

@@ -1,6 +1,4 @@
-import json
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
@@ -9,46 +7,11 @@ import st_adapter
 from conftest import write_audio
 from st_adapter.config import ClipConfig
 from st_adapter.data.annotations import read_annotations
-from st_adapter.data.dataset import Skipped
 from st_adapter.data.video_list import Video
 from st_adapter.errors import ArgumentError, DataError, VideoError
-from st_adapter.evaluate import evaluate, summarise
+from st_adapter.evaluate import evaluate
 from st_adapter.inspection import inspect_backbone, inspect_run
 from st_adapter.predict import Predictor, expand
-
-LABELS = (0, 0, 0, 1, 1, 2)
-VIDEOS = [Video(path=Path(f"{i}.mp4"), targets=(label,)) for i, label in enumerate(LABELS)]
-
-
-def test_accuracies_by_hand():
-    scores = torch.eye(4)[[0, 0, 1, 1, 3, 2]]
-    result = summarise(
-        ["a", "b", "c", "d"],
-        VIDEOS,
-        list(enumerate(scores)),
-        [Skipped(path="x", reason="y")],
-        ClipConfig(),
-    )
-    assert result.top1 == pytest.approx(4 / 6)
-    assert result.top5 == 1.0
-    assert result.mean_class_accuracy == pytest.approx((2 / 3 + 1 / 2 + 1) / 3)
-    assert (result.num_videos, result.num_skipped) == (6, 1)
-    assert result.confusion == [[2, 1, 0, 0], [0, 1, 0, 1], [0, 0, 1, 0], [0, 0, 0, 0]]
-    assert result.per_class["d"] == {"accuracy": None, "num_videos": 0}
-    assert result.predictions[4] == {
-        "path": str(Path("4.mp4").resolve()),
-        "label": "b",
-        "predicted": "d",
-        "score": 1.0,
-    }
-    json.dumps(result.to_json())
-
-
-def test_top5_counts_the_five_best_of_many():
-    scores = torch.arange(10.0).softmax(0).expand(2, 10)
-    videos = [Video(path=Path("a"), targets=(5,)), Video(path=Path("b"), targets=(4,))]
-    result = summarise([*"abcdefghij"], videos, list(enumerate(scores)), [], ClipConfig())
-    assert (result.top1, result.top5) == (0.0, 0.5)
 
 
 @pytest.fixture(scope="module")

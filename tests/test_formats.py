@@ -111,7 +111,7 @@ def test_charades(tmp_path):
         tmp_path,
         **{
             "Charades_v1_train.csv": f'{header}46GP8,HR43,Kitchen,"A b, c.",{actions},24.83\n',
-            "Charades_v1_test.csv": f"{header}YSKX3,HR43,Kitchen,x,,24.83\n",
+            "Charades_v1_test.csv": f"{header}YSKX3,HR43,Kit,x,,24.83\nQ,HR43,Kit,x,c001 1 2,9\n",
             "Charades_v1_classes.txt": "c000 Holding some clothes\nc001 Putting clothes away\n",
             "Charades_v1_480/46GP8.mp4": "",
         },
@@ -120,7 +120,7 @@ def test_charades(tmp_path):
     assert data.task.multi_label
     assert data.labels == ("Holding some clothes", "Putting clothes away")
     assert rows(data.train, tmp_path) == [("Charades_v1_480/46GP8.mp4", (1, 0), None, None)]
-    assert rows(data.val, tmp_path) == [("YSKX3.mp4", (), None, None)]
+    assert rows(data.val, tmp_path) == [("Q.mp4", (1,), None, None)]
 
 
 def test_ucf101(tmp_path):

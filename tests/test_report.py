@@ -86,6 +86,6 @@ def test_a_page_of_another_version_is_refused(tmp_path):
 
 
 def test_the_frontier_names_every_method():
-    svg = frontier([("full", 5e6, 0.5, 0.4, 0.6), ("linear", 2e2, 0.5, 0.5, 0.5)])
+    svg = frontier([("full", 5e6, 0.5, 0.4, 0.6), ("linear", 2e2, 0.5, 0.5, 0.5)], "top-1")
     assert all(f">{name}<" in svg for name in ("full", "linear"))
     assert "var(--ink)" in svg

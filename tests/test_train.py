@@ -392,14 +392,6 @@ def test_the_last_epoch_is_kept_without_a_look_at_validation(folder_data, tmp_pa
     assert result.temporal["in_order"] == pytest.approx(result.top1)
 
 
-def test_several_labels_a_video_are_refused(folder_data, tmp_path, tiny):
-    paths = sorted(folder_data.rglob("*.mp4"))
-    lines = [f"{path},{'a;b' if i % 2 else 'a'}" for i, path in enumerate(paths)]
-    (tmp_path / "t.csv").write_text("path,labels\n" + "\n".join(lines))
-    with pytest.raises(DataError, match="has several labels a video; a classifier answers one"):
-        train(tmp_path / "t.csv", tmp_path / "run", tiny)
-
-
 def test_a_comparison_is_not_trained_into(folder_data, tmp_path, tiny):
     (tmp_path / "comparison.json").write_text("{}")
     with pytest.raises(ArgumentError, match="holds a comparison; choose another --out"):

@@ -20,6 +20,7 @@ from st_adapter.model import (
     VideoClassifier,
 )
 from st_adapter.spec import ModelSpec
+from st_adapter.task import Task
 
 
 def load(path: str | Path, weights: str | None = None) -> VideoClassifier:
@@ -68,6 +69,9 @@ def read_spec(folder: Path) -> ModelSpec:
         record["adapter"] = AdapterConfig(**_tuples(record["adapter"]))
         record["clip"] = ClipConfig(**_tuples(record["clip"]))
         record["method_config"] = MethodConfig(**record.get("method_config", {}))
+        task = record.get("task", {})
+        heads = tuple((name, count) for name, count in task.get("heads", ()))
+        record["task"] = Task(heads=heads, multi_label=task.get("multi_label", False))
         return ModelSpec(**record)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         reason = f"no {error}" if isinstance(error, KeyError) else error

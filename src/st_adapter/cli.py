@@ -128,10 +128,11 @@ def evaluate(
     file = evaluation_file(run, out)
 
     given = {name: options.pop(name) for name in ("videos", "columns", "split")}
-    where = DataConfig(**{name: value for name, value in given.items() if value is not None})
+    given = {name: value for name, value in given.items() if value is not None}
     workers = options.pop("workers")
     predictor = Predictor(run, views=chosen, **options)
-    videos = evaluation_videos(run, data, predictor.model.labels, where)
+    where = DataConfig(**given) if given else None
+    videos = evaluation_videos(run, data, predictor.model.spec, where)
     result = run_evaluation(
         predictor.model,
         videos,
@@ -152,14 +153,27 @@ def evaluate(
     return SOME_FAILED if result.num_skipped else DONE
 
 
+_MEASURES = {
+    "mean_average_precision": "mAP",
+    "top1": "top-1",
+    "top5": "top-5",
+    "mean_class_accuracy": "mean class accuracy",
+}
+
+
 def _print_evaluation(result: dict[str, Any]) -> None:
     temporal, spatial = result["views"]
     skipped = f", {result['num_skipped']} skipped" if result["num_skipped"] else ""
-    click.echo(
-        f"top-1 {result['top1']:.2%}  top-5 {result['top5']:.2%}  "
-        f"mean class accuracy {result['mean_class_accuracy']:.2%}  "
-        f"({result['num_videos']} videos{skipped}, {temporal}x{spatial} views)"
-    )
+    videos = f"({result['num_videos']} videos{skipped}, {temporal}x{spatial} views)"
+    rows = {f"{name} ": values for name, values in result["heads"].items()}
+    rows["all of them " if rows else ""] = result
+    for i, (name, values) in enumerate(rows.items(), start=1):
+        shown = "  ".join(
+            f"{words} {values[key]:.2%}"
+            for key, words in _MEASURES.items()
+            if values.get(key) is not None
+        )
+        click.echo(f"{name}{shown}{f'  {videos}' if i == len(rows) else ''}")
     if result["temporal"]:
         by_order = ", ".join(
             f"{n.replace('_', ' ')} {a:.2%}" for n, a in result["temporal"].items()
@@ -195,17 +209,28 @@ def predict(
                 click.echo(f"skipped {result.reason}", err=True)
                 record: dict[str, Any] = {"path": result.path, "error": result.reason}
             else:
-                scores = result.scores[:top]
                 record = {
                     "path": str(result.path),
-                    "predictions": [{"label": n, "score": round(s, 6)} for n, s in scores],
+                    "predictions": _records(result.scores[:top]),
                 }
+                if result.heads:
+                    record["heads"] = {n: _records(s[:top]) for n, s in result.heads.items()}
             if as_json:
                 click.echo(json.dumps(record))
             elif not isinstance(result, Skipped):
-                click.echo(f"{result.path}: " + ", ".join(f"{n} {s:.1%}" for n, s in scores))
+                parts = result.heads or {"": result.scores}
+                text = (f"{n} {_shares(scores[:top])}".strip() for n, scores in parts.items())
+                click.echo(f"{result.path}: {'; '.join(text)}")
             progress.advance()
     return SOME_FAILED if failed else DONE
+
+
+def _records(scores: list[tuple[str, float]]) -> list[dict[str, Any]]:
+    return [{"label": name, "score": round(score, 6)} for name, score in scores]
+
+
+def _shares(scores: list[tuple[str, float]]) -> str:
+    return ", ".join(f"{name} {score:.1%}" for name, score in scores)
 
 
 @app.command()

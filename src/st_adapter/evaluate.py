@@ -1,16 +1,13 @@
 """How good a classifier is on labelled videos, over several views of each."""
 
+import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
+from jaxtyping import Float
 from torch import Tensor
-from torchmetrics.functional.classification import (
-    multiclass_accuracy,
-    multiclass_confusion_matrix,
-)
 
 from st_adapter.config import ClipConfig
 from st_adapter.data import decode
@@ -20,30 +17,27 @@ from st_adapter.data.video_list import Video
 from st_adapter.errors import DataError
 from st_adapter.frame_order import ORDERS
 from st_adapter.inference import score_videos
+from st_adapter.metrics import Measures, measure
 from st_adapter.model import VideoClassifier
 from st_adapter.progress import bar
+from st_adapter.task import Task
 
 
 @dataclass(frozen=True, kw_only=True)
-class Evaluation:
-    """What `eval.json` holds. Accuracies are fractions of the videos that could be read.
+class Evaluation(Measures):
+    """What `eval.json` holds. Measures are of the videos that could be read.
 
     Attributes:
         num_videos: videos scored; `num_skipped` more could not be read.
-        views: temporal and spatial views whose softmax scores were averaged.
+        views: temporal and spatial views whose scores were averaged.
         frames, stride, size: of the clips, as ClipConfig says.
-        per_class: accuracy and number of videos by class name.
-        loss: mean cross-entropy of the scores.
-        temporal: top-1 with the frames in each of ORDERS, where that was measured.
-        confusion: rows are true classes, columns predicted ones, in the order of the labels.
+        temporal: what the classifier is judged by with the frames in each of ORDERS, where that
+            was measured.
         predictions: path, true label, predicted label and its score of each video, with start and
-            end where it is a segment.
+            end where it is a segment. Labels are lists with several heads, and with many labels,
+            where those of score 0.5 and above are predicted.
     """
 
-    top1: float
-    top5: float
-    mean_class_accuracy: float
-    loss: float
     num_videos: int
     num_skipped: int
     views: tuple[int, int]
@@ -51,8 +45,6 @@ class Evaluation:
     stride: int
     size: int
     labels: tuple[str, ...]
-    per_class: dict[str, dict[str, float | int | None]]
-    confusion: list[list[int]]
     predictions: list[dict[str, Any]]
     skipped: list[Skipped]
     temporal: dict[str, float] | None = None
@@ -73,10 +65,10 @@ def evaluate(
     temporal: bool = False,
     probe: Probe = decode.probe,
 ) -> Evaluation:
-    """Score every video and count how often the classifier is right.
+    """Score every video and measure how good the scores are.
 
     Args:
-        temporal: count it with the frames reversed, shuffled and frozen to one, too.
+        temporal: measure it with the frames reversed, shuffled and frozen to one, too.
         probe: `decode.probe`, or an index that remembers what it said.
 
     Raises:
@@ -104,71 +96,48 @@ def evaluate(
     if not scored:
         first = f"; the first because: {skipped[0].reason}" if skipped else ""
         raise DataError(f"none of {len(videos)} videos could be read{first}")
-    in_order = [(index, scores[0]) for index, scores in scored]
-    record = summarise(model.labels, videos, in_order, skipped, clip)
-    return replace(record, temporal=_by_order(videos, scored, orders)) if temporal else record
-
-
-def _segment(video: Video) -> dict[str, float | None]:
-    """Start and end of a video that is a segment of a file."""
-    if video.start_seconds is None and video.end_seconds is None:
-        return {}
-    return {"start_seconds": video.start_seconds, "end_seconds": video.end_seconds}
-
-
-def _by_order(
-    videos: Sequence[Video], scored: Sequence[tuple[int, Tensor]], orders: Sequence[str]
-) -> dict[str, float]:
-    """Top-1 of scores [orders, classes] in each order."""
-    right = [scores.argmax(1) == videos[index].label for index, scores in scored]
-    accuracies = torch.stack(right).float().mean(0)
-    return dict(zip(orders, accuracies.tolist(), strict=True))
-
-
-def summarise(
-    labels: Sequence[str],
-    videos: Sequence[Video],
-    scored: Sequence[tuple[int, Tensor]],
-    skipped: Sequence[Skipped],
-    clip: ClipConfig,
-) -> Evaluation:
-    """Turn scores of videos, [classes] each, into accuracies."""
-    scores = torch.stack([score for _, score in scored])
-    targets = torch.tensor([videos[index].label for index, _ in scored])
-    count = len(labels)
-    confusion = multiclass_confusion_matrix(scores, targets, num_classes=count)
-    members = confusion.sum(1)
-    right = confusion.diagonal()
-    present = members > 0
-    top5 = multiclass_accuracy(
-        scores, targets, num_classes=count, top_k=min(5, count), average="micro"
-    )
+    shown = [videos[index] for index, _ in scored]
+    by_order = torch.stack([scores for _, scores in scored], dim=1)
+    task = model.spec.task
+    targets = [video.targets for video in shown]
+    measures = [measure(scores, targets, model.labels, task) for scores in by_order]
     return Evaluation(
-        top1=float(right.sum() / members.sum()),
-        top5=float(top5),
-        mean_class_accuracy=float((right[present] / members[present]).mean()),
-        loss=float(F.nll_loss(scores.clamp_min(1e-12).log(), targets)),
+        **vars(measures[0]),
         num_videos=len(scored),
         num_skipped=len(skipped),
         views=clip.views,
         frames=clip.frames,
         stride=clip.stride,
         size=clip.size,
-        labels=tuple(labels),
-        per_class={
-            label: {"accuracy": int(r) / int(n) if n else None, "num_videos": int(n)}
-            for label, r, n in zip(labels, right, members, strict=True)
-        },
-        confusion=confusion.tolist(),
+        labels=model.labels,
         predictions=[
-            {
-                "path": str(videos[index].path.resolve()),
-                **_segment(videos[index]),
-                "label": labels[videos[index].label],
-                "predicted": labels[int(score.argmax())],
-                "score": float(score.max()),
-            }
-            for index, score in scored
+            _prediction(video, scores, model.labels, task)
+            for video, scores in zip(shown, by_order[0], strict=True)
         ],
-        skipped=list(skipped),
+        skipped=skipped,
+        temporal={order: m.score for order, m in zip(orders, measures, strict=True)}
+        if temporal
+        else None,
     )
+
+
+def _prediction(
+    video: Video, scores: Float[Tensor, " classes"], labels: Sequence[str], task: Task
+) -> dict[str, Any]:
+    """What a video shows, what the classifier says, and how sure it is."""
+    record: dict[str, Any] = {"path": str(video.path.resolve())}
+    if video.start_seconds is not None or video.end_seconds is not None:
+        record |= {"start_seconds": video.start_seconds, "end_seconds": video.end_seconds}
+    if task.multi_label:
+        said, score = scores.ge(0.5).nonzero()[:, 0].tolist(), float(scores.max())
+        truth = sorted(video.targets)
+    else:
+        best = [(scores[own].max(0), own.start) for _, own in task.slices(len(labels))]
+        said = [start + int(top.indices) for top, start in best]
+        score = math.prod(float(top.values) for top, _ in best)
+        truth = list(video.targets)
+    record["label"] = [labels[i] for i in truth]
+    record["predicted"] = [labels[i] for i in said]
+    if task == Task():
+        record |= {"label": record["label"][0], "predicted": record["predicted"][0]}
+    return record | {"score": score}

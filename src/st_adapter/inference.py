@@ -1,4 +1,4 @@
-"""Softmax scores of videos: decoding in the background, views averaged."""
+"""Scores of videos: decoding in the background, views averaged."""
 
 from collections.abc import Iterator, Sequence
 
@@ -14,6 +14,7 @@ from st_adapter.data.video_list import Video
 from st_adapter.frame_order import Order, reorder
 from st_adapter.machine import autocast, clear_out_of_memory
 from st_adapter.model import VideoClassifier
+from st_adapter.scoring import probabilities
 
 
 def score_videos(
@@ -61,12 +62,12 @@ def score_videos(
 def score_clips(
     model: VideoClassifier, clips: UInt8[Tensor, "n t 3 h w"], batch_size: int, precision: str
 ) -> Float[Tensor, "n classes"]:
-    """Softmax scores of clips, `batch_size` at a time, on the processor."""
+    """Scores of clips in 0..1, `batch_size` at a time, on the processor."""
     device = model.device
     model.eval()
     parts = []
     for part in clips.split(batch_size):
         with clear_out_of_memory(device), autocast(device, precision):
             logits = model(part.to(device))
-        parts.append(logits.float().softmax(-1).cpu())
+        parts.append(probabilities(logits.float(), model.spec.task).cpu())
     return torch.cat(parts)

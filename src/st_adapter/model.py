@@ -26,6 +26,7 @@ from st_adapter.methods import build_parts
 from st_adapter.methods.low_rank import set_low_rank
 from st_adapter.methods.unfreeze import forget_caches
 from st_adapter.spec import ModelSpec
+from st_adapter.task import Task
 
 _TOGGLE = threading.Lock()
 FORMAT_VERSION = 1
@@ -197,6 +198,7 @@ def create_model(
     adapter: AdapterConfig | None = None,
     weights: str = "hub",
     *,
+    task: Task | None = None,
     method: str = "st-adapter",
     method_config: MethodConfig | None = None,
     clip: ClipConfig | None = None,
@@ -210,11 +212,13 @@ def create_model(
         labels: class names.
         adapter: shape and place of the adapters.
         weights: "hub", "package", "random", or a file in timm's names or OpenAI's CLIP names.
+        task: how the classes belong together; unset is one label a video.
         method: what is trained, one of METHODS.
         method_config: sizes of what methods without adapters train.
         clip: how `Predictor` makes clips of videos.
         dropout: before the classifier.
-        head_std: standard deviation of the classifier's first weights.
+        head_std: standard deviation of the classifier's first weights. Its default and dropout's
+            are the published ones; TrainConfig has those that learn from few clips.
 
     Raises:
         ArgumentError: an unknown name, method or position, or no connection to the hub.
@@ -226,6 +230,7 @@ def create_model(
         frozen,
         labels,
         adapter,
+        task=task,
         method=method,
         method_config=method_config,
         clip=clip,
@@ -241,6 +246,7 @@ def attach(
     labels: Sequence[str],
     adapter: AdapterConfig | None = None,
     *,
+    task: Task | None = None,
     method: str = "st-adapter",
     method_config: MethodConfig | None = None,
     clip: ClipConfig | None = None,
@@ -265,6 +271,7 @@ def attach(
         backbone=".".join(filter(None, (config.get("architecture"), config.get("tag")))),
         weights="given",
         labels=tuple(labels),
+        task=task or Task(),
         method=method,
         adapter=adapter or AdapterConfig(),
         method_config=method_config or MethodConfig(),

@@ -14,6 +14,7 @@ from st_adapter.method_table import METHODS
 from st_adapter.official_format import OURS, official_name, read_shape, remark_on
 from st_adapter.run import recorded_next_epoch
 from st_adapter.spec import ModelSpec
+from st_adapter.task import Task
 
 
 def export_official(run: str | Path, out: str | Path) -> int:
@@ -48,6 +49,10 @@ def export_official(run: str | Path, out: str | Path) -> int:
 def _check_expressible(folder: Path, spec: ModelSpec, names: Iterable[str]) -> None:
     """Raise ArgumentError unless a classifier with these tensors has a form in their code."""
     reasons = []
+    if spec.task != Task():
+        raise ArgumentError(
+            f"{folder} has no form in the authors' code: it answers {spec.task} a video"
+        )
     method = METHODS[spec.method]
     if method.adapters == "none" or method.changes_backbone:
         what = "has no adapters" if method.adapters == "none" else "trains the image model itself"

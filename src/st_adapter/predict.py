@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +19,17 @@ from st_adapter.machine import check_input_size, choose_device
 
 @dataclass(frozen=True, kw_only=True)
 class Prediction:
-    """The classes of one video, the likeliest first, with softmax scores in 0..1."""
+    """The classes of one video, the likeliest first, with scores in 0..1.
+
+    Attributes:
+        scores: softmax over all classes, or over those of each head; with any number of labels
+            each class's own probability.
+        heads: the classes of each head, where there are several.
+    """
 
     path: Path
     scores: list[tuple[str, float]]
+    heads: dict[str, list[tuple[str, float]]] = field(default_factory=dict)
 
 
 class Predictor:
@@ -101,9 +108,20 @@ class Predictor:
             if isinstance(result, Skipped):
                 yield result
             else:
-                scores = zip(self.model.labels, result[0].tolist(), strict=True)
-                ranked = sorted(scores, key=lambda pair: -pair[1])
-                yield Prediction(path=videos[index].path, scores=ranked)
+                yield self._prediction(videos[index].path, result[0].tolist())
+
+    def _prediction(self, path: Path, scores: list[float]) -> Prediction:
+        pairs = list(zip(self.model.labels, scores, strict=True))
+        task = self.model.spec.task
+        heads = {
+            name: _ranked([(label.removeprefix(f"{name}/"), s) for label, s in pairs[own]])
+            for name, own in (task.slices(len(pairs)) if task.heads else ())
+        }
+        return Prediction(path=path, scores=_ranked(pairs), heads=heads)
+
+
+def _ranked(pairs: list[tuple[str, float]]) -> list[tuple[str, float]]:
+    return sorted(pairs, key=lambda pair: -pair[1])
 
 
 def _expand(item: Path) -> list[Path]:

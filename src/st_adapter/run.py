@@ -3,7 +3,6 @@
 import hashlib
 import json
 import math
-from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -22,7 +21,7 @@ from st_adapter.data.annotations import Annotations, read_annotations, read_part
 from st_adapter.data.dataset import Skipped
 from st_adapter.data.decode import Probe
 from st_adapter.data.video_list import VideoList
-from st_adapter.errors import ArgumentError, CheckpointError, DataError
+from st_adapter.errors import ArgumentError, CheckpointError
 from st_adapter.evaluate import Evaluation
 from st_adapter.files import append_json_line, atomic_path, read_json, read_json_lines, write_json
 from st_adapter.model import VideoClassifier
@@ -30,7 +29,7 @@ from st_adapter.optimization import MovingAverage
 from st_adapter.progress import say
 from st_adapter.provenance import command, versions
 from st_adapter.recipes import resolve
-from st_adapter.task import Task
+from st_adapter.spec import ModelSpec
 
 _NAMES = ("config.json", "adapter", "adapter_last", "metrics.jsonl", "eval.json", "state")
 
@@ -61,7 +60,7 @@ class Run:
     probe: Probe = decode.probe
     step: int = 0
     epochs_done: int = 0
-    best_top1: float = -1.0
+    best_score: float = -1.0
     best_result: Evaluation | None = None
     train_seconds: float = 0.0
     skipped: set[Skipped] = field(default_factory=set)
@@ -104,7 +103,7 @@ class Run:
         state = {
             "step": self.step,
             "epochs_done": self.epochs_done,
-            "best_top1": self.best_top1,
+            "best_score": self.best_score,
             "train_seconds": self.train_seconds,
             "trained": {n: p.detach().cpu() for n, p in self.model.trained_tensors().items()},
             "average": self.average.saved() if self.average else {},
@@ -150,7 +149,7 @@ class Run:
         if len(state["cuda_rng"]) == torch.cuda.device_count():
             torch.cuda.set_rng_state_all(state["cuda_rng"])
         self.step, self.epochs_done = state["step"], state["epochs_done"]
-        self.best_top1 = state["best_top1"]
+        self.best_score = state["best_score"]
         self.train_seconds = state.get("train_seconds", 0.0)
         self.skipped = {Skipped(path=path, reason=reason) for path, reason in state["skipped"]}
         self._forget_what_is_done_again()
@@ -297,43 +296,39 @@ def read_videos(data: Path, config: TrainConfig) -> Annotations:
     """Read DATA in the two parts that a configuration trains and validates on.
 
     Raises:
-        DataError: as `read_parts`, and where a video has several labels.
+        DataError: as `read_parts`.
     """
     val = Path(config.val) if config.val is not None else None
-    return _one_label(
-        data, read_parts(data, val, config.val_fraction, config.seed, config.group, config.data)
-    )
-
-
-def _one_label(data: Path, annotations: Annotations) -> Annotations:
-    if annotations.task != Task():
-        raise DataError(
-            f"{data} has several labels a video; a classifier answers one so far: "
-            "name it by --columns label=NAME"
-        )
-    return annotations
+    return read_parts(data, val, config.val_fraction, config.seed, config.group, config.data)
 
 
 def evaluation_videos(
     run: Path,
     data: Path,
-    labels: Sequence[str],
-    options: DataConfig = DataConfig(),
+    spec: ModelSpec,
+    options: DataConfig | None = None,
 ) -> VideoList:
     """The videos of DATA to measure the classifier in `run` on.
 
     Its validation part; without one, all of it, but for the DATA that the run was trained on:
     of that, the part that was held out.
+
+    Args:
+        spec: of the classifier.
+        options: how DATA is read; unset is as for training on the same DATA.
     """
-    given = _one_label(data, read_annotations(data, labels, options))
-    if not given.val and (run / "config.json").is_file():
-        trained_on, _, config = recorded_run(run)
-        if trained_on == data.resolve():
-            if config.val is not None:
-                say(f"note: the run was trained on {data}; its validation data is {config.val}")
-                return given.train
-            say(f"evaluating on the part of {data} that was held out from training")
-            return read_videos(data, config).val
+    config = None
+    if (run / "config.json").is_file():
+        trained_on, _, recorded = recorded_run(run)
+        config = recorded if trained_on == data.resolve() else None
+    options = options or (config.data if config else DataConfig())
+    given = read_annotations(data, spec.labels, options, spec.task)
+    if not given.val and config is not None:
+        if config.val is not None:
+            say(f"note: the run was trained on {data}; its validation data is {config.val}")
+            return given.train
+        say(f"evaluating on the part of {data} that was held out from training")
+        return read_videos(data, config).val
     return given.val or given.train
 
 

@@ -16,6 +16,11 @@ class Task:
     heads: tuple[tuple[str, int], ...] = ()
     multi_label: bool = False
 
+    def __str__(self) -> str:
+        if self.heads:
+            return f"one label for each of {', '.join(name for name, _ in self.heads)}"
+        return "any number of labels" if self.multi_label else "one label"
+
     def slices(self, num_classes: int) -> Iterator[tuple[str, slice]]:
         """Name of each head, and which classes are its own.
 

@@ -4,12 +4,12 @@ import math
 import os
 import shlex
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from torch import Tensor
@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader
 
 from st_adapter import checkpoint
 from st_adapter.config import ClipConfig, TrainConfig
+from st_adapter.data.annotations import Annotations
 from st_adapter.data.augment import TrainTransform
 from st_adapter.data.dataset import EpochSampler, TrainBatch, TrainDataset, collate_train
 from st_adapter.data.index import index_of
@@ -33,10 +34,13 @@ from st_adapter.machine import (
     clear_out_of_memory,
     peak_memory_gb,
 )
+from st_adapter.metrics import METRICS
 from st_adapter.model import create_model
 from st_adapter.optimization import learning_rate_factor, make_optimizer
 from st_adapter.progress import Bar, bar, say
 from st_adapter.run import Run, check_folder, read_videos, resumed_config, write_evaluation
+from st_adapter.scoring import task_loss
+from st_adapter.task import Task
 
 _LOG_EVERY = 10
 """Most steps between two lines of metrics.jsonl; short epochs have ten lines."""
@@ -102,7 +106,7 @@ def _prepare(data: Path, folder: Path, config: TrainConfig) -> Run:
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise ArgumentError("training runs in one process; start it without a launcher")
     annotations = read_videos(data, config)
-    reversal = reversal_labels(config, annotations.labels)
+    reversal = reversal_labels(config, annotations)
     device = choose_device(config.device)
     torch.manual_seed(config.seed)
     model = create_model(
@@ -110,6 +114,7 @@ def _prepare(data: Path, folder: Path, config: TrainConfig) -> Run:
         annotations.labels,
         config.adapter,
         config.weights,
+        task=annotations.task,
         method=config.method,
         method_config=config.method_config,
         clip=config.clip,
@@ -148,12 +153,15 @@ def _prepare(data: Path, folder: Path, config: TrainConfig) -> Run:
     )
 
 
-def reversal_labels(config: TrainConfig, labels: Sequence[str]) -> dict[int, int]:
+def reversal_labels(config: TrainConfig, data: Annotations) -> dict[int, int]:
     """Label to the label of what its clips show backwards.
 
     Raises:
-        ArgumentError: a name is no class.
+        ArgumentError: a name is no class, or a video has several.
     """
+    labels = data.labels
+    if config.reversal_pairs and data.task != Task():
+        raise ArgumentError(f"reversal takes one label a video; the data has {data.task}")
     for name in config.reversal_pairs:
         if name not in labels:
             hint = did_you_mean(name, list(labels))
@@ -174,7 +182,7 @@ def _announce(run: Run) -> None:
     )
     say(
         f"{len(data.train)} training and {len(data.val)} validation videos "
-        f"of {len(data.labels)} classes"
+        f"of {len(data.labels)} classes{_kind(data.task)}"
     )
     say(
         f"{step_clips} clips{beside} a step = {config.batch_size} clips x {config.accumulate} "
@@ -185,6 +193,13 @@ def _announce(run: Run) -> None:
         say("the run is complete; evaluating the epoch that is kept")
     elif run.step:
         say(f"resuming in epoch {run.epochs_done + 1} at step {run.step}")
+
+
+def _kind(task: Task) -> str:
+    """What is told of a task that is not the usual one."""
+    if task.heads:
+        return f": {', '.join(f'{count} of {name}' for name, count in task.heads)}"
+    return ", any number of them a video" if task.multi_label else ""
 
 
 def _train_epoch(
@@ -202,7 +217,7 @@ def _train_epoch(
     with deferred_interrupt() as stop, bar(title, run.steps_per_epoch, first_step) as progress:
         for batches in _groups(loader, config.accumulate):
             losses.append(_step(run, batches))
-            seen += sum(len(batch.labels) for batch in batches)
+            seen += sum(len(batch.targets) for batch in batches)
             run.step += 1
             if run.average is not None:
                 run.average.update(run.step)
@@ -242,7 +257,7 @@ def _train_loader(run: Run, sampler: EpochSampler) -> DataLoader[TrainBatch | Da
         batch_sampler=sampler,
         num_workers=config.workers,
         persistent_workers=config.workers > 0,
-        collate_fn=collate_train,
+        collate_fn=partial(collate_train, len(run.data.labels)),
         pin_memory=run.model.device.type == "cuda",
         worker_init_fn=ignore_interrupt,
         generator=torch.Generator(),  # the global one belongs to dropout, and to resuming
@@ -269,15 +284,15 @@ def _step(run: Run, batches: list[TrainBatch]) -> Tensor:
     factor = learning_rate_factor(run.step, run.steps_per_epoch, config)
     for group in run.optimizer.param_groups:
         group["lr"] = group.get("peak_lr", config.peak_lr()) * factor
-    clips_in_step = sum(len(batch.labels) for batch in batches)
+    clips_in_step = sum(len(batch.targets) for batch in batches)
     total = torch.zeros((), device=device)
     for batch in batches:
-        labels = batch.labels.to(device, non_blocking=True)
+        targets = batch.targets.to(device, non_blocking=True)
         with clear_out_of_memory(device):
             with training_kernels(device):
                 logits = run.model(batch.clips.to(device, non_blocking=True))
-            loss = F.cross_entropy(logits.float(), labels, label_smoothing=config.label_smoothing)
-            loss = loss * len(labels) / clips_in_step
+            loss = task_loss(logits.float(), targets, run.data.task, config.label_smoothing)
+            loss = loss * len(targets) / clips_in_step
             run.accelerator.backward(loss)
         total += loss.detach()
         run.note_skipped(batch.skipped)
@@ -320,16 +335,17 @@ def _validate_epoch(run: Run) -> None:
             run.model.save_adapter(run.folder / "adapter")
         else:
             result = _evaluate(run, replace(run.config.clip, views=(1, 1)))
-            if result.top1 > run.best_top1:
-                run.best_top1, run.best_result = result.top1, result
+            if result.score > run.best_score:
+                run.best_score, run.best_result = result.score, result
                 run.model.save_adapter(run.folder / "adapter")
             values = {
                 "top1": result.top1,
                 "top5": result.top5,
                 "mean_class_accuracy": result.mean_class_accuracy,
+                result.metric: result.score,
                 "val_loss": result.loss,
             }
-            note = f"top-1 {result.top1:.1%} (best {run.best_top1:.1%})"
+            note = f"{METRICS[result.metric]} {result.score:.1%} (best {run.best_score:.1%})"
     run.log(values | {"train_seconds": round(run.train_seconds, 2)})
     run.epochs_done += 1
     run.save()

@@ -101,7 +101,6 @@ class Plan:
             val=None,  # the lists of videos hold both parts
             group=None,
             videos=None,
-            columns=None,
         )
 
     def to_json(self) -> dict[str, Any]:

@@ -19,26 +19,28 @@ class Row:
     """One method.
 
     Attributes:
-        lr: the peak learning rate that was chosen; `search` has top-1 of each that was tried,
+        metric: what is compared, one of METRICS; `to_json` gives the score by this name, too.
+        lr: the peak learning rate that was chosen; `search` has the score of each that was tried,
             None where the loss was no number.
-        top1: mean over seeds; `lowest` and `highest` are its spread.
-        temporal: mean top-1 with the frames in each order.
+        score: mean over seeds; `lowest` and `highest` are its spread.
+        temporal: mean score with the frames in each order.
         trained_parameters: numbers that are trained, head included; `share` of the image model's.
         stored_bytes: size of the trained tensors on disk.
         train_seconds: mean time of a training run, decoding included.
         step_seconds: median time of a step, measured side by side with the other methods'.
         memory_gb: most memory that a training process held.
         gmacs: multiply-adds of one view, in 10^9.
-        seeds: top-1 by seed; None where the loss was no number, which `diverged` explains and the
+        seeds: score by seed; None where the loss was no number, which `diverged` explains and the
             mean leaves out.
     """
 
     method: str
     summary: str
     source: str
+    metric: str
     lr: float
     search: dict[str, float | None]
-    top1: float | None
+    score: float | None
     lowest: float | None
     highest: float | None
     temporal: dict[str, float]
@@ -54,18 +56,18 @@ class Row:
 
     def to_json(self) -> dict[str, Any]:
         """The record as plain values."""
-        return asdict(self)
+        return asdict(self) | {self.metric: self.score}
 
 
 def choose_rates(folder: Path, plan: Plan) -> dict[str, float]:
-    """The learning rate of each method: best top-1 of its trials, lowest loss, lowest rate."""
+    """The learning rate of each method: best score of its trials, lowest loss, lowest rate."""
     if len(plan.rates) == 1:
         return dict.fromkeys(plan.methods, plan.rates[0])
     chosen: dict[str, tuple[float, float, float]] = {}
     for cell in plan.trials():
-        result = read_result(folder, cell) or {"top1": -1.0, "loss": math.inf}
+        result = read_result(folder, cell) or {"metric": "top1", "top1": -1.0, "loss": math.inf}
         loss = math.inf if math.isnan(result["loss"]) else result["loss"]
-        score = (result["top1"], -loss, -cell.config.peak_lr())
+        score = (score_of(result), -loss, -cell.config.peak_lr())
         chosen[cell.config.method] = max(chosen.get(cell.config.method, score), score)
     return {method: -score[2] for method, score in chosen.items()}
 
@@ -73,7 +75,13 @@ def choose_rates(folder: Path, plan: Plan) -> dict[str, float]:
 def read_result(folder: Path, cell: Cell) -> dict[str, Any] | None:
     """What a finished cell reached; None where its loss was no number."""
     file = folder / cell.name / "eval.json"
-    return read_json(file) if file.exists() else None
+    return {"metric": "top1"} | read_json(file) if file.exists() else None
+
+
+def score_of(result: dict[str, Any]) -> float:
+    """What an evaluation's classifier is judged by."""
+    value: float = result[result["metric"]]
+    return value
 
 
 def is_done(folder: Path, cell: Cell) -> bool:
@@ -86,7 +94,7 @@ def read_rows(folder: Path, plan: Plan) -> list[Row]:
     rates = choose_rates(folder, plan)
     costs = read_json(folder / COSTS_FILE)
     rows = [_row(folder, plan, method, rates, costs) for method in plan.methods]
-    return sorted(rows, key=lambda row: (len(row.diverged), -(row.top1 or 0.0)))
+    return sorted(rows, key=lambda row: (len(row.diverged), -(row.score or 0.0)))
 
 
 def at_edge(lr: float, search: dict[str, Any]) -> bool:
@@ -108,7 +116,7 @@ def _row(
     cells = [cell for cell in plan.runs(rates) if cell.config.method == method]
     results = {str(cell.config.seed): read_result(folder, cell) for cell in cells}
     found = [result for result in results.values() if result]
-    accuracies = [result["top1"] for result in found]
+    scores = [score_of(result) for result in found]
     metrics = [read_json_lines(folder / cell.name / "metrics.jsonl") for cell in cells]
     orders = found[0]["temporal"] if found else {}
     trials = [cell for cell in plan.trials() if cell.config.method == method]
@@ -116,13 +124,15 @@ def _row(
         method=method,
         summary=METHODS[method].summary,
         source=METHODS[method].source,
+        metric=found[0]["metric"] if found else "top1",
         lr=rates[method],
         search={
-            str(c.config.lr): (read_result(folder, c) or {"top1": None})["top1"] for c in trials
+            str(cell.config.lr): score_of(result) if result else None
+            for cell, result in ((cell, read_result(folder, cell)) for cell in trials)
         },
-        top1=statistics.fmean(accuracies) if accuracies else None,
-        lowest=min(accuracies, default=None),
-        highest=max(accuracies, default=None),
+        score=statistics.fmean(scores) if scores else None,
+        lowest=min(scores, default=None),
+        highest=max(scores, default=None),
         temporal={o: statistics.fmean(r["temporal"][o] for r in found) for o in orders},
         trained_parameters=costs[method]["trained_parameters"],
         share=costs[method]["share"],
@@ -131,7 +141,7 @@ def _row(
         step_seconds=costs[method]["step_seconds"],
         memory_gb=max(_highest("memory_gb", lines) for lines in metrics),
         gmacs=costs[method]["gmacs"],
-        seeds={s: result["top1"] if result else None for s, result in results.items()},
+        seeds={s: score_of(result) if result else None for s, result in results.items()},
         diverged={
             str(cell.config.seed): read_json(folder / cell.name / "diverged.json")["reason"]
             for cell in cells

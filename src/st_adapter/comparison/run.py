@@ -10,7 +10,7 @@ from st_adapter.comparison.cell import time_steps, train_cell
 from st_adapter.comparison.jobs import Job, run_jobs
 from st_adapter.comparison.plan import PLAN_FILE, Cell, Plan, read_plan, write_plan
 from st_adapter.comparison.results import COSTS_FILE, Row, choose_rates, is_done, read_rows
-from st_adapter.config import TrainConfig, check_method
+from st_adapter.config import DataConfig, TrainConfig, check_method
 from st_adapter.data.annotations import read_annotations
 from st_adapter.errors import ArgumentError
 from st_adapter.files import read_json, write_json
@@ -65,11 +65,13 @@ def compare(
         check_method(method)
     config = replace(config or TrainConfig(), keep="last", head_lr=None)
     videos = read_videos(Path(data), config)
-    reversal_labels(config, videos.labels)
+    reversal_labels(config, videos)
     refused = _refused(config, methods, videos.labels)
     fitting = tuple(method for method in methods if method not in refused)
     if not fitting:
         raise ArgumentError("; ".join(f"{m}: {reason}" for m, reason in refused.items()))
+    heads = "+".join(name for name, _ in videos.task.heads)
+    config = replace(config, columns=f"label={heads}" if heads else None)  # as cells read them
     plan = Plan(
         data=str(Path(data).resolve()),
         methods=fitting,
@@ -82,12 +84,12 @@ def compare(
         versions=versions(),
     )
     write_plan(folder, plan, videos)
-    labels = read_annotations(folder / "videos.csv").labels  # those that occur
+    used = read_annotations(folder / "videos.csv", options=DataConfig(columns=plan.config.columns))
     _announce(plan)
     with _alone(folder):
         _run_cells(folder, plan.trials(), "choosing learning rates", processes)
         _run_cells(folder, plan.runs(choose_rates(folder, plan)), "training", processes)
-        _measure_costs(folder, plan, labels)
+        _measure_costs(folder, plan, used.labels)  # those that occur
     rows = read_rows(folder, plan)
     write_json(
         folder / "results.json",

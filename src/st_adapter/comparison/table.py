@@ -6,6 +6,7 @@ from rich.console import Console
 from rich.table import Table
 
 from st_adapter.comparison.results import Row, at_edge
+from st_adapter.metrics import METRICS
 
 _WIDTH = 128
 """Columns that the table needs, wherever it is printed."""
@@ -15,11 +16,12 @@ def print_table(rows: Sequence[Row]) -> None:
     """Print one line a method, the best first, to stdout."""
     console = Console(highlight=False)
     console.width = max(console.width, _WIDTH)
+    metric = METRICS[rows[0].metric] if rows else METRICS["top1"]
     table = Table(
-        title="top-1 in %, mean over seeds (lowest to highest); the last three with frames "
+        title=f"{metric} in %, mean over seeds (lowest to highest); the last three with frames "
         "reversed, shuffled, frozen"
     )
-    for name in ("method", "top-1", "spread", "lr", "trained", "stored", "step", "peak", "GMACs"):
+    for name in ("method", metric, "spread", "lr", "trained", "stored", "step", "peak", "GMACs"):
         table.add_column(name, justify="left" if name == "method" else "right")
     for name in ("rev", "shuf", "frozen"):
         table.add_column(name, justify="right")
@@ -35,7 +37,7 @@ def print_table(rows: Sequence[Row]) -> None:
 
 def cells(row: Row) -> list[str]:
     """A row's values as people read them."""
-    percent = "–" if row.top1 is None else f"{100 * row.top1:.1f}"
+    percent = "–" if row.score is None else f"{100 * row.score:.1f}"
     if row.diverged:
         percent += f" ({len(row.seeds) - len(row.diverged)} of {len(row.seeds)})"
     spread = "" if row.lowest is None else f"{100 * row.lowest:.1f}–{100 * (row.highest or 0):.1f}"

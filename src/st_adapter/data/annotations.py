@@ -40,6 +40,7 @@ def read_annotations(
     data: str | Path,
     labels: Sequence[str] | None = None,
     options: DataConfig = DataConfig(),
+    task: Task = Task(),
 ) -> Annotations:
     """Read DATA: a folder of class folders, a table, or a list as data sets are published.
 
@@ -48,6 +49,7 @@ def read_annotations(
         labels: the classes to use, in order; unset takes those of the data set, or those found,
             sorted.
         options: where the videos are and what columns are called.
+        task: how `labels` belong together, where they are given.
 
     Raises:
         DataError: nothing usable is there; the message says what was found and what would do.
@@ -56,9 +58,11 @@ def read_annotations(
     listing = read_listing(path, options)
     if not listing.paths:
         raise DataError(f"{path} lists no video")
-    names, task = _classes(listing)
-    names = tuple(labels) if labels else names
-    targets = _targets(path, listing, names, task)
+    names, found = _classes(listing)
+    if labels:
+        _check_task(path, found, task)
+        names, found = tuple(labels), task
+    targets = _targets(path, listing, names, found)
     validation = "val" if "val" in listing.splits else "test"
     splits = np.array(listing.splits)
     videos = VideoList(listing.paths, targets, listing.start_seconds, listing.end_seconds)
@@ -66,7 +70,7 @@ def read_annotations(
         labels=names,
         train=videos.take(np.flatnonzero(splits == "train")),
         val=videos.take(np.flatnonzero(splits == validation)),
-        task=task,
+        task=found,
     )
 
 
@@ -79,7 +83,7 @@ def both_parts(
     given = read_annotations(data, options=options)
     if val is None:
         return given
-    held = read_annotations(val, given.labels, options)
+    held = read_annotations(val, given.labels, options, given.task)
     return replace(given, val=held.val or held.train)
 
 
@@ -106,7 +110,7 @@ def read_parts(
         )
     train, held_out = annotations.train, annotations.val
     if val is not None:
-        given = read_annotations(val, annotations.labels, options)
+        given = read_annotations(val, annotations.labels, options, annotations.task)
         held_out = given.val or given.train
     elif not held_out:
         train, held_out = split_validation(train, val_fraction, seed, group)
@@ -226,6 +230,16 @@ def _found(listing: Listing, head: int) -> list[str]:
     if listing.heads:
         return sorted({labels[head] for labels in listing.labels})
     return sorted({label for labels in listing.labels for label in labels})
+
+
+def _check_task(path: Path, found: Task, wanted: Task) -> None:
+    """Raise DataError where videos have labels of another kind than classes are wanted."""
+    heads = [[name for name, _ in task.heads] for task in (found, wanted)]
+    if found.multi_label != wanted.multi_label or heads[0] != heads[1]:
+        raise DataError(
+            f"{path} has {found} a video, the classes are for {wanted}; --columns says which "
+            "columns of a table hold labels"
+        )
 
 
 def _targets(

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import UInt8
+from jaxtyping import Float, UInt8
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
@@ -31,29 +31,29 @@ class Skipped:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainItem:
-    """A clip with its label, and the files that it stands in for; no clip where all failed.
+    """A clip with its classes, and the files that it stands in for; no clip where all failed.
 
-    `reversed_label` is what the clip shows backwards, if that is trained too; else -1.
+    `reversed_target` is what the clip shows backwards, if that is trained too; else -1.
     """
 
     clip: UInt8[Tensor, "t 3 h w"] | None
-    label: int
+    targets: tuple[int, ...]
     skipped: tuple[Skipped, ...]
-    reversed_label: int = -1
+    reversed_target: int = -1
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainBatch:
-    """Clips with labels, and the files that others had to stand in for."""
+    """Clips with targets, 1 for each class shown, and the files that others stood in for."""
 
     clips: UInt8[Tensor, "b t 3 h w"]
-    labels: Tensor
+    targets: Float[Tensor, "b classes"]
     skipped: tuple[Skipped, ...]
 
     def pin_memory(self) -> "TrainBatch":
         """Called by the loader where the device profits from it."""
         return TrainBatch(
-            clips=self.clips.pin_memory(), labels=self.labels.pin_memory(), skipped=self.skipped
+            clips=self.clips.pin_memory(), targets=self.targets.pin_memory(), skipped=self.skipped
         )
 
 
@@ -110,13 +110,13 @@ class TrainDataset(Dataset[TrainItem]):
                 clip = self._clip(video, rng)
                 return TrainItem(
                     clip=clip,
-                    label=video.label,
+                    targets=video.targets,
                     skipped=tuple(skipped),
-                    reversed_label=self.reversal.get(video.label, -1),
+                    reversed_target=self.reversal.get(video.label, -1),
                 )
             except VideoError as error:
                 skipped.append(Skipped(path=str(video.path), reason=str(error)))
-        return TrainItem(clip=None, label=-1, skipped=tuple(skipped))
+        return TrainItem(clip=None, targets=(), skipped=tuple(skipped))
 
     def _candidates(self, index: int, rng: random.Random) -> Iterator[Video]:
         """The video, then others of its class, then any."""
@@ -213,24 +213,25 @@ def read_clips(
     raise VideoError(f"{video.path}: decodes to another number of frames each time")
 
 
-def collate_train(items: list[TrainItem]) -> TrainBatch | DataError:
+def collate_train(num_classes: int, items: list[TrainItem]) -> TrainBatch | DataError:
     """Stack clips to one batch, then their reversals; an error where no video could be read.
 
     The error is returned, for the main process to raise it without a worker's traceback.
     """
-    clips = [(item.clip, item.label) for item in items if item.clip is not None]
+    clips = [(item.clip, item.targets) for item in items if item.clip is not None]
     clips += [
-        (item.clip.flip(0), item.reversed_label)
+        (item.clip.flip(0), (item.reversed_target,))
         for item in items
-        if item.clip is not None and item.reversed_label >= 0
+        if item.clip is not None and item.reversed_target >= 0
     ]
     skipped = tuple(skip for item in items for skip in item.skipped)
     if not clips:
         return DataError(f"no training video could be read; the last: {skipped[-1].reason}")
+    targets = torch.zeros(len(clips), num_classes)
+    for row, (_, shown) in zip(targets, clips, strict=True):
+        row[list(shown)] = 1
     return TrainBatch(
-        clips=torch.stack([clip for clip, _ in clips]),
-        labels=torch.tensor([label for _, label in clips]),
-        skipped=skipped,
+        clips=torch.stack([clip for clip, _ in clips]), targets=targets, skipped=skipped
     )
 
 

@@ -8,12 +8,14 @@ from typing import Any
 from st_adapter.comparison.results import at_edge, read_skipped
 from st_adapter.config import ClipConfig
 from st_adapter.files import read_json, read_json_lines
+from st_adapter.metrics import METRICS
 from st_adapter.report.figures import frontier, loss_curves
 from st_adapter.report.film import film_strip
 from st_adapter.report.run_page import (
     SHOWN_CLASSES,
     SHOWN_CLIPS,
     SHOWN_SKIPPED,
+    class_score,
     frequent_mistakes,
     video_of,
 )
@@ -33,6 +35,7 @@ def comparison_values(folder: Path) -> dict[str, Any]:
         "title": f"{len(rows)} transfer methods on {plan['config']['backbone']}",
         "plan": plan,
         "counts": _counts(folder),
+        "metric": METRICS[rows[0]["metric"]] if rows else "top-1",
         "rows": [row | {"edge": at_edge(row["lr"], row["search"])} for row in rows],
         "measured": measured[0]["method"] if measured else "",
         "figure": _frontier(measured),
@@ -70,9 +73,9 @@ def _evaluations(folder: Path, row: dict[str, Any]) -> list[dict[str, Any]]:
 
 def _frontier(rows: list[dict[str, Any]]) -> str:
     points = [
-        (r["method"], r["trained_parameters"], r["top1"], r["lowest"], r["highest"]) for r in rows
+        (r["method"], r["trained_parameters"], r["score"], r["lowest"], r["highest"]) for r in rows
     ]
-    return frontier(points) if points else ""
+    return frontier(points, METRICS[rows[0]["metric"]]) if points else ""
 
 
 def _losses(folder: Path, rows: list[dict[str, Any]]) -> str:
@@ -91,7 +94,7 @@ def _by_class(evaluations: list[dict[str, Any]]) -> list[float | None]:
     columns = zip(*(e["per_class"].values() for e in evaluations), strict=True)
     means: list[float | None] = []
     for column in columns:
-        known = [value["accuracy"] for value in column if value["accuracy"] is not None]
+        known = [score for value in column if (score := class_score(value)) is not None]
         means.append(sum(known) / len(known) if known else None)
     return means
 
@@ -138,4 +141,5 @@ def _share_right(evaluations: list[dict[str, Any]]) -> dict[tuple[Any, ...], flo
 
 def _key(prediction: dict[str, Any]) -> tuple[Any, ...]:
     """What tells one video or segment from another."""
-    return tuple(prediction.get(n) for n in ("path", "start_seconds", "end_seconds", "label"))
+    names = ("path", "start_seconds", "end_seconds")
+    return *(prediction.get(name) for name in names), str(prediction["label"])

@@ -38,49 +38,51 @@ _STYLE: dict[Any, Any] = {
 
 
 def learning_curves(
-    losses: Sequence[tuple[float, float]], accuracies: Sequence[tuple[float, float]]
+    losses: Sequence[tuple[float, float]], scores: Sequence[tuple[float, float]], metric: str
 ) -> str:
-    """Draw the training loss, and top-1 on the validation part where it was measured.
+    """Draw the training loss, and the score on the validation part where it was measured.
 
     Args:
         losses: (epoch, mean loss since the last point).
-        accuracies: (epoch, top-1 in 0..1); may be empty.
+        scores: (epoch, score in 0..1); may be empty.
+        metric: the score's name.
     """
     with matplotlib.rc_context(_STYLE):
         figure = Figure(figsize=(7, 3.2), layout="constrained")
-        axes = figure.subplots(1, 2 if accuracies else 1, squeeze=False)[0]
+        axes = figure.subplots(1, 2 if scores else 1, squeeze=False)[0]
         _plot(axes[0], losses, "training loss", ACCENT)
         axes[0].set_ylim(bottom=0)
         axes[0].set_xlim(left=0)
-        if accuracies:
-            _plot(axes[1], [(e, 100 * a) for e, a in accuracies], "validation top-1, %", SECOND)
+        if scores:
+            _plot(axes[1], [(e, 100 * s) for e, s in scores], f"validation {metric}, %", SECOND)
             axes[1].set_xlim(left=0)
             axes[1].set_ylim(0, 100)
         return _to_svg(figure, "learning curves")
 
 
-def frontier(points: Sequence[tuple[str, float, float, float, float]]) -> str:
-    """Draw accuracy against trained parameters, and the line of what nothing cheaper beats.
+def frontier(points: Sequence[tuple[str, float, float, float, float]], metric: str) -> str:
+    """Draw the score against trained parameters, and the line of what nothing cheaper beats.
 
     Args:
-        points: (method, trained parameters, top-1, lowest, highest), accuracies in 0..1.
+        points: (method, trained parameters, score, lowest, highest), scores in 0..1.
+        metric: the score's name.
     """
     with matplotlib.rc_context(_STYLE):
         figure = Figure(figsize=(7, 4.2), layout="constrained")
         axes = figure.subplots()
-        best = undominated([(count, top1) for _, count, top1, _, _ in points])
+        best = undominated([(count, score) for _, count, score, _, _ in points])
         axes.plot(*zip(*[(c, 100 * a) for c, a in best], strict=True), color=QUIET, linewidth=1.5)
-        for method, count, top1, low, high in points:
+        for method, count, score, low, high in points:
             colour = ACCENT if method == "st-adapter" else SECOND
             axes.plot([count, count], [100 * low, 100 * high], color=colour, linewidth=1.2)
-            axes.plot(count, 100 * top1, "o", color=colour, markersize=7)
-        _label_apart(axes, [(method, count, 100 * top1) for method, count, top1, _, _ in points])
+            axes.plot(count, 100 * score, "o", color=colour, markersize=7)
+        _label_apart(axes, [(method, count, 100 * score) for method, count, score, _, _ in points])
         axes.set_xscale("log")
         axes.margins(x=0.2, y=0.18)
         axes.set_xlabel("trained parameters")
-        axes.set_ylabel("top-1, %")
+        axes.set_ylabel(f"{metric}, %")
         axes.grid(axis="y", color=LINE, linewidth=0.5)
-        return _to_svg(figure, "accuracy against trained parameters")
+        return _to_svg(figure, f"{metric} against trained parameters")
 
 
 def _label_apart(axes: Axes, points: Sequence[tuple[str, float, float]]) -> None:

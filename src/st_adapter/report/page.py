@@ -36,6 +36,9 @@ def write_report(folder: Path) -> Path:
         loader=PackageLoader("st_adapter.report"), autoescape=True, undefined=StrictUndefined
     )
     environment.filters["percent"] = lambda value: "–" if value is None else f"{100 * value:.1f} %"
+    environment.filters["names"] = lambda value: (
+        value if isinstance(value, str) else ", ".join(value) or "nothing"
+    )
     names = [ORDER_NAMES[order] for order in ORDERS]
     text = environment.get_template(template).render(order_names=names, orders=ORDERS, **values)
     with atomic_path(folder / "report.html") as temporary:

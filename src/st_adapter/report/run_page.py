@@ -7,6 +7,7 @@ from typing import Any
 from st_adapter.config import ClipConfig
 from st_adapter.data.video_list import Video
 from st_adapter.files import read_json, read_json_lines
+from st_adapter.metrics import METRICS
 from st_adapter.report.figures import learning_curves
 from st_adapter.report.film import film_strip
 
@@ -19,11 +20,13 @@ ORDER_NAMES = {
     "shuffled": "shuffled",
     "frozen": "frozen to one",
 }
+_SINGLE_LABEL: dict[str, Any] = {"metric": "top1", "heads": {}, "mean_average_precision": None}
+"""What files of versions that knew no other task leave out."""
 
 
 def run_values(folder: Path) -> dict[str, Any]:
     """What the page of a run shows."""
-    evaluation = read_json(folder / "eval.json")
+    evaluation = _SINGLE_LABEL | read_json(folder / "eval.json")
     record = read_json(folder / "config.json")
     config = record["config"]
     clip = ClipConfig(
@@ -35,6 +38,7 @@ def run_values(folder: Path) -> dict[str, Any]:
     return {
         "title": f"{config['method']} on {config['backbone']}",
         "evaluation": evaluation,
+        "metric": METRICS[evaluation["metric"]],
         "config": config,
         "recipe": record["recipe"],
         "data": record["data"],
@@ -42,9 +46,10 @@ def run_values(folder: Path) -> dict[str, Any]:
         "command": _commands(folder, record, evaluation),
         "versions": record.get("versions", {}),
         "stored_megabytes": tensors.stat().st_size / 1e6 if tensors.exists() else None,
-        "curves": _curves(metrics),
+        "curves": _curves(metrics, evaluation["metric"]),
         "by_order": [
-            (ORDER_NAMES[order], top1, "") for order, top1 in (evaluation["temporal"] or {}).items()
+            (ORDER_NAMES[order], score, "")
+            for order, score in (evaluation["temporal"] or {}).items()
         ],
         "classes": _classes(evaluation),
         "confusions": frequent_mistakes(evaluation["labels"], evaluation["confusion"]),
@@ -57,22 +62,28 @@ def run_values(folder: Path) -> dict[str, Any]:
     }
 
 
-def _curves(metrics: list[dict[str, Any]]) -> str:
+def _curves(metrics: list[dict[str, Any]], metric: str) -> str:
     steps = max((line["step"] for line in metrics), default=0)
     epochs = max((line["epoch"] for line in metrics), default=1)
     losses = [(line["step"] / steps * epochs, line["loss"]) for line in metrics if "loss" in line]
-    accuracies = [(line["epoch"], line["top1"]) for line in metrics if "top1" in line]
-    return learning_curves(losses, accuracies) if losses else ""
+    scores = [(line["epoch"], line[metric]) for line in metrics if metric in line]
+    return learning_curves(losses, scores, METRICS[metric]) if losses else ""
 
 
 def _classes(evaluation: dict[str, Any]) -> list[tuple[str, float, str]]:
     """Name, accuracy and how many videos, the worst class first; of many classes, the worst."""
     rows = [
-        (name, values["accuracy"], f" of {values['num_videos']}")
+        (name, class_score(values) or 0.0, f" of {values['num_videos']}")
         for name, values in evaluation["per_class"].items()
         if values["num_videos"]
     ]
     return sorted(rows, key=lambda row: row[1])[:SHOWN_CLASSES]
+
+
+def class_score(values: dict[str, Any]) -> float | None:
+    """Accuracy of a class, or average precision with many labels; None where it does not occur."""
+    score: float | None = values.get("accuracy", values.get("average_precision"))
+    return score
 
 
 def frequent_mistakes(labels: list[str], confusion: list[list[int]]) -> list[tuple[str, str, int]]:
