@@ -29,7 +29,7 @@ from st_adapter.data.dataset import TrainDataset, ViewDataset
 from st_adapter.data.index import VideoIndex
 from st_adapter.data.video_list import Video
 from st_adapter.recipes import resolve
-from st_adapter.train import train_transform
+from st_adapter.training_data import train_transform
 
 SECONDS, MINUTES, RATE, WIDTH, HEIGHT = 10, 10, 30, 340, 256
 ROUNDS = 12
@@ -79,7 +79,7 @@ def our_loaders(clip: Path) -> dict[str, Callable[[int], object]]:
     def train(config: TrainConfig) -> Callable[[int], object]:
         transform = train_transform(config)
         dataset = TrainDataset(videos, config.clip, transform, seed=0, probe=index)
-        return lambda epoch: dataset[epoch, 0].clip
+        return lambda epoch: dataset[epoch, 0].clips[0]
 
     views = ViewDataset(videos, ClipConfig(frames=8, stride=16, size=224, views=(3, 1)), index)
     return {

@@ -99,8 +99,8 @@ def read(path: Path, sound: Path) -> str:
     videos = [Video(path=path, targets=(1,)), Video(path=sound, targets=(0,))]
     item = TrainDataset(videos, CLIP, TRANSFORM, seed=0)[0, 0]
     lost = [skip.path for skip in item.skipped]
-    if (item.label, lost) not in ((1, []), (0, [str(path)])):
-        return f"wrong label: {item.label} with {lost}"
+    if (item.targets, lost) not in ((((1,),), []), (((0,),), [str(path)])):
+        return f"wrong label: {item.targets} with {lost}"
     return outcome
 
 

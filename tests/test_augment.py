@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from st_adapter.data.augment import TrainTransform, random_area_box, spatial_views
+from st_adapter.data.mixing import Mixer
 from st_adapter.data.randaugment import OPERATIONS, randaugment
 
 
@@ -19,7 +20,12 @@ def transform(**changes):
 
 @pytest.mark.parametrize(
     "changes",
-    [{}, {"randaugment": True}, {"crop": "jitter", "crop_range": (1.0, 1.15), "size": 50}],
+    [
+        {},
+        {"randaugment": True},
+        {"color_jitter": 0.4, "erasing": 1.0},
+        {"crop": "jitter", "crop_range": (1.0, 1.15), "size": 50},
+    ],
 )
 def test_one_draw_serves_all_frames_of_a_clip(changes):
     make = transform(**changes)
@@ -30,8 +36,11 @@ def test_one_draw_serves_all_frames_of_a_clip(changes):
         assert torch.equal(clip, clip[:1].expand_as(clip))
 
 
-def test_the_same_draw_repeats_and_another_differs():
-    make, clip = transform(randaugment=True), still_clip()
+@pytest.mark.parametrize(
+    "changes", [{"randaugment": True}, {"color_jitter": 0.4}, {"erasing": 1.0}]
+)
+def test_the_same_draw_repeats_and_another_differs(changes):
+    make, clip = transform(crop_range=(1.0, 1.0), **changes), still_clip(32, 32)
     assert torch.equal(make(clip, random.Random(3)), make(clip, random.Random(3)))
     assert not torch.equal(make(clip, random.Random(3)), make(clip, random.Random(4)))
 
@@ -42,14 +51,6 @@ def test_short_side_is_jittered_within_its_range():
     assert min(sides) == 224
     assert max(sides) == 258
     assert transform().short_side(random.Random(0)) is None
-
-
-def test_mirror_happens_to_half_of_the_clips_or_none():
-    clip = still_clip(32, 32)
-    for flip, expected in ((True, range(60, 141)), (False, range(1))):
-        make = transform(crop_range=(1.0, 1.0), flip=flip, crop="jitter", size=32)
-        mirrored = sum(torch.equal(make(clip, random.Random(i)), clip.flip(-1)) for i in range(200))
-        assert mirrored in expected
 
 
 def test_area_boxes_stay_inside_and_cover_the_range():
@@ -90,3 +91,33 @@ def test_half_of_four_operations_happen():
     for seed in range(300):
         unchanged += torch.equal(randaugment(clip, random.Random(seed)), clip)
     assert 5 <= unchanged <= 40  # one in sixteen is 19
+
+
+def test_draws_leave_the_global_generator_alone():
+    clip, before = still_clip(), torch.get_rng_state()
+    transform(color_jitter=0.4, erasing=1.0)(clip, random.Random(0))
+    Mixer(0.8, 1.0, seed=0)(torch.zeros(2, 4, 3, 8, 8, dtype=torch.uint8), torch.eye(2), 0)
+    assert torch.equal(before, torch.get_rng_state())
+
+
+def test_erasing_greys_one_box_of_a_share_of_the_clips():
+    make, clip = transform(crop_range=(1.0, 1.0), erasing=0.5), still_clip(32, 32) // 2
+    erased = [(make(clip, random.Random(i)) == 128).all(1) for i in range(200)]
+    shares = [box.float().mean().item() for box in erased if box.any()]
+    assert 60 < len(shares) < 140
+    assert 0.01 < min(shares) < max(shares) < 0.4
+
+
+@pytest.mark.parametrize(("mixup", "cutmix"), [(0.8, 0.0), (0.0, 1.0), (0.8, 1.0)])
+def test_targets_are_mixed_in_the_shares_of_the_pixels(mixup, cutmix):
+    clips = torch.stack([torch.full((2, 3, 32, 32), 255.0 * i) for i in range(2)]).byte()
+    kinds = set()
+    for batch in range(20):
+        mixed, targets = Mixer(mixup, cutmix, seed=0)(clips, torch.eye(2), batch)
+        torch.testing.assert_close(targets.sum(1), torch.ones(2))
+        torch.testing.assert_close(mixed.mean((1, 2, 3, 4)), targets[:, 1])
+        torch.testing.assert_close(mixed[:, 0], mixed[:, 1])  # both frames alike
+        again, _ = Mixer(mixup, cutmix, seed=0)(clips, torch.eye(2), batch)
+        assert torch.equal(mixed, again)
+        kinds.add("mixup" if mixed.unique().numel() < 3 and mixed.min() > 0 else "cutmix")
+    assert len(kinds) == 1 + bool(mixup and cutmix)

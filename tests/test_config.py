@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from st_adapter.config import ClipConfig, TrainConfig, parse_views
+from st_adapter.config import ClipConfig, TrainConfig, class_pairs, parse_views
 from st_adapter.errors import ArgumentError
 from st_adapter.recipes import RECIPES, resolve
 
@@ -114,17 +114,31 @@ def test_views_are_read():
     assert parse_views("1X3") == (1, 3)
 
 
-def test_reversal_pairs_go_both_ways():
-    config = TrainConfig(reversal="Sit=Stand, Open=Close")
+def test_class_pairs_go_both_ways():
     pairs = {"Sit": "Stand", "Stand": "Sit", "Open": "Close", "Close": "Open"}
-    assert config.reversal_pairs == pairs
-    assert TrainConfig().reversal_pairs == {}
+    assert class_pairs("reversal", "Sit=Stand, Open=Close") == pairs
 
 
 @pytest.mark.parametrize("text", ["Sit", "Sit=", "Sit=Stand,Sit=Walk", "Sit=Sit", ""])
-def test_reversal_that_is_no_pair_is_refused(text):
-    with pytest.raises(ArgumentError, match="reversal takes pairs like"):
-        TrainConfig(reversal=text)
+@pytest.mark.parametrize("name", ["reversal", "mirror"])
+def test_what_is_no_pair_of_classes_is_refused(name, text):
+    with pytest.raises(ArgumentError, match=f"{name} takes pairs like"):
+        TrainConfig(**{name: text})
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"mixup": -1.0}, "mixup must be at least 0"),
+        ({"cutmix": float("nan")}, "cutmix must be at least 0"),
+        ({"erasing": 1.5}, r"erasing must be in \[0, 1\]"),
+        ({"repeats": 3}, "batch_size 8 is no multiple of the 3 repeats"),
+        ({"repeats": 0}, "repeats must be at least 1"),
+    ],
+)
+def test_augmentation_that_makes_no_sense_is_refused(values, said):
+    with pytest.raises(ArgumentError, match=said):
+        TrainConfig(**values)
 
 
 def test_a_group_that_is_no_pattern_is_refused():

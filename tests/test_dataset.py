@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -37,10 +39,10 @@ def test_a_broken_file_is_replaced_by_one_of_its_class_and_reported(broken):
     dataset = TrainDataset(broken, CLIP, TRANSFORM, seed=0)
     for index, reason in ((0, "the file is empty"), (7, "cannot be decoded")):
         item = dataset[0, index]
-        assert item.targets == broken[index].targets
-        assert item.clip.shape == (4, 3, 32, 32)
-        assert item.clip.dtype == torch.uint8
-        assert item.clip.float().std() > 1  # a picture, not zeros
+        assert item.targets == (broken[index].targets,)
+        assert item.clips[0].shape == (4, 3, 32, 32)
+        assert item.clips[0].dtype == torch.uint8
+        assert item.clips[0].float().std() > 1  # a picture, not zeros
         (skip,) = item.skipped
         assert skip.path == str(broken[index].path)
         assert reason in skip.reason
@@ -49,7 +51,7 @@ def test_a_broken_file_is_replaced_by_one_of_its_class_and_reported(broken):
 def test_a_class_without_a_readable_video_gives_way_to_another(broken):
     alone = [v for v in broken if v.path.stat().st_size == 0] + broken[-2:]
     item = TrainDataset(alone, CLIP, TRANSFORM, seed=0)[0, 0]
-    assert item.targets == broken[-1].targets != alone[0].targets
+    assert item.targets == (broken[-1].targets,) != (alone[0].targets,)
     assert "the file is empty" in item.skipped[0].reason
 
 
@@ -70,10 +72,10 @@ def test_evaluation_names_what_it_cannot_read(broken):
 def test_a_clip_depends_on_seed_epoch_and_index_alone(folder_data):
     videos = read_annotations(folder_data).train
     one, two = (TrainDataset(videos, CLIP, TRANSFORM, seed=5) for _ in range(2))
-    assert torch.equal(one[1, 2].clip, two[1, 2].clip)
-    assert not torch.equal(one[1, 2].clip, one[2, 2].clip)
+    assert torch.equal(one[1, 2].clips[0], two[1, 2].clips[0])
+    assert not torch.equal(one[1, 2].clips[0], one[2, 2].clips[0])
     other = TrainDataset(videos, CLIP, TRANSFORM, seed=6)
-    assert not torch.equal(one[1, 2].clip, other[1, 2].clip)
+    assert not torch.equal(one[1, 2].clips[0], other[1, 2].clips[0])
 
 
 def test_views_are_all_squares_of_all_windows_in_that_order(tmp_path):
@@ -133,3 +135,31 @@ def test_a_reversed_clip_stands_beside_its_own_as_the_other_class(folder_data):
     batch = collate_train(2, [dataset[0, 0], dataset[0, len(videos) - 1]])
     assert batch.targets.argmax(1).tolist() == [0, 1, 1, 0]
     assert torch.equal(batch.clips[2:], batch.clips[:2].flip(1))
+
+
+def test_a_mirrored_clip_is_what_a_mirror_makes_of_its_class(folder_data):
+    videos = read_annotations(folder_data).train
+    still = replace(TRANSFORM, crop_range=(1.0, 1.0), flip=True)
+    plain = TrainDataset(videos, CLIP, replace(still, flip=False), seed=0)
+    for mirror, seen in (({}, {0}), ({0: 1, 1: 0}, {0, 1}), ({0: -1}, {0})):
+        dataset = TrainDataset(videos, CLIP, still, seed=0, mirror=mirror)
+        targets, flipped = set(), 0
+        for epoch in range(20):
+            item, same = dataset[epoch, 0], plain[epoch, 0]
+            is_flipped = torch.equal(item.clips[0], same.clips[0].flip(-1))
+            assert is_flipped or torch.equal(item.clips[0], same.clips[0])
+            assert item.targets == ((mirror.get(0, 0) if is_flipped else 0,),)
+            targets.add(item.targets[0][0])
+            flipped += is_flipped
+        assert targets == seen
+        assert (flipped == 0) == (mirror == {0: -1})
+
+
+def test_repeats_are_other_draws_of_one_decoding_and_stand_apart(folder_data):
+    videos = read_annotations(folder_data).train
+    dataset = TrainDataset(videos, CLIP, TRANSFORM, seed=0, repeats=2, reversal={0: 1, 1: 0})
+    first, last = dataset[0, 0], dataset[0, len(videos) - 1]
+    assert first.targets == ((0,), (0,), (1,), (1,))
+    assert not torch.equal(first.clips[0], first.clips[1])
+    batch = collate_train(2, [first, last])
+    assert batch.targets.argmax(1).tolist() == [0, 1, 0, 1, 1, 0, 1, 0]

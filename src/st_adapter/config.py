@@ -234,15 +234,41 @@ class TrainConfig:
     crop_range: tuple[float, float] = _setting(
         (0.5, 1.0), "Clip", "Range of the crop's area, or of the short side in units of size."
     )
-    flip: bool = _setting(True, "Clip", "Mirror half of the training clips.")
-    randaugment: bool = _setting(False, "Clip", "RandAugment m7 n4 mstd0.5 inc1, one draw a clip.")
+    views: str = _setting("1x1", "Clip", "Test views, temporal x spatial; spatial is 1 or 3.")
+
+    flip: bool = _setting(True, "Augmentation", "Mirror half of the training clips.")
+    mirror: str | None = _setting(
+        None,
+        "Augmentation",
+        "Classes that a mirror swaps, such as 'Turn left=Turn right', or a .csv of such pairs; "
+        "names: those that differ in left and right alone; same: none. Mirrored clips are trained "
+        "as the other class.",
+    )
     reversal: str | None = _setting(
         None,
-        "Clip",
-        "Classes that are each other played backwards, such as Sit=Stand,Open=Close: beside each "
-        "of their training clips its reversal is trained as the other class.",
+        "Augmentation",
+        "Classes that are each other played backwards, such as Sit=Stand,Open=Close, or a .csv of "
+        "such pairs: beside each of their training clips its reversal is trained as the other "
+        "class.",
     )
-    views: str = _setting("1x1", "Clip", "Test views, temporal x spatial; spatial is 1 or 3.")
+    randaugment: bool = _setting(
+        False, "Augmentation", "RandAugment m7 n4 mstd0.5 inc1, one draw a clip."
+    )
+    color_jitter: float = _setting(
+        0.0, "Augmentation", "Most change of brightness, contrast and saturation, one draw a clip."
+    )
+    erasing: float = _setting(
+        0.0, "Augmentation", "Probability that a random box is grey in all frames of a clip."
+    )
+    mixup: float = _setting(
+        0.0, "Augmentation", "Alpha of mixup: clips and targets blended with others'; 0 is without."
+    )
+    cutmix: float = _setting(
+        0.0, "Augmentation", "Alpha of CutMix: a box of another clip; with mixup, one or the other."
+    )
+    repeats: int = _setting(
+        1, "Augmentation", "Clips drawn from each video that is decoded, in the same batch."
+    )
 
     epochs: int = _setting(8, "Optimisation", "Passes over the training part.")
     batch_size: int = _setting(8, "Optimisation", "Clips in a forward pass.")
@@ -305,10 +331,20 @@ class TrainConfig:
     def __post_init__(self) -> None:
         check_types(self)
         check_method(self.method)
-        for name in ("frames", "size", "epochs", "batch_size", "accumulate"):
+        for name in ("frames", "size", "epochs", "batch_size", "accumulate", "repeats"):
             _at_least(name, getattr(self, name), 1)
         for name in ("stride", "weight_decay", "warmup_epochs", "clip_gradient", "workers"):
             _at_least(name, getattr(self, name), 0)
+        for name in ("mixup", "cutmix"):
+            if not 0 <= getattr(self, name) < float("inf"):
+                raise ArgumentError(f"{name} must be at least 0, not {getattr(self, name)}")
+        for name in ("erasing", "color_jitter"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ArgumentError(f"{name} must be in [0, 1], not {getattr(self, name)}")
+        if self.batch_size % self.repeats:
+            raise ArgumentError(
+                f"batch_size {self.batch_size} is no multiple of the {self.repeats} repeats"
+            )
         for name in ("dropout", "label_smoothing", "average"):
             if not 0 <= getattr(self, name) < 1:
                 raise ArgumentError(f"{name} must be in [0, 1), not {getattr(self, name)}")
@@ -327,7 +363,11 @@ class TrainConfig:
             raise ArgumentError(f"an area crop takes a range within (0, 1], not {self.crop_range}")
         if self.crop == "jitter" and not 1 <= low <= high:
             raise ArgumentError(f"a jitter crop takes a range from 1 up, not {self.crop_range}")
-        _ = self.adapter, self.clip, self.data, self.method_config, self.reversal_pairs
+        _ = self.adapter, self.clip, self.data, self.method_config
+        for name, words in (("reversal", ()), ("mirror", ("names", "same"))):
+            text = getattr(self, name)
+            if text is not None and text not in words and not text.lower().endswith(".csv"):
+                class_pairs(name, text)
         in_time = METHODS[self.method].adapters == "spatio-temporal" and self.kernel_size[0] > 1
         if self.frames == 1 and self.init == "difference" and in_time:
             raise ArgumentError(
@@ -381,20 +421,6 @@ class TrainConfig:
         """How videos are found."""
         return DataConfig(videos=self.videos, columns=self.columns, split=self.split)
 
-    @property
-    def reversal_pairs(self) -> dict[str, str]:
-        """Class to the class that it is when played backwards, both ways round."""
-        pairs: dict[str, str] = {}
-        for text in (self.reversal or "").split(",") if self.reversal is not None else ():
-            first, _, second = (part.strip() for part in text.partition("="))
-            if not first or not second or first == second or {first, second} & pairs.keys():
-                raise ArgumentError(
-                    f"reversal takes pairs like Sit=Stand,Open=Close, two classes each and no "
-                    f"class twice, not {self.reversal!r}"
-                )
-            pairs |= {first: second, second: first}
-        return pairs
-
     def peak_lr(self, num_processes: int = 1) -> float:
         """The learning rate after warm-up, for this many processes."""
         if self.lr is not None:
@@ -417,6 +443,24 @@ class TrainConfig:
             k: tuple(v) if isinstance(v, list) else v for k, v in values.items()
         }
         return cls(**made)
+
+
+def class_pairs(what: str, text: str) -> dict[str, str]:
+    """Read "Sit=Stand,Open=Close", both ways round.
+
+    Raises:
+        ArgumentError: it is no such list; the message begins with `what`.
+    """
+    pairs: dict[str, str] = {}
+    for part in text.split(","):
+        first, _, second = (name.strip() for name in part.partition("="))
+        if not first or not second or first == second or {first, second} & pairs.keys():
+            raise ArgumentError(
+                f"{what} takes pairs like Sit=Stand,Open=Close, two classes each and no class "
+                f"twice, not {text!r}; a .csv of two columns holds names with commas"
+            )
+        pairs |= {first: second, second: first}
+    return pairs
 
 
 def _at_least(name: str, value: float, lowest: int) -> None:

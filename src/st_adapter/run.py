@@ -20,6 +20,7 @@ from st_adapter.data import decode
 from st_adapter.data.annotations import Annotations, read_annotations, read_parts
 from st_adapter.data.dataset import Skipped
 from st_adapter.data.decode import Probe
+from st_adapter.data.mixing import Mixer
 from st_adapter.data.video_list import VideoList
 from st_adapter.errors import ArgumentError, CheckpointError
 from st_adapter.evaluate import Evaluation
@@ -40,12 +41,14 @@ class Run:
 
     Attributes:
         precision: "float32" or "bfloat16", as resolved.
-        reversal: label to the label of what its clips show backwards.
+        reversal: class to the class that its clips show backwards.
+        mirror: class to the class that its clips show in a mirror.
         probe: of videos, by the index of the data.
         step: optimizer steps done.
         epochs_done: epochs trained and validated.
         train_seconds: spent in training, without validation.
         skipped: files that could not be used, each reported once.
+        mixer: of batches, where the configuration asks for it.
         average: of the trained parameters, where the configuration asks for one.
     """
 
@@ -57,6 +60,7 @@ class Run:
     accelerator: Accelerator
     precision: str
     reversal: dict[int, int] = field(default_factory=dict)
+    mirror: dict[int, int] = field(default_factory=dict)
     probe: Probe = decode.probe
     step: int = 0
     epochs_done: int = 0
@@ -65,10 +69,13 @@ class Run:
     train_seconds: float = 0.0
     skipped: set[Skipped] = field(default_factory=set)
     average: MovingAverage | None = field(init=False)
+    mixer: Mixer | None = field(init=False)
 
     def __post_init__(self) -> None:
         parameters, decay = self.model.trained_tensors(), self.config.average
         self.average = MovingAverage(parameters, decay) if decay else None
+        mixup, cutmix, seed = self.config.mixup, self.config.cutmix, self.config.seed
+        self.mixer = Mixer(mixup, cutmix, seed) if mixup or cutmix else None
 
     def what_counts(self) -> AbstractContextManager[object]:
         """The model classifies as it will be kept: with the average, where there is one."""
@@ -77,7 +84,8 @@ class Run:
     @property
     def steps_per_epoch(self) -> int:
         """Optimizer steps in a pass over the training part."""
-        batches = math.ceil(len(self.data.train) / self.config.batch_size)
+        videos = self.config.batch_size // self.config.repeats
+        batches = math.ceil(len(self.data.train) / videos)
         return math.ceil(batches / self.config.accumulate)
 
     def write_config(self, data: Path, recipe: str) -> None:
@@ -281,6 +289,11 @@ def absolute_paths(config: TrainConfig) -> dict[str, Any]:
         "weights": config.weights if named else str(Path(config.weights).resolve()),
         "val": None if config.val is None else str(Path(config.val).resolve()),
         "videos": None if config.videos is None else str(Path(config.videos).resolve()),
+        **{
+            name: str(Path(text).resolve())
+            for name in ("mirror", "reversal")
+            if (text := getattr(config, name)) is not None and text.lower().endswith(".csv")
+        },
     }
 
 

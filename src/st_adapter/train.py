@@ -4,27 +4,22 @@ import math
 import os
 import shlex
 import time
-from collections.abc import Iterator
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from torch import Tensor
-from torch.utils.data import DataLoader
 
 from st_adapter import checkpoint
 from st_adapter.config import ClipConfig, TrainConfig
-from st_adapter.data.annotations import Annotations
-from st_adapter.data.augment import TrainTransform
-from st_adapter.data.dataset import EpochSampler, TrainBatch, TrainDataset, collate_train
+from st_adapter.data.dataset import TrainBatch
 from st_adapter.data.index import index_of
-from st_adapter.errors import ArgumentError, DataError, TrainingError, did_you_mean
+from st_adapter.errors import ArgumentError, TrainingError
 from st_adapter.evaluate import Evaluation, evaluate
 from st_adapter.inspection import count_parts
-from st_adapter.interrupt import deferred_interrupt, ignore_interrupt
+from st_adapter.interrupt import deferred_interrupt
 from st_adapter.kernels import training_kernels
 from st_adapter.machine import (
     check_input_size,
@@ -41,6 +36,7 @@ from st_adapter.progress import Bar, bar, say
 from st_adapter.run import Run, check_folder, read_videos, resumed_config, write_evaluation
 from st_adapter.scoring import task_loss
 from st_adapter.task import Task
+from st_adapter.training_data import Batches, class_maps
 
 _LOG_EVERY = 10
 """Most steps between two lines of metrics.jsonl; short epochs have ten lines."""
@@ -86,11 +82,10 @@ def train(
     else:
         run.write_config(Path(data), recipe)
     _announce(run)
-    sampler = EpochSampler(len(run.data.train), config.batch_size, config.seed)
-    loader = _train_loader(run, sampler)
+    batches = Batches(run)
     try:
         while run.epochs_done < config.epochs:
-            _train_epoch(run, loader, sampler)
+            _train_epoch(run, batches)
             _validate_epoch(run)
     except KeyboardInterrupt:
         raise Interrupted(
@@ -106,7 +101,7 @@ def _prepare(data: Path, folder: Path, config: TrainConfig) -> Run:
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise ArgumentError("training runs in one process; start it without a launcher")
     annotations = read_videos(data, config)
-    reversal = reversal_labels(config, annotations)
+    reversal, mirror = class_maps(config, annotations)
     device = choose_device(config.device)
     torch.manual_seed(config.seed)
     model = create_model(
@@ -149,25 +144,9 @@ def _prepare(data: Path, folder: Path, config: TrainConfig) -> Run:
         accelerator=accelerator,
         precision=precision,
         reversal=reversal,
+        mirror=mirror,
         probe=index_of(data),
     )
-
-
-def reversal_labels(config: TrainConfig, data: Annotations) -> dict[int, int]:
-    """Label to the label of what its clips show backwards.
-
-    Raises:
-        ArgumentError: a name is no class, or a video has several.
-    """
-    labels = data.labels
-    if config.reversal_pairs and data.task != Task():
-        raise ArgumentError(f"reversal takes one label a video; the data has {data.task}")
-    for name in config.reversal_pairs:
-        if name not in labels:
-            hint = did_you_mean(name, list(labels))
-            raise ArgumentError(f"reversal names {name!r}, which is no class of the data{hint}")
-    index = {label: i for i, label in enumerate(labels)}
-    return {index[a]: index[b] for a, b in config.reversal_pairs.items()}
 
 
 def _announce(run: Run) -> None:
@@ -202,22 +181,19 @@ def _kind(task: Task) -> str:
     return ", any number of them a video" if task.multi_label else ""
 
 
-def _train_epoch(
-    run: Run, loader: DataLoader[TrainBatch | DataError], sampler: EpochSampler
-) -> None:
+def _train_epoch(run: Run, batches: Batches) -> None:
     """Train from where the run stands to the end of its epoch."""
     config, epoch = run.config, run.epochs_done
     first_step = run.step - epoch * run.steps_per_epoch
-    sampler.epoch, sampler.first_batch = epoch, first_step * config.accumulate
     run.model.train()
     losses: list[Tensor] = []
     seen, start = 0, time.perf_counter()
     title = f"epoch {epoch + 1}/{config.epochs}"
     log_every = min(_LOG_EVERY, max(1, run.steps_per_epoch // 10))
     with deferred_interrupt() as stop, bar(title, run.steps_per_epoch, first_step) as progress:
-        for batches in _groups(loader, config.accumulate):
-            losses.append(_step(run, batches))
-            seen += sum(len(batch.targets) for batch in batches)
+        for step in batches.steps(epoch, first_step):
+            losses.append(_step(run, step))
+            seen += sum(len(batch.targets) for batch in step)
             run.step += 1
             if run.average is not None:
                 run.average.update(run.step)
@@ -238,46 +214,6 @@ def _train_epoch(
         raise KeyboardInterrupt
 
 
-def train_transform(config: TrainConfig) -> TrainTransform:
-    """The draws that a configuration trains with."""
-    return TrainTransform(
-        size=config.size,
-        crop=config.crop,
-        crop_range=config.crop_range,
-        flip=config.flip,
-        randaugment=config.randaugment,
-    )
-
-
-def _train_loader(run: Run, sampler: EpochSampler) -> DataLoader[TrainBatch | DataError]:
-    config = run.config
-    transform = train_transform(config)
-    return DataLoader(
-        TrainDataset(run.data.train, config.clip, transform, config.seed, run.reversal, run.probe),  # type: ignore[arg-type]
-        batch_sampler=sampler,
-        num_workers=config.workers,
-        persistent_workers=config.workers > 0,
-        collate_fn=partial(collate_train, len(run.data.labels)),
-        pin_memory=run.model.device.type == "cuda",
-        worker_init_fn=ignore_interrupt,
-        generator=torch.Generator(),  # the global one belongs to dropout, and to resuming
-    )
-
-
-def _groups(loader: DataLoader[TrainBatch | DataError], size: int) -> Iterator[list[TrainBatch]]:
-    """Batches in lists of `size`; the last may be shorter."""
-    group: list[TrainBatch] = []
-    for batch in loader:
-        if isinstance(batch, DataError):
-            raise batch
-        group.append(batch)
-        if len(group) == size:
-            yield group
-            group = []
-    if group:
-        yield group
-
-
 def _step(run: Run, batches: list[TrainBatch]) -> Tensor:
     """One optimizer step over all batches; returns the mean loss, still on the device."""
     config, device = run.config, run.model.device
@@ -286,11 +222,14 @@ def _step(run: Run, batches: list[TrainBatch]) -> Tensor:
         group["lr"] = group.get("peak_lr", config.peak_lr()) * factor
     clips_in_step = sum(len(batch.targets) for batch in batches)
     total = torch.zeros((), device=device)
-    for batch in batches:
+    for i, batch in enumerate(batches):
+        clips = batch.clips.to(device, non_blocking=True)
         targets = batch.targets.to(device, non_blocking=True)
         with clear_out_of_memory(device):
+            if run.mixer is not None:
+                clips, targets = run.mixer(clips, targets, run.step * config.accumulate + i)
             with training_kernels(device):
-                logits = run.model(batch.clips.to(device, non_blocking=True))
+                logits = run.model(clips)
             loss = task_loss(logits.float(), targets, run.data.task, config.label_smoothing)
             loss = loss * len(targets) / clips_in_step
             run.accelerator.backward(loss)

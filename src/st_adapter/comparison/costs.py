@@ -65,7 +65,7 @@ def _build(config: TrainConfig, method: str, labels: list[str]) -> VideoClassifi
 def _step_seconds(model: VideoClassifier, config: TrainConfig) -> list[float]:
     """Times of forward pass, backward pass and optimizer step together."""
     optimizer = make_optimizer(model.train(), config)
-    num_clips = config.batch_size * (2 if config.reversal_pairs else 1)
+    num_clips = config.batch_size * (2 if config.reversal else 1)
     shape = (num_clips, config.frames, 3, config.size, config.size)
     clips = torch.randint(0, 256, shape, dtype=torch.uint8, device=model.device)
     target = torch.zeros(num_clips, dtype=torch.long, device=model.device)

@@ -21,7 +21,7 @@ from st_adapter.model import create_model
 from st_adapter.progress import say
 from st_adapter.provenance import command, versions
 from st_adapter.run import absolute_paths, read_videos
-from st_adapter.train import reversal_labels
+from st_adapter.training_data import class_maps
 
 DEFAULT_RATES = (1e-4, 3e-4, 1e-3, 3e-3)
 
@@ -65,7 +65,7 @@ def compare(
         check_method(method)
     config = replace(config or TrainConfig(), keep="last", head_lr=None)
     videos = read_videos(Path(data), config)
-    reversal_labels(config, videos)
+    class_maps(config, videos)  # refuses names that are none
     refused = _refused(config, methods, videos.labels)
     fitting = tuple(method for method in methods if method not in refused)
     if not fitting:

@@ -6,27 +6,33 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+import torch
 from jaxtyping import UInt8
 from torch import Tensor
 from torchvision.transforms import InterpolationMode
+from torchvision.transforms.v2 import ColorJitter, RandomErasing, Transform
 from torchvision.transforms.v2 import functional as F
+from torchvision.tv_tensors import Video
 
 from st_adapter.data.randaugment import randaugment
 
 Frames = UInt8[Tensor, "t 3 h w"]
+_GREY = [128.0, 128.0, 128.0]
 Squares = UInt8[Tensor, "t 3 side side"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainTransform:
-    """Random crop, mirror and RandAugment, each drawn once for all frames of a clip.
+    """Random crop, colours and erasing, each drawn once for all frames of a clip.
 
     Attributes:
         size: height and width of the result, pixels.
         crop: "area" is a random resized crop (Inception style); "jitter" scales the short side
             by a random factor of `size` and crops anywhere.
         crop_range: of the area, or of the factor.
-        flip: mirror half of the clips.
+        flip: mirror half of the clips, which is left to who knows what they show then.
+        color_jitter: most relative change of brightness, contrast and saturation.
+        erasing: probability that a random box is grey.
         randaugment: RandAugment m7 n4 mstd0.5 inc1, before the crop as in the official code.
     """
 
@@ -35,6 +41,8 @@ class TrainTransform:
     crop_range: tuple[float, float]
     flip: bool
     randaugment: bool
+    color_jitter: float = 0.0
+    erasing: float = 0.0
 
     def short_side(self, rng: random.Random) -> int | None:
         """The short side to decode to; None keeps the video's own."""
@@ -54,7 +62,19 @@ class TrainTransform:
         else:
             top, left = rng.randint(0, height - self.size), rng.randint(0, width - self.size)
             clip = F.crop(frames, top, left, self.size, self.size)
-        return F.horizontal_flip(clip) if self.flip and rng.random() < 0.5 else clip
+        if self.color_jitter:
+            clip = _drawn(ColorJitter(*[self.color_jitter] * 3), clip, rng)
+        if self.erasing:
+            clip = _drawn(RandomErasing(self.erasing, value=_GREY), clip, rng)
+        return clip
+
+
+def _drawn(transform: Transform, frames: Frames, rng: random.Random) -> Frames:
+    """Apply a transform of torchvision's, which draws from the global generator."""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(rng.getrandbits(32))
+        changed: Tensor = transform(Video(frames)).as_subclass(Tensor)
+    return changed
 
 
 def random_area_box(

@@ -3,6 +3,7 @@
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 
 import numpy as np
 import torch
@@ -31,15 +32,14 @@ class Skipped:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainItem:
-    """A clip with its classes, and the files that it stands in for; no clip where all failed.
+    """Clips of one video, each with its classes, and the files that the video stands in for.
 
-    `reversed_target` is what the clip shows backwards, if that is trained too; else -1.
+    No clip where all failed.
     """
 
-    clip: UInt8[Tensor, "t 3 h w"] | None
-    targets: tuple[int, ...]
+    clips: tuple[UInt8[Tensor, "t 3 h w"], ...]
+    targets: tuple[tuple[int, ...], ...]
     skipped: tuple[Skipped, ...]
-    reversed_target: int = -1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,13 +67,15 @@ class Views:
 
 
 class TrainDataset(Dataset[TrainItem]):
-    """One random clip of each video.
+    """Random clips of each video.
 
     What a clip shows depends on (seed, epoch, index) alone, so that a run repeats with any
     number of workers and goes on in the middle of an epoch.
 
     Args:
-        reversal: label of a class to the label of what it is when played backwards.
+        repeats: clips of a video, which is decoded once for all of them.
+        mirror: class to the class that its clips show in a mirror; negative where that is none.
+        reversal: class to the class that its clips show backwards, which are added.
         probe: `decode.probe`, or an index that remembers what it said.
     """
 
@@ -83,6 +85,9 @@ class TrainDataset(Dataset[TrainItem]):
         clip: ClipConfig,
         transform: TrainTransform,
         seed: int,
+        *,
+        repeats: int = 1,
+        mirror: Mapping[int, int] | None = None,
         reversal: Mapping[int, int] | None = None,
         probe: decode.Probe = decode.probe,
     ) -> None:
@@ -90,6 +95,8 @@ class TrainDataset(Dataset[TrainItem]):
         self.clip = clip
         self.transform = transform
         self.seed = seed
+        self.repeats = repeats
+        self.mirror = mirror or {}
         self.reversal = reversal or {}
         self.probe = probe
 
@@ -97,7 +104,7 @@ class TrainDataset(Dataset[TrainItem]):
         return len(self.videos)
 
     def __getitem__(self, key: tuple[int, int]) -> TrainItem:
-        """Return a clip of a video, or of another where that cannot be read.
+        """Return clips of a video, or of another where that cannot be read.
 
         Args:
             key: (epoch, index of the video).
@@ -107,16 +114,11 @@ class TrainDataset(Dataset[TrainItem]):
         skipped: list[Skipped] = []
         for video in self._candidates(index, rng):
             try:
-                clip = self._clip(video, rng)
-                return TrainItem(
-                    clip=clip,
-                    targets=video.targets,
-                    skipped=tuple(skipped),
-                    reversed_target=self.reversal.get(video.label, -1),
-                )
+                clips, targets = zip(*self._clips(video, rng), strict=True)
+                return TrainItem(clips=clips, targets=targets, skipped=tuple(skipped))
             except VideoError as error:
                 skipped.append(Skipped(path=str(video.path), reason=str(error)))
-        return TrainItem(clip=None, targets=(), skipped=tuple(skipped))
+        return TrainItem(clips=(), targets=(), skipped=tuple(skipped))
 
     def _candidates(self, index: int, rng: random.Random) -> Iterator[Video]:
         """The video, then others of its class, then any."""
@@ -130,12 +132,28 @@ class TrainDataset(Dataset[TrainItem]):
             for i in rng.sample(range(len(choice)), min(_SUBSTITUTES, len(choice))):
                 yield self.videos[int(choice[i])]
 
-    def _clip(self, video: Video, rng: random.Random) -> Tensor:
+    def _clips(
+        self, video: Video, rng: random.Random
+    ) -> list[tuple[UInt8[Tensor, "t 3 h w"], tuple[int, ...]]]:
+        """Draw clips with their classes: the repeats, then their reversals."""
+
         def choose(num_frames: int) -> list[int]:
             return sample.choose(num_frames, self.clip.frames, self.clip.stride, rng)
 
-        frames = read_clips(video, [choose], self.transform.short_side(rng), self.probe)[0]
-        return self.transform(frames, rng)
+        choosers = [choose] * self.repeats
+        drawn = []
+        for frames in read_clips(video, choosers, self.transform.short_side(rng), self.probe):
+            clip, targets = self.transform(frames, rng), video.targets
+            mirrored = tuple(self.mirror.get(target, target) for target in targets)
+            if self.transform.flip and rng.random() < 0.5 and min(mirrored, default=0) >= 0:
+                clip, targets = clip.flip(-1), mirrored
+            drawn.append((clip, targets))
+        backwards = [
+            (clip.flip(0), (self.reversal[targets[0]],))
+            for clip, targets in drawn
+            if targets and targets[0] in self.reversal
+        ]
+        return drawn + backwards
 
 
 class ViewDataset(Dataset[Views]):
@@ -214,16 +232,13 @@ def read_clips(
 
 
 def collate_train(num_classes: int, items: list[TrainItem]) -> TrainBatch | DataError:
-    """Stack clips to one batch, then their reversals; an error where no video could be read.
+    """Stack clips to one batch; an error where no video could be read.
 
-    The error is returned, for the main process to raise it without a worker's traceback.
+    Clips of one video stand apart, so that mixing pairs different ones. The error is returned,
+    for the main process to raise it without a worker's traceback.
     """
-    clips = [(item.clip, item.targets) for item in items if item.clip is not None]
-    clips += [
-        (item.clip.flip(0), (item.reversed_target,))
-        for item in items
-        if item.clip is not None and item.reversed_target >= 0
-    ]
+    columns = zip_longest(*(zip(item.clips, item.targets, strict=True) for item in items))
+    clips = [shown for column in columns for shown in column if shown is not None]
     skipped = tuple(skip for item in items for skip in item.skipped)
     if not clips:
         return DataError(f"no training video could be read; the last: {skipped[-1].reason}")
