@@ -27,6 +27,7 @@ from st_adapter.config import ClipConfig, TrainConfig
 from st_adapter.data import decode, sample
 from st_adapter.data.dataset import TrainDataset, ViewDataset
 from st_adapter.data.index import VideoIndex
+from st_adapter.data.reader import Reader
 from st_adapter.data.video_list import Video
 from st_adapter.recipes import resolve
 from st_adapter.training_data import train_transform
@@ -78,7 +79,7 @@ def our_loaders(clip: Path) -> dict[str, Callable[[int], object]]:
 
     def train(config: TrainConfig) -> Callable[[int], object]:
         transform = train_transform(config)
-        dataset = TrainDataset(videos, config.clip, transform, seed=0, probe=index)
+        dataset = TrainDataset(videos, config.clip, transform, seed=0, reader=Reader(probe=index))
         return lambda epoch: dataset[epoch, 0].clips[0]
 
     views = ViewDataset(videos, ClipConfig(frames=8, stride=16, size=224, views=(3, 1)), index)

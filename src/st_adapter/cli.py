@@ -120,6 +120,7 @@ def evaluate(
     """
     chosen = parse_views(views) if views else None
     from st_adapter.data.index import index_of
+    from st_adapter.data.reader import make_reader
     from st_adapter.evaluate import evaluate as run_evaluation
     from st_adapter.files import append_json_line
     from st_adapter.predict import Predictor
@@ -141,7 +142,7 @@ def evaluate(
         workers=workers,
         precision=predictor.precision,
         temporal=temporal,
-        probe=index_of(data),
+        reader=make_reader(predictor.decoder, workers, predictor.model.device, index_of(data)),
     )
     if file:
         write_evaluation(file, result, data)

@@ -323,6 +323,9 @@ class TrainConfig:
 
     seed: int = _setting(0, "Machine", "Seed of split, order, augmentation and initialisation.")
     workers: int = _setting(2, "Machine", "Processes that decode; 0 decodes in the main one.")
+    decoder: Literal["pyav", "torchcodec"] = _setting(
+        "pyav", "Machine", "What decodes videos; torchcodec is an extra, on a GPU with 0 workers."
+    )
     precision: Literal["auto", "float32", "bfloat16"] = _setting(
         "auto", "Machine", "Arithmetic; auto measures which is faster here."
     )

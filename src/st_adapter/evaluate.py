@@ -10,9 +10,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from st_adapter.config import ClipConfig
-from st_adapter.data import decode
 from st_adapter.data.dataset import Skipped
-from st_adapter.data.decode import Probe
+from st_adapter.data.reader import Reader
 from st_adapter.data.video_list import Video
 from st_adapter.errors import DataError
 from st_adapter.frame_order import ORDERS
@@ -63,13 +62,13 @@ def evaluate(
     workers: int = 2,
     precision: str = "float32",
     temporal: bool = False,
-    probe: Probe = decode.probe,
+    reader: Reader = Reader(),
 ) -> Evaluation:
     """Score every video and measure how good the scores are.
 
     Args:
         temporal: measure it with the frames reversed, shuffled and frozen to one, too.
-        probe: `decode.probe`, or an index that remembers what it said.
+        reader: of videos.
 
     Raises:
         DataError: no video could be read.
@@ -86,7 +85,7 @@ def evaluate(
             workers=workers,
             precision=precision,
             orders=orders,
-            probe=probe,
+            reader=reader,
         ):
             if isinstance(result, Skipped):
                 skipped.append(result)

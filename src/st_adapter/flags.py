@@ -108,6 +108,13 @@ def run_options(command: Callable[..., int]) -> Callable[..., int]:
             show_default=True,
             help="Arithmetic.",
         ),
+        click.option(
+            "--decoder",
+            type=click.Choice(("pyav", "torchcodec")),
+            default="pyav",
+            show_default=True,
+            help="What decodes videos.",
+        ),
         click.option("--workers", type=click.IntRange(0), default=2, help="Decoding processes."),
         click.option("--batch-size", type=click.IntRange(1), default=8, help="Clips at a time."),
         click.option("--size", type=click.IntRange(1), help="Pixels of a clip, if not as trained."),

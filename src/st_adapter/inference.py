@@ -7,9 +7,8 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from st_adapter.config import ClipConfig
-from st_adapter.data import decode
 from st_adapter.data.dataset import Skipped, view_loader
-from st_adapter.data.decode import Probe
+from st_adapter.data.reader import Reader
 from st_adapter.data.video_list import Video
 from st_adapter.frame_order import Order, reorder
 from st_adapter.machine import autocast, clear_out_of_memory
@@ -26,7 +25,7 @@ def score_videos(
     workers: int,
     precision: str,
     orders: Sequence[Order] = ("in_order",),
-    probe: Probe = decode.probe,
+    reader: Reader = Reader(),
 ) -> Iterator[tuple[int, Tensor | Skipped]]:
     """Yield (index, scores [orders, classes]) of each video, or why it had to be skipped.
 
@@ -35,11 +34,11 @@ def score_videos(
         batch_size: clips in a forward pass.
         precision: "float32" or "bfloat16".
         orders: of the frames; each video is decoded once and scored in all of them.
-        probe: `decode.probe`, or an index that remembers what it said.
+        reader: of videos.
     """
     temporal, spatial = clip.views
     videos_at_once = max(1, batch_size // (temporal * spatial))
-    for group in view_loader(videos, clip, videos_at_once, workers, probe):
+    for group in view_loader(videos, clip, videos_at_once, workers, reader):
         readable = [
             reorder(views.clips, order, seed=views.index)
             for views in group

@@ -8,9 +8,11 @@ from typing import Any
 
 from st_adapter.checkpoint import load
 from st_adapter.config import PRECISIONS, ClipConfig
+from st_adapter.data import decode
 from st_adapter.data.dataset import Skipped
 from st_adapter.data.formats.folders import find_videos
 from st_adapter.data.pictures import holds_pictures
+from st_adapter.data.reader import Decoder, make_reader
 from st_adapter.data.video_list import Video
 from st_adapter.errors import ArgumentError, VideoError
 from st_adapter.inference import score_videos
@@ -48,6 +50,7 @@ class Predictor:
         frames: frames in a clip; unset takes as many as in training.
         size: height and width of a clip, pixels; unset takes that of training.
         batch_size: clips in a forward pass.
+        decoder: "pyav" or "torchcodec".
 
     Raises:
         CheckpointError: the folder cannot be read or does not fit the backbone.
@@ -65,6 +68,7 @@ class Predictor:
         frames: int | None = None,
         size: int | None = None,
         batch_size: int = 8,
+        decoder: Decoder = "pyav",
     ) -> None:
         if precision not in PRECISIONS[1:] or batch_size < 1:
             raise ArgumentError(
@@ -80,6 +84,7 @@ class Predictor:
         check_input_size(self.model, self.clip.size)
         self.precision = precision
         self.batch_size = batch_size
+        self.decoder = decoder
 
     def __call__(self, video: str | Path) -> list[tuple[str, float]]:
         """Return (label, score) of every class, the likeliest first.
@@ -104,6 +109,7 @@ class Predictor:
             batch_size=self.batch_size,
             workers=workers,
             precision=self.precision,
+            reader=make_reader(self.decoder, workers, self.model.device, decode.probe),
         ):
             if isinstance(result, Skipped):
                 yield result

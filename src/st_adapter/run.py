@@ -16,11 +16,10 @@ from torch.optim import AdamW
 from st_adapter import checkpoint
 from st_adapter.backbones.weights import NAMED_SOURCES
 from st_adapter.config import DataConfig, TrainConfig
-from st_adapter.data import decode
 from st_adapter.data.annotations import Annotations, read_annotations, read_parts
 from st_adapter.data.dataset import Skipped
-from st_adapter.data.decode import Probe
 from st_adapter.data.mixing import Mixer
+from st_adapter.data.reader import Reader
 from st_adapter.data.video_list import VideoList
 from st_adapter.errors import ArgumentError, CheckpointError
 from st_adapter.evaluate import Evaluation
@@ -43,7 +42,7 @@ class Run:
         precision: "float32" or "bfloat16", as resolved.
         reversal: class to the class that its clips show backwards.
         mirror: class to the class that its clips show in a mirror.
-        probe: of videos, by the index of the data.
+        reader: of videos, by the index of the data.
         step: optimizer steps done.
         epochs_done: epochs trained and validated.
         train_seconds: spent in training, without validation.
@@ -61,7 +60,7 @@ class Run:
     precision: str
     reversal: dict[int, int] = field(default_factory=dict)
     mirror: dict[int, int] = field(default_factory=dict)
-    probe: Probe = decode.probe
+    reader: Reader = Reader()
     step: int = 0
     epochs_done: int = 0
     best_score: float = -1.0

@@ -16,6 +16,7 @@ from st_adapter import checkpoint
 from st_adapter.config import ClipConfig, TrainConfig
 from st_adapter.data.dataset import TrainBatch
 from st_adapter.data.index import index_of
+from st_adapter.data.reader import make_reader
 from st_adapter.errors import ArgumentError, TrainingError
 from st_adapter.evaluate import Evaluation, evaluate
 from st_adapter.inspection import count_parts
@@ -145,7 +146,7 @@ def _prepare(data: Path, folder: Path, config: TrainConfig) -> Run:
         precision=precision,
         reversal=reversal,
         mirror=mirror,
-        probe=index_of(data),
+        reader=make_reader(config.decoder, config.workers, device, index_of(data)),
     )
 
 
@@ -301,7 +302,7 @@ def _evaluate(run: Run, clip: ClipConfig, temporal: bool = False) -> Evaluation:
         workers=config.workers,
         precision=run.precision,
         temporal=temporal,
-        probe=run.probe,
+        reader=run.reader,
     )
 
 

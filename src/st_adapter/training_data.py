@@ -56,13 +56,13 @@ class Batches:
                 repeats=config.repeats,
                 mirror=run.mirror,
                 reversal=run.reversal,
-                probe=run.probe,
+                reader=run.reader,
             ),
             batch_sampler=self._sampler,
             num_workers=config.workers,
             persistent_workers=config.workers > 0,
             collate_fn=partial(collate_train, len(run.data.labels)),
-            pin_memory=run.model.device.type == "cuda",
+            pin_memory=run.model.device.type == "cuda" and run.reader.device == "cpu",
             worker_init_fn=ignore_interrupt,
             generator=torch.Generator(),  # the global one belongs to dropout, and to resuming
         )

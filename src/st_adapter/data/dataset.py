@@ -12,8 +12,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from st_adapter.config import ClipConfig
-from st_adapter.data import decode, sample
+from st_adapter.data import sample
 from st_adapter.data.augment import TrainTransform, spatial_views
+from st_adapter.data.decode import TruncatedError
+from st_adapter.data.reader import Reader
 from st_adapter.data.video_list import Video, VideoList
 from st_adapter.errors import DataError, VideoError
 from st_adapter.interrupt import ignore_interrupt
@@ -76,7 +78,7 @@ class TrainDataset(Dataset[TrainItem]):
         repeats: clips of a video, which is decoded once for all of them.
         mirror: class to the class that its clips show in a mirror; negative where that is none.
         reversal: class to the class that its clips show backwards, which are added.
-        probe: `decode.probe`, or an index that remembers what it said.
+        reader: of videos.
     """
 
     def __init__(
@@ -89,7 +91,7 @@ class TrainDataset(Dataset[TrainItem]):
         repeats: int = 1,
         mirror: Mapping[int, int] | None = None,
         reversal: Mapping[int, int] | None = None,
-        probe: decode.Probe = decode.probe,
+        reader: Reader = Reader(),
     ) -> None:
         self.videos = VideoList.of(videos)
         self.clip = clip
@@ -98,7 +100,7 @@ class TrainDataset(Dataset[TrainItem]):
         self.repeats = repeats
         self.mirror = mirror or {}
         self.reversal = reversal or {}
-        self.probe = probe
+        self.reader = reader
 
     def __len__(self) -> int:
         return len(self.videos)
@@ -142,7 +144,7 @@ class TrainDataset(Dataset[TrainItem]):
 
         choosers = [choose] * self.repeats
         drawn = []
-        for frames in read_clips(video, choosers, self.transform.short_side(rng), self.probe):
+        for frames in read_clips(video, choosers, self.transform.short_side(rng), self.reader):
             clip, targets = self.transform(frames, rng), video.targets
             mirrored = tuple(self.mirror.get(target, target) for target in targets)
             if self.transform.flip and rng.random() < 0.5 and min(mirrored, default=0) >= 0:
@@ -160,25 +162,25 @@ class ViewDataset(Dataset[Views]):
     """All test views of each video, in order."""
 
     def __init__(
-        self, videos: Sequence[Video], clip: ClipConfig, probe: decode.Probe = decode.probe
+        self, videos: Sequence[Video], clip: ClipConfig, reader: Reader = Reader()
     ) -> None:
         self.videos = VideoList.of(videos)
         self.clip = clip
-        self.probe = probe
+        self.reader = reader
 
     def __len__(self) -> int:
         return len(self.videos)
 
     def __getitem__(self, index: int) -> Views:
         try:
-            clips = read_views(self.videos[index], self.clip, self.probe)
+            clips = read_views(self.videos[index], self.clip, self.reader)
             return Views(index=index, clips=clips)
         except VideoError as error:
             return Views(index=index, clips=None, reason=str(error))
 
 
 def read_views(
-    video: Video, clip: ClipConfig, probe: decode.Probe = decode.probe
+    video: Video, clip: ClipConfig, reader: Reader = Reader()
 ) -> UInt8[Tensor, "v t 3 h w"]:
     """Decode a video once and cut its test views, temporal-major.
 
@@ -192,7 +194,7 @@ def read_views(
             num_frames, clip.frames, clip.stride, view=view, num_views=temporal
         )
 
-    windows = read_clips(video, [chooser(view) for view in range(temporal)], clip.size, probe)
+    windows = read_clips(video, [chooser(view) for view in range(temporal)], clip.size, reader)
     return torch.stack([c for w in windows for c in spatial_views(w, clip.size, spatial)])
 
 
@@ -204,7 +206,7 @@ def read_clips(
     video: Video,
     choosers: Sequence[Chooser],
     short_side: int | None,
-    probe: decode.Probe = decode.probe,
+    reader: Reader = Reader(),
 ) -> list[UInt8[Tensor, "t 3 h w"]]:
     """Choose frames of a video and decode them in one pass.
 
@@ -214,14 +216,14 @@ def read_clips(
     Raises:
         VideoError: no frame can be read, or none lies in the segment.
     """
-    info = probe(video.path)
+    info = reader.probe(video.path)
     shown = info.frame_range(video.start_seconds, video.end_seconds)
     for _ in range(2):
         chosen = [[shown[i] for i in choose(len(shown))] for choose in choosers]
         union = sorted({i for indices in chosen for i in indices})
         try:
-            frames = decode.read_frames(video.path, union, short_side, info)
-        except decode.TruncatedError as error:
+            frames = reader.read_frames(video.path, union, short_side, info)
+        except TruncatedError as error:
             shown = range(shown.start, min(shown.stop, error.num_decoded))
             if not shown:
                 raise
@@ -276,11 +278,11 @@ def view_loader(
     clip: ClipConfig,
     batch_size: int,
     workers: int,
-    probe: decode.Probe = decode.probe,
+    reader: Reader = Reader(),
 ) -> DataLoader[Views]:
     """Batches of whole videos; each item is a list of `Views`."""
     return DataLoader(
-        ViewDataset(videos, clip, probe),
+        ViewDataset(videos, clip, reader),
         batch_size=batch_size,
         num_workers=min(workers, len(videos)),
         collate_fn=list,

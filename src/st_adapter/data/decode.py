@@ -44,6 +44,9 @@ _USUAL_RATE, _HIGHEST_RATE = Fraction(25), Fraction(1000)
 Probe = Callable[[Path], VideoInfo]
 """From the path of a video to what its packets say."""
 
+ByTime = Callable[[Path, Sequence[int], VideoInfo, int | None], dict[int, Tensor]]
+"""From path, frame numbers, what is known and short side to frames [h, w, 3]; fewer if lost."""
+
 
 def probe(path: Path) -> VideoInfo:
     """Read number, times and key frames of the first video stream from its packets.
@@ -91,6 +94,7 @@ def read_frames(
     indices: Sequence[int],
     short_side: int | None = None,
     info: VideoInfo | None = None,
+    by_time: ByTime | None = None,
 ) -> UInt8[Tensor, "t 3 h w"]:
     """Return the frames with these numbers, RGB, upright, in the order asked for.
 
@@ -102,6 +106,7 @@ def read_frames(
         indices: frame numbers, from 0.
         short_side: scale so that the shorter side has this many pixels, bicubic; None keeps it.
         info: what `probe` says of the video; with it only what must be is decoded.
+        by_time: another decoder for files that state the time of each frame.
 
     Raises:
         VideoError: unreadable, or it ends before the last frame asked for. The error's
@@ -112,7 +117,7 @@ def read_frames(
     if path.is_dir():
         found = _read_pictures(path, wanted, _ToRgb(short_side))
     elif info is not None and info.stamped and wanted[-1] < info.num_frames:
-        found = _read_by_time(path, wanted, info, _ToRgb(short_side))
+        found = (by_time or _read_by_time)(path, wanted, info, short_side)
     if len(found) < len(wanted):  # damaged, or frames that no packet tells of: count them
         found, count = _read_by_count(path, wanted, _ToRgb(short_side))
         if len(found) < len(wanted):
@@ -177,10 +182,11 @@ def plan_seeks(wanted: Sequence[int], keys: Sequence[int]) -> list[tuple[int | N
 
 
 def _read_by_time(
-    path: Path, wanted: Sequence[int], info: VideoInfo, to_rgb: "_ToRgb"
+    path: Path, wanted: Sequence[int], info: VideoInfo, short_side: int | None
 ) -> dict[int, Tensor]:
     """Frames known by their time stamps, from the nearest key frames; fewer where one is lost."""
     found: dict[int, Tensor] = {}
+    to_rgb = _ToRgb(short_side)
     with _open(path, threads=min(torch.get_num_threads(), _MOST_THREADS)) as container:
         for key, numbers in plan_seeks(wanted, info.keys.tolist()):
             if key is not None:
@@ -311,7 +317,7 @@ class _ToRgb:
         self.scaler = VideoReformatter()  # keeps its tables from frame to frame
 
     def __call__(self, frame: VideoFrame) -> UInt8[Tensor, "h w 3"]:
-        self.size = self.size or _scaled_size(frame, self.short_side)
+        self.size = self.size or scaled_size(frame.width, frame.height, self.short_side)
         scaled = self.scaler.reformat(
             frame,
             width=self.size[0],
@@ -325,9 +331,8 @@ class _ToRgb:
         return torch.from_numpy(np.ascontiguousarray(pixels))
 
 
-def _scaled_size(frame: VideoFrame, short_side: int | None) -> tuple[int, int]:
-    """Width and height of the stored frame, its shorter side scaled to `short_side`."""
-    width, height = frame.width, frame.height
+def scaled_size(width: int, height: int, short_side: int | None) -> tuple[int, int]:
+    """Width and height, in pixels, with the shorter scaled to `short_side`."""
     if short_side is None:
         return width, height
     if width < height:

@@ -1,0 +1,65 @@
+"""Frames by torchcodec, in the place of PyAV; on a GPU it decodes there."""
+
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from jaxtyping import UInt8
+from torch import Tensor
+from torchvision.transforms import InterpolationMode
+from torchvision.transforms.v2 import functional as F
+
+from st_adapter.data.decode import scaled_size
+from st_adapter.data.video_info import VideoInfo
+from st_adapter.errors import ArgumentError
+
+_LATE_SECONDS = 1e-4
+"""Most that a frame's time may differ from what the packets said; times are rounded."""
+
+
+def check_torchcodec() -> None:
+    """Raise ArgumentError where torchcodec cannot be used."""
+    try:
+        from torchcodec.decoders import VideoDecoder  # type: ignore[attr-defined]  # noqa: F401
+    except ImportError:
+        raise ArgumentError(
+            "--decoder torchcodec needs an extra: pip install 'st-adapter[torchcodec]'"
+        ) from None
+    except (RuntimeError, OSError) as error:
+        raise ArgumentError(
+            f"torchcodec cannot be used here: {str(error).splitlines()[0]} It needs FFmpeg's "
+            "libraries on this machine; --decoder pyav brings its own"
+        ) from None
+
+
+def read_by_time(
+    path: Path, wanted: Sequence[int], info: VideoInfo, short_side: int | None, device: str
+) -> dict[int, UInt8[Tensor, "h w 3"]]:
+    """Frames known by their time stamps; fewer where one is lost.
+
+    Args:
+        short_side: as in `decode.read_frames`.
+        device: where to decode.
+    """
+    from torchcodec.decoders import VideoDecoder  # type: ignore[attr-defined]
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            decoder = VideoDecoder(
+                str(path), dimension_order="NCHW", device=device, seek_mode="exact"
+            )
+            decoded = decoder.get_frames_at(list(wanted))
+    except (RuntimeError, ValueError, IndexError):  # damaged: PyAV tells what there is
+        return {}
+    stamps = info.pts[list(wanted)] * float(info.time_base)
+    late = (decoded.pts_seconds - torch.from_numpy(stamps)).abs() > _LATE_SECONDS
+    if late.any():
+        return {}
+    frames = decoded.data
+    if short_side is not None:
+        width, height = scaled_size(frames.shape[-1], frames.shape[-2], short_side)
+        bicubic = InterpolationMode.BICUBIC
+        frames = F.resize(frames, [height, width], bicubic, antialias=True)
+    return dict(zip(wanted, frames.permute(0, 2, 3, 1), strict=True))
