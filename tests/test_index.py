@@ -13,7 +13,8 @@ import pytest
 
 from conftest import numbered_frame, write_video
 from st_adapter.data import decode
-from st_adapter.data.index import INDEX_NAME, VideoIndex
+from st_adapter.data.index import VideoIndex
+from st_adapter.data.store import STORE_NAME
 from st_adapter.errors import VideoError
 
 
@@ -25,8 +26,8 @@ def folder(tmp_path):
 
 
 def rows(folder):
-    with sqlite3.connect(folder / INDEX_NAME) as connection:
-        return connection.execute("select path, error from videos_1 order by path").fetchall()
+    with sqlite3.connect(folder / STORE_NAME) as connection:
+        return connection.execute("select path, error from videos_2 order by path").fetchall()
 
 
 def test_it_says_what_the_packets_say(folder):
@@ -61,8 +62,8 @@ def test_a_broken_file_is_remembered_with_its_reason(folder):
 def test_a_folder_keeps_its_index_when_it_moves(folder):
     VideoIndex(folder)(folder / "b/b.mp4")
     moved = folder.rename(folder.with_name("moved"))
-    with sqlite3.connect(moved / INDEX_NAME) as connection:
-        connection.execute("update videos_1 set width = 7")
+    with sqlite3.connect(moved / STORE_NAME) as connection:
+        connection.execute("update videos_2 set width = 7")
     assert VideoIndex(moved)(moved / "b/b.mp4").width == 7  # it was not probed again
 
 
@@ -80,13 +81,13 @@ def test_several_processes_share_it(folder):
 
 
 def test_without_a_place_for_the_file_every_video_is_probed(folder, monkeypatch):
-    (folder / INDEX_NAME).mkdir()  # neither there
+    (folder / STORE_NAME).mkdir()  # neither there
     monkeypatch.setenv("XDG_CACHE_HOME", str(folder / "a.mp4"))  # nor in the cache
     assert VideoIndex(folder)(folder / "a.mp4").num_frames == 30
 
 
 def test_a_folder_that_cannot_be_written_has_its_index_in_the_cache(folder, monkeypatch):
-    (folder / INDEX_NAME).mkdir()
+    (folder / STORE_NAME).mkdir()
     monkeypatch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
     assert VideoIndex(folder)(folder / "a.mp4").num_frames == 30
     assert len(list((folder / "cache").rglob("*.sqlite3"))) == 1
@@ -94,5 +95,5 @@ def test_a_folder_that_cannot_be_written_has_its_index_in_the_cache(folder, monk
 
 def test_a_file_that_is_no_index_is_left_alone(folder, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
-    (folder / INDEX_NAME).write_bytes(os.urandom(5000))
+    (folder / STORE_NAME).write_bytes(os.urandom(5000))
     assert VideoIndex(folder)(folder / "a.mp4").num_frames == 30

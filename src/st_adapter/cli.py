@@ -76,7 +76,8 @@ def train(
     """Adapt an image model to the videos in DATA.
 
     DATA is a folder with one folder of videos per class, a folder with train/ and val/ in that
-    form, a .csv with the columns path,label, or a .txt of "path label" lines.
+    form, a .csv with the columns path,label, a .txt of "path label" lines, .tar shards, or a data
+    set's own lists as they are published.
     """
     given = {name: value for name, value in flags.items() if value is not None}
     if resume:

@@ -12,6 +12,7 @@ from torch import Tensor
 from st_adapter.config import ClipConfig
 from st_adapter.data.dataset import Skipped
 from st_adapter.data.reader import Reader
+from st_adapter.data.shards import absolute
 from st_adapter.data.video_list import Video
 from st_adapter.errors import DataError
 from st_adapter.frame_order import ORDERS
@@ -124,7 +125,7 @@ def _prediction(
     video: Video, scores: Float[Tensor, " classes"], labels: Sequence[str], task: Task
 ) -> dict[str, Any]:
     """What a video shows, what the classifier says, and how sure it is."""
-    record: dict[str, Any] = {"path": str(video.path.resolve())}
+    record: dict[str, Any] = {"path": absolute(video.path)}
     if video.start_seconds is not None or video.end_seconds is not None:
         record |= {"start_seconds": video.start_seconds, "end_seconds": video.end_seconds}
     if task.multi_label:

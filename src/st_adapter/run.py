@@ -20,6 +20,7 @@ from st_adapter.data.annotations import Annotations, read_annotations, read_part
 from st_adapter.data.dataset import Skipped
 from st_adapter.data.mixing import Mixer
 from st_adapter.data.reader import Reader
+from st_adapter.data.shards import absolute, is_remote
 from st_adapter.data.video_list import VideoList
 from st_adapter.errors import ArgumentError, CheckpointError
 from st_adapter.evaluate import Evaluation
@@ -90,7 +91,7 @@ class Run:
     def write_config(self, data: Path, recipe: str) -> None:
         """Write `config.json`, complete enough to run again from any folder."""
         config = replace(self.config, precision=self.precision)  # type: ignore[arg-type]
-        write_config(self.folder, config, recipe=recipe, data=str(data.resolve()))
+        write_config(self.folder, config, recipe=recipe, data=absolute(data))
 
     def log(self, values: dict[str, Any]) -> None:
         """Append a line to `metrics.jsonl`, with step and epoch."""
@@ -186,7 +187,7 @@ class Run:
 
 def write_evaluation(file: Path, evaluation: Evaluation, data: Path) -> None:
     """Write what was measured, on which data and by which command."""
-    origin = {"data": str(data.resolve()), "command": command()}
+    origin = {"data": absolute(data), "command": command()}
     before = read_json(file).get("data", "") if file.exists() else ""
     if before not in ("", origin["data"]):
         say(f"note: {file} held the result on {before}; --out FILE would keep both")
@@ -230,18 +231,18 @@ def check_folder(folder: Path, data: Path, resume: bool) -> None:
         raise ArgumentError(f"{folder} already holds a run; {hint}choose another --out")
     if (folder / "comparison.json").exists():
         raise ArgumentError(f"{folder} holds a comparison; choose another --out")
-    if folder.resolve() == data.resolve():
+    if absolute(folder) == absolute(data):
         raise ArgumentError(f"{folder} is the data; choose another --out")
     if folder.exists() and not folder.is_dir():
         raise ArgumentError(f"{folder} is a file; --out takes a folder")
     if not resume:
         return
     before, _, _ = recorded_run(folder)
-    if not before.is_absolute():
+    if not before.is_absolute() and not is_remote(before):
         raise ArgumentError(f"{folder} was trained elsewhere; it holds no state to go on from")
-    if before != data.resolve():
+    if absolute(before) != absolute(data):
         raise ArgumentError(
-            f"{folder} was started on {before}, not {data.resolve()}; resume with the same data, "
+            f"{folder} was started on {before}, not {absolute(data)}; resume with the same data, "
             "or start anew with another --out"
         )
 
@@ -286,8 +287,8 @@ def absolute_paths(config: TrainConfig) -> dict[str, Any]:
     named = config.weights in NAMED_SOURCES
     return {
         "weights": config.weights if named else str(Path(config.weights).resolve()),
-        "val": None if config.val is None else str(Path(config.val).resolve()),
-        "videos": None if config.videos is None else str(Path(config.videos).resolve()),
+        "val": None if config.val is None else absolute(config.val),
+        "videos": None if config.videos is None else absolute(config.videos),
         **{
             name: str(Path(text).resolve())
             for name in ("mirror", "reversal")
@@ -332,7 +333,7 @@ def evaluation_videos(
     config = None
     if (run / "config.json").is_file():
         trained_on, _, recorded = recorded_run(run)
-        config = recorded if trained_on == data.resolve() else None
+        config = recorded if absolute(trained_on) == absolute(data) else None
     options = options or (config.data if config else DataConfig())
     given = read_annotations(data, spec.labels, options, spec.task)
     if not given.val and config is not None:

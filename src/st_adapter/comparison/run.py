@@ -12,6 +12,7 @@ from st_adapter.comparison.plan import PLAN_FILE, Cell, Plan, read_plan, write_p
 from st_adapter.comparison.results import COSTS_FILE, Row, choose_rates, is_done, read_rows
 from st_adapter.config import DataConfig, TrainConfig, check_method
 from st_adapter.data.annotations import read_annotations
+from st_adapter.data.shards import absolute
 from st_adapter.errors import ArgumentError
 from st_adapter.files import read_json, write_json
 from st_adapter.inspection import inspect_spec, spec_of
@@ -73,7 +74,7 @@ def compare(
     heads = "+".join(name for name, _ in videos.task.heads)
     config = replace(config, columns=f"label={heads}" if heads else None)  # as cells read them
     plan = Plan(
-        data=str(Path(data).resolve()),
+        data=absolute(data),
         methods=fitting,
         refused=refused,
         seeds=tuple(seeds),

@@ -15,9 +15,11 @@ from st_adapter.config import DataConfig
 from st_adapter.data.formats import read_listing
 from st_adapter.data.formats.listing import Listing, examples
 from st_adapter.data.formats.tables import SEPARATOR
+from st_adapter.data.shards import absolute, is_remote
 from st_adapter.data.video_list import Video, VideoList
 from st_adapter.errors import DataError
 from st_adapter.files import atomic_path
+from st_adapter.progress import say
 from st_adapter.task import Task
 
 
@@ -140,6 +142,9 @@ def checked_parts(
         if len(missing) == len(videos):
             names = examples(videos.name(i) for i in missing)
             raise DataError(f"{data}: none of {len(videos)} {part} files exists: {names}")
+        if missing:
+            names = examples(videos.name(i) for i in missing)
+            say(f"note: {len(missing)} of {len(videos)} {part} files are not there: {names}")
     return Annotations(labels=labels, train=train, val=held_out, task=task)
 
 
@@ -157,7 +162,8 @@ def write_table(file: Path, videos: Annotations) -> None:
                     names = [n.partition("/")[2] for n in names]
                 elif videos.task.multi_label:
                     names = [SEPARATOR.join(names)]
-                writer.writerow((v.path, *names, v.start_seconds, v.end_seconds, split))
+                path = absolute(v.path) if is_remote(v.path) else v.path
+                writer.writerow((path, *names, v.start_seconds, v.end_seconds, split))
 
 
 def split_validation(

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from fractions import Fraction
 from hashlib import sha256
+from io import BytesIO
 from pathlib import Path
 
 import av
@@ -17,6 +18,7 @@ from jaxtyping import UInt8
 from torch import Tensor
 
 from st_adapter.data.pictures import list_pictures
+from st_adapter.data.shards import Place, find, read_bytes, split_member
 from st_adapter.data.video_info import PICTURES_PER_SECOND, VideoInfo
 from st_adapter.errors import VideoError
 
@@ -58,7 +60,8 @@ def probe(path: Path) -> VideoInfo:
         return _probe_pictures(path)
     packets: list[tuple[int | None, bool]] = []
     first: VideoFrame | None = None
-    with _open(path) as container:
+    place = find(path) if split_member(path) else None
+    with _open(path, place) as container:
         stream = container.streams.video[0]
         for packet in container.demux(stream):
             if packet.size and not packet.is_discard:
@@ -85,7 +88,8 @@ def probe(path: Path) -> VideoInfo:
         height=stream.height,
         rotation=first.rotation if first else 0,
         codec=stream.codec_context.name,
-        digest=_digest(path),
+        digest=_digest(path, place),
+        place=place,
     )
 
 
@@ -119,7 +123,8 @@ def read_frames(
     elif info is not None and info.stamped and wanted[-1] < info.num_frames:
         found = (by_time or _read_by_time)(path, wanted, info, short_side)
     if len(found) < len(wanted):  # damaged, or frames that no packet tells of: count them
-        found, count = _read_by_count(path, wanted, _ToRgb(short_side))
+        place = info.place if info else None
+        found, count = _read_by_count(path, wanted, _ToRgb(short_side), place)
         if len(found) < len(wanted):
             raise TruncatedError(path, count)
     return torch.stack([found[i] for i in indices]).permute(0, 3, 1, 2)
@@ -187,7 +192,8 @@ def _read_by_time(
     """Frames known by their time stamps, from the nearest key frames; fewer where one is lost."""
     found: dict[int, Tensor] = {}
     to_rgb = _ToRgb(short_side)
-    with _open(path, threads=min(torch.get_num_threads(), _MOST_THREADS)) as container:
+    threads = min(torch.get_num_threads(), _MOST_THREADS)
+    with _open(path, info.place, threads) as container:
         for key, numbers in plan_seeks(wanted, info.keys.tolist()):
             if key is not None:
                 container.seek(int(info.pts[key]), stream=container.streams.video[0])
@@ -218,13 +224,13 @@ def _decode_stamps(container: InputContainer, stamps: set[int]) -> Iterator[tupl
 
 
 def _read_by_count(
-    path: Path, wanted: Sequence[int], to_rgb: "_ToRgb"
+    path: Path, wanted: Sequence[int], to_rgb: "_ToRgb", place: Place | None
 ) -> tuple[dict[int, Tensor], int]:
     """Frames known by counting all that the decoder puts out, and how many it put out."""
     numbers = set(wanted)
     found: dict[int, Tensor] = {}
     count = 0
-    with _open(path) as container:
+    with _open(path, place) as container:
         for count, frame in enumerate(_decode(container), start=1):
             if count - 1 in numbers:
                 found[count - 1] = to_rgb(frame)
@@ -254,24 +260,36 @@ class TruncatedError(VideoError):
 
 
 @contextmanager
-def _open(path: Path, threads: int = 1) -> Iterator[InputContainer]:
+def _open(path: Path, place: Place | None = None, threads: int = 1) -> Iterator[InputContainer]:
     """Open a file that has a video stream; FFmpeg's errors come out as VideoError."""
-    if not path.is_file():
-        what = "a folder, not a video" if path.is_dir() else "no such file"
-        raise VideoError(f"{path}: {what}")
-    if not path.stat().st_size:
-        raise VideoError(f"{path}: the file is empty")
     try:
-        with av.open(str(path), options=_OPTIONS, metadata_errors="replace") as container:
+        source = _source(path, place)
+        with av.open(source, "r", options=_OPTIONS, metadata_errors="replace") as container:
             if not container.streams.video:
                 raise VideoError(f"{path}: no video stream in it")
             stream = container.streams.video[0]
             stream.thread_count = threads
             stream.thread_type = "AUTO"
             yield container
-    except (av.FFmpegError, OSError) as error:
+    except (av.FFmpegError, OSError, ImportError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise VideoError(f"{path}: cannot be decoded: {reason}") from None
+
+
+def _source(path: Path, place: Place | None) -> str | BytesIO:
+    """What FFmpeg opens: a file by its name, a video in a shard by its bytes."""
+    place = place or (find(path) if split_member(path) else None)
+    if place is not None:
+        data = read_bytes(place)
+        if not data:
+            raise VideoError(f"{path}: the file is empty")
+        return BytesIO(data)
+    if not path.is_file():
+        what = "a folder, not a video" if path.is_dir() else "no such file"
+        raise VideoError(f"{path}: {what}")
+    if not path.stat().st_size:
+        raise VideoError(f"{path}: the file is empty")
+    return str(path)
 
 
 def _first_frame(packet: av.Packet) -> VideoFrame | None:  # type: ignore[type-arg]
@@ -282,10 +300,10 @@ def _first_frame(packet: av.Packet) -> VideoFrame | None:  # type: ignore[type-a
         return None
 
 
-def _digest(path: Path) -> str:
-    length = path.stat().st_size
+def _digest(path: Path, place: Place | None = None) -> str:
+    length = place.num_bytes if place else path.stat().st_size
     sha = sha256(str(length).encode())
-    with path.open("rb") as file:
+    with BytesIO(read_bytes(place)) if place else path.open("rb") as file:
         for start in (0, length // 2, max(0, length - _DIGESTED_BYTES)):
             file.seek(start)
             sha.update(file.read(_DIGESTED_BYTES))

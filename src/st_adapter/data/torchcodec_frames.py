@@ -11,6 +11,7 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as F
 
 from st_adapter.data.decode import scaled_size
+from st_adapter.data.shards import read_bytes
 from st_adapter.data.video_info import VideoInfo
 from st_adapter.errors import ArgumentError
 
@@ -47,11 +48,10 @@ def read_by_time(
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            decoder = VideoDecoder(
-                str(path), dimension_order="NCHW", device=device, seek_mode="exact"
-            )
+            source = read_bytes(info.place) if info.place else str(path)
+            decoder = VideoDecoder(source, dimension_order="NCHW", device=device, seek_mode="exact")
             decoded = decoder.get_frames_at(list(wanted))
-    except (RuntimeError, ValueError, IndexError):  # damaged: PyAV tells what there is
+    except (RuntimeError, ValueError, IndexError, OSError):  # damaged: PyAV tells what there is
         return {}
     stamps = info.pts[list(wanted)] * float(info.time_base)
     late = (decoded.pts_seconds - torch.from_numpy(stamps)).abs() > _LATE_SECONDS

@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Float64, Int64
 from numpy import ndarray
 
+from st_adapter.data.shards import Place
 from st_adapter.errors import VideoError
 
 PICTURES_PER_SECOND = 25
@@ -32,6 +33,7 @@ class VideoInfo:
         rotation: degrees anticlockwise that turn it upright.
         codec: FFmpeg's name of it.
         digest: of the file's length and three pieces of it; equal files have equal ones.
+        place: where its bytes lie, for a video in a shard.
     """
 
     path: Path
@@ -44,6 +46,7 @@ class VideoInfo:
     rotation: int
     codec: str
     digest: str
+    place: Place | None = None
 
     @property
     def num_frames(self) -> int:

@@ -11,6 +11,8 @@ import numpy as np
 from jaxtyping import Float64, Int32, Int64
 from numpy import ndarray
 
+from st_adapter.data.shards import is_remote, split_member
+
 
 @dataclass(frozen=True, kw_only=True)
 class Video:
@@ -54,8 +56,7 @@ class VideoList(Sequence[Video]):
         start_seconds: Sequence[float] | ndarray = (),
         end_seconds: Sequence[float] | ndarray = (),
     ) -> None:
-        absolute = (p if p.startswith(os.sep) else os.path.abspath(p) for p in paths)
-        encoded = [os.fsencode(path) for path in absolute]
+        encoded = [os.fsencode(p if p.startswith(os.sep) else _absolute(p)) for p in paths]
         self._names: _Ragged = _ragged(b"".join(encoded), np.uint8, map(len, encoded))
         flat = np.array([index for one in targets for index in one], dtype=np.int32)
         self._targets: _Ragged = _ragged(flat.tobytes(), np.int32, map(len, targets))
@@ -136,16 +137,14 @@ class VideoList(Sequence[Video]):
 
     def missing(self) -> list[int]:
         """Numbers of the videos that are not there; each folder is listed once."""
-        listed: dict[str, set[str]] = {}
+        listed: dict[str, set[str] | None] = {}
         gone = []
         for i, path in enumerate(self.names()):
             folder, _, name = path.rpartition(os.sep)
             if folder not in listed:
-                try:
-                    listed[folder] = set(os.listdir(folder or os.sep))
-                except OSError:
-                    listed[folder] = set()
-            if name not in listed[folder]:
+                listed[folder] = _listed(folder or os.sep)
+            names = listed[folder]
+            if names is not None and name not in names:
                 gone.append(i)
         return gone
 
@@ -164,6 +163,21 @@ class VideoList(Sequence[Video]):
         for array in (*self._names, *self._targets, self._times):
             sha.update(np.ascontiguousarray(array).tobytes())
         return sha.hexdigest()
+
+
+def _absolute(path: str) -> str:
+    return path if is_remote(path) else os.path.abspath(path)
+
+
+def _listed(folder: str) -> set[str] | None:
+    """Names in a folder; None where all are taken to be there: of a shard, its list is its own."""
+    member = split_member(f"{folder}/_") if ".tar" in folder else None
+    if is_remote(folder) or (member and os.path.isfile(member[0])):
+        return None
+    try:
+        return set(os.listdir(folder))
+    except OSError:
+        return set()
 
 
 class _Ragged(NamedTuple):

@@ -12,12 +12,13 @@ from st_adapter.data.formats import (
     json_lists,
     kinetics,
     lists,
+    shards,
     tables,
 )
 from st_adapter.data.formats.listing import Listing, Root, read_header
 from st_adapter.errors import DataError
 
-_FORMS = "a folder, a .csv, .parquet or .json table, or a .txt list"
+_FORMS = "a folder, a .csv, .parquet or .json table, a .txt list, or .tar shards"
 
 
 def read_listing(path: Path, options: DataConfig) -> Listing:
@@ -26,6 +27,8 @@ def read_listing(path: Path, options: DataConfig) -> Listing:
     Raises:
         DataError: it is none of them, or says what makes no sense.
     """
+    if shards.matches(path):
+        return shards.read(path, options.column_names)
     if not path.exists():
         raise DataError(f"{path} does not exist; DATA is {_FORMS}")
     folder = path if path.is_dir() else path.parent

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from st_adapter.data.shards import is_remote
 from st_adapter.errors import DataError
 
 WHOLE = float("nan")
@@ -86,7 +87,7 @@ class Root:
         Raises:
             DataError: it does.
         """
-        if os.path.isabs(name):
+        if os.path.isabs(name) or is_remote(name):
             return name
         if ".." not in name:
             return f"{self._start}{name}"
