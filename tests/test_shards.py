@@ -70,6 +70,7 @@ def test_shards_hold_both_parts(shards):
     assert len(read_annotations(shards / "val-000.tar").val) == 4
 
 
+@pytest.mark.parametrize("shards", ["cls"], indirect=True)
 def test_a_run_from_shards_equals_one_from_files(folder_data, shards, tmp_path, tiny):
     lines = ["path,label,split"]
     for i in range(6):
