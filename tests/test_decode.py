@@ -206,3 +206,10 @@ def test_flow_beside_pictures_is_left_out_and_two_series_are_refused(pictures):
         decode.probe(pictures)
     with pytest.raises(VideoError, match="a folder without numbered pictures"):
         decode.probe(pictures.parent)
+
+
+def test_a_stream_that_begins_in_the_middle_does_no_harm():
+    late = Path(__file__).parent / "reference" / "late_stream.ts"
+    info = decode.probe(late)
+    frames = decode.read_frames(late, range(decode.count_frames(late)), info=info)
+    assert 0 < len(frames) <= info.num_frames

@@ -63,7 +63,7 @@ def probe(path: Path) -> VideoInfo:
     place = find(path) if split_member(path) else None
     with _open(path, place) as container:
         stream = container.streams.video[0]
-        for packet in container.demux(stream):
+        for packet in _packets(container):
             if packet.size and not packet.is_discard:
                 packets.append((packet.pts, packet.is_keyframe))
             first = first or _first_frame(packet)
@@ -211,7 +211,7 @@ def _decode_stamps(container: InputContainer, stamps: set[int]) -> Iterator[tupl
     stream = container.streams.video[0]
     skips = stream.codec_context.name in _SKIPS_FRAMES
     missing = set(stamps)
-    for packet in container.demux(stream):
+    for packet in _packets(container):
         if skips:
             unwanted = packet.size and packet.pts not in stamps
             stream.codec_context.skip_frame = "NONREF" if unwanted else "DEFAULT"
@@ -292,6 +292,14 @@ def _source(path: Path, place: Place | None) -> str | BytesIO:
     return str(path)
 
 
+def _packets(container: InputContainer) -> Iterator[av.Packet]:  # type: ignore[type-arg]
+    """The packets of the first video stream."""
+    try:
+        yield from container.demux(container.streams.video[0])
+    except IndexError:  # at the end PyAV stumbles over a stream that began in the middle
+        return
+
+
 def _first_frame(packet: av.Packet) -> VideoFrame | None:  # type: ignore[type-arg]
     """The first picture that a packet yields; None where it yields none or is damaged."""
     try:
@@ -312,10 +320,9 @@ def _digest(path: Path, place: Place | None = None) -> str:
 
 def _decode(container: InputContainer) -> Iterator[VideoFrame]:
     """Yield what can be decoded; a damaged packet costs its own frames, not those after it."""
-    stream = container.streams.video[0]
     failed = None
     count = 0
-    for packet in container.demux(stream):
+    for packet in _packets(container):
         try:
             for frame in packet.decode():
                 count += 1
