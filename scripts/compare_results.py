@@ -69,7 +69,10 @@ SETS: dict[str, Comparison] = {
 
 def main(out: Path, data: Path, vit_weights: Path, names: list[str]) -> None:
     """Run the comparisons named, or all, and print a table of each."""
-    for name in names or [f"{set_name}_{b}" for b in BACKBONES for set_name in SETS]:
+    known = [f"{set_name}_{backbone}" for backbone in BACKBONES for set_name in SETS]
+    if unknown := set(names) - set(known):
+        sys.exit(f"no comparison {', '.join(unknown)}; there are {', '.join(known)}")
+    for name in names or known:
         set_name, _, backbone = name.rpartition("_")
         comparison = SETS[set_name]
         weights = {"weights": str(vit_weights)} if backbone == "vit" else {}
