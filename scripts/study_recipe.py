@@ -22,7 +22,7 @@ from st_adapter.config import TrainConfig
 from st_adapter.data.annotations import split_validation, write_table
 from st_adapter.errors import TrainingError
 from st_adapter.progress import say
-from st_adapter.run import read_videos
+from st_adapter.run_folder import read_videos
 from st_adapter.train import train
 
 BASE: dict[str, Any] = {

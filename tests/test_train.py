@@ -1,10 +1,12 @@
 import json
+import math
 import os
 import shutil
 import signal
 import statistics
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import replace
 
@@ -13,6 +15,7 @@ import torch
 import torch.nn.functional as F
 
 from conftest import write_audio
+from st_adapter import training_step
 from st_adapter.checkpoint import load, load_tensors
 from st_adapter.config import PRECISIONS, TrainConfig
 from st_adapter.data.annotations import read_annotations, read_parts
@@ -22,7 +25,7 @@ from st_adapter.kernels import FEW_TOKENS, training_kernels
 from st_adapter.machine import _kept_bytes
 from st_adapter.model import create_model
 from st_adapter.optimization import MovingAverage, learning_rate_factor, make_optimizer
-from st_adapter.run import recorded_next_epoch
+from st_adapter.run_folder import recorded_next_epoch
 from st_adapter.train import train
 
 
@@ -40,10 +43,11 @@ def test_a_run_folder_holds_what_it_should(trained_run):
         "adapter/adapter_model.safetensors",
         "adapter_last/adapter_config.json",
         "adapter_last/adapter_model.safetensors",
-        "state/state.pt",
+        "state/step_00000003.pt",
     }
     steps = [line for line in lines(trained_run / "metrics.jsonl") if "loss" in line]
-    assert steps[0].keys() == {"step", "epoch", "loss", "lr", "clips_per_second", "memory_gb"}
+    costs = {"clips_per_second", "memory_gb"}
+    assert steps[0].keys() == {"step", "epoch", "loss", "lr", "gradient_norm"} | costs
     result = json.loads((trained_run / "eval.json").read_text())
     assert result["num_videos"] == len(result["predictions"]) == 2
     assert result["num_skipped"] == 0
@@ -86,7 +90,7 @@ def test_interrupted_and_resumed_equals_straight_through_bit_for_bit(
     _, errors = process.communicate(timeout=60)
     assert process.returncode != 0
     assert "go on with: st-adapter train" in errors
-    state = torch.load(out / "state" / "state.pt", weights_only=True)
+    state = last_state(out)
     assert 0 < state["step"] < 6
 
     train(folder_data, out, config, resume=True)
@@ -99,6 +103,10 @@ def test_interrupted_and_resumed_equals_straight_through_bit_for_bit(
     assert ours.keys() == theirs.keys()
     for name, tensor in ours.items():
         assert torch.equal(tensor, theirs[name]), name
+
+
+def last_state(run):
+    return torch.load(max((run / "state").iterdir()), weights_only=True)
 
 
 def wait_for(condition, process, seconds=60):
@@ -138,12 +146,9 @@ def test_a_run_keeps_the_average_and_goes_on_from_the_steps(folder_data, tmp_pat
     config = replace(tiny, epochs=2, lr=1e-2, keep="last")
     train(folder_data, tmp_path / "plain", config)
     train(folder_data, tmp_path / "averaged", replace(config, average=0.8))
-    plain, averaged = (
-        torch.load(tmp_path / name / "state" / "state.pt")["trained"]
-        for name in ("plain", "averaged")
-    )
+    plain, averaged = (last_state(tmp_path / name)["trained"] for name in ("plain", "averaged"))
     assert all(torch.equal(tensor, averaged[name]) for name, tensor in plain.items())
-    state = torch.load(tmp_path / "averaged" / "state" / "state.pt")
+    state = last_state(tmp_path / "averaged")
     kept = load_tensors(tmp_path / "averaged" / "adapter")
     assert all(torch.equal(tensor, kept[name]) for name, tensor in state["average"].items())
     assert any(not torch.equal(tensor, kept[name]) for name, tensor in plain.items())
@@ -272,12 +277,24 @@ def test_a_run_is_not_resumed_after_its_data_changed(folder_data, tmp_path, tiny
     (data / "darkens" / "clip 3.mp4").unlink()
     with pytest.raises(ArgumentError, match="was started on other videos or labels"):
         train(data, tmp_path / "run", resume=True)
-    (tmp_path / "run" / "state" / "state.pt").write_bytes(b"damaged")
-    with pytest.raises(CheckpointError, match=r"state\.pt is damaged, the run cannot go on"):
-        train(data, tmp_path / "run", resume=True)
-    (tmp_path / "run" / "state" / "state.pt").unlink()
-    with pytest.raises(CheckpointError, match=r"state\.pt is gone"):
-        train(data, tmp_path / "run", resume=True)
+
+
+def test_a_damaged_state_gives_way_to_the_one_before(folder_data, tmp_path, tiny):
+    train(folder_data, tmp_path / "run", replace(tiny, epochs=2))
+    wanted = load_tensors(tmp_path / "run" / "adapter_last")
+    before, last = sorted((tmp_path / "run" / "state").iterdir())
+    last.write_bytes(b"damaged")
+    train(folder_data, tmp_path / "run", resume=True)
+    again = load_tensors(tmp_path / "run" / "adapter_last")
+    assert all(torch.equal(tensor, again[name]) for name, tensor in wanted.items())
+    for state in (before, last):
+        state.write_bytes(b"damaged")
+    with pytest.raises(CheckpointError, match="holds nothing that can be read"):
+        train(folder_data, tmp_path / "run", resume=True)
+    for state in (before, last):
+        state.unlink()
+    with pytest.raises(CheckpointError, match="state is empty"):
+        train(folder_data, tmp_path / "run", resume=True)
 
 
 def test_a_torn_line_of_metrics_does_not_stop_a_resumed_run(folder_data, tmp_path, tiny):
@@ -352,11 +369,11 @@ def test_warm_up_is_linear_and_the_rest_a_cosine_to_zero():
 
 def test_loss_that_is_no_number_stops_with_the_state_kept(folder_data, tmp_path, tiny):
     out = tmp_path / "run"
-    with pytest.raises(TrainingError, match="the loss is (nan|inf)"):
+    with pytest.raises(TrainingError, match="is no number"):
         train(folder_data, out, replace(tiny, lr=1e38, epochs=9, clip_gradient=0.0))
     for folder in out.glob("adapter*"):
         assert all(tensor.isfinite().all() for tensor in load_tensors(folder).values())
-    for state in out.glob("state/state.pt"):
+    for state in out.glob("state/*.pt"):
         trained = torch.load(state, weights_only=True)["trained"]
         assert all(tensor.isfinite().all() for tensor in trained.values())
 
@@ -367,11 +384,11 @@ def test_killed_run_resumes_from_its_last_state(folder_data, tmp_path, tiny):
     command += ["--backbone", "test_vit", "--weights", "random", "--size", "32", "--frames", "4"]
     command += ["--workers", "0", "--epochs", "500", "--precision", "float32", "--device", "cpu"]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-    wait_for(lambda: (out / "state" / "state.pt").exists(), process)
+    wait_for(lambda: list(out.glob("state/*.pt")), process)
     time.sleep(0.3)
     os.kill(process.pid, signal.SIGKILL)
     process.communicate(timeout=60)
-    step = torch.load(out / "state" / "state.pt", weights_only=True)["step"]
+    step = last_state(out)["step"]
     assert json.loads((out / "config.json").read_text())["config"]["epochs"] == 500
 
     process = subprocess.Popen([*command, "--resume"], stderr=subprocess.PIPE, text=True)
@@ -411,3 +428,48 @@ def test_reversals_teach_the_order_of_frames(folder_data, tmp_path, tiny):
     result = train(folder_data, tmp_path / "run", config, temporal=True)
     assert result.temporal["in_order"] == 1.0
     assert result.temporal["reversed"] == 0.0
+
+
+def test_states_are_saved_by_steps_and_only_the_last_are_kept(folder_data, tmp_path, tiny):
+    seen = set()
+    folder = tmp_path / "run" / "state"
+    config = replace(tiny, epochs=2, save_steps=1, keep_states=3, batch_size=2)
+
+    def watch():
+        while not done.wait(0.001):
+            seen.update(p.name for p in folder.glob("step_*.pt"))
+
+    done = threading.Event()
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    try:
+        train(folder_data, tmp_path / "run", config)
+    finally:
+        done.set()
+        watcher.join()
+    assert sorted(p.name for p in folder.iterdir()) == [f"step_{i:08d}.pt" for i in (8, 9, 10)]
+    assert {f"step_{i:08d}.pt" for i in (1, 2, 6, 7)} & seen
+
+
+def test_a_step_that_is_no_number_is_left_out_and_its_videos_are_logged(
+    folder_data, tmp_path, tiny, monkeypatch
+):
+    losses = iter([1.0, math.nan, 1.0, 1.0, 1.0, 1.0])
+    real = training_step.task_loss
+    monkeypatch.setattr(training_step, "task_loss", lambda *args: real(*args) * next(losses))
+    train(folder_data, tmp_path / "run", tiny)
+    (bad,) = [line for line in lines(tmp_path / "run" / "metrics.jsonl") if "left_out" in line]
+    assert (bad["step"], bad["left_out"], len(bad["videos"])) == (2, "nan", 4)
+    assert last_state(tmp_path / "run")["bad_steps"] == 1
+    assert all(t.isfinite().all() for t in load_tensors(tmp_path / "run" / "adapter").values())
+
+
+def test_training_ends_early_where_nothing_gets_better(folder_data, tmp_path, tiny):
+    config = replace(tiny, epochs=9, lr=1e-9, patience=2)
+    train(folder_data, tmp_path / "run", config)
+    epochs = [line["epoch"] for line in lines(tmp_path / "run" / "metrics.jsonl") if "top1" in line]
+    assert epochs == [1, 2, 3]
+    train(folder_data, tmp_path / "run", config, resume=True)
+    assert last_state(tmp_path / "run")["epochs_done"] == 3
+    with pytest.raises(ArgumentError, match="patience needs epochs to be validated"):
+        replace(config, keep="last")

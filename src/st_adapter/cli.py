@@ -81,7 +81,7 @@ def train(
     """
     given = {name: value for name, value in flags.items() if value is not None}
     if resume:
-        from st_adapter.run import recorded_run
+        from st_adapter.run_folder import recorded_run
 
         if recipe or config_file:
             raise ArgumentError("a resumed run keeps its recipe; leave --recipe and --config out")
@@ -125,7 +125,7 @@ def evaluate(
     from st_adapter.evaluate import evaluate as run_evaluation
     from st_adapter.files import append_json_line
     from st_adapter.predict import Predictor
-    from st_adapter.run import evaluation_file, evaluation_videos, write_evaluation
+    from st_adapter.run_folder import evaluation_file, evaluation_videos, write_evaluation
 
     file = evaluation_file(run, out)
 

@@ -186,6 +186,15 @@ def _setting(default: Any, group: str, text: str) -> Any:
     return field(default=default, metadata={"group": group, "help": text})
 
 
+_LOWEST = {
+    **dict.fromkeys(("frames", "size", "epochs", "batch_size", "accumulate", "repeats"), 1),
+    **dict.fromkeys(("stride", "weight_decay", "warmup_epochs", "clip_gradient", "workers"), 0),
+    **dict.fromkeys(("mixup", "cutmix", "patience", "save_steps", "save_minutes"), 0),
+    "keep_states": 1,
+}
+"""Least value of settings that have no other limit."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
     """Everything that decides how a run comes out. `config.json` in a run folder is this record."""
@@ -299,6 +308,15 @@ class TrainConfig:
         "The epoch to keep: the best on the validation part, or the last, unseen until it is done.",
     )
 
+    patience: int = _setting(
+        0, "Optimisation", "Epochs without a better one after which training ends; 0 is all epochs."
+    )
+    save_steps: int = _setting(
+        0, "Optimisation", "Save the state after so many steps; 0 is after epochs and by time."
+    )
+    save_minutes: float = _setting(10.0, "Optimisation", "Most minutes between saved states.")
+    keep_states: int = _setting(2, "Optimisation", "States to keep, the last ones.")
+
     val: str | None = _setting(None, "Data", "Validation data, in any form DATA takes.")
     val_fraction: float = _setting(
         0.2, "Data", "Part of DATA held out where it has no validation part."
@@ -334,13 +352,10 @@ class TrainConfig:
     def __post_init__(self) -> None:
         check_types(self)
         check_method(self.method)
-        for name in ("frames", "size", "epochs", "batch_size", "accumulate", "repeats"):
-            _at_least(name, getattr(self, name), 1)
-        for name in ("stride", "weight_decay", "warmup_epochs", "clip_gradient", "workers"):
-            _at_least(name, getattr(self, name), 0)
-        for name in ("mixup", "cutmix"):
-            if not 0 <= getattr(self, name) < float("inf"):
-                raise ArgumentError(f"{name} must be at least 0, not {getattr(self, name)}")
+        for name, lowest in _LOWEST.items():
+            _at_least(name, getattr(self, name), lowest)
+        if self.patience and self.keep == "last":
+            raise ArgumentError("patience needs epochs to be validated; leave it out or keep best")
         for name in ("erasing", "color_jitter"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ArgumentError(f"{name} must be in [0, 1], not {getattr(self, name)}")
@@ -467,7 +482,7 @@ def class_pairs(what: str, text: str) -> dict[str, str]:
 
 
 def _at_least(name: str, value: float, lowest: int) -> None:
-    if not value >= lowest:
+    if not lowest <= value < float("inf"):
         raise ArgumentError(f"{name} must be at least {lowest}, not {value}")
 
 

@@ -12,7 +12,7 @@ from st_adapter.errors import ArgumentError
 from st_adapter.files import atomic_path
 from st_adapter.method_table import METHODS
 from st_adapter.official_format import OURS, official_name, read_shape, remark_on
-from st_adapter.run import recorded_next_epoch
+from st_adapter.run_folder import recorded_next_epoch
 from st_adapter.spec import ModelSpec
 from st_adapter.task import Task
 

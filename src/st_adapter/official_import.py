@@ -30,7 +30,7 @@ from st_adapter.official_format import (
 )
 from st_adapter.progress import say
 from st_adapter.recipes import ALIASES, find_recipe, resolve
-from st_adapter.run import check_folder, write_config
+from st_adapter.run_folder import check_folder, write_config
 from st_adapter.spec import ModelSpec
 
 _UNNAMED = "vit_base_patch16_clip_quickgelu_224"

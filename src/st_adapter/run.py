@@ -3,6 +3,7 @@
 import hashlib
 import json
 import math
+import time
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -14,25 +15,28 @@ from accelerate import Accelerator
 from torch.optim import AdamW
 
 from st_adapter import checkpoint
-from st_adapter.backbones.weights import NAMED_SOURCES
-from st_adapter.config import DataConfig, TrainConfig
-from st_adapter.data.annotations import Annotations, read_annotations, read_parts
+from st_adapter.config import TrainConfig
+from st_adapter.data.annotations import Annotations
 from st_adapter.data.dataset import Skipped
 from st_adapter.data.mixing import Mixer
 from st_adapter.data.reader import Reader
-from st_adapter.data.shards import absolute, is_remote
-from st_adapter.data.video_list import VideoList
-from st_adapter.errors import ArgumentError, CheckpointError
+from st_adapter.data.shards import absolute
+from st_adapter.errors import ArgumentError, CheckpointError, TrainingError
 from st_adapter.evaluate import Evaluation
-from st_adapter.files import append_json_line, atomic_path, read_json, read_json_lines, write_json
+from st_adapter.files import append_json_line, atomic_path, read_json_lines
 from st_adapter.model import VideoClassifier
 from st_adapter.optimization import MovingAverage
 from st_adapter.progress import say
-from st_adapter.provenance import command, versions
-from st_adapter.recipes import resolve
-from st_adapter.spec import ModelSpec
+from st_adapter.run_folder import write_config
 
-_NAMES = ("config.json", "adapter", "adapter_last", "metrics.jsonl", "eval.json", "state")
+WHAT_HELPS = "lower --lr, or use --precision float32"
+"""Where numbers grow beyond all bounds."""
+
+_COUNTERS = (
+    *("step", "bad_steps", "bad_in_row", "losses", "train_seconds"),
+    *("epochs_done", "best_epoch", "best_score"),
+)
+"""Attributes of a run that its saved state holds as they are."""
 
 
 @dataclass(kw_only=True)
@@ -44,8 +48,10 @@ class Run:
         reversal: class to the class that its clips show backwards.
         mirror: class to the class that its clips show in a mirror.
         reader: of videos, by the index of the data.
-        step: optimizer steps done.
-        epochs_done: epochs trained and validated.
+        step: optimizer steps done, those left out for a loss that is no number among them.
+        bad_steps, bad_in_row: how many were left out, and how many since the last that was not.
+        losses: of the steps since the last line of `metrics.jsonl`.
+        epochs_done: epochs trained and validated; `best_epoch` is the one that is kept.
         train_seconds: spent in training, without validation.
         skipped: files that could not be used, each reported once.
         mixer: of batches, where the configuration asks for it.
@@ -63,13 +69,18 @@ class Run:
     mirror: dict[int, int] = field(default_factory=dict)
     reader: Reader = Reader()
     step: int = 0
+    bad_steps: int = 0
+    bad_in_row: int = 0
+    losses: list[float] = field(default_factory=list)
     epochs_done: int = 0
+    best_epoch: int = 0
     best_score: float = -1.0
     best_result: Evaluation | None = None
     train_seconds: float = 0.0
     skipped: set[Skipped] = field(default_factory=set)
     average: MovingAverage | None = field(init=False)
     mixer: Mixer | None = field(init=False)
+    _saved_at: float = field(init=False, default_factory=time.monotonic)
 
     def __post_init__(self) -> None:
         parameters, decay = self.model.trained_tensors(), self.config.average
@@ -82,11 +93,23 @@ class Run:
         return nullcontext() if self.average is None else self.average.in_place()
 
     @property
+    def is_done(self) -> bool:
+        """Whether all epochs are trained, or the last ones brought nothing better."""
+        waited, patience = self.epochs_done - self.best_epoch, self.config.patience
+        return self.epochs_done >= self.config.epochs or (0 < patience <= waited)
+
+    @property
     def steps_per_epoch(self) -> int:
         """Optimizer steps in a pass over the training part."""
         videos = self.config.batch_size // self.config.repeats
         batches = math.ceil(len(self.data.train) / videos)
         return math.ceil(batches / self.config.accumulate)
+
+    def gradient_norm(self) -> float:
+        """Norm of the gradient, which is clipped where the configuration says so."""
+        largest = self.config.clip_gradient or math.inf
+        parameters = self.model.trainable_parameters()
+        return float(self.accelerator.clip_grad_norm_(parameters, largest))
 
     def write_config(self, data: Path, recipe: str) -> None:
         """Write `config.json`, complete enough to run again from any folder."""
@@ -107,12 +130,18 @@ class Run:
                 append_json_line(self.folder / "skipped.jsonl", vars(item))
 
     def save(self) -> None:
-        """Write all that resuming needs, whole or not at all."""
+        """Write all that resuming needs, whole or not at all.
+
+        Raises:
+            TrainingError: a trained parameter is no number; what was saved before stays.
+        """
+        if not all(parameter.isfinite().all() for parameter in self.model.trainable_parameters()):
+            raise TrainingError(
+                f"a trained parameter is no number after step {self.step}; {WHAT_HELPS}. "
+                f"{self.folder} keeps the last good state"
+            )
         state = {
-            "step": self.step,
-            "epochs_done": self.epochs_done,
-            "best_score": self.best_score,
-            "train_seconds": self.train_seconds,
+            **{name: getattr(self, name) for name in _COUNTERS},
             "trained": {n: p.detach().cpu() for n, p in self.model.trained_tensors().items()},
             "average": self.average.saved() if self.average else {},
             "optimizer": self.optimizer.state_dict(),
@@ -121,8 +150,21 @@ class Run:
             "data_digest": self.data_digest,
             "skipped": [(item.path, item.reason) for item in self.skipped],
         }
-        with atomic_path(self._state_file) as temporary:
+        with atomic_path(self.folder / "state" / f"step_{self.step:08d}.pt") as temporary:
             torch.save(state, temporary)
+        for file in self._states()[self.config.keep_states :]:
+            file.unlink(missing_ok=True)
+        self._saved_at = time.monotonic()
+
+    def save_if_due(self) -> None:
+        """Save where the configuration asks for it, in the middle of an epoch."""
+        config = self.config
+        by_steps = config.save_steps and self.step % config.save_steps == 0
+        by_time = config.save_minutes and (
+            time.monotonic() - self._saved_at > 60 * config.save_minutes
+        )
+        if by_steps or by_time:
+            self.save()
 
     def restore(self) -> None:
         """Go back to the last saved state; a run stopped before the first starts over.
@@ -130,35 +172,27 @@ class Run:
         Raises:
             CheckpointError: the state cannot be read or does not fit the model.
         """
-        if not self._state_file.exists() and (self.folder / "adapter_last").exists():
-            raise CheckpointError(f"{self._state_file} is gone; the run cannot go on without it")
-        if not self._state_file.exists():
+        states = self._states()
+        if not states and (self.folder / "adapter_last").exists():
+            raise CheckpointError(f"{self.folder}/state is empty; the run cannot go on without it")
+        if not states:
             self._forget_what_is_done_again()
             return
-        try:
-            state: dict[str, Any] = torch.load(
-                self._state_file, map_location="cpu", weights_only=True
-            )
-        except Exception:  # torch's own text advises to load it unsafely
-            raise CheckpointError(
-                f"{self._state_file} is damaged, the run cannot go on; start anew with another "
-                "--out. What it has reached is in adapter/"
-            ) from None
+        file, state = self._newest_readable(states)
         if state["data_digest"] != self.data_digest:
             raise ArgumentError(
                 f"{self.folder} was started on other videos or labels than these; resume with the "
                 "same data, or start anew with another --out"
             )
-        checkpoint.copy_trained(self.model, state["trained"], str(self._state_file))
+        checkpoint.copy_trained(self.model, state["trained"], str(file))
         self.optimizer.load_state_dict(state["optimizer"])
         if self.average is not None:
             self.average.restore(state["average"])
         torch.set_rng_state(state["rng"])
         if len(state["cuda_rng"]) == torch.cuda.device_count():
             torch.cuda.set_rng_state_all(state["cuda_rng"])
-        self.step, self.epochs_done = state["step"], state["epochs_done"]
-        self.best_score = state["best_score"]
-        self.train_seconds = state.get("train_seconds", 0.0)
+        for name in _COUNTERS:
+            setattr(self, name, state[name])
         self.skipped = {Skipped(path=path, reason=reason) for path, reason in state["skipped"]}
         self._forget_what_is_done_again()
 
@@ -180,121 +214,20 @@ class Run:
         parts = (self.data.labels, self.data.train.digest(), self.data.val.digest())
         return hashlib.sha256(repr(parts).encode("utf-8", "surrogateescape")).hexdigest()
 
-    @property
-    def _state_file(self) -> Path:
-        return self.folder / "state" / "state.pt"
+    def _states(self) -> list[Path]:
+        """Saved states, the newest first."""
+        return sorted((self.folder / "state").glob("step_*.pt"), reverse=True)
 
-
-def write_evaluation(file: Path, evaluation: Evaluation, data: Path) -> None:
-    """Write what was measured, on which data and by which command."""
-    origin = {"data": absolute(data), "command": command()}
-    before = read_json(file).get("data", "") if file.exists() else ""
-    if before not in ("", origin["data"]):
-        say(f"note: {file} held the result on {before}; --out FILE would keep both")
-    write_json(file, evaluation.to_json() | origin)
-
-
-def write_config(
-    folder: Path, config: TrainConfig, *, recipe: str, data: str, next_epoch: int | None = None
-) -> None:
-    """Write the record of a run, its paths as they read from any folder.
-
-    `data` is empty and `next_epoch` counts the epochs done for a run that was trained elsewhere.
-    """
-    record: dict[str, Any] = {"recipe": recipe, "data": data}
-    if next_epoch is not None:
-        record["next_epoch"] = next_epoch
-    record |= {"command": command(), "versions": versions()}
-    values = config.to_json() | absolute_paths(config)
-    write_json(folder / "config.json", record | {"config": values})
-
-
-def recorded_next_epoch(folder: Path) -> int:
-    """How many epochs the run in `folder` has been trained for; 0 where nothing tells."""
-    try:
-        recorded = json.loads((folder / "config.json").read_text(encoding="utf-8"))["next_epoch"]
-    except (OSError, ValueError, TypeError, KeyError):  # not one that was imported
-        recorded = None
-    lines = read_json_lines(folder / "metrics.jsonl")
-    done = max(
-        (line["epoch"] for line in lines if "train_seconds" in line or "top1" in line),
-        default=0,
-    )
-    return recorded if type(recorded) is int else done
-
-
-def check_folder(folder: Path, data: Path, resume: bool) -> None:
-    """Raise ArgumentError where a new run would overwrite one, or there is none to resume."""
-    has_config = (folder / "config.json").exists()
-    if not resume and any((folder / name).exists() for name in _NAMES):
-        hint = "go on with it by --resume, or " if has_config else ""
-        raise ArgumentError(f"{folder} already holds a run; {hint}choose another --out")
-    if (folder / "comparison.json").exists():
-        raise ArgumentError(f"{folder} holds a comparison; choose another --out")
-    if absolute(folder) == absolute(data):
-        raise ArgumentError(f"{folder} is the data; choose another --out")
-    if folder.exists() and not folder.is_dir():
-        raise ArgumentError(f"{folder} is a file; --out takes a folder")
-    if not resume:
-        return
-    before, _, _ = recorded_run(folder)
-    if not before.is_absolute() and not is_remote(before):
-        raise ArgumentError(f"{folder} was trained elsewhere; it holds no state to go on from")
-    if absolute(before) != absolute(data):
-        raise ArgumentError(
-            f"{folder} was started on {before}, not {absolute(data)}; resume with the same data, "
-            "or start anew with another --out"
+    def _newest_readable(self, states: list[Path]) -> tuple[Path, dict[str, Any]]:
+        for file in states:
+            try:
+                return file, torch.load(file, map_location="cpu", weights_only=True)
+            except Exception:  # torch's own text advises to load it unsafely
+                say(f"note: {file} is damaged")
+        raise CheckpointError(
+            f"{self.folder}/state holds nothing that can be read, the run cannot go on; start anew "
+            "with another --out. What it has reached is in adapter/"
         )
-
-
-def recorded_run(folder: Path) -> tuple[Path, str, TrainConfig]:
-    """Read DATA, recipe name and configuration that the run in `folder` was started with.
-
-    Raises:
-        ArgumentError: there is no run, or its record cannot be read.
-    """
-    file = folder / "config.json"
-    if not file.is_file():
-        raise ArgumentError(f"{folder} holds no config.json of a run; leave --resume out")
-    config = resolve("default", file, {})
-    record = json.loads(file.read_text(encoding="utf-8"))
-    return Path(record.get("data", "")), record.get("recipe", "default"), config
-
-
-def resumed_config(folder: Path, wanted: TrainConfig | None) -> TrainConfig:
-    """The configuration to go on with: the recorded one, on the workers and device wanted.
-
-    Raises:
-        ArgumentError: `wanted` differs in anything else.
-    """
-    _, _, recorded = recorded_run(folder)
-    if wanted is None:
-        return recorded
-    values = wanted.to_json() | absolute_paths(wanted)
-    for name, before in recorded.to_json().items():
-        same = values[name] == before or (name == "precision" and values[name] == "auto")
-        if name not in ("workers", "device") and not same:
-            flag = f"--{name.replace('_', '-')}"
-            raise ArgumentError(
-                f"{folder} was started with {flag} {before}, not {values[name]}; "
-                "a resumed run keeps its configuration"
-            )
-    return replace(recorded, workers=wanted.workers, device=wanted.device)
-
-
-def absolute_paths(config: TrainConfig) -> dict[str, Any]:
-    """The configuration's paths as they read from any folder."""
-    named = config.weights in NAMED_SOURCES
-    return {
-        "weights": config.weights if named else str(Path(config.weights).resolve()),
-        "val": None if config.val is None else absolute(config.val),
-        "videos": None if config.videos is None else absolute(config.videos),
-        **{
-            name: str(Path(text).resolve())
-            for name in ("mirror", "reversal")
-            if (text := getattr(config, name)) is not None and text.lower().endswith(".csv")
-        },
-    }
 
 
 def _write_json_lines(file: Path, lines: list[dict[str, Any]]) -> None:
@@ -303,61 +236,3 @@ def _write_json_lines(file: Path, lines: list[dict[str, Any]]) -> None:
         return
     with atomic_path(file) as temporary:
         temporary.write_text("".join(f"{json.dumps(line)}\n" for line in lines), encoding="utf-8")
-
-
-def read_videos(data: Path, config: TrainConfig) -> Annotations:
-    """Read DATA in the two parts that a configuration trains and validates on.
-
-    Raises:
-        DataError: as `read_parts`.
-    """
-    val = Path(config.val) if config.val is not None else None
-    return read_parts(data, val, config.val_fraction, config.seed, config.group, config.data)
-
-
-def evaluation_videos(
-    run: Path,
-    data: Path,
-    spec: ModelSpec,
-    options: DataConfig | None = None,
-) -> VideoList:
-    """The videos of DATA to measure the classifier in `run` on.
-
-    Its validation part; without one, all of it, but for the DATA that the run was trained on:
-    of that, the part that was held out.
-
-    Args:
-        spec: of the classifier.
-        options: how DATA is read; unset is as for training on the same DATA.
-    """
-    config = None
-    if (run / "config.json").is_file():
-        trained_on, _, recorded = recorded_run(run)
-        config = recorded if absolute(trained_on) == absolute(data) else None
-    options = options or (config.data if config else DataConfig())
-    given = read_annotations(data, spec.labels, options, spec.task)
-    if not given.val and config is not None:
-        if config.val is not None:
-            say(f"note: the run was trained on {data}; its validation data is {config.val}")
-            return given.train
-        say(f"evaluating on the part of {data} that was held out from training")
-        return read_videos(data, config).val
-    return given.val or given.train
-
-
-def evaluation_file(run: Path, out: Path | None) -> Path | None:
-    """Where an evaluation is written: `out`, or `eval.json` in a run folder.
-
-    Raises:
-        ArgumentError: something other than an evaluation lies there.
-    """
-    if out is None:
-        return run / "eval.json" if (run / "config.json").is_file() else None
-    if out.exists():
-        try:
-            is_evaluation = "confusion" in json.loads(out.read_text(encoding="utf-8"))
-        except (OSError, ValueError, TypeError):
-            is_evaluation = False
-        if not is_evaluation or not out.is_file():
-            raise ArgumentError(f"{out} is no earlier evaluation; choose another --out")
-    return out

@@ -1,8 +1,8 @@
 """Train a classifier on labelled videos, into a run folder that can be resumed at any time."""
 
-import math
 import os
 import shlex
+import statistics
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -10,34 +10,31 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from torch import Tensor
 
 from st_adapter import checkpoint
 from st_adapter.config import ClipConfig, TrainConfig
-from st_adapter.data.dataset import TrainBatch
 from st_adapter.data.index import index_of
 from st_adapter.data.reader import make_reader
-from st_adapter.errors import ArgumentError, TrainingError
+from st_adapter.errors import ArgumentError
 from st_adapter.evaluate import Evaluation, evaluate
 from st_adapter.inspection import count_parts
 from st_adapter.interrupt import deferred_interrupt
-from st_adapter.kernels import training_kernels
 from st_adapter.machine import (
     check_input_size,
     check_memory,
     choose_device,
     choose_precision,
-    clear_out_of_memory,
     peak_memory_gb,
 )
 from st_adapter.metrics import METRICS
 from st_adapter.model import create_model
-from st_adapter.optimization import learning_rate_factor, make_optimizer
+from st_adapter.optimization import make_optimizer
 from st_adapter.progress import Bar, bar, say
-from st_adapter.run import Run, check_folder, read_videos, resumed_config, write_evaluation
-from st_adapter.scoring import task_loss
+from st_adapter.run import Run
+from st_adapter.run_folder import check_folder, read_videos, resumed_config, write_evaluation
 from st_adapter.task import Task
 from st_adapter.training_data import Batches, class_maps
+from st_adapter.training_step import take_step
 
 _LOG_EVERY = 10
 """Most steps between two lines of metrics.jsonl; short epochs have ten lines."""
@@ -85,7 +82,7 @@ def train(
     _announce(run)
     batches = Batches(run)
     try:
-        while run.epochs_done < config.epochs:
+        while not run.is_done:
             _train_epoch(run, batches)
             _validate_epoch(run)
     except KeyboardInterrupt:
@@ -169,7 +166,7 @@ def _announce(run: Run) -> None:
         f"accumulation; {run.steps_per_epoch} steps an epoch; "
         f"learning rate {config.peak_lr():.2e}"
     )
-    if run.epochs_done == config.epochs:
+    if run.is_done:
         say("the run is complete; evaluating the epoch that is kept")
     elif run.step:
         say(f"resuming in epoch {run.epochs_done + 1} at step {run.step}")
@@ -187,78 +184,39 @@ def _train_epoch(run: Run, batches: Batches) -> None:
     config, epoch = run.config, run.epochs_done
     first_step = run.step - epoch * run.steps_per_epoch
     run.model.train()
-    losses: list[Tensor] = []
-    seen, start = 0, time.perf_counter()
+    seen, began = 0, time.perf_counter()
+    last = began
     title = f"epoch {epoch + 1}/{config.epochs}"
     log_every = min(_LOG_EVERY, max(1, run.steps_per_epoch // 10))
     with deferred_interrupt() as stop, bar(title, run.steps_per_epoch, first_step) as progress:
         for step in batches.steps(epoch, first_step):
-            losses.append(_step(run, step))
+            norm = take_step(run, step)
             seen += sum(len(batch.targets) for batch in step)
-            run.step += 1
-            if run.average is not None:
-                run.average.update(run.step)
+            now = time.perf_counter()
+            run.train_seconds += now - last
+            last = now
             if run.step % log_every == 0 or run.step == 1:
-                speed = seen / (time.perf_counter() - start)
-                _log_step(run, torch.stack(losses).mean().item(), speed, progress)
-                losses.clear()
+                _log_step(run, norm, seen / (now - began), progress)
             progress.advance()
             if stop.is_set():
                 break
-    run.train_seconds += time.perf_counter() - start
-    if losses:
-        _check_loss(run, torch.stack(losses).mean().item())
-    if not all(parameter.isfinite().all() for parameter in run.model.trainable_parameters()):
-        _check_loss(run, math.nan)
+            run.save_if_due()
     run.save()
     if stop.is_set():
         raise KeyboardInterrupt
 
 
-def _step(run: Run, batches: list[TrainBatch]) -> Tensor:
-    """One optimizer step over all batches; returns the mean loss, still on the device."""
-    config, device = run.config, run.model.device
-    factor = learning_rate_factor(run.step, run.steps_per_epoch, config)
-    for group in run.optimizer.param_groups:
-        group["lr"] = group.get("peak_lr", config.peak_lr()) * factor
-    clips_in_step = sum(len(batch.targets) for batch in batches)
-    total = torch.zeros((), device=device)
-    for i, batch in enumerate(batches):
-        clips = batch.clips.to(device, non_blocking=True)
-        targets = batch.targets.to(device, non_blocking=True)
-        with clear_out_of_memory(device):
-            if run.mixer is not None:
-                clips, targets = run.mixer(clips, targets, run.step * config.accumulate + i)
-            with training_kernels(device):
-                logits = run.model(clips)
-            loss = task_loss(logits.float(), targets, run.data.task, config.label_smoothing)
-            loss = loss * len(targets) / clips_in_step
-            run.accelerator.backward(loss)
-        total += loss.detach()
-        run.note_skipped(batch.skipped)
-    if config.clip_gradient:
-        run.accelerator.clip_grad_norm_(run.model.trainable_parameters(), config.clip_gradient)
-    run.optimizer.step()
-    run.optimizer.zero_grad()
-    return total
-
-
-def _check_loss(run: Run, loss: float) -> None:
-    if not math.isfinite(loss):
-        raise TrainingError(
-            f"the loss is {loss} at step {run.step}; lower --lr or use --precision float32. "
-            f"{run.folder} keeps the last good state"
-        )
-
-
-def _log_step(run: Run, loss: float, clips_per_second: float, progress: Bar) -> None:
-    _check_loss(run, loss)
-    rate = run.optimizer.param_groups[0]["lr"]
+def _log_step(run: Run, norm: float, clips_per_second: float, progress: Bar) -> None:
+    if not run.losses:
+        return  # all were left out
+    loss = statistics.fmean(run.losses)
+    run.losses.clear()
     memory = peak_memory_gb(run.model.device)
     run.log(
         {
             "loss": round(loss, 5),
-            "lr": rate,
+            "lr": run.optimizer.param_groups[0]["lr"],
+            "gradient_norm": float(f"{norm:.4g}"),
             "clips_per_second": round(clips_per_second, 2),
             "memory_gb": round(memory, 2),
         }
@@ -277,6 +235,7 @@ def _validate_epoch(run: Run) -> None:
             result = _evaluate(run, replace(run.config.clip, views=(1, 1)))
             if result.score > run.best_score:
                 run.best_score, run.best_result = result.score, result
+                run.best_epoch = run.epochs_done + 1
                 run.model.save_adapter(run.folder / "adapter")
             values = {
                 "top1": result.top1,
@@ -290,6 +249,8 @@ def _validate_epoch(run: Run) -> None:
     run.epochs_done += 1
     run.save()
     say(f"epoch {run.epochs_done}/{run.config.epochs}: {note}")
+    if run.is_done and run.epochs_done < run.config.epochs:
+        say(f"no better epoch in {run.config.patience}; training ends")
 
 
 def _evaluate(run: Run, clip: ClipConfig, temporal: bool = False) -> Evaluation:

@@ -21,7 +21,7 @@ from st_adapter.method_table import METHODS
 from st_adapter.model import create_model
 from st_adapter.progress import say
 from st_adapter.provenance import command, versions
-from st_adapter.run import absolute_paths, read_videos
+from st_adapter.run_folder import absolute_paths, read_videos
 from st_adapter.training_data import class_maps
 
 DEFAULT_RATES = (1e-4, 3e-4, 1e-3, 3e-3)

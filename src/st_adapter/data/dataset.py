@@ -2,7 +2,7 @@
 
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import zip_longest
 
 import numpy as np
@@ -39,6 +39,7 @@ class TrainItem:
     No clip where all failed.
     """
 
+    path: str
     clips: tuple[UInt8[Tensor, "t 3 h w"], ...]
     targets: tuple[tuple[int, ...], ...]
     skipped: tuple[Skipped, ...]
@@ -46,17 +47,21 @@ class TrainItem:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainBatch:
-    """Clips with targets, 1 for each class shown, and the files that others stood in for."""
+    """Clips with targets, 1 for each class shown, and the files that others stood in for.
+
+    Attributes:
+        paths: of the videos shown.
+    """
 
     clips: UInt8[Tensor, "b t 3 h w"]
     targets: Float[Tensor, "b classes"]
+    paths: tuple[str, ...]
     skipped: tuple[Skipped, ...]
 
     def pin_memory(self) -> "TrainBatch":
         """Called by the loader where the device profits from it."""
-        return TrainBatch(
-            clips=self.clips.pin_memory(), targets=self.targets.pin_memory(), skipped=self.skipped
-        )
+        clips, targets = self.clips.pin_memory(), self.targets.pin_memory()
+        return replace(self, clips=clips, targets=targets)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,10 +122,12 @@ class TrainDataset(Dataset[TrainItem]):
         for video in self._candidates(index, rng):
             try:
                 clips, targets = zip(*self._clips(video, rng), strict=True)
-                return TrainItem(clips=clips, targets=targets, skipped=tuple(skipped))
+                return TrainItem(
+                    path=str(video.path), clips=clips, targets=targets, skipped=tuple(skipped)
+                )
             except VideoError as error:
                 skipped.append(Skipped(path=str(video.path), reason=str(error)))
-        return TrainItem(clips=(), targets=(), skipped=tuple(skipped))
+        return TrainItem(path="", clips=(), targets=(), skipped=tuple(skipped))
 
     def _candidates(self, index: int, rng: random.Random) -> Iterator[Video]:
         """The video, then others of its class, then any."""
@@ -248,7 +255,10 @@ def collate_train(num_classes: int, items: list[TrainItem]) -> TrainBatch | Data
     for row, (_, shown) in zip(targets, clips, strict=True):
         row[list(shown)] = 1
     return TrainBatch(
-        clips=torch.stack([clip for clip, _ in clips]), targets=targets, skipped=skipped
+        clips=torch.stack([clip for clip, _ in clips]),
+        targets=targets,
+        paths=tuple(item.path for item in items if item.clips),
+        skipped=skipped,
     )
 
 
