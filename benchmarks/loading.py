@@ -82,7 +82,9 @@ def our_loaders(clip: Path) -> dict[str, Callable[[int], object]]:
         dataset = TrainDataset(videos, config.clip, transform, seed=0, reader=Reader(probe=index))
         return lambda epoch: dataset[epoch, 0].clips[0]
 
-    views = ViewDataset(videos, ClipConfig(frames=8, stride=16, size=224, views=(3, 1)), index)
+    views = ViewDataset(
+        videos, ClipConfig(frames=8, stride=16, size=224, views=(3, 1)), Reader(probe=index)
+    )
     return {
         "evaluation, 3 views": lambda _: views[0].clips,
         "training, k400": train(resolve("k400", None, {})),

@@ -10,8 +10,9 @@ from conftest import numbered_frame, write_video
 from st_adapter.cli import main
 from st_adapter.config import ClipConfig
 from st_adapter.data import decode
-from st_adapter.data.annotations import both_parts, read_annotations
+from st_adapter.data.annotations import Annotations, both_parts, read_annotations
 from st_adapter.data.check import check_data
+from st_adapter.data.video_list import Video, VideoList
 
 CLIP = ClipConfig(frames=8)
 
@@ -99,3 +100,20 @@ def test_many_findings_are_counted_and_a_few_shown(tmp_path, capsys):
     said = capsys.readouterr().out
     assert "100 files that cannot be read" in said
     assert said.count("no such file") == 5
+
+
+def test_segments_that_overlap_with_the_other_part_are_in_both(folder_data):
+    path = folder_data / "darkens" / "clip 0.mp4"
+
+    def video(start, end):
+        return Video(path=path, targets=(0,), start_seconds=start, end_seconds=end)
+
+    data = Annotations(
+        labels=("a",),
+        train=VideoList.of([video(None, None), video(0.0, 0.2), video(0.4, 0.6)]),
+        val=VideoList.of([video(0.1, 0.3)]),
+    )
+    check, clean = check_data(data, CLIP, decode.probe)
+    both = [finding.example for finding in check.findings if finding.kind == "in both parts"]
+    assert both == [("train", 0), ("train", 1)]
+    assert len(clean.train) == 1

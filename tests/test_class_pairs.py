@@ -57,3 +57,9 @@ def test_classes_of_heads_are_mirrored_by_their_full_names():
     assert mirrored_classes("names", data(labels, task)) == {0: 1, 1: 0}
     with pytest.raises(ArgumentError, match="reversal takes one label a video"):
         reversed_classes("verb/turn left=verb/turn right", data(labels, task))
+
+
+def test_pairs_leave_other_directions_to_their_names():
+    labels = ("Turn left", "Turn right", "Push left", "Push right", "Wave clockwise")
+    mirror = mirrored_classes("Turn left=Turn right", data(labels))
+    assert mirror == {0: 1, 1: 0, 2: 3, 3: 2, 4: UNKNOWN}

@@ -1,3 +1,4 @@
+import shutil
 from pathlib import Path
 
 import av
@@ -213,3 +214,21 @@ def test_a_stream_that_begins_in_the_middle_does_no_harm():
     info = decode.probe(late)
     frames = decode.read_frames(late, range(decode.count_frames(late)), info=info)
     assert 0 < len(frames) <= info.num_frames
+
+
+@pytest.mark.parametrize(
+    "text", ["ffconcat version 1.0\nfile 'secret.mp4'\n", "#EXTM3U\n#EXTINF:1,\nsecret.mp4\n"]
+)
+def test_a_file_does_not_make_others_be_opened(numbered, tmp_path, text):
+    shutil.copy(numbered, tmp_path / "secret.mp4")
+    for name in ("a.mp4", "a.m3u8"):
+        (tmp_path / name).write_text(text)
+        with pytest.raises(VideoError, match="cannot be decoded"):
+            decode.probe(tmp_path / name)
+
+
+def test_folders_of_pictures_that_begin_alike_differ(pictures, tmp_path):
+    other = shutil.copytree(pictures, tmp_path / "other")
+    assert decode.probe(other).digest == decode.probe(pictures).digest
+    shutil.copy(other / "image_1.png", other / "image_12.png")
+    assert decode.probe(other).digest != decode.probe(pictures).digest

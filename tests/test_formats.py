@@ -259,3 +259,81 @@ def test_a_list_of_videos_reads_like_a_tuple(tmp_path):
     with pytest.raises(IndexError):
         videos[3]
     assert Path(videos.name(0)) == videos[0].path
+
+
+def test_a_video_is_found_by_its_folders_or_a_name_of_its_own(tmp_path):
+    files = {"trainlist01.txt": "A/001.avi 1\nB/001.avi 2\nC/v_C_g01.avi 3\n"}
+    write(
+        tmp_path, **files, **{"videos/A/001.avi": "", "flat/v_C_g01.avi": "", "f/v_C_g01.npy": ""}
+    )
+    found = read_annotations(tmp_path / "trainlist01.txt").train
+    assert [v.path.relative_to(tmp_path).as_posix() for v in found] == [
+        "videos/A/001.avi",
+        "B/001.avi",  # not another's
+        "flat/v_C_g01.avi",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("trainlist01.txt", "../out/v_a_g01.avi 1\n"),
+        ("train.csv", "label,youtube_id,time_start,time_end,split\na,../../x,0,1,train\n"),
+        ("s-train.json", '[{"id": "../x", "template": "a"}]'),
+    ],
+)
+def test_no_published_list_leads_out_of_the_folder(tmp_path, name, text):
+    write(tmp_path, **{name: text})
+    with pytest.raises(DataError, match="leaves the data folder"):
+        read_annotations(tmp_path / name)
+
+
+def test_the_other_part_of_kinetics_is_for_validation_without_a_split(tmp_path):
+    header = "label,youtube_id,time_start,time_end\n"
+    write(tmp_path, **{"train.csv": f"{header}a,x,0,1\nb,y,0,1\n", "val.csv": f"{header}a,z,0,1\n"})
+    data = read_annotations(tmp_path / "train.csv")
+    assert (len(data.train), len(data.val)) == (2, 1)
+
+
+@pytest.mark.parametrize(
+    ("files", "said"),
+    [
+        ({"a.json": '[{"vid_name": "x", "label": 0}, 3]'}, "entry 2 is no object of a video"),
+        (
+            {"a.json": '[{"vid_name": "x", "label": 0}, {"label": 0}]'},
+            "entry 2: it has no vid_name",
+        ),
+        (
+            {"a.json": '[{"id": "1", "template": "a"}]', "labels.json": '["a"]'},
+            "labels.json is no object of class names",
+        ),
+        ({"t.csv": "path,label\na.mp4,x, more\n"}, "line 2: 3 fields, the header has 2"),
+        ({"t.csv": "path;label\na.mp4;x\n"}, "no column path or label.* with commas between"),
+        ({"t.csv": b"\xff\xfep\x00"}, "save it as UTF-8"),
+    ],
+)
+def test_published_files_that_are_not_as_published(tmp_path, files, said):
+    for name, content in files.items():
+        (tmp_path / name).write_bytes(content.encode() if isinstance(content, str) else content)
+    with pytest.raises(DataError, match=said):
+        read_annotations(tmp_path / next(iter(files)))
+
+
+def test_fields_may_hold_any_line_break(tmp_path):
+    write(tmp_path, **{"t.csv": 'path,label\na.mp4,"x\u2028y"\nb.mp4,"x\ny"\n'})
+    assert read_annotations(tmp_path / "t.csv").labels == ("x\ny", "x\u2028y")
+
+
+def test_a_list_beside_a_list_does_not_name_its_classes(tmp_path):
+    write(tmp_path, **{"train.txt": "a.mp4 run\n", "labels.txt": "a.mp4 0\nb.mp4 1\n"})
+    assert read_annotations(tmp_path / "train.txt").labels == ("run",)
+
+
+def test_lists_of_labels_in_parquet(tmp_path):
+    pyarrow = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    table = pyarrow.table({"path": ["a.mp4", "b.mp4"], "labels": [["run", "jump"], []]})
+    parquet.write_table(table, tmp_path / "t.parquet")
+    data = read_annotations(tmp_path / "t.parquet")
+    assert (data.labels, [v.targets for v in data.train]) == (("jump", "run"), [(1, 0), ()])

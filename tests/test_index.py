@@ -1,5 +1,6 @@
 """The index beside the data: real files, real processes."""
 
+import errno
 import os
 import pickle
 import shutil
@@ -15,7 +16,7 @@ from conftest import numbered_frame, write_video
 from st_adapter.data import decode
 from st_adapter.data.index import VideoIndex
 from st_adapter.data.store import STORE_NAME
-from st_adapter.errors import VideoError
+from st_adapter.errors import UnreachableError, VideoError
 
 
 @pytest.fixture
@@ -97,3 +98,39 @@ def test_a_file_that_is_no_index_is_left_alone(folder, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
     (folder / STORE_NAME).write_bytes(os.urandom(5000))
     assert VideoIndex(folder)(folder / "a.mp4").num_frames == 30
+
+
+def test_what_may_pass_is_not_remembered(folder, monkeypatch):
+    path = folder / "a.mp4"
+    with monkeypatch.context() as patch:
+        patch.setattr(decode.av, "open", _fail)
+        with pytest.raises(UnreachableError, match="Input/output error"):
+            VideoIndex(folder)(path)
+    assert VideoIndex(folder)(path).num_frames == 30
+
+
+def _fail(*_, **__):
+    raise OSError(errno.EIO, "Input/output error")
+
+
+def test_a_forked_process_opens_the_file_itself(folder):
+    index = VideoIndex(folder)
+    index(folder / "a.mp4")
+    before = index.store._connection
+    with ProcessPoolExecutor(1, mp_context=get_context("fork")) as pool:
+        assert pool.submit(index, folder / "a.mp4").result().num_frames == 30
+        assert before is not None
+        assert index.store._connection is None  # given back before the fork
+    assert index(folder / "a.mp4").num_frames == 30
+
+
+def test_an_index_is_found_through_a_link(folder, tmp_path):
+    link = tmp_path / "link"
+    link.symlink_to(folder)
+    VideoIndex(link)(link / "a.mp4")
+    assert rows(folder) == [("a.mp4", None)]
+
+
+def test_a_name_that_no_file_can_have_is_a_reason(folder):
+    with pytest.raises(VideoError, match="no such file"):
+        VideoIndex(folder)(folder / "a\0b.mp4")

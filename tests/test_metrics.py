@@ -77,3 +77,10 @@ def test_mean_average_precision_is_that_of_the_classes_that_occur():
 def test_no_label_at_all_cannot_be_measured():
     with pytest.raises(DataError, match="none of 2 videos has a label"):
         measure(torch.rand(2, 3), [(), ()], "abc", Task(multi_label=True))
+
+
+def test_a_head_may_have_one_class():
+    task = Task(heads=(("verb", 1), ("noun", 2)))
+    result = measure(torch.tensor([[1.0, 0.2, 0.8]]), [(0, 1)], ("v/a", "n/a", "n/b"), task)
+    assert (result.top1, result.heads["noun"]["top1"]) == (0.0, 0.0)
+    assert result.heads["verb"]["top1"] == 1.0

@@ -1,7 +1,9 @@
 import io
 import json
+import shutil
 import tarfile
 from dataclasses import replace
+from pathlib import Path
 
 import fsspec
 import pytest
@@ -9,10 +11,11 @@ import torch
 
 from st_adapter.config import DataConfig
 from st_adapter.data import decode
+from st_adapter.data import shards as shard_tools
 from st_adapter.data.annotations import read_annotations
 from st_adapter.data.formats import shards as format_shards
 from st_adapter.data.index import VideoIndex
-from st_adapter.errors import DataError, VideoError
+from st_adapter.errors import DataError, UnreachableError, VideoError
 from st_adapter.train import train
 
 
@@ -160,11 +163,81 @@ def test_what_is_no_shard_is_refused(tmp_path):
         read_annotations("nonsense://a/b.tar")
 
 
-def test_class_folders_win_over_an_archive_beside_them(folder_data):
-    archive = folder_data / "downloaded.tar"
-    archive.write_bytes(b"")
-    try:
-        assert not format_shards.matches(folder_data)
-        assert len(read_annotations(folder_data).train) == 12
-    finally:
-        archive.unlink()
+def test_class_folders_win_over_an_archive_beside_them(folder_data, tmp_path):
+    data = tmp_path / "data.tar"  # a folder of that name
+    shutil.copytree(folder_data, data / "deeper" / "still")
+    (data / "downloaded.tar").write_bytes(b"")
+    assert not format_shards.matches(data)
+    found = read_annotations(data / "deeper" / "still").train
+    assert decode.probe(found[0].path).num_frames == 8
+
+
+def test_names_as_tar_writes_them(folder_data, tmp_path):
+    clip = (folder_data / "darkens" / "clip 0.mp4").read_bytes()
+    with (tmp_path / "a.tar").open("wb") as file:
+        write_shard(file, {"./1.mp4": clip, "./1.cls": "a", "/x//2.mp4": clip, "/x/2.cls": "b"})
+    data = read_annotations(tmp_path / "a.tar")
+    assert [v.path.relative_to(tmp_path).as_posix() for v in data.train] == [
+        "a.tar/1.mp4",
+        "a.tar/x/2.mp4",
+    ]
+    assert all(decode.probe(video.path).num_frames == 8 for video in data.train)
+
+
+def test_two_videos_of_one_key_are_refused(tmp_path):
+    with (tmp_path / "a.tar").open("wb") as file:
+        write_shard(file, {"v1.2_a.mp4": "x", "v1.3_b.mp4": "x", "v1.cls": "a"})
+    with pytest.raises(DataError, match=r"v1.2_a.mp4 and v1.3_b.mp4 have one key"):
+        read_annotations(tmp_path / "a.tar")
+
+
+def test_a_directory_is_read_once(folder_data, tmp_path, monkeypatch):
+    clip = (folder_data / "darkens" / "clip 0.mp4").read_bytes()
+    for i in range(12):
+        with (tmp_path / f"{i}.tar").open("wb") as file:
+            write_shard(file, {"1.mp4": clip, "1.cls": "a"})
+    data = read_annotations(tmp_path)
+    monkeypatch.setattr(tarfile, "open", None)  # no directory is needed any more
+    index = VideoIndex(tmp_path)
+    for _ in range(2):
+        assert [index(video.path).num_frames for video in data.train] == [8] * 12
+
+
+def test_a_changed_shard_of_the_same_length_is_read_again(folder_data, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    for label in ("a", "zebra"):
+        with fsspec.open("memory://changing/a.tar", "wb") as file:
+            write_shard(file, {"1.mp4": "x", "1.cls": label})
+        shard_tools._remote_version.cache_clear()  # as another process
+        assert read_annotations("memory://changing/a.tar").labels == (label,)
+
+
+def test_errors_of_a_store_are_reasons(monkeypatch, tmp_path):
+    class ClientError(Exception):
+        pass
+
+    def fail(*_, **__):
+        raise ClientError("503 Slow Down")
+
+    monkeypatch.setattr(fsspec, "url_to_fs", fail)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    with pytest.raises(DataError, match="ClientError: 503 Slow Down"):
+        read_annotations("memory://failing/a.tar")
+    with pytest.raises(UnreachableError, match="503"):
+        VideoIndex(tmp_path)(Path("memory:/failing/a.tar/1.mp4"))
+
+
+def test_labels_that_are_null_are_none(tmp_path):
+    with (tmp_path / "a.tar").open("wb") as file:
+        write_shard(file, {"1.mp4": "x", "1.json": '{"label": null}'})
+    with pytest.raises(DataError, match="has no label"):
+        read_annotations(tmp_path / "a.tar")
+
+
+def test_addresses_of_this_machine_and_folders_of_videos_are_not_for_shards(tmp_path):
+    with pytest.raises(DataError, match="are given by their path, without file:"):
+        read_annotations(f"file://{tmp_path}/a.tar")
+    with (tmp_path / "a.tar").open("wb") as file:
+        write_shard(file, {"1.mp4": "x", "1.cls": "a"})
+    with pytest.raises(DataError, match="leave --videos out"):
+        read_annotations(tmp_path / "a.tar", options=DataConfig(videos=str(tmp_path)))

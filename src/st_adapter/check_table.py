@@ -7,11 +7,10 @@ import click
 
 from st_adapter.data.annotations import Annotations, write_table
 from st_adapter.data.check import FAULTS, REMARKS, Check, Finding
-from st_adapter.errors import ArgumentError
+from st_adapter.data.formats.listing import SHOWN
 from st_adapter.files import write_json
 from st_adapter.progress import say
 
-SHOWN = 5
 REPORT_NAME, LIST_NAME = "check.json", "clean.csv"
 
 
@@ -58,17 +57,18 @@ def _print_findings(title: str, rows: Iterable[tuple[str, list[Finding]]]) -> No
         for finding in found[:SHOWN]:
             click.echo(f"    {finding.path}{f': {finding.detail}' if finding.detail else ''}")
         if len(found) > SHOWN:
-            click.echo("    ...")
+            click.echo(f"    ... and {len(found) - SHOWN} more, which --out FOLDER lists")
 
 
 def write_check(folder: Path, check: Check, clean: Annotations) -> None:
     """Write the report as JSON, and the list without what is wrong.
 
     Raises:
-        ArgumentError: the folder is a file.
+        DataError: a name cannot stand in a list.
     """
-    if folder.exists() and not folder.is_dir():
-        raise ArgumentError(f"{folder} is a file; --out takes a folder")
     write_json(folder / REPORT_NAME, check.to_json())
     write_table(folder / LIST_NAME, clean)
-    say(f"{folder / REPORT_NAME} and {folder / LIST_NAME}, a list to train on, are written")
+    heads = "+".join(name for name, _ in clean.task.heads)
+    how = f" with --columns label={heads}" if heads else ""
+    what = f"a list to train on{how}" if clean.train else "which has no training video left"
+    say(f"{folder / REPORT_NAME} and {folder / LIST_NAME}, {what}, are written")

@@ -19,6 +19,7 @@ import click
 from st_adapter import __version__
 from st_adapter.config import ClipConfig, DataConfig, parse_views
 from st_adapter.errors import ArgumentError, MemoryShortError, StAdapterError, TrainingError
+from st_adapter.files import check_writable
 from st_adapter.flags import Verbs, config_options, data_options, run_options
 from st_adapter.method_table import METHODS
 from st_adapter.recipes import ALIASES, resolve
@@ -260,6 +261,8 @@ def check(
     are in one part alone; and what is worth knowing. Exit code 1 when something is wrong.
     """
     given = {name: value for name, value in where.items() if value is not None}
+    if out is not None:
+        check_writable(out)
     from st_adapter.check_table import print_check, write_check
     from st_adapter.data.annotations import both_parts
     from st_adapter.data.check import check_data

@@ -17,6 +17,10 @@ class VideoError(StAdapterError):
     """A media file that yields no frames. The message starts with its path."""
 
 
+class UnreachableError(VideoError):
+    """A video that cannot be had now, but perhaps later: a disk or network fails, say."""
+
+
 class CheckpointError(StAdapterError):
     """A weights file or run folder that does not fit or cannot be read."""
 

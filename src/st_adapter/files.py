@@ -28,6 +28,15 @@ def atomic_path(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def check_writable(folder: Path) -> None:
+    """Raise ArgumentError where a folder cannot be made or written to."""
+    there = next(p for p in (folder, *folder.absolute().parents) if p.exists())
+    if there == folder and not folder.is_dir():
+        raise ArgumentError(f"{folder} is a file; --out takes a folder")
+    if not there.is_dir() or not os.access(there, os.W_OK):
+        raise ArgumentError(f"{folder}: {there} cannot be written to; choose another --out")
+
+
 def write_json(path: Path, value: Any) -> None:
     """Write `value` as indented JSON, atomically."""
     with atomic_path(path) as temporary:

@@ -10,9 +10,9 @@ from st_adapter.config import DataConfig, TrainConfig
 from st_adapter.data.annotations import Annotations, read_annotations, read_parts
 from st_adapter.data.shards import absolute, is_remote
 from st_adapter.data.video_list import VideoList
-from st_adapter.errors import ArgumentError
+from st_adapter.errors import ArgumentError, DataError
 from st_adapter.evaluate import Evaluation
-from st_adapter.files import read_json, read_json_lines, write_json
+from st_adapter.files import check_writable, read_json, read_json_lines, write_json
 from st_adapter.progress import say
 from st_adapter.provenance import command, versions
 from st_adapter.recipes import resolve
@@ -31,13 +31,22 @@ def write_evaluation(file: Path, evaluation: Evaluation, data: Path) -> None:
 
 
 def write_config(
-    folder: Path, config: TrainConfig, *, recipe: str, data: str, next_epoch: int | None = None
+    folder: Path,
+    config: TrainConfig,
+    *,
+    recipe: str,
+    data: str,
+    data_digest: str = "",
+    next_epoch: int | None = None,
 ) -> None:
     """Write the record of a run, its paths as they read from any folder.
 
-    `data` is empty and `next_epoch` counts the epochs done for a run that was trained elsewhere.
+    `data` and its digest are empty and `next_epoch` counts the epochs done for a run that was
+    trained elsewhere.
     """
     record: dict[str, Any] = {"recipe": recipe, "data": data}
+    if data_digest:
+        record["data_digest"] = data_digest
     if next_epoch is not None:
         record["next_epoch"] = next_epoch
     record |= {"command": command(), "versions": versions()}
@@ -69,8 +78,7 @@ def check_folder(folder: Path, data: Path, resume: bool) -> None:
         raise ArgumentError(f"{folder} holds a comparison; choose another --out")
     if absolute(folder) == absolute(data):
         raise ArgumentError(f"{folder} is the data; choose another --out")
-    if folder.exists() and not folder.is_dir():
-        raise ArgumentError(f"{folder} is a file; --out takes a folder")
+    check_writable(folder)
     if not resume:
         return
     before, _, _ = recorded_run(folder)
@@ -168,8 +176,15 @@ def evaluation_videos(
         if config.val is not None:
             say(f"note: the run was trained on {data}; its validation data is {config.val}")
             return given.train
+        held_out = read_videos(data, config)
+        trained = read_json(run / "config.json").get("data_digest")
+        if trained not in (None, held_out.digest()):
+            raise DataError(
+                f"{data} is not what the run was trained on any more: nothing tells which of its "
+                "videos were held out; give those to measure on by a list of their own"
+            )
         say(f"evaluating on the part of {data} that was held out from training")
-        return read_videos(data, config).val
+        return held_out.val
     return given.val or given.train
 
 

@@ -15,7 +15,7 @@ from st_adapter import checkpoint
 from st_adapter.config import ClipConfig, TrainConfig
 from st_adapter.data.index import index_of
 from st_adapter.data.reader import make_reader
-from st_adapter.errors import ArgumentError
+from st_adapter.errors import ArgumentError, DataError
 from st_adapter.evaluate import Evaluation, evaluate
 from st_adapter.inspection import count_parts
 from st_adapter.interrupt import deferred_interrupt
@@ -85,6 +85,10 @@ def train(
         while not run.is_done:
             _train_epoch(run, batches)
             _validate_epoch(run)
+    except DataError:
+        if not resume and not run.step:
+            (folder / "config.json").unlink()  # nothing has come of it
+        raise
     except KeyboardInterrupt:
         raise Interrupted(
             f"stopped in epoch {run.epochs_done + 1} at step {run.step}; "

@@ -14,7 +14,7 @@ from st_adapter.config import DataConfig, TrainConfig, check_method
 from st_adapter.data.annotations import read_annotations
 from st_adapter.data.shards import absolute
 from st_adapter.errors import ArgumentError
-from st_adapter.files import read_json, write_json
+from st_adapter.files import check_writable, read_json, write_json
 from st_adapter.inspection import inspect_spec, spec_of
 from st_adapter.machine import choose_device, choose_precision
 from st_adapter.method_table import METHODS
@@ -62,6 +62,7 @@ def compare(
     folder = Path(out)
     if processes < 1:
         raise ArgumentError(f"processes must be at least 1, not {processes}")
+    check_writable(folder)
     for method in methods:
         check_method(method)
     config = replace(config or TrainConfig(), keep="last", head_lr=None)

@@ -1,6 +1,7 @@
 """Which videos there are and what each shows, from any of the forms data sets come in."""
 
 import csv
+import hashlib
 import random
 import re
 from collections import Counter
@@ -36,6 +37,11 @@ class Annotations:
     train: VideoList
     val: VideoList
     task: Task = Task()
+
+    def digest(self) -> str:
+        """SHA-256 over labels, and path, label and segment of each video."""
+        parts = (self.labels, self.train.digest(), self.val.digest())
+        return hashlib.sha256(repr(parts).encode("utf-8", "surrogateescape")).hexdigest()
 
 
 def read_annotations(
@@ -149,21 +155,40 @@ def checked_parts(
 
 
 def write_table(file: Path, videos: Annotations) -> None:
-    """Write both parts as one .csv that `read_annotations` reads, its columns named as ours."""
+    """Write both parts as one .csv that `read_annotations` reads, its columns named as ours.
+
+    Raises:
+        DataError: a name cannot stand in such a table; nothing is written.
+    """
     heads = [name for name, _ in videos.task.heads]
     labelled = heads or ["labels" if videos.task.multi_label else "label"]
     with atomic_path(file) as temporary, temporary.open("w", newline="", encoding="utf-8") as text:
         writer = csv.writer(text)
         writer.writerow(("path", *labelled, "start_seconds", "end_seconds", "split"))
         for split, part in (("train", videos.train), ("val", videos.val)):
-            for v in part:
-                names = [videos.labels[target] for target in v.targets]
-                if heads:
-                    names = [n.partition("/")[2] for n in names]
-                elif videos.task.multi_label:
-                    names = [SEPARATOR.join(names)]
-                path = absolute(v.path) if is_remote(v.path) else v.path
-                writer.writerow((path, *names, v.start_seconds, v.end_seconds, split))
+            for video in part:
+                path = absolute(video.path) if is_remote(video.path) else str(video.path)
+                row = (path, *_cells(videos, video), video.start_seconds, video.end_seconds, split)
+                try:
+                    writer.writerow(row)
+                except UnicodeEncodeError:
+                    raise DataError(
+                        f"{path!r} is no name that a list can hold; rename it"
+                    ) from None
+
+
+def _cells(videos: Annotations, video: Video) -> list[str]:
+    """The labels of a video as they stand in a table."""
+    names = [videos.labels[target] for target in video.targets]
+    if videos.task.heads:
+        heads = (head for head, _ in videos.task.heads)
+        return [n.removeprefix(f"{head}/") for head, n in zip(heads, names, strict=True)]
+    if not videos.task.multi_label:
+        return names
+    for name in names:
+        if SEPARATOR in name:
+            raise DataError(f"the class {name!r} cannot stand in a list, which has {SEPARATOR!r}")
+    return [SEPARATOR.join(names)]
 
 
 def split_validation(

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field, replace
 from itertools import pairwise
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -105,59 +105,94 @@ def check_data(
         workers: processes; 0 works in this one.
     """
     parts = {"train": data.train, "val": data.val}
-    names = list(dict.fromkeys(name for part in parts.values() for name in part.names()))
-    infos: dict[str, VideoInfo] = {}
+    files = _segments_by_file(parts)
+    facts: dict[str, _Facts] = {}
     findings: list[Finding] = []
-    with bar("checking", len(names)) as progress:
-        for name, result in _probe_all(names, probe, deep, workers):
-            if isinstance(result, VideoInfo):
-                infos[name] = result
-            else:
-                findings.append(result)
+    tasks = [_Task(name, segments, probe, clip, deep) for name, segments in files.items()]
+    with bar("checking", len(tasks)) as progress:
+        for task, result in zip(tasks, _probe_all(tasks, workers), strict=True):
+            if isinstance(result, _Facts):
+                facts[task.name] = result
+            findings += result.findings if isinstance(result, _Facts) else [result]
             progress.advance()
-    for name, info in infos.items():
-        findings += _of_file(name, info, clip)
-    findings += _of_segments(parts, infos)
-    findings += _of_copies(parts, infos)
+    findings += _of_copies(data, parts, facts)
     findings += _of_classes(data)
     check = Check(
         videos={part: len(videos) for part, videos in parts.items()},
-        files=len(names),
+        files=len(files),
         classes=_count_classes(data),
-        durations_seconds=_spread(i.start_seconds[-1] for i in infos.values()),
-        frames=_spread(i.num_frames for i in infos.values()),
-        short_sides=_spread(min(i.width, i.height) for i in infos.values()),
+        durations_seconds=_spread(fact.seconds for fact in facts.values()),
+        frames=_spread(fact.num_frames for fact in facts.values()),
+        short_sides=_spread(fact.short_side for fact in facts.values()),
         findings=findings,
     )
     return check, _clean(data, findings)
 
 
-def _probe_all(
-    names: Sequence[str], probe: Probe, deep: bool, workers: int
-) -> Iterator[tuple[str, VideoInfo | Finding]]:
-    """Each file with what its packets say, or what is wrong with it."""
-    tasks = ((name, probe, deep) for name in names)
+Example = tuple[str, int]
+"""Part, and number of the video in it."""
+
+
+class _Task(NamedTuple):
+    """A file to look at, and the examples that are segments of it."""
+
+    name: str
+    segments: list[tuple[Example, float | None, float | None]]
+    probe: Probe
+    clip: ClipConfig
+    deep: bool
+
+
+class _Facts(NamedTuple):
+    """What is kept of a file that can be read."""
+
+    digest: str
+    num_frames: int
+    seconds: float
+    short_side: int
+    findings: list[Finding]
+
+
+def _segments_by_file(
+    parts: dict[str, VideoList],
+) -> dict[str, list[tuple[Example, float | None, float | None]]]:
+    files: dict[str, list[tuple[Example, float | None, float | None]]] = {}
+    for part, videos in parts.items():
+        for i, video in enumerate(videos):
+            segments = files.setdefault(str(video.path), [])
+            if video.start_seconds is not None or video.end_seconds is not None:
+                segments.append(((part, i), video.start_seconds, video.end_seconds))
+    return files
+
+
+def _probe_all(tasks: Sequence[_Task], workers: int) -> Iterator[_Facts | Finding]:
+    """What each file holds, or what is wrong with it."""
     if not workers:
-        yield from ((name, _probe(task)) for name, task in zip(names, tasks, strict=True))
+        yield from map(_probe, tasks)
         return
     context = get_context("forkserver")
     with ProcessPoolExecutor(workers, context, initializer=ignore_interrupt, initargs=(0,)) as pool:
-        size = max(1, min(64, len(names) // (4 * workers)))
-        yield from zip(names, pool.map(_probe, tasks, chunksize=size), strict=True)
+        size = max(1, min(64, len(tasks) // (4 * workers)))
+        yield from pool.map(_probe, tasks, chunksize=size)
 
 
-def _probe(task: tuple[str, Probe, bool]) -> VideoInfo | Finding:
-    name, probe, deep = task
-    path = Path(name)
+def _probe(task: _Task) -> _Facts | Finding:
+    name, path = task.name, Path(task.name)
     try:
-        info = probe(path)
-        decoded = decode.count_frames(path) if deep else info.num_frames
+        info = task.probe(path)
+        decoded = decode.count_frames(path) if task.deep else info.num_frames
     except (VideoError, OSError) as error:
         return Finding(kind="unreadable", path=name, detail=str(error).removeprefix(f"{name}: "))
     if decoded < info.num_frames:
         detail = f"{decoded} of {info.num_frames} frames can be decoded"
         return Finding(kind="truncated", path=name, detail=detail)
-    return info
+    return _Facts(
+        digest=info.digest,
+        num_frames=info.num_frames,
+        seconds=float(info.start_seconds[-1]),
+        short_side=min(info.width, info.height),
+        findings=[*_of_file(name, info, task.clip), *_of_segments(task, info)],
+    )
 
 
 def _of_file(name: str, info: VideoInfo, clip: ClipConfig) -> Iterator[Finding]:
@@ -175,46 +210,69 @@ def _of_file(name: str, info: VideoInfo, clip: ClipConfig) -> Iterator[Finding]:
         yield Finding(kind="no times", path=name, detail="it is decoded from its start")
 
 
-def _of_segments(parts: dict[str, VideoList], infos: dict[str, VideoInfo]) -> Iterator[Finding]:
+def _of_segments(task: _Task, info: VideoInfo) -> Iterator[Finding]:
+    for example, start, end in task.segments:
+        try:
+            info.frame_range(start, end)
+        except VideoError as error:
+            detail = str(error).removeprefix(f"{task.name}: ")
+            yield Finding(kind="no frame", path=task.name, detail=detail, example=example)
+
+
+def _of_copies(
+    data: Annotations, parts: dict[str, VideoList], facts: dict[str, _Facts]
+) -> Iterator[Finding]:
+    """The same content in both parts, twice in one, or under two labels."""
+    by_digest: dict[str, list[Example]] = defaultdict(list)
     for part, videos in parts.items():
-        for i, video in enumerate(videos):
-            info, path = infos.get(str(video.path)), str(video.path)
-            if info is not None:
-                try:
-                    info.frame_range(video.start_seconds, video.end_seconds)
-                except VideoError as error:
-                    detail = str(error).removeprefix(f"{path}: ")
-                    yield Finding(kind="no frame", path=path, detail=detail, example=(part, i))
+        for i, name in enumerate(videos.names()):
+            if name in facts:
+                by_digest[facts[name].digest].append((part, i))
+    for examples in by_digest.values():
+        if len(examples) == 1:
+            continue
+        alike: dict[tuple[float | None, float | None], list[Example]] = defaultdict(list)
+        for part, i in examples:
+            video = parts[part][i]
+            alike[video.start_seconds, video.end_seconds].append((part, i))
+        for copies in alike.values():
+            yield from _of_group(data, parts, copies)
+        yield from _in_both(parts, examples)
 
 
-def _of_copies(parts: dict[str, VideoList], infos: dict[str, VideoInfo]) -> Iterator[Finding]:
-    """The same content, by digest and segment, in both parts, twice in one, or under two labels."""
-    seen: dict[tuple[object, ...], list[tuple[str, int]]] = defaultdict(list)
-    for part, videos in parts.items():
-        for i, video in enumerate(videos):
-            info = infos.get(str(video.path))
-            if info is not None:
-                seen[info.digest, video.start_seconds, video.end_seconds].append((part, i))
-    for copies in seen.values():
-        if len(copies) > 1:
-            yield from _of_group(parts, copies)
-
-
-def _of_group(parts: dict[str, VideoList], copies: Sequence[tuple[str, int]]) -> Iterator[Finding]:
-    """Examples of the same content: what is wrong with each of them."""
+def _of_group(
+    data: Annotations, parts: dict[str, VideoList], copies: Sequence[Example]
+) -> Iterator[Finding]:
+    """Examples of the same content: under two labels, or more than once in a part."""
     paths = {copy: parts[copy[0]].name(copy[1]) for copy in copies}
     labels = {tuple(parts[part].targets(i).tolist()) for part, i in copies}
-    held = next((paths[copy] for copy in copies if copy[0] == "val"), None)
-    for copy in copies:
-        if len(labels) > 1:
-            yield Finding(kind="two labels", path=paths[copy], example=copy)
-        elif copy[0] == "train" and held is not None:
-            detail = f"the same as {held}"
-            yield Finding(kind="in both parts", path=paths[copy], detail=detail, example=copy)
+    if len(labels) > 1:
+        for copy in copies:
+            own = parts[copy[0]].targets(copy[1]).tolist()
+            names = ", ".join(data.labels[target] for target in own) or "nothing"
+            yield Finding(kind="two labels", path=paths[copy], detail=f"as {names}", example=copy)
+        return
     for first, second in pairwise(copies):
-        if len(labels) == 1 and first[0] == second[0]:
+        if first[0] == second[0]:
             detail = f"the same as {paths[first]}"
             yield Finding(kind="duplicate", path=paths[second], detail=detail, example=second)
+
+
+def _in_both(parts: dict[str, VideoList], examples: Sequence[Example]) -> Iterator[Finding]:
+    """Training examples of a content that overlap in time with a validation example of it."""
+    held = [parts["val"][i] for part, i in examples if part == "val"]
+    starts = np.array([video.start_seconds or 0.0 for video in held])
+    ends = np.array([np.inf if v.end_seconds is None else v.end_seconds for v in held])
+    for example in examples if held else ():
+        if example[0] == "train":
+            video = parts["train"][example[1]]
+            last = np.inf if video.end_seconds is None else video.end_seconds
+            shared = np.flatnonzero((starts < last) & (ends > (video.start_seconds or 0.0)))
+            if len(shared):
+                detail = f"the same as {held[shared[0]].path}"
+                yield Finding(
+                    kind="in both parts", path=str(video.path), detail=detail, example=example
+                )
 
 
 def _of_classes(data: Annotations) -> Iterator[Finding]:

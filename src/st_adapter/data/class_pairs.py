@@ -39,7 +39,8 @@ def mirrored_classes(mirror: str | None, data: Annotations) -> dict[int, int]:
     """Class to the class that its clips show in a mirror, or UNKNOWN; others stay what they are.
 
     Args:
-        mirror: pairs, a .csv of them, "names" or "same", as in TrainConfig.
+        mirror: pairs, a .csv of them, "names" or "same", as in TrainConfig. Classes that no pair
+            names are told by their names.
 
     Raises:
         ArgumentError: a name is no class; or names tell left from right, and nothing says what a
@@ -47,8 +48,9 @@ def mirrored_classes(mirror: str | None, data: Annotations) -> dict[int, int]:
     """
     if mirror == "same":
         return {}
+    pairs: dict[int, int] = {}
     if mirror is not None and mirror != "names":
-        return _numbered("mirror", _read_pairs("mirror", mirror), data.labels)
+        pairs = _numbered("mirror", _read_pairs("mirror", mirror), data.labels)
     directed = [i for i, name in enumerate(data.labels) if _DIRECTION.search(name)]
     if mirror is None and directed:
         names = examples(repr(data.labels[i]) for i in directed)
@@ -58,7 +60,8 @@ def mirrored_classes(mirror: str | None, data: Annotations) -> dict[int, int]:
             "without a mirror"
         )
     index = {_directions(data.labels[i]): i for i in directed}
-    return {i: index.get(_swapped(data.labels[i]), UNKNOWN) for i in directed}
+    by_name = {i: index.get(_swapped(data.labels[i]), UNKNOWN) for i in directed}
+    return by_name | pairs
 
 
 def _directions(name: str) -> tuple[str, tuple[str, ...]]:

@@ -1,6 +1,7 @@
 """Frames of a video by number: decodes what must be, converts and scales only what is asked for."""
 
 import bisect
+import errno
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from fractions import Fraction
@@ -18,11 +19,16 @@ from jaxtyping import UInt8
 from torch import Tensor
 
 from st_adapter.data.pictures import list_pictures
-from st_adapter.data.shards import Place, find, read_bytes, split_member
+from st_adapter.data.shard_samples import find
+from st_adapter.data.shards import Place, read_bytes
 from st_adapter.data.video_info import PICTURES_PER_SECOND, VideoInfo
-from st_adapter.errors import VideoError
+from st_adapter.errors import UnreachableError, VideoError
 
-_OPTIONS = {"protocol_whitelist": "file"}
+_FORMATS = (
+    "mov,matroska,avi,asf,flv,gif,mpegts,mpeg,mpegvideo,m4v,h264,hevc,ivf,ogg,mxf,nut,dv,"
+    "jpeg_pipe,png_pipe,bmp_pipe,webp_pipe,mp3,aac,wav,flac"
+)
+_OPTIONS = {"protocol_whitelist": "file", "format_whitelist": _FORMATS}
 """A file must not make FFmpeg open others, as playlists would, nor the network."""
 
 
@@ -37,6 +43,9 @@ _SEEK_FRAMES = 12
 
 _MOST_THREADS = 4
 
+_FULL_TURN = 360
+"""Degrees; some files say nonsense."""
+
 _DIGESTED_BYTES = 65536
 
 _USUAL_RATE, _HIGHEST_RATE = Fraction(25), Fraction(1000)
@@ -50,8 +59,11 @@ ByTime = Callable[[Path, Sequence[int], VideoInfo, int | None], dict[int, Tensor
 """From path, frame numbers, what is known and short side to frames [h, w, 3]; fewer if lost."""
 
 
-def probe(path: Path) -> VideoInfo:
+def probe(path: Path, place: Place | None = None) -> VideoInfo:
     """Read number, times and key frames of the first video stream from its packets.
+
+    Args:
+        place: where its bytes lie, if that is known, for a video in a shard.
 
     Raises:
         VideoError: the file is missing, empty, unreadable or holds no video.
@@ -60,7 +72,7 @@ def probe(path: Path) -> VideoInfo:
         return _probe_pictures(path)
     packets: list[tuple[int | None, bool]] = []
     first: VideoFrame | None = None
-    place = find(path) if split_member(path) else None
+    place = place or find(path)
     with _open(path, place) as container:
         stream = container.streams.video[0]
         for packet in _packets(container):
@@ -70,6 +82,7 @@ def probe(path: Path) -> VideoInfo:
         time_base = Fraction(stream.time_base or 1)
         rate = Fraction(stream.average_rate or stream.guessed_rate or _USUAL_RATE)
         stamped = container.format.name in _STAMPED_FORMATS
+        digest = _digest(path, place)
     if not packets:
         raise VideoError(f"{path}: the video stream holds no frame")
     stamps = {pts for pts, _ in packets if pts is not None}
@@ -86,9 +99,9 @@ def probe(path: Path) -> VideoInfo:
         stamped=stamped,
         width=stream.width,
         height=stream.height,
-        rotation=first.rotation if first else 0,
+        rotation=first.rotation if first and abs(first.rotation) <= _FULL_TURN else 0,
         codec=stream.codec_context.name,
-        digest=_digest(path, place),
+        digest=digest,
         place=place,
     )
 
@@ -136,6 +149,7 @@ def _probe_pictures(folder: Path) -> VideoInfo:
     with _open(files[0]) as container:
         stream = container.streams.video[0]
         size, codec = (stream.width, stream.height), stream.codec_context.name
+        some = [_digest(files[i]) for i in (0, len(files) // 2, -1)]
     numbers = np.arange(len(files))
     return VideoInfo(
         path=folder,
@@ -147,7 +161,7 @@ def _probe_pictures(folder: Path) -> VideoInfo:
         height=size[1],
         rotation=0,
         codec=codec,
-        digest=_digest(files[0]),
+        digest=sha256(f"{len(files)} {some}".encode()).hexdigest()[:32],
     )
 
 
@@ -271,14 +285,16 @@ def _open(path: Path, place: Place | None = None, threads: int = 1) -> Iterator[
             stream.thread_count = threads
             stream.thread_type = "AUTO"
             yield container
-    except (av.FFmpegError, OSError, ImportError) as error:
+    except (av.FFmpegError, OSError) as error:
         reason = getattr(error, "strerror", None) or str(error)
-        raise VideoError(f"{path}: cannot be decoded: {reason}") from None
+        of_system = (error.errno or 0) in errno.errorcode and error.errno != errno.EINVAL
+        kind = UnreachableError if of_system else VideoError
+        raise kind(f"{path}: cannot be decoded: {reason}") from None
 
 
 def _source(path: Path, place: Place | None) -> str | BytesIO:
     """What FFmpeg opens: a file by its name, a video in a shard by its bytes."""
-    place = place or (find(path) if split_member(path) else None)
+    place = place or find(path)
     if place is not None:
         data = read_bytes(place)
         if not data:

@@ -10,10 +10,11 @@ import numpy as np
 from numpy import ndarray
 
 from st_adapter.data.decode import probe
+from st_adapter.data.shard_samples import find
 from st_adapter.data.shards import Place, is_remote, split_member, version
 from st_adapter.data.store import Store
 from st_adapter.data.video_info import VideoInfo
-from st_adapter.errors import VideoError
+from st_adapter.errors import UnreachableError, VideoError
 
 _TABLE = "videos_2"
 
@@ -43,13 +44,15 @@ class VideoIndex:
         member = split_member(path)
         try:
             state = version(member[0] if member else os.fspath(path))
-        except (OSError, ImportError):
+        except (OSError, ValueError):  # a name may hold what no file name may
             return probe(path)  # says what is wrong
         row = self.store.read(_TABLE, str(path), state)
         if row is not None:
             return _info(path, member[0] if member else "", row)
         try:
-            info = probe(path)
+            info = probe(path, find(path, self.store))
+        except UnreachableError:
+            raise
         except VideoError as error:
             reason = str(error).removeprefix(str(path))
             self.store.write(_TABLE, str(path), state, [reason, *[None] * 11])

@@ -3,23 +3,24 @@
 A video in a shard has the path of the shard and its own name in there: `train-000.tar/00042.mp4`.
 """
 
+import hashlib
 import os
+import posixpath
 import re
 import tarfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import fsspec
 
-from st_adapter.errors import DataError, VideoError
+from st_adapter.errors import DataError
 
-_MEMBER = re.compile(r"(.+?\.tar)/(.+)", re.DOTALL)
 _REMOTE = re.compile(r"([a-z][a-z0-9+]+):/+(?=[^/])")
-_KEPT_DIRECTORIES = 8
-"""A process remembers what so many shards hold; an index remembers where each video lies."""
+_CHANGES = ("ETag", "etag", "LastModified", "Last-Modified", "last_modified", "mtime", "updated")
+"""What stores call that which differs after a change."""
 
 
 class Place(NamedTuple):
@@ -53,20 +54,30 @@ def split_member(path: str | Path) -> tuple[str, str] | None:
     ('data/train-000.tar', 'a/b.mp4')
     """
     text = absolute(path) if is_remote(path) else str(path)
-    match = _MEMBER.fullmatch(text)
-    if match is None or os.path.isdir(match[1]):
-        return None
-    return match[1], match[2]
+    for match in re.finditer(r"\.tar/", text):
+        shard, name = text[: match.end() - 1], text[match.end() :]
+        if name and not os.path.isdir(shard):
+            return shard, name
+    return None
+
+
+def member_name(name: str) -> str:
+    """A name in a shard as it stands in a path: tar writes ./a.mp4, too.
+
+    >>> member_name("./a//b.mp4")
+    'a/b.mp4'
+    """
+    return posixpath.normpath(f"/{name}").lstrip("/")
 
 
 def version(shard: str) -> tuple[int, int]:
-    """Bytes and time of change; a shard in object storage has its length alone.
+    """Length, and time of change or what stands for it.
 
     Raises:
         OSError: it is not there.
     """
     if is_remote(shard):
-        return _remote_length(shard), 0
+        return _remote_version(shard)
     state = os.stat(shard)
     return state.st_size, state.st_mtime_ns
 
@@ -79,28 +90,12 @@ def open_shard(shard: str) -> Iterator[tarfile.TarFile]:
         DataError: it cannot be read.
     """
     try:
-        with _open(shard) as file, tarfile.open(fileobj=file, mode="r:") as tar:
+        with _client_errors(), _open(shard) as file, tarfile.open(fileobj=file, mode="r:") as tar:
             yield tar
-    except (OSError, ImportError, ValueError, tarfile.TarError) as error:
-        raise DataError(f"{shard} cannot be read as a .tar: {error}") from None
-
-
-def find(path: Path) -> Place:
-    """Where a video in a shard lies.
-
-    Raises:
-        VideoError: it is not there.
-    """
-    member = split_member(path)
-    assert member is not None
-    shard, name = member
-    try:
-        place = _directory(shard, version(shard)).get(name)
-    except (OSError, ImportError, DataError) as error:
-        raise VideoError(f"{path}: {error}") from None
-    if place is None:
-        raise VideoError(f"{path}: no such file in the shard")
-    return Place(shard, *place)
+    except (OSError, tarfile.TarError) as error:
+        raise DataError(
+            f"{shard} cannot be read as a .tar, which is not compressed: {error}"
+        ) from None
 
 
 def read_bytes(place: Place) -> bytes:
@@ -111,27 +106,56 @@ def read_bytes(place: Place) -> bytes:
     """
     shard, first, count = place
     if is_remote(shard):
-        filesystem, name = fsspec.url_to_fs(shard)
-        data: bytes = filesystem.cat_file(name, start=first, end=first + count)
+        with _client_errors():
+            filesystem, name = fsspec.url_to_fs(shard)
+            data: bytes = filesystem.cat_file(name, start=first, end=first + count)
         return data
     with open(shard, "rb") as file:
         file.seek(first)
         return file.read(count)
 
 
-def _open(shard: str) -> Any:
+def matching(pattern: str) -> list[str]:
+    """The files that a pattern with stars stands for.
+
+    Raises:
+        OSError: the store cannot be read.
+    """
+    with _client_errors():
+        filesystem, name = fsspec.url_to_fs(pattern)
+        found = sorted(filesystem.glob(name))
+    return [filesystem.unstrip_protocol(f) if is_remote(pattern) else f for f in found]
+
+
+def read_text(file: str) -> str | None:
+    """The text of a small file beside shards; None where there is none."""
+    try:
+        with _client_errors(), _open(file) as stream:
+            return str(stream.read().decode("utf-8-sig", "replace"))
+    except OSError:
+        return None
+
+
+def _open(path: str) -> Any:
     """A file that can be read and sought in."""
-    return fsspec.open(shard, "rb").open() if is_remote(shard) else open(shard, "rb")
+    return fsspec.open(path, "rb").open() if is_remote(path) else open(path, "rb")
 
 
-@lru_cache(maxsize=_KEPT_DIRECTORIES)
-def _directory(shard: str, version: tuple[int, int]) -> dict[str, tuple[int, int]]:
-    """Name to first byte and length of each file in a shard."""
-    with open_shard(shard) as tar:
-        return {member.name: (member.offset_data, member.size) for member in tar if member.isreg()}
+@contextmanager
+def _client_errors() -> Iterator[None]:
+    """Errors of the stores' clients come out as OSError: they have classes of their own."""
+    try:
+        yield
+    except (OSError, DataError, tarfile.TarError):
+        raise
+    except Exception as error:
+        raise OSError(f"{type(error).__name__}: {error}") from None
 
 
-@lru_cache
-def _remote_length(shard: str) -> int:
-    filesystem, name = fsspec.url_to_fs(shard)
-    return int(filesystem.size(name) or 0)
+@cache
+def _remote_version(shard: str) -> tuple[int, int]:
+    with _client_errors():
+        filesystem, name = fsspec.url_to_fs(shard)
+        info = filesystem.info(name)
+    change = repr([str(info[key]) for key in _CHANGES if info.get(key)] or info.get("created"))
+    return int(info["size"] or 0), int(hashlib.sha256(change.encode()).hexdigest()[:15], 16)

@@ -22,16 +22,19 @@ _LATE_SECONDS = 1e-4
 def check_torchcodec() -> None:
     """Raise ArgumentError where torchcodec cannot be used."""
     try:
-        from torchcodec.decoders import VideoDecoder  # type: ignore[attr-defined]  # noqa: F401
+        from torchcodec.decoders import VideoDecoder  # type: ignore[attr-defined]
     except ImportError:
         raise ArgumentError(
             "--decoder torchcodec needs an extra: pip install 'st-adapter[torchcodec]'"
         ) from None
-    except (RuntimeError, OSError) as error:
-        raise ArgumentError(
-            f"torchcodec cannot be used here: {str(error).splitlines()[0]} It needs FFmpeg's "
-            "libraries on this machine; --decoder pyav brings its own"
-        ) from None
+    try:
+        VideoDecoder(b"no video")  # loads FFmpeg, which importing does not
+    except (RuntimeError, OSError, ValueError) as error:
+        if "libtorchcodec" in str(error):
+            raise ArgumentError(
+                "torchcodec cannot be used here: it needs FFmpeg's libraries on this machine; "
+                "--decoder pyav brings its own"
+            ) from None
 
 
 def read_by_time(

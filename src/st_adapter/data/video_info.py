@@ -14,6 +14,14 @@ from st_adapter.errors import VideoError
 PICTURES_PER_SECOND = 25
 """A folder of pictures says nothing of time."""
 
+VIDEO_SUFFIXES = frozenset(
+    f".{suffix}"
+    for suffix in (
+        *("3g2", "3gp", "asf", "avi", "flv", "gif", "m2ts", "m4v", "mkv", "mov", "mp4", "mpeg"),
+        *("mpg", "mts", "ogv", "ts", "vob", "webm", "wmv"),
+    )
+)
+
 _ROUNDING_SECONDS = 1e-6
 """Seconds; times read from a text are rounded."""
 
@@ -32,7 +40,8 @@ class VideoInfo:
         width, height: of the stored picture, pixels.
         rotation: degrees anticlockwise that turn it upright.
         codec: FFmpeg's name of it.
-        digest: of the file's length and three pieces of it; equal files have equal ones.
+        digest: of the file's length and three pieces of it, or of the number of pictures and three
+            of them; equal videos have equal ones.
         place: where its bytes lie, for a video in a shard.
     """
 

@@ -56,7 +56,7 @@ class VideoList(Sequence[Video]):
         start_seconds: Sequence[float] | ndarray = (),
         end_seconds: Sequence[float] | ndarray = (),
     ) -> None:
-        encoded = [os.fsencode(p if p.startswith(os.sep) else _absolute(p)) for p in paths]
+        encoded = [os.fsencode(_absolute(path)) for path in paths]
         self._names: _Ragged = _ragged(b"".join(encoded), np.uint8, map(len, encoded))
         flat = np.array([index for one in targets for index in one], dtype=np.int32)
         self._targets: _Ragged = _ragged(flat.tobytes(), np.int32, map(len, targets))
@@ -166,6 +166,8 @@ class VideoList(Sequence[Video]):
 
 
 def _absolute(path: str) -> str:
+    if path.startswith(os.sep):
+        return path.rstrip(os.sep)
     return path if is_remote(path) else os.path.abspath(path)
 
 

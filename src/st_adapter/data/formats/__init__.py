@@ -1,4 +1,4 @@
-"""The forms that data sets are published in, one file for each."""
+"""The forms that data sets are published in."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -27,7 +27,12 @@ def read_listing(path: Path, options: DataConfig) -> Listing:
     Raises:
         DataError: it is none of them, or says what makes no sense.
     """
-    if shards.matches(path):
+    if str(path).startswith("file:"):
+        raise DataError(f"{path}: files of this machine are given by their path, without file:")
+    is_hmdb51 = path.is_dir() and hmdb51.matches(path)
+    if not is_hmdb51 and shards.matches(path):
+        if options.videos:
+            raise DataError(f"{path} holds its videos itself; leave --videos out")
         return shards.read(path, options.column_names)
     if not path.exists():
         raise DataError(f"{path} does not exist; DATA is {_FORMS}")
@@ -36,7 +41,6 @@ def read_listing(path: Path, options: DataConfig) -> Listing:
     if not Path(root.folder).is_dir():
         raise DataError(f"{root.folder} is no folder; --videos takes the one that holds the videos")
     if path.is_dir():
-        is_hmdb51 = hmdb51.matches(path)
         return hmdb51.read(path, root, options.split) if is_hmdb51 else folders.read(path)
     suffix = path.suffix.lower()
     if suffix == ".csv":

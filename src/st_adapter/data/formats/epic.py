@@ -8,8 +8,10 @@ from st_adapter.data.formats.listing import (
     beside,
     check_segment,
     class_name,
+    read_header,
     read_records,
     seconds,
+    whole_number,
 )
 from st_adapter.data.video_info import PICTURES_PER_SECOND
 from st_adapter.errors import DataError
@@ -49,8 +51,9 @@ def _read(path: Path, root: Root, split: str, listing: Listing) -> None:
             seconds(record[name], path, line) for name in ("start_timestamp", "stop_timestamp")
         )
         if Path(found).is_dir() and record.get("start_frame") and record.get("stop_frame"):
-            start = (int(record["start_frame"]) - 1) / PICTURES_PER_SECOND  # pictures count from 1
-            end = int(record["stop_frame"]) / PICTURES_PER_SECOND
+            first = whole_number(record["start_frame"], "start_frame", path, line)
+            last = whole_number(record["stop_frame"], "stop_frame", path, line)
+            start, end = (first - 1) / PICTURES_PER_SECOND, last / PICTURES_PER_SECOND  # from 1
         check_segment(start, end, path, line)
         listing.add(found, *labels, start_seconds=start, end_seconds=end, split=split)
 
@@ -60,4 +63,6 @@ def _read_classes(path: Path, head: str) -> list[str]:
     file = beside(path, f"EPIC_100_{head}_classes.csv", f"EPIC_100_{head}_classes_v2.csv")
     if file is None:
         return [f"{head} {i}" for i in range(_COUNTS[head])]
+    if "key" not in read_header(file):
+        raise DataError(f"{file} has no column key, which names the classes")
     return [record["key"] for _, record in read_records(file)]

@@ -5,16 +5,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from st_adapter.data import pictures
-from st_adapter.data.formats.listing import SPLITS, Listing
+from st_adapter.data.formats.listing import SPLITS, Listing, examples
+from st_adapter.data.video_info import VIDEO_SUFFIXES
 from st_adapter.errors import DataError
-
-VIDEO_SUFFIXES = frozenset(
-    f".{suffix}"
-    for suffix in (
-        *("3g2", "3gp", "asf", "avi", "flv", "gif", "m2ts", "m4v", "mkv", "mov", "mp4", "mpeg"),
-        *("mpg", "mts", "ogv", "ts", "vob", "webm", "wmv"),
-    )
-)
 
 
 def read(folder: Path) -> Listing:
@@ -59,7 +52,7 @@ def _read_classes(folder: Path, split: str, listing: Listing) -> None:
         return
     loose = len(find_videos(folder))
     lists = [p.name for base in (folder, folder.parent) for p in sorted(base.glob("*.csv"))]
-    hint = f"; or give a list instead: {', '.join(lists)} lie beside it" if lists else ""
+    hint = f"; or give a list instead: {examples(lists)} lie beside it" if lists else ""
     raise DataError(
         f"{folder} holds {loose} videos but no folder per class{hint}"
         if loose

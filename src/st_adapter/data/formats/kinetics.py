@@ -7,7 +7,7 @@ from st_adapter.data.formats.listing import SPLITS, Listing, Root, beside, read_
 from st_adapter.errors import DataError
 
 HEADER = frozenset(("youtube_id", "time_start", "time_end"))
-_OTHER = {"train": ("val", "validate", "validation"), "val": ()}
+_VALIDATION = ("val", "validate", "validation")
 
 
 def read(path: Path, root: Root) -> Listing:
@@ -16,16 +16,17 @@ def read(path: Path, root: Root) -> Listing:
     A clip is looked for as ID_START_END or ID, below its class's folder, its part's or any.
     """
     listing = Listing()
-    _read(path, root, listing)
+    _read(path, root, "train", listing)
     if "val" not in listing.splits:
-        names = [path.name.replace("train", name) for name in _OTHER["train"]]
+        names = [path.name.replace("train", name) for name in _VALIDATION]
         other = beside(path, *(name for name in names if name != path.name))
         if other is not None:
-            _read(other, root, listing)
+            _read(other, root, "val", listing)
     return listing
 
 
-def _read(path: Path, root: Root, listing: Listing) -> None:
+def _read(path: Path, root: Root, part: str, listing: Listing) -> None:
+    """Append the clips of a part, whose name counts where the table names none."""
     for line, record in read_records(path):
         label, split = record.get("label", "").strip('" '), record.get("split", "").strip()
         if not label:
@@ -41,7 +42,7 @@ def _read(path: Path, root: Root, listing: Listing) -> None:
             for place in places
             for end in (".mp4", ".mkv", ".webm")
         ]
-        listing.add(root.find(*paths), label, split=SPLITS.get(split.lower(), "train"))
+        listing.add(root.find(*paths), label, split=SPLITS.get(split.lower(), part))
 
 
 def _names(record: dict[str, str], path: Path, line: int) -> Sequence[str]:

@@ -1,6 +1,7 @@
 """What an annotation file says: videos with their labels by name."""
 
 import csv
+import io
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -8,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from st_adapter.data.shards import is_remote
+from st_adapter.data.video_info import VIDEO_SUFFIXES
 from st_adapter.errors import DataError
 
 WHOLE = float("nan")
@@ -79,7 +81,7 @@ class Root:
         self.folder = os.path.abspath(folder)
         self.file = file
         self._start = self.folder.rstrip(os.sep) + os.sep
-        self._by_stem: dict[str, str] | None = None
+        self._by_stem: dict[str, list[str]] | None = None
 
     def join(self, name: str, line: int) -> str:
         """Path of a name, which must not lead out of the folder.
@@ -89,10 +91,8 @@ class Root:
         """
         if os.path.isabs(name) or is_remote(name):
             return name
-        if ".." not in name:
-            return f"{self._start}{name}"
-        path = os.path.normpath(f"{self._start}{name}")
-        if not path.startswith(self._start):
+        path = self._inside(name)
+        if path is None:
             raise DataError(
                 f"{self.file} line {line}: {name!r} leaves the data folder {self.folder}; "
                 "give the folder that holds the videos by --videos, or absolute paths"
@@ -100,30 +100,49 @@ class Root:
         return path
 
     def find(self, *names: str) -> str:
-        """Path of the first of `names` that is there, in any folder below, with any suffix.
+        """Path of the first of `names` that is there, below any folder and with any suffix.
 
-        Names are stems or paths that end in one. Where none is there, it is the first.
+        A name may begin with folders, which the path must then end in, too. Where none is there,
+        or several alike, it is the first.
+
+        Raises:
+            DataError: a name leads out of the folder.
         """
         for name in names:
-            path = os.path.join(self.folder, name)
+            if self._inside(name) is None or os.path.isabs(name):
+                raise DataError(f"{self.file}: {name!r} leaves the data folder {self.folder}")
+        paths = [f"{self._start}{name}" for name in names]
+        for path in paths:
             if os.path.exists(path):
                 return path
-        stems = self._stems()
         for name in names:
-            found = stems.get(os.path.splitext(os.path.basename(name))[0]) or stems.get(name)
-            if found:
-                return found
-        return os.path.join(self.folder, names[0])
+            folder, _, base = name.rpartition("/")
+            found = self._stems().get(os.path.splitext(base)[0], [])
+            if folder:
+                found = [path for path in found if f"/{folder}/" in f"{os.path.dirname(path)}/"]
+            if len(found) == 1:
+                return found[0]
+        return paths[0]
 
-    def _stems(self) -> dict[str, str]:
-        """Every file and folder below, by name without suffix; listed once."""
+    def _inside(self, name: str) -> str | None:
+        """Path of a name; None where it leads out of the folder."""
+        if ".." not in name:
+            return f"{self._start}{name}"
+        path = os.path.normpath(f"{self._start}{name}")
+        return path if path.startswith(self._start) else None
+
+    def _stems(self) -> dict[str, list[str]]:
+        """Every video and folder below, by name without suffix; listed once."""
         if self._by_stem is None:
             self._by_stem = {}
             for folder, folders, files in os.walk(self.folder):
                 folders[:] = sorted(f for f in folders if not f.startswith("."))
-                for name in (*folders, *sorted(files)):
-                    stem = name if name in folders else os.path.splitext(name)[0]
-                    self._by_stem.setdefault(stem, os.path.join(folder, name))
+                for name in folders:
+                    self._by_stem.setdefault(name, []).append(os.path.join(folder, name))
+                for name in sorted(files):
+                    stem, suffix = os.path.splitext(name)
+                    if suffix.lower() in VIDEO_SUFFIXES:
+                        self._by_stem.setdefault(stem, []).append(os.path.join(folder, name))
         return self._by_stem
 
 
@@ -137,7 +156,7 @@ def read_text(path: Path) -> str:
         return path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise DataError(
-            f"{path} is not UTF-8 text ({error.reason} at byte {error.start})"
+            f"{path} is not UTF-8 text ({error.reason} at byte {error.start}); save it as UTF-8"
         ) from None
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror}") from None
@@ -145,10 +164,15 @@ def read_text(path: Path) -> str:
 
 def read_rows(path: Path) -> Iterator[tuple[int, list[str]]]:
     """Line number and fields of each row of a .csv below its header; missing fields are empty."""
-    reader = csv.reader(read_text(path).splitlines())
+    reader = csv.reader(io.StringIO(read_text(path)))
     width = len(next(reader, []))
     try:
         for row in reader:
+            if len(row) > width:
+                raise DataError(
+                    f"{path} line {reader.line_num}: {len(row)} fields, the header has {width}; "
+                    "quotation marks keep commas together"
+                )
             if row:
                 yield reader.line_num, row + [""] * (width - len(row))
     except csv.Error as error:
@@ -163,8 +187,10 @@ def read_records(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
 
 def read_header(path: Path) -> list[str]:
     """The first line of a .csv, as columns."""
-    text = read_text(path)
-    return next(csv.reader(text.splitlines()[:1]), [])
+    try:
+        return next(csv.reader(io.StringIO(read_text(path))), [])
+    except csv.Error as error:
+        raise DataError(f"{path} line 1: {error}") from None
 
 
 def seconds(text: str, path: Path, line: int) -> float:
@@ -190,6 +216,17 @@ def check_segment(start: float, end: float, path: Path, line: int) -> None:
     """Raise DataError for a segment of no length."""
     if end <= (0.0 if start != start else start):
         raise DataError(f"{path} line {line}: the segment {start} to {end} s has no length")
+
+
+def whole_number(text: str, what: str, path: Path, line: int) -> int:
+    """A number that counts something.
+
+    Raises:
+        DataError: the text is none.
+    """
+    if not text.strip().isdecimal():
+        raise DataError(f"{path} line {line}: {what} is a whole number, not {text!r}")
+    return int(text)
 
 
 def class_name(index: str, classes: Sequence[str], path: Path, line: int) -> str:

@@ -69,7 +69,9 @@ def _read_ucf101(path: Path, root: Root, classes: Sequence[str], number: str) ->
         for line, text in _lines(file) if file else ():
             name = text.rsplit(None, 1)[0] if text.split()[-1].isdecimal() else text
             label, _, _ = name.partition("/")
-            listing.add(root.find(name), label, split=split)
+            base = name.rpartition("/")[2]
+            known_by_name = label.lower() in base.lower()  # as all of UCF101's are: v_LABEL_g01_c01
+            listing.add(root.find(name, *([base] if known_by_name else [])), label, split=split)
             if classes and label not in classes:
                 raise DataError(f"{file} line {line}: {label!r} is none of the classes")
     return listing
@@ -78,9 +80,9 @@ def _read_ucf101(path: Path, root: Root, classes: Sequence[str], number: str) ->
 def _read_classes(path: Path) -> list[str]:
     """Names of the classes, from a file beside the list; an index before a name is dropped."""
     file = beside(path, *_CLASSES)
-    if file is None or file == path:
-        return []
-    names = [text for _, text in _lines(file)]
+    names = [text for _, text in _lines(file)] if file and file != path else []
+    if any(re.search(r"\.\w+\s+\d+$", name) for name in names):
+        return []  # a list of videos, too
     numbered = [re.fullmatch(r"(\d+)[\s,]+(.+)", name) for name in names]
     first = [int(match.group(1)) for match in numbered if match]
     if len(first) == len(names) and first in (

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from st_adapter.config import COLUMNS
 from st_adapter.data.formats.listing import (
@@ -70,11 +71,6 @@ def _settle(
                 f"{path} has no column {theirs!r}; its header is {','.join(header)!r}"
                 + did_you_mean(theirs, list(header))
             )
-    if not columns:
-        for column in header:
-            hint = did_you_mean(column, list(COLUMNS))
-            if column not in COLUMNS and hint:
-                raise DataError(f"{path} has an unknown column {column!r}{hint}")
     names = {name: [name] for name in COLUMNS if name in header} | named
     missing = [name for name in ("path", "label") if name not in names]
     if missing == ["label"] and "labels" in names:
@@ -82,13 +78,25 @@ def _settle(
     if missing:
         raise DataError(
             f"{path} has no column {' or '.join(missing)}; its header is {','.join(header)!r}, "
-            "it needs path,label and may have start_seconds,end_seconds,split; "
-            "other names are given by --columns path=NAME,label=NAME"
+            "it needs path,label, with commas between, and may have "
+            "start_seconds,end_seconds,split; other names are given by --columns "
+            "path=NAME,label=NAME, several labels by label=NAME+NAME"
         )
+    for column in header if not columns else ():
+        hint = did_you_mean(column, list(COLUMNS))
+        if column not in COLUMNS and hint:
+            raise DataError(f"{path} has an unknown column {column!r}{hint}")
     if "label" in names:
         names.pop("labels", None)
     heads = tuple(names.get("label", ()))
     return names, heads if len(heads) > 1 else ()
+
+
+def _text(value: Any) -> str:
+    """A value as a .csv has it; a list has its items between separators."""
+    if isinstance(value, list):
+        return SEPARATOR.join(_text(item) for item in value)
+    return "" if value is None else str(value)
 
 
 def _read_parquet(path: Path) -> tuple[list[str], Iterator[tuple[int, list[str]]]]:
@@ -104,5 +112,5 @@ def _read_parquet(path: Path) -> tuple[list[str], Iterator[tuple[int, list[str]]
     except (OSError, ValueError) as error:
         raise DataError(f"{path} cannot be read: {error}") from None
     columns = [table.column(i).to_pylist() for i in range(table.num_columns)]
-    rows = (["" if v is None else str(v) for v in row] for row in zip(*columns, strict=True))
+    rows = ([_text(value) for value in row] for row in zip(*columns, strict=True))
     return list(table.column_names), enumerate(rows, start=1)
