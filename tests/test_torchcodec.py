@@ -10,7 +10,7 @@ import av
 import pytest
 
 from conftest import numbered_frame, write_video
-from st_adapter.data import reader, torchcodec_frames
+from st_adapter.data import reader
 from st_adapter.errors import ArgumentError
 from test_decode import AV1, FORMS, rotate_header
 
@@ -93,8 +93,17 @@ def test_awkward_files_have_the_same_frames(compare):
             assert max(values["whole"]) == 0, path
 
 
-def test_without_ffmpeg_there_is_one_line(monkeypatch):
+def test_without_ffmpeg_there_is_one_line():
+    code = "from st_adapter.data.reader import Reader; Reader(decoder='torchcodec')"
+    environment = {k: v for k, v in os.environ.items() if k != "LD_LIBRARY_PATH"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True
+    )
+    if done.returncode:  # this machine has no FFmpeg of its own
+        assert "torchcodec cannot be used here: it needs FFmpeg's libraries" in done.stderr
+
+
+def test_without_torchcodec_there_is_one_line(monkeypatch):
     monkeypatch.setitem(sys.modules, "torchcodec.decoders", None)
     with pytest.raises(ArgumentError, match="pip install 'st-adapter\\[torchcodec\\]'"):
         reader.Reader(decoder="torchcodec")
-    assert torchcodec_frames  # imported without it

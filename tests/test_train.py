@@ -25,7 +25,7 @@ from st_adapter.kernels import FEW_TOKENS, training_kernels
 from st_adapter.machine import _kept_bytes
 from st_adapter.model import create_model
 from st_adapter.optimization import MovingAverage, learning_rate_factor, make_optimizer
-from st_adapter.run_folder import recorded_next_epoch
+from st_adapter.run_folder import evaluation_videos, recorded_next_epoch
 from st_adapter.train import train
 
 
@@ -473,3 +473,32 @@ def test_training_ends_early_where_nothing_gets_better(folder_data, tmp_path, ti
     assert last_state(tmp_path / "run")["epochs_done"] == 3
     with pytest.raises(ArgumentError, match="patience needs epochs to be validated"):
         replace(config, keep="last")
+
+
+def test_nothing_is_left_of_a_run_that_could_read_nothing(tmp_path, tiny):
+    for name in ("a", "b"):
+        for i in range(2):
+            file = tmp_path / "data" / name / f"{i}.mp4"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_bytes(b"no video")
+    for _ in range(2):
+        with pytest.raises(DataError, match="no training video could be read"):
+            train(tmp_path / "data", tmp_path / "run", tiny)
+    assert not list((tmp_path / "run").iterdir())
+
+
+def test_what_was_held_out_of_data_that_changed_is_not_known(folder_data, tmp_path, tiny):
+    data = tmp_path / "data"
+    shutil.copytree(folder_data, data)
+    train(data, tmp_path / "run", replace(tiny, epochs=1))
+    spec = load(tmp_path / "run").spec
+    assert len(evaluation_videos(tmp_path / "run", data, spec)) == 2
+    shutil.copy(data / "darkens" / "clip 0.mp4", data / "darkens" / "more.mp4")
+    with pytest.raises(DataError, match="is not what the run was trained on any more"):
+        evaluation_videos(tmp_path / "run", data, spec)
+
+
+def test_a_folder_that_cannot_be_written_is_refused_first(folder_data, tmp_path, tiny):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ArgumentError, match="file cannot be written to; choose another --out"):
+        train(folder_data, tmp_path / "file" / "run", tiny)
