@@ -236,5 +236,6 @@ def test_a_row_reads_as_people_write(compared):
     from st_adapter.comparison.results import Row
 
     record = json.loads((compared / "results.json").read_text())["results"][0]
-    text = cells(Row(**record | {"top1": 0.5, "lowest": 0.25, "highest": 0.75, "lr": 1e-3}))
+    assert record.pop("top1") == record["score"]
+    text = cells(Row(**record | {"score": 0.5, "lowest": 0.25, "highest": 0.75, "lr": 1e-3}))
     assert text[:4] == ["st-adapter", "50.0", "25.0–75.0", "0.001*"]

@@ -173,7 +173,8 @@ def read_plan(folder: Path) -> dict[str, Any] | None:
 def check_same(folder: Path, before: dict[str, Any], now: dict[str, Any]) -> None:
     """Raise ArgumentError where a comparison would go on with other settings."""
     defaults = json.loads(json.dumps(TrainConfig().to_json()))  # of settings newer than the plan
-    flat_before, flat_now = (defaults | r | r.get("config", {}) for r in (before, now))
+    flat_before = defaults | before | before.get("config", {})
+    flat_now = now | now["config"]
     free = ("config", "workers", "device", "command", "versions")
     for name, value in flat_now.items():
         if name not in free and flat_before.get(name) != value:
