@@ -10,6 +10,7 @@ import math
 import random
 from collections.abc import Callable
 
+import torch
 from jaxtyping import UInt8
 from torch import Tensor
 from torchvision.transforms import InterpolationMode
@@ -23,18 +24,19 @@ NUM_OPERATIONS = 4
 MAGNITUDE = 7.0
 MAGNITUDE_STD = 0.5
 PROBABILITY = 0.5
-_FILL = [128.0, 128.0, 128.0]
+_FILL = [128.0]
 
 
 def randaugment(frames: Frames, rng: random.Random) -> Frames:
     """Apply up to four random operations, the same to every frame."""
+    frames = frames.contiguous()  # most operations are slow where channels are last
     for operation in rng.choices(list(OPERATIONS.values()), k=NUM_OPERATIONS):
         happens = rng.random() < PROBABILITY
         level = min(10.0, max(0.0, rng.gauss(MAGNITUDE, MAGNITUDE_STD))) / 10
         sign = rng.choice((-1.0, 1.0))
         if happens:
             frames = operation(frames, level, sign)
-    return frames
+    return frames.contiguous(memory_format=torch.channels_last)  # as resizing likes it
 
 
 def _affine(
@@ -44,8 +46,8 @@ def _affine(
     shift: tuple[float, float] = (0.0, 0.0),
     shear: tuple[float, float] = (0.0, 0.0),
 ) -> Frames:
-    result: Tensor = F.affine(
-        frames,
+    planes: Tensor = F.affine(
+        frames.flatten(0, 1)[None],  # as one picture: where pixels come from is found once
         angle=angle,
         translate=[round(shift[0]), round(shift[1])],
         scale=1.0,
@@ -54,7 +56,8 @@ def _affine(
         fill=_FILL,
         center=[0.0, 0.0] if any(shear) else None,
     )
-    return result
+    moved: Tensor = planes[0].unflatten(0, frames.shape[:2])
+    return moved
 
 
 def _shear(frames: Frames, slope_x: float, slope_y: float) -> Frames:
@@ -65,8 +68,7 @@ def _shear(frames: Frames, slope_x: float, slope_y: float) -> Frames:
 
 def _solarize_add(frames: Frames, level: float, sign: float) -> Frames:
     """Add to the values below 128."""
-    brighter = (frames.int() + int(level * 110)).clamp(0, 255).to(frames.dtype)
-    return brighter.where(frames < 128, frames)
+    return frames + (frames < 128).to(frames.dtype) * int(level * 110)
 
 
 OPERATIONS: dict[str, Operation] = {
