@@ -1,7 +1,6 @@
 """How good a classifier is on labelled videos, over several views of each."""
 
 import math
-import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -13,7 +12,7 @@ from torch import Tensor
 from st_adapter.config import ClipConfig
 from st_adapter.data.dataset import Skipped
 from st_adapter.data.reader import Reader
-from st_adapter.data.shards import absolute, is_remote
+from st_adapter.data.shards import full_path
 from st_adapter.data.video_list import Video
 from st_adapter.errors import DataError
 from st_adapter.frame_order import ORDERS
@@ -122,15 +121,11 @@ def evaluate(
     )
 
 
-def _path(video: Video) -> str:
-    return absolute(video.path) if is_remote(video.path) else os.path.abspath(video.path)
-
-
 def _prediction(
     video: Video, scores: Float[Tensor, " classes"], labels: Sequence[str], task: Task
 ) -> dict[str, Any]:
     """What a video shows, what the classifier says, and how sure it is."""
-    record: dict[str, Any] = {"path": _path(video)}
+    record: dict[str, Any] = {"path": full_path(video.path)}
     if video.start_seconds is not None or video.end_seconds is not None:
         record |= {"start_seconds": video.start_seconds, "end_seconds": video.end_seconds}
     if task.multi_label:

@@ -16,7 +16,7 @@ from st_adapter.config import DataConfig
 from st_adapter.data.formats import read_listing
 from st_adapter.data.formats.listing import Listing, examples
 from st_adapter.data.formats.tables import SEPARATOR
-from st_adapter.data.shards import absolute, is_remote
+from st_adapter.data.shards import full_path
 from st_adapter.data.video_list import Video, VideoList
 from st_adapter.errors import DataError
 from st_adapter.files import atomic_path
@@ -167,7 +167,7 @@ def write_table(file: Path, videos: Annotations) -> None:
         writer.writerow(("path", *labelled, "start_seconds", "end_seconds", "split"))
         for split, part in (("train", videos.train), ("val", videos.val)):
             for video in part:
-                path = absolute(video.path) if is_remote(video.path) else str(video.path)
+                path = full_path(video.path)
                 row = (path, *_cells(videos, video), video.start_seconds, video.end_seconds, split)
                 try:
                     writer.writerow(row)

@@ -1,13 +1,12 @@
 """Which class a clip shows in a mirror, or played backwards."""
 
-import csv
 import re
 from collections.abc import Sequence
 from pathlib import Path
 
 from st_adapter.config import class_pairs
 from st_adapter.data.annotations import Annotations
-from st_adapter.data.formats.listing import examples, read_text
+from st_adapter.data.formats.listing import csv_fields, examples
 from st_adapter.errors import ArgumentError, did_you_mean
 from st_adapter.task import Task
 
@@ -92,7 +91,7 @@ def _read_pairs(what: str, text: str) -> dict[str, str]:
     if not text.lower().endswith(".csv"):
         return class_pairs(what, text)
     pairs: dict[str, str] = {}
-    for line, row in enumerate(csv.reader(read_text(Path(text)).splitlines()), start=1):
+    for line, row in enumerate(csv_fields(Path(text)), start=1):
         names = [name.strip() for name in row]
         if len(names) != 2 or "" in names or names[0] == names[1] or set(names) & pairs.keys():
             raise ArgumentError(

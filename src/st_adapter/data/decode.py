@@ -325,12 +325,12 @@ def _first_frame(packet: av.Packet) -> VideoFrame | None:  # type: ignore[type-a
 
 
 def _digest(path: Path, place: Place | None = None) -> str:
-    length = place.num_bytes if place else path.stat().st_size
+    whole = place or Place(str(path), 0, path.stat().st_size)
+    length = whole.num_bytes
     sha = sha256(str(length).encode())
-    with BytesIO(read_bytes(place)) if place else path.open("rb") as file:
-        for start in (0, length // 2, max(0, length - _DIGESTED_BYTES)):
-            file.seek(start)
-            sha.update(file.read(_DIGESTED_BYTES))
+    for start in (0, length // 2, max(0, length - _DIGESTED_BYTES)):
+        count = min(_DIGESTED_BYTES, length - start)
+        sha.update(read_bytes(Place(whole.shard, whole.first_byte + start, count)))
     return sha.hexdigest()[:32]
 
 

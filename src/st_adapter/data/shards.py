@@ -47,6 +47,15 @@ def absolute(path: str | Path) -> str:
     return str(Path(path).resolve())
 
 
+def full_path(path: str | Path) -> str:
+    """A path from the root, links left as they are; an address as it is.
+
+    >>> full_path(Path("s3://bucket/a.tar/b.mp4"))
+    's3://bucket/a.tar/b.mp4'
+    """
+    return absolute(path) if is_remote(path) else os.path.abspath(path)
+
+
 def split_member(path: str | Path) -> tuple[str, str] | None:
     """Shard and name in it of a path that leads into a shard; None for any other.
 

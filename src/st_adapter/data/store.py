@@ -10,7 +10,7 @@ from weakref import WeakSet
 
 import psutil
 
-from st_adapter.data.shards import absolute, is_remote
+from st_adapter.data.shards import full_path, is_remote
 
 STORE_NAME = ".st-adapter-index.sqlite3"
 _TABLES = """
@@ -52,7 +52,7 @@ class Store:
     """
 
     def __init__(self, folder: Path) -> None:
-        self.folder = absolute(folder) if is_remote(folder) else os.path.abspath(folder)
+        self.folder = full_path(folder)
         self._connection: tuple[int, sqlite3.Connection | None] | None = None
         _STORES.add(self)
 
@@ -98,8 +98,7 @@ class Store:
 
     def _key(self, path: str) -> str:
         """The path from the folder, so that both can move, where it lies in there."""
-        full = absolute(path) if is_remote(path) else os.path.abspath(path)
-        inside = full.removeprefix(f"{self.folder}/")
+        inside = full_path(path).removeprefix(f"{self.folder}/")
         return os.fsencode(inside).decode("utf-8", "backslashreplace")
 
     def _connect(self) -> sqlite3.Connection | None:

@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Float64, Int32, Int64
 from numpy import ndarray
 
-from st_adapter.data.shards import is_remote, split_member
+from st_adapter.data.shards import full_path, is_remote, split_member
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -166,9 +166,7 @@ class VideoList(Sequence[Video]):
 
 
 def _absolute(path: str) -> str:
-    if path.startswith(os.sep):
-        return path.rstrip(os.sep)
-    return path if is_remote(path) else os.path.abspath(path)
+    return path.rstrip(os.sep) if path.startswith(os.sep) else full_path(path)
 
 
 def _listed(folder: str) -> set[str] | None:

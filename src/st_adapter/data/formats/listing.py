@@ -162,9 +162,14 @@ def read_text(path: Path) -> str:
         raise DataError(f"{path} cannot be read: {error.strerror}") from None
 
 
+def csv_fields(path: Path) -> Any:
+    """A reader of the lines of a .csv, whose fields may hold line breaks."""
+    return csv.reader(io.StringIO(read_text(path)))
+
+
 def read_rows(path: Path) -> Iterator[tuple[int, list[str]]]:
     """Line number and fields of each row of a .csv below its header; missing fields are empty."""
-    reader = csv.reader(io.StringIO(read_text(path)))
+    reader = csv_fields(path)
     width = len(next(reader, []))
     try:
         for row in reader:
@@ -188,9 +193,10 @@ def read_records(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
 def read_header(path: Path) -> list[str]:
     """The first line of a .csv, as columns."""
     try:
-        return next(csv.reader(io.StringIO(read_text(path))), [])
+        header: list[str] = next(csv_fields(path), [])
     except csv.Error as error:
         raise DataError(f"{path} line 1: {error}") from None
+    return header
 
 
 def seconds(text: str, path: Path, line: int) -> float:
