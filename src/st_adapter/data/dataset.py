@@ -236,7 +236,9 @@ def read_clips(
                 raise
             continue
         row = {number: i for i, number in enumerate(union)}
-        return [frames[[row[i] for i in indices]] for indices in chosen]
+        return [
+            frames if indices == union else frames[[row[i] for i in indices]] for indices in chosen
+        ]
     raise VideoError(f"{video.path}: decodes to another number of frames each time")
 
 

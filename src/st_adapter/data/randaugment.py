@@ -13,6 +13,7 @@ from collections.abc import Callable
 import torch
 from jaxtyping import UInt8
 from torch import Tensor
+from torch.nn.functional import pad
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as F
 
@@ -40,16 +41,12 @@ def randaugment(frames: Frames, rng: random.Random) -> Frames:
 
 
 def _affine(
-    frames: Frames,
-    *,
-    angle: float = 0.0,
-    shift: tuple[float, float] = (0.0, 0.0),
-    shear: tuple[float, float] = (0.0, 0.0),
+    frames: Frames, *, angle: float = 0.0, shear: tuple[float, float] = (0.0, 0.0)
 ) -> Frames:
     planes: Tensor = F.affine(
         frames.flatten(0, 1)[None],  # as one picture: where pixels come from is found once
         angle=angle,
-        translate=[round(shift[0]), round(shift[1])],
+        translate=[0, 0],
         scale=1.0,
         shear=[shear[0], shear[1]],
         interpolation=InterpolationMode.BILINEAR,
@@ -64,6 +61,18 @@ def _shear(frames: Frames, slope_x: float, slope_y: float) -> Frames:
     """Shear about the corner, as Pillow does."""
     degrees = (math.degrees(math.atan(slope_x)), math.degrees(math.atan(slope_y)))
     return _affine(frames, shear=degrees)
+
+
+def _translate(frames: Frames, right: float, down: float) -> Frames:
+    """Move by whole pixels; what moves out is cut off."""
+    x, y = round(right), round(down)
+    return pad(frames, [x, -x, y, -y], value=_FILL[0])
+
+
+def _sharpness(frames: Frames, factor: float) -> Frames:
+    last = frames.contiguous(memory_format=torch.channels_last)  # ten times faster so
+    sharp: Tensor = F.adjust_sharpness(last, factor)
+    return sharp.contiguous()
 
 
 def _solarize_add(frames: Frames, level: float, sign: float) -> Frames:
@@ -82,13 +91,9 @@ OPERATIONS: dict[str, Operation] = {
     "color": lambda x, level, sign: F.adjust_saturation(x, 1 + sign * level * 0.9),
     "contrast": lambda x, level, sign: F.adjust_contrast(x, 1 + sign * level * 0.9),
     "brightness": lambda x, level, sign: F.adjust_brightness(x, 1 + sign * level * 0.9),
-    "sharpness": lambda x, level, sign: F.adjust_sharpness(x, 1 + sign * level * 0.9),
+    "sharpness": lambda x, level, sign: _sharpness(x, 1 + sign * level * 0.9),
     "shear_x": lambda x, level, sign: _shear(x, sign * level * 0.3, 0.0),
     "shear_y": lambda x, level, sign: _shear(x, 0.0, sign * level * 0.3),
-    "translate_x": lambda x, level, sign: _affine(
-        x, shift=(sign * level * 0.45 * x.shape[-1], 0.0)
-    ),
-    "translate_y": lambda x, level, sign: _affine(
-        x, shift=(0.0, sign * level * 0.45 * x.shape[-2])
-    ),
+    "translate_x": lambda x, level, sign: _translate(x, sign * level * 0.45 * x.shape[-1], 0.0),
+    "translate_y": lambda x, level, sign: _translate(x, 0.0, sign * level * 0.45 * x.shape[-2]),
 }
