@@ -25,7 +25,7 @@ import torch
 from av.video.frame import PictureType
 
 from st_adapter.config import ClipConfig, TrainConfig
-from st_adapter.data import decode, sample
+from st_adapter.data import decode, packets, sample
 from st_adapter.data.dataset import TrainDataset, ViewDataset
 from st_adapter.data.index import VideoIndex
 from st_adapter.data.reader import Reader
@@ -117,7 +117,7 @@ def official_loaders(checkout: Path, clip: Path) -> dict[str, Callable[[int], ob
 
 def frames_to_decode(clip: Path, config: ClipConfig) -> int:
     """How many frames lie before the end of a clip that is drawn at random, on average."""
-    rng, num_frames = random.Random(0), decode.probe(clip).num_frames
+    rng, num_frames = random.Random(0), packets.probe(clip).num_frames
     draws = [sample.choose(num_frames, config.frames, config.stride, rng) for _ in range(500)]
     return round(statistics.fmean(max(draw) + 1 for draw in draws))
 
@@ -157,7 +157,7 @@ def compare(
 
 def compare_seeking(video: Path) -> None:
     """32 frames spread over a long video, by seeking and by decoding through."""
-    info = decode.probe(video)
+    info = packets.probe(video)
     wanted = range(150, info.num_frames, info.num_frames // 32)[:32]
     by_seeking = partial(decode.read_frames, video, wanted, 224, info)
     through = partial(decode.read_frames, video, wanted, 224)

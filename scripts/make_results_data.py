@@ -23,7 +23,7 @@ from pathlib import Path
 import av
 import numpy as np
 
-from st_adapter.data import decode
+from st_adapter.data import decode, packets
 from st_adapter.data.annotations import Video, read_annotations
 from st_adapter.demo import clips
 from st_adapter.demo.story import SCENES
@@ -61,7 +61,7 @@ def _write_arrow(
 
 def write_both_directions(folder: Path, path: Path) -> tuple[str, str]:
     """Write every second frame of a clip forwards and backwards; return both names."""
-    frames = decode.read_frames(path, range(0, decode.probe(path).num_frames, 2))
+    frames = decode.read_frames(path, range(0, packets.probe(path).num_frames, 2))
     pixels = np.ascontiguousarray(frames.permute(0, 2, 3, 1).numpy())
     names = (f"forward/{path.stem}.mp4", f"backward/{path.stem}.mp4")
     for name, ordered in zip(names, (pixels, pixels[::-1]), strict=True):

@@ -9,7 +9,7 @@ import pytest
 from conftest import numbered_frame, write_video
 from st_adapter.cli import main
 from st_adapter.config import ClipConfig
-from st_adapter.data import decode
+from st_adapter.data import packets
 from st_adapter.data.annotations import Annotations, both_parts, read_annotations
 from st_adapter.data.check import check_data
 from st_adapter.data.video_list import Video, VideoList
@@ -60,7 +60,7 @@ REMARKS = {("duplicate", "a again.mp4"), ("too short", "short.mp4")}
 @pytest.mark.parametrize("workers", [0, 2])
 def test_each_fault_is_found_and_leaves_the_list(faulty, workers):
     data = read_annotations(faulty / "list.csv")
-    check, clean = check_data(data, CLIP, decode.probe, workers=workers)
+    check, clean = check_data(data, CLIP, packets.probe, workers=workers)
     assert found(check) == FAULTS | REMARKS
     assert len(check.faults) == len(FAULTS)
     assert (check.videos, check.files) == ({"train": 11, "val": 3}, 12)
@@ -71,7 +71,7 @@ def test_each_fault_is_found_and_leaves_the_list(faulty, workers):
 
 def test_a_deep_check_finds_what_ends_early(faulty):
     data = read_annotations(faulty / "list.csv")
-    check, clean = check_data(data, CLIP, decode.probe, deep=True)
+    check, clean = check_data(data, CLIP, packets.probe, deep=True)
     assert found(check) - FAULTS - REMARKS <= {("truncated", "cut.mp4"), ("unreadable", "cut.mp4")}
     assert "cut" not in [v.path.stem for v in clean.train]
 
@@ -85,7 +85,7 @@ def test_the_command_writes_a_report_and_a_list_to_train_on(faulty, capsys):
     report = json.loads((faulty / "out/check.json").read_text())
     assert report["classes"]["x"] == [7, 1]
     again = both_parts(faulty / "out/clean.csv", None)
-    check, _ = check_data(again, CLIP, decode.probe)
+    check, _ = check_data(again, CLIP, packets.probe)
     assert {f.kind for f in check.faults} == {"untrained"}  # z is in the validation part alone
 
 
@@ -113,7 +113,7 @@ def test_segments_that_overlap_with_the_other_part_are_in_both(folder_data):
         train=VideoList.of([video(None, None), video(0.0, 0.2), video(0.4, 0.6)]),
         val=VideoList.of([video(0.1, 0.3)]),
     )
-    check, clean = check_data(data, CLIP, decode.probe)
+    check, clean = check_data(data, CLIP, packets.probe)
     both = [finding.example for finding in check.findings if finding.kind == "in both parts"]
     assert both == [("train", 0), ("train", 1)]
     assert len(clean.train) == 1

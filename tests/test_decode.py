@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from conftest import numbered_frame, read_number, write_audio, write_video
-from st_adapter.data import decode
+from st_adapter.data import decode, packets
 from st_adapter.errors import VideoError
 
 
@@ -23,7 +23,7 @@ def numbered(tmp_path_factory):
 
 
 def test_every_frame_is_the_one_asked_for(numbered):
-    assert decode.probe(numbered).num_frames == 60
+    assert packets.probe(numbered).num_frames == 60
     assert numbers(decode.read_frames(numbered, range(60))) == list(range(60))
 
 
@@ -62,7 +62,7 @@ def test_each_frame_is_the_one_asked_for_in_any_format(tmp_path, form, threads):
         name, codec, options = FORMS[form]
         frames = [numbered_frame(i, width=128) for i in range(120)]
         path = write_video(tmp_path / name, frames, codec=codec, options=options)
-    info = decode.probe(path)
+    info = packets.probe(path)
     assert info.num_frames == 120
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
@@ -88,7 +88,7 @@ def restamped(source, target, stamp):
 def test_a_variable_rate_changes_times_and_not_numbers(numbered, tmp_path):
     step = av.open(str(numbered)).streams.video[0].time_base.denominator // 10
     late = restamped(numbered, tmp_path / "late.mp4", lambda t: t + max(0, t - 30 * step))
-    info = decode.probe(late)
+    info = packets.probe(late)
     assert info.start_seconds[[0, 30, 40]] == pytest.approx((0.0, 3.0, 5.0))
     assert info.frame_range(4.0, 6.0) == range(35, 45)
     assert numbers(decode.read_frames(late, [29, 31, 44, 59], info=info)) == [29, 31, 44, 59]
@@ -97,7 +97,7 @@ def test_a_variable_rate_changes_times_and_not_numbers(numbered, tmp_path):
 def test_an_edit_list_takes_frames_away(numbered, tmp_path):
     step = av.open(str(numbered)).streams.video[0].time_base.denominator // 10
     cut = restamped(numbered, tmp_path / "cut.mp4", lambda t: t - 15 * step)
-    info = decode.probe(cut)
+    info = packets.probe(cut)
     assert info.num_frames == 45
     for asked in ([0], [5, 44], range(45)):
         shown = numbers(decode.read_frames(cut, asked, info=info))
@@ -112,7 +112,7 @@ def test_short_side_is_scaled_and_the_long_side_follows(numbered):
 
 
 def test_segment_is_counted_in_seconds(numbered):
-    info = decode.probe(numbered)
+    info = packets.probe(numbered)
     assert info.start_seconds[:3] == pytest.approx((0.0, 0.1, 0.2))
     assert info.frame_range(1.0, 2.0) == range(10, 20)
     assert info.frame_range(None, None) == range(60)
@@ -146,7 +146,7 @@ def test_truncated_video_tells_how_much_there_is(tmp_path):
     whole = write_video(tmp_path / "whole.avi", frames, codec="mpeg4")
     cut = tmp_path / "cut.avi"
     cut.write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])
-    promised = decode.probe(cut).num_frames
+    promised = packets.probe(cut).num_frames
     assert 5 < promised < 30
     with pytest.raises(decode.TruncatedError, match="can be decoded") as caught:
         decode.read_frames(cut, [29])
@@ -165,17 +165,17 @@ def test_broken_files_are_named_with_a_reason(tmp_path, name, content, message):
     path = tmp_path / name
     path.write_bytes(content)
     with pytest.raises(VideoError, match=f"{name}: {message}"):
-        decode.probe(path)
+        packets.probe(path)
 
 
 def test_sound_without_picture_is_named(tmp_path):
     with pytest.raises(VideoError, match=r"sound\.mp4: no video stream"):
-        decode.probe(write_audio(tmp_path / "sound.mp4"))
+        packets.probe(write_audio(tmp_path / "sound.mp4"))
 
 
 def test_missing_file_is_named(tmp_path):
     with pytest.raises(VideoError, match=r"gone\.mp4: no such file"):
-        decode.probe(tmp_path / "gone.mp4")
+        packets.probe(tmp_path / "gone.mp4")
 
 
 @pytest.fixture
@@ -189,7 +189,7 @@ def pictures(tmp_path):
 
 
 def test_a_folder_of_pictures_is_a_video(pictures):
-    info = decode.probe(pictures)
+    info = packets.probe(pictures)
     assert (info.num_frames, info.width, info.height) == (12, 128, 64)
     assert info.frame_range(0.04, 0.12) == range(1, 3)  # 25 a second
     assert numbers(decode.read_frames(pictures, [11, 0, 8], info=info)) == [12, 1, 9]
@@ -201,17 +201,17 @@ def test_a_folder_of_pictures_is_a_video(pictures):
 def test_flow_beside_pictures_is_left_out_and_two_series_are_refused(pictures):
     for name in ("flow_x_1.png", "flow_y_1.png", "notes.txt"):
         (pictures / name).touch()
-    assert decode.probe(pictures).num_frames == 12
+    assert packets.probe(pictures).num_frames == 12
     (pictures / "depth_1.png").touch()
     with pytest.raises(VideoError, match=r"several series: depth_\*, image_\*"):
-        decode.probe(pictures)
+        packets.probe(pictures)
     with pytest.raises(VideoError, match="a folder without numbered pictures"):
-        decode.probe(pictures.parent)
+        packets.probe(pictures.parent)
 
 
 def test_a_stream_that_begins_in_the_middle_does_no_harm():
     late = Path(__file__).parent / "reference" / "late_stream.ts"
-    info = decode.probe(late)
+    info = packets.probe(late)
     frames = decode.read_frames(late, range(decode.count_frames(late)), info=info)
     assert 0 < len(frames) <= info.num_frames
 
@@ -224,11 +224,11 @@ def test_a_file_does_not_make_others_be_opened(numbered, tmp_path, text):
     for name in ("a.mp4", "a.m3u8"):
         (tmp_path / name).write_text(text)
         with pytest.raises(VideoError, match="cannot be decoded"):
-            decode.probe(tmp_path / name)
+            packets.probe(tmp_path / name)
 
 
 def test_folders_of_pictures_that_begin_alike_differ(pictures, tmp_path):
     other = shutil.copytree(pictures, tmp_path / "other")
-    assert decode.probe(other).digest == decode.probe(pictures).digest
+    assert packets.probe(other).digest == packets.probe(pictures).digest
     shutil.copy(other / "image_1.png", other / "image_12.png")
-    assert decode.probe(other).digest != decode.probe(pictures).digest
+    assert packets.probe(other).digest != packets.probe(pictures).digest

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from conftest import numbered_frame, write_video
-from st_adapter.data import decode
+from st_adapter.data import decode, packets
 from st_adapter.data.index import VideoIndex
 from st_adapter.data.store import STORE_NAME
 from st_adapter.errors import UnreachableError, VideoError
@@ -33,7 +33,7 @@ def rows(folder):
 
 def test_it_says_what_the_packets_say(folder):
     index, path = VideoIndex(folder), folder / "a.mp4"
-    fresh, (first, second) = decode.probe(path), (index(path) for _ in range(2))
+    fresh, (first, second) = packets.probe(path), (index(path) for _ in range(2))
     for info in (first, second):
         for name in ("path", "time_base", "stamped", "width", "height", "rotation", "codec"):
             assert getattr(info, name) == getattr(fresh, name)

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from st_adapter.config import DataConfig
-from st_adapter.data import decode
+from st_adapter.data import decode, packets
 from st_adapter.data import shards as shard_tools
 from st_adapter.data.annotations import read_annotations
 from st_adapter.data.formats import shards as format_shards
@@ -93,15 +93,15 @@ def test_a_run_from_shards_equals_one_from_files(folder_data, shards, tmp_path, 
 def test_videos_of_a_shard_are_indexed_where_they_lie(shards, folder_data):
     path = shards / "train-000.tar" / "brightens0001.mp4"
     index = VideoIndex(shards)
-    infos = [decode.probe(path), index(path), index(path)]
+    infos = [packets.probe(path), index(path), index(path)]
     assert {info.place for info in infos} == {infos[0].place}
     file = folder_data / "brightens" / "clip 1.mp4"
-    assert infos[0].digest == decode.probe(file).digest
+    assert infos[0].digest == packets.probe(file).digest
     expected = decode.read_frames(file, [5, 2])
     for info in (None, infos[2]):
         assert torch.equal(decode.read_frames(path, [5, 2], info=info), expected)
     with pytest.raises(VideoError, match="gone.mp4: no such file in the shard"):
-        decode.probe(shards / "train-000.tar" / "gone.mp4")
+        packets.probe(shards / "train-000.tar" / "gone.mp4")
 
 
 def test_shards_lie_in_object_storage(folder_data, tmp_path, monkeypatch, tiny):
@@ -169,7 +169,7 @@ def test_class_folders_win_over_an_archive_beside_them(folder_data, tmp_path):
     (data / "downloaded.tar").write_bytes(b"")
     assert not format_shards.matches(data)
     found = read_annotations(data / "deeper" / "still").train
-    assert decode.probe(found[0].path).num_frames == 8
+    assert packets.probe(found[0].path).num_frames == 8
 
 
 def test_names_as_tar_writes_them(folder_data, tmp_path):
@@ -181,7 +181,7 @@ def test_names_as_tar_writes_them(folder_data, tmp_path):
         "a.tar/1.mp4",
         "a.tar/x/2.mp4",
     ]
-    assert all(decode.probe(video.path).num_frames == 8 for video in data.train)
+    assert all(packets.probe(video.path).num_frames == 8 for video in data.train)
 
 
 def test_two_videos_of_one_key_are_refused(tmp_path):

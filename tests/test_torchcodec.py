@@ -19,14 +19,14 @@ pytest.importorskip("torchcodec")
 COMPARE = """
 import json, sys
 from pathlib import Path
-from st_adapter.data import decode, torchcodec_frames
+from st_adapter.data import decode, packets, torchcodec_frames
 from st_adapter.data.reader import Reader
 from st_adapter.errors import VideoError
 
 pyav, other, found = Reader(), Reader(decoder="torchcodec"), {}
 for path in map(Path, sys.argv[1:]):
     try:
-        info = decode.probe(path)
+        info = packets.probe(path)
         wanted = sorted({*range(0, info.num_frames, 7), info.num_frames - 1})
         frames = [reader.read_frames(path, wanted, None, info).float() for reader in (pyav, other)]
         small = [reader.read_frames(path, wanted, 32, info).float() for reader in (pyav, other)]

@@ -8,7 +8,7 @@ from typing import Any
 
 from st_adapter.checkpoint import load
 from st_adapter.config import PRECISIONS, ClipConfig
-from st_adapter.data import decode
+from st_adapter.data import packets
 from st_adapter.data.dataset import Skipped
 from st_adapter.data.formats.folders import find_videos
 from st_adapter.data.pictures import holds_pictures
@@ -109,7 +109,7 @@ class Predictor:
             batch_size=self.batch_size,
             workers=workers,
             precision=self.precision,
-            reader=make_reader(self.decoder, workers, self.model.device, decode.probe),
+            reader=make_reader(self.decoder, workers, self.model.device, packets.probe),
         ):
             if isinstance(result, Skipped):
                 yield result

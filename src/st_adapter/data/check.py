@@ -15,7 +15,7 @@ import numpy as np
 from st_adapter.config import ClipConfig
 from st_adapter.data import decode
 from st_adapter.data.annotations import Annotations
-from st_adapter.data.decode import Probe
+from st_adapter.data.packets import Probe
 from st_adapter.data.video_info import VideoInfo
 from st_adapter.data.video_list import VideoList
 from st_adapter.errors import VideoError

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy import ndarray
 
-from st_adapter.data.decode import probe
+from st_adapter.data.packets import probe
 from st_adapter.data.shard_samples import find
 from st_adapter.data.shards import Place, is_remote, split_member, version
 from st_adapter.data.store import Store

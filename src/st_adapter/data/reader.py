@@ -9,8 +9,8 @@ import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
-from st_adapter.data import decode, torchcodec_frames
-from st_adapter.data.decode import Probe
+from st_adapter.data import decode, packets, torchcodec_frames
+from st_adapter.data.packets import Probe
 from st_adapter.data.video_info import VideoInfo
 
 Decoder = Literal["pyav", "torchcodec"]
@@ -21,7 +21,7 @@ class Reader:
     """Reads frames of videos.
 
     Attributes:
-        probe: `decode.probe`, or an index that remembers what it said.
+        probe: `packets.probe`, or an index that remembers what it said.
         decoder: "pyav", or "torchcodec" where a file states the time of each frame; other files
             are left to PyAV.
         device: where torchcodec decodes.
@@ -30,7 +30,7 @@ class Reader:
         ArgumentError: torchcodec is not there.
     """
 
-    probe: Probe = decode.probe
+    probe: Probe = packets.probe
     decoder: Decoder = "pyav"
     device: str = "cpu"
 
