@@ -45,15 +45,18 @@ def main(videos: list[Path], rows: int, clips: int) -> None:
 
 def follow(videos, num_classes, clips, reader):
     """Yield how many clips have been loaded, and the workers' mean memory."""
+    size = CONFIG.batch_size
     dataset = TrainDataset(videos, CONFIG.clip, train_transform(CONFIG), 0, reader=reader)
     loader = torch.utils.data.DataLoader(
         dataset,
-        batch_sampler=EpochSampler(len(videos), CONFIG.batch_size, 0),
+        batch_sampler=EpochSampler(
+            num_videos=len(videos), step_videos=size, batch_videos=size, seed=0
+        ),
         num_workers=WORKERS,
         collate_fn=lambda items: collate_train(num_classes, items),
     )
     for batch, _ in enumerate(loader, start=1):
-        count = batch * CONFIG.batch_size
+        count = batch * size
         if count % (clips // 10) == 0:
             workers = psutil.Process().children()
             yield count, statistics.fmean(w.memory_full_info().uss for w in workers) / 1e6

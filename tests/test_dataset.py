@@ -111,13 +111,13 @@ def test_a_file_that_ends_early_is_sampled_from_what_there_is(tmp_path):
 
 
 def test_each_epoch_visits_each_video_once_in_its_own_order():
-    sampler = EpochSampler(num_videos=10, batch_size=4, seed=0)
+    sampler = EpochSampler(num_videos=10, step_videos=4, batch_videos=4, seed=0)
     first = list(sampler)
     assert [len(batch) for batch in first] == [4, 4, 2]
     assert sorted(index for batch in first for _, index in batch) == list(range(10))
     sampler.epoch = 1
     assert [i for b in sampler for _, i in b] != [i for b in first for _, i in b]
-    sampler.epoch, sampler.first_batch = 0, 2
+    sampler.epoch, sampler.first_step = 0, 2
     assert list(sampler) == first[2:]
 
 

@@ -12,7 +12,7 @@ from st_adapter.method_table import METHODS
 COLUMNS = ("path", "label", "labels", "start_seconds", "end_seconds", "split")
 """Of a table of videos."""
 
-PRECISIONS = ("auto", "float32", "bfloat16")
+PRECISIONS = ("auto", "float32", "bfloat16", "float16")
 
 
 Init = Literal["conv-zero", "up-zero", "difference"]
@@ -344,16 +344,23 @@ class TrainConfig:
     decoder: Literal["pyav", "torchcodec"] = _setting(
         "pyav", "Machine", "What decodes videos; torchcodec is an extra, on a GPU with 0 workers."
     )
-    precision: Literal["auto", "float32", "bfloat16"] = _setting(
-        "auto", "Machine", "Arithmetic; auto measures which is faster here."
+    precision: Literal["auto", "float32", "bfloat16", "float16"] = _setting(
+        "auto", "Machine", "Arithmetic; auto measures whether bfloat16 is faster here than float32."
     )
     device: str = _setting("auto", "Machine", "auto, cpu, cuda, cuda:1, mps ...")
+    processes: int | None = _setting(
+        None,
+        "Machine",
+        "Processes that train together, each with batches of its own; unset is one for each GPU.",
+    )
 
     def __post_init__(self) -> None:
         check_types(self)
         check_method(self.method)
         for name, lowest in _LOWEST.items():
             _at_least(name, getattr(self, name), lowest)
+        if self.processes is not None:
+            _at_least("processes", self.processes, 1)
         if self.patience and self.keep == "last":
             raise ArgumentError("patience needs epochs to be validated; leave it out or keep best")
         for name in ("erasing", "color_jitter"):
@@ -439,12 +446,17 @@ class TrainConfig:
         """How videos are found."""
         return DataConfig(videos=self.videos, columns=self.columns, split=self.split)
 
-    def peak_lr(self, num_processes: int = 1) -> float:
-        """The learning rate after warm-up, for this many processes."""
+    @property
+    def step_clips(self) -> int:
+        """Clips in a step of all processes."""
+        return self.batch_size * self.accumulate * (self.processes or 1)
+
+    def peak_lr(self) -> float:
+        """The learning rate after warm-up."""
         if self.lr is not None:
             return self.lr
         assert self.lr_per_256 is not None
-        return self.lr_per_256 * self.batch_size * self.accumulate * num_processes / 256
+        return self.lr_per_256 * self.step_clips / 256
 
     def to_json(self) -> dict[str, Any]:
         """The configuration as plain values."""

@@ -3,9 +3,12 @@
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from operator import itemgetter
 from typing import Any
 
 import torch
+from accelerate import Accelerator
+from accelerate.utils import gather_object
 from jaxtyping import Float
 from torch import Tensor
 
@@ -16,7 +19,7 @@ from st_adapter.data.shards import full_path
 from st_adapter.data.video_list import Video
 from st_adapter.errors import DataError
 from st_adapter.frame_order import ORDERS
-from st_adapter.inference import score_videos
+from st_adapter.inference import score_videos, videos_at_once
 from st_adapter.metrics import Measures, measure
 from st_adapter.model import VideoClassifier
 from st_adapter.progress import bar
@@ -64,12 +67,14 @@ def evaluate(
     precision: str = "float32",
     temporal: bool = False,
     reader: Reader = Reader(),
+    accelerator: Accelerator | None = None,
 ) -> Evaluation:
     """Score every video and measure how good the scores are.
 
     Args:
         temporal: measure it with the frames reversed, shuffled and frozen to one, too.
         reader: of videos.
+        accelerator: of processes that all call this; each scores a part of the videos.
 
     Raises:
         DataError: no video could be read.
@@ -77,7 +82,8 @@ def evaluate(
     orders = ORDERS if temporal else ORDERS[:1]
     scored: list[tuple[int, Tensor]] = []
     skipped: list[Skipped] = []
-    with bar("evaluating", len(videos)) as progress:
+    share = _share(len(videos), clip, batch_size, accelerator)
+    with bar("evaluating", len(share)) as progress:
         for index, result in score_videos(
             model,
             videos,
@@ -87,12 +93,16 @@ def evaluate(
             precision=precision,
             orders=orders,
             reader=reader,
+            share=share,
         ):
             if isinstance(result, Skipped):
                 skipped.append(result)
             else:
                 scored.append((index, result))
             progress.advance()
+    if accelerator is not None:
+        scored = sorted(gather_object(scored), key=itemgetter(0))
+        skipped = gather_object(skipped)
     if not scored:
         first = f"; the first because: {skipped[0].reason}" if skipped else ""
         raise DataError(f"none of {len(videos)} videos could be read{first}")
@@ -119,6 +129,17 @@ def evaluate(
         if temporal
         else None,
     )
+
+
+def _share(
+    num_videos: int, clip: ClipConfig, batch_size: int, accelerator: Accelerator | None
+) -> Sequence[int]:
+    """The videos that this process scores: whole batches in turn, the same as of one process."""
+    if accelerator is None:
+        return range(num_videos)
+    at_once, count = videos_at_once(clip, batch_size), accelerator.num_processes
+    own = range(accelerator.process_index * at_once, num_videos, count * at_once)
+    return [i for first in own for i in range(first, min(first + at_once, num_videos))]
 
 
 def _prediction(

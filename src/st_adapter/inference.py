@@ -26,6 +26,7 @@ def score_videos(
     precision: str,
     orders: Sequence[Order] = ("in_order",),
     reader: Reader = Reader(),
+    share: Sequence[int] | None = None,
 ) -> Iterator[tuple[int, Tensor | Skipped]]:
     """Yield (index, scores [orders, classes]) of each video, or why it had to be skipped.
 
@@ -35,10 +36,11 @@ def score_videos(
         precision: "float32" or "bfloat16".
         orders: of the frames; each video is decoded once and scored in all of them.
         reader: of videos.
+        share: indices of those to score; None is all.
     """
     temporal, spatial = clip.views
-    videos_at_once = max(1, batch_size // (temporal * spatial))
-    for group in view_loader(videos, clip, videos_at_once, workers, reader):
+    at_once = videos_at_once(clip, batch_size)
+    for group in view_loader(videos, clip, at_once, workers, reader, share):
         readable = [
             reorder(views.clips, order, seed=views.index)
             for views in group
@@ -55,6 +57,12 @@ def score_videos(
                 yield views.index, Skipped(path=str(videos[views.index].path), reason=views.reason)
             else:
                 yield views.index, next(per_video)
+
+
+def videos_at_once(clip: ClipConfig, batch_size: int) -> int:
+    """Videos whose views fill a batch."""
+    temporal, spatial = clip.views
+    return max(1, batch_size // (temporal * spatial))
 
 
 @torch.inference_mode()

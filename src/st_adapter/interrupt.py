@@ -20,6 +20,7 @@ def deferred_interrupt() -> Iterator[threading.Event]:
         yield stop
         return
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {n: handler for n, handler in before.items() if handler is not signal.SIG_IGN}
 
     def on_signal(number: int, frame: FrameType | None) -> None:
         stop.set()

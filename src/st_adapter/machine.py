@@ -1,5 +1,6 @@
 """What this machine is good at: its device, the faster arithmetic, how much fits in memory."""
 
+import os
 import resource
 import sys
 import time
@@ -23,12 +24,16 @@ _WORTH_IT = 1.15
 def choose_device(name: str) -> torch.device:
     """Return the device called `name`; "auto" is the first accelerator, else the processor.
 
+    Where several processes run, each has a GPU of its own.
+
     Raises:
         ArgumentError: there is no such device here.
     """
     have = available_devices()
     if name == "auto":
-        return torch.device(have[-1].split(":")[0])
+        name = have[-1].split(":")[0]
+    if name == "cuda" and "LOCAL_RANK" in os.environ:
+        name = f"cuda:{os.environ['LOCAL_RANK']}"
     try:
         device = torch.device(name)
     except RuntimeError:
@@ -48,14 +53,15 @@ def available_devices() -> list[str]:
 
 
 def autocast(device: torch.device, precision: str) -> AbstractContextManager[object]:
-    """Compute in bfloat16 where that is the precision."""
-    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16")
+    """Compute in half the precision where that is asked for."""
+    dtype = torch.float16 if precision == "float16" else torch.bfloat16
+    return torch.autocast(device.type, dtype, enabled=precision != "float32")
 
 
 def choose_precision(
     name: str, model: VideoClassifier, *, clip_frames: int, size: int
 ) -> tuple[str, str]:
-    """Return "float32" or "bfloat16", with the reason; "auto" times a training step in both."""
+    """Return the precision to use and why; "auto" times a step in float32 and bfloat16."""
     if name != "auto":
         return name, "as asked"
     device = model.device
@@ -112,6 +118,8 @@ def check_memory(
     needed = kept_by_one + (kept_by_two - kept_by_one + clip_bytes) * clip_frames * batch_size
     needed += 12 * model.num_parameters(only_trainable=True)  # gradient, and AdamW's two moments
     available = free_memory(device)
+    if device.type == "cpu":  # all processes share it
+        available //= int(os.environ.get("LOCAL_WORLD_SIZE", 1))
     if needed > available:
         raise ArgumentError(
             f"a step of {batch_size} clips of {clip_frames} frames at {size} px needs about "

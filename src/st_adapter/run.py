@@ -11,6 +11,8 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import gather_object
+from torch.nn.utils import clip_grad_norm_
 from torch.optim import AdamW
 
 from st_adapter import checkpoint
@@ -43,7 +45,9 @@ class Run:
     """A run under way.
 
     Attributes:
-        precision: "float32" or "bfloat16", as resolved.
+        precision: as resolved, not "auto".
+        accelerator: knows the other processes that train along. All hold the same parameters and
+            counters; the main one writes.
         reversal: class to the class that its clips show backwards.
         mirror: class to the class that its clips show in a mirror.
         reader: of videos, by the index of the data.
@@ -53,6 +57,8 @@ class Run:
         epochs_done: epochs trained and validated; `best_epoch` is the one that is kept.
         train_seconds: spent in training, without validation.
         skipped: files that could not be used, each reported once.
+        unreported: those that this process has met and not told the others of.
+        scaler: of the loss, where gradients would be too small for float16.
         mixer: of batches, where the configuration asks for it.
         average: of the trained parameters, where the configuration asks for one.
     """
@@ -77,14 +83,19 @@ class Run:
     best_result: Evaluation | None = None
     train_seconds: float = 0.0
     skipped: set[Skipped] = field(default_factory=set)
+    unreported: list[Skipped] = field(default_factory=list)
     average: MovingAverage | None = field(init=False)
     mixer: Mixer | None = field(init=False)
+    scaler: torch.amp.GradScaler = field(init=False)
     _saved_at: float = field(init=False, default_factory=time.monotonic)
 
     def __post_init__(self) -> None:
         parameters, decay = self.model.trained_tensors(), self.config.average
         self.average = MovingAverage(parameters, decay) if decay else None
         mixup, cutmix, seed = self.config.mixup, self.config.cutmix, self.config.seed
+        self.scaler = torch.amp.GradScaler(
+            self.model.device.type, enabled=self.precision == "float16"
+        )
         self.mixer = Mixer(mixup, cutmix, seed) if mixup or cutmix else None
 
     def what_counts(self) -> AbstractContextManager[object]:
@@ -100,18 +111,29 @@ class Run:
     @property
     def steps_per_epoch(self) -> int:
         """Optimizer steps in a pass over the training part."""
-        videos = self.config.batch_size // self.config.repeats
-        batches = math.ceil(len(self.data.train) / videos)
-        return math.ceil(batches / self.config.accumulate)
+        return math.ceil(len(self.data.train) / (self.config.step_clips // self.config.repeats))
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this process is the one that writes."""
+        return bool(self.accelerator.is_main_process)
 
     def gradient_norm(self) -> float:
         """Norm of the gradient, which is clipped where the configuration says so."""
+        self.scaler.unscale_(self.optimizer)
         largest = self.config.clip_gradient or math.inf
-        parameters = self.model.trainable_parameters()
-        return float(self.accelerator.clip_grad_norm_(parameters, largest))
+        return float(clip_grad_norm_(self.model.trainable_parameters(), largest))
+
+    def save_adapter(self, name: str) -> None:
+        """Write the classifier as it counts into a folder of the run's."""
+        if self.is_main:
+            self.model.save_adapter(self.folder / name)
 
     def write_config(self, data: Path, recipe: str) -> None:
         """Write `config.json`, complete enough to run again from any folder."""
+        self.accelerator.wait_for_everyone()  # all have seen the folder empty
+        if not self.is_main:
+            return
         config = replace(self.config, precision=self.precision)  # type: ignore[arg-type]
         write_config(
             self.folder, config, recipe=recipe, data=absolute(data), data_digest=self.data_digest
@@ -120,15 +142,18 @@ class Run:
     def log(self, values: dict[str, Any]) -> None:
         """Append a line to `metrics.jsonl`, with step and epoch."""
         position = {"step": self.step, "epoch": self.epochs_done + 1}
-        append_json_line(self.folder / "metrics.jsonl", position | values)
+        if self.is_main:
+            append_json_line(self.folder / "metrics.jsonl", position | values)
 
-    def note_skipped(self, items: tuple[Skipped, ...]) -> None:
-        """Report each unusable file once, on the terminal and in `skipped.jsonl`."""
-        for item in items:
+    def report_skipped(self) -> None:
+        """Tell once of each file that any process could not use, and list it."""
+        for item in gather_object(self.unreported):
             if item not in self.skipped:
                 self.skipped.add(item)
                 say(f"skipped {item.reason}")
-                append_json_line(self.folder / "skipped.jsonl", vars(item))
+                if self.is_main:
+                    append_json_line(self.folder / "skipped.jsonl", vars(item))
+        self.unreported.clear()
 
     def save(self) -> None:
         """Write all that resuming needs, whole or not at all.
@@ -141,13 +166,27 @@ class Run:
                 f"a trained parameter is no number after step {self.step}; {WHAT_HELPS}. "
                 f"{self.folder} keeps the last good state"
             )
+        self.report_skipped()
+        generators = gather_object([self._generators()])
+        if self.is_main:
+            self._write_state(generators)
+        self.accelerator.wait_for_everyone()
+        self._saved_at = time.monotonic()
+
+    def _generators(self) -> dict[str, Any]:
+        """The states of this process's generators of random numbers."""
+        device = self.model.device
+        on_device = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
+        return {"cpu": torch.get_rng_state(), "cuda": on_device}
+
+    def _write_state(self, generators: list[dict[str, Any]]) -> None:
         state = {
             **{name: getattr(self, name) for name in _COUNTERS},
             "trained": {n: p.detach().cpu() for n, p in self.model.trained_tensors().items()},
             "average": self.average.saved() if self.average else {},
             "optimizer": self.optimizer.state_dict(),
-            "rng": torch.get_rng_state(),
-            "cuda_rng": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+            "scaler": self.scaler.state_dict(),
+            "generators": generators,
             "data_digest": self.data_digest,
             "skipped": [(item.path, item.reason) for item in self.skipped],
         }
@@ -155,17 +194,14 @@ class Run:
             torch.save(state, temporary)
         for file in self._states()[self.config.keep_states :]:
             file.unlink(missing_ok=True)
-        self._saved_at = time.monotonic()
 
-    def save_if_due(self) -> None:
-        """Save where the configuration asks for it, in the middle of an epoch."""
+    @property
+    def is_save_due(self) -> bool:
+        """Whether the configuration asks for a state here, in the middle of an epoch."""
         config = self.config
-        by_steps = config.save_steps and self.step % config.save_steps == 0
-        by_time = config.save_minutes and (
-            time.monotonic() - self._saved_at > 60 * config.save_minutes
-        )
-        if by_steps or by_time:
-            self.save()
+        by_steps = bool(config.save_steps) and self.step % config.save_steps == 0
+        waited = time.monotonic() - self._saved_at
+        return by_steps or (config.save_minutes > 0 and waited > 60 * config.save_minutes)
 
     def restore(self) -> None:
         """Go back to the last saved state; a run stopped before the first starts over.
@@ -189,16 +225,26 @@ class Run:
         self.optimizer.load_state_dict(state["optimizer"])
         if self.average is not None:
             self.average.restore(state["average"])
-        torch.set_rng_state(state["rng"])
-        if len(state["cuda_rng"]) == torch.cuda.device_count():
-            torch.cuda.set_rng_state_all(state["cuda_rng"])
+        self.scaler.load_state_dict(state["scaler"])
+        self._restore_generators(state["generators"])
         for name in _COUNTERS:
             setattr(self, name, state[name])
         self.skipped = {Skipped(path=path, reason=reason) for path, reason in state["skipped"]}
         self._forget_what_is_done_again()
 
+    def _restore_generators(self, saved: list[dict[str, Any]]) -> None:
+        """Take this process's own; one that was not there before goes on from its seed."""
+        number = self.accelerator.process_index
+        if number >= len(saved):
+            return
+        torch.set_rng_state(saved[number]["cpu"])
+        if saved[number]["cuda"] is not None and self.model.device.type == "cuda":
+            torch.cuda.set_rng_state(saved[number]["cuda"], self.model.device)
+
     def _forget_what_is_done_again(self) -> None:
         """Drop what was logged after the state was saved."""
+        if not self.is_main:
+            return
         kept = []
         for line in read_json_lines(self.folder / "metrics.jsonl"):
             ends_epoch = "train_seconds" in line or "top1" in line

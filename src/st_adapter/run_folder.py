@@ -18,6 +18,7 @@ from st_adapter.provenance import command, versions
 from st_adapter.recipes import resolve
 from st_adapter.spec import ModelSpec
 
+_OF_THE_MACHINE = ("workers", "device", "processes")
 _NAMES = ("config.json", "adapter", "adapter_last", "metrics.jsonl", "eval.json", "state")
 
 
@@ -117,7 +118,7 @@ def resumed_config(folder: Path, wanted: TrainConfig | None) -> TrainConfig:
     values = wanted.to_json() | absolute_paths(wanted)
     for name, before in recorded.to_json().items():
         same = values[name] == before or (name == "precision" and values[name] == "auto")
-        if name not in ("workers", "device") and not same:
+        if name not in _OF_THE_MACHINE and not same:
             flag = f"--{name.replace('_', '-')}"
             raise ArgumentError(
                 f"{folder} was started with {flag} {before}, not {values[name]}; "

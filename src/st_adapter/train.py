@@ -1,24 +1,27 @@
 """Train a classifier on labelled videos, into a run folder that can be resumed at any time."""
 
-import os
 import shlex
 import statistics
 import time
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
+from accelerate.utils import InitProcessGroupKwargs, broadcast_object_list, gather_object
 
 from st_adapter import checkpoint
 from st_adapter.config import ClipConfig, TrainConfig
 from st_adapter.data.index import index_of
 from st_adapter.data.reader import make_reader
-from st_adapter.errors import ArgumentError, DataError
+from st_adapter.errors import DataError
 from st_adapter.evaluate import Evaluation, evaluate
 from st_adapter.inspection import count_parts
 from st_adapter.interrupt import deferred_interrupt
+from st_adapter.launch import is_launched, launch
 from st_adapter.machine import (
     check_input_size,
     check_memory,
@@ -29,7 +32,7 @@ from st_adapter.machine import (
 from st_adapter.metrics import METRICS
 from st_adapter.model import create_model
 from st_adapter.optimization import make_optimizer
-from st_adapter.progress import Bar, bar, say
+from st_adapter.progress import Bar, bar, console, say
 from st_adapter.run import Run
 from st_adapter.run_folder import check_folder, read_videos, resumed_config, write_evaluation
 from st_adapter.task import Task
@@ -38,6 +41,10 @@ from st_adapter.training_step import take_step
 
 _LOG_EVERY = 10
 """Most steps between two lines of metrics.jsonl; short epochs have ten lines."""
+
+
+_LONGEST_WAIT = timedelta(hours=2)
+"""For the slowest process, which may have more of the long videos to score."""
 
 
 class Interrupted(KeyboardInterrupt):
@@ -73,7 +80,13 @@ def train(
     """
     folder = Path(out)
     check_folder(folder, Path(data), resume)
+    wanted = config
     config = resumed_config(folder, config) if resume else config or TrainConfig()
+    count = processes_to_start(wanted or config)
+    if count > 1:
+        config = replace(config, processes=config.processes or count)
+        options: dict[str, Any] = {"recipe": recipe, "resume": resume, "temporal": temporal}
+        return launch(count, train, data, out, config, **options)
     run = _prepare(Path(data), folder, config)
     if resume:
         run.restore()
@@ -86,7 +99,7 @@ def train(
             _train_epoch(run, batches)
             _validate_epoch(run)
     except DataError:
-        if not resume and not run.step:
+        if not resume and run.step <= 1 and run.is_main:
             (folder / "config.json").unlink()  # nothing has come of it
         raise
     except KeyboardInterrupt:
@@ -98,13 +111,23 @@ def train(
     return _finish(run, Path(data), temporal)
 
 
+def processes_to_start(config: TrainConfig) -> int:
+    """How many processes to start here: as many as asked for, or one for each GPU."""
+    if is_launched():
+        return 1
+    if choose_device(config.device).type != "cuda":
+        return config.processes or 1
+    gpus = 1 if ":" in config.device else torch.cuda.device_count()
+    return min(config.processes or gpus, gpus)
+
+
 def _prepare(data: Path, folder: Path, config: TrainConfig) -> Run:
     """Build all that a run needs in memory; refuse what cannot work."""
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise ArgumentError("training runs in one process; start it without a launcher")
     annotations = read_videos(data, config)
     reversal, mirror = class_maps(config, annotations)
     device = choose_device(config.device)
+    accelerator = _join_processes(device)
+    config = replace(config, processes=config.processes or accelerator.num_processes)
     torch.manual_seed(config.seed)
     model = create_model(
         config.backbone,
@@ -119,9 +142,8 @@ def _prepare(data: Path, folder: Path, config: TrainConfig) -> Run:
         head_std=config.head_std,
     ).to(device)
     check_input_size(model, config.size)
-    precision, reason = choose_precision(
-        config.precision, model, clip_frames=config.frames, size=config.size
-    )
+    chosen = choose_precision(config.precision, model, clip_frames=config.frames, size=config.size)
+    precision, reason = broadcast_object_list([*chosen])  # each may have measured another
     check_memory(
         model,
         precision,
@@ -130,19 +152,14 @@ def _prepare(data: Path, folder: Path, config: TrainConfig) -> Run:
         size=config.size,
     )
     say(f"{device}, {precision}: {reason}")
-    AcceleratorState._reset_state(reset_partial_state=True)  # a process may train several times
-    accelerator = Accelerator(
-        cpu=device.type == "cpu",
-        mixed_precision="bf16" if precision == "bfloat16" else "no",
-        device_placement=False,  # the model is where --device says
-    )
-    model, optimizer = accelerator.prepare(model, make_optimizer(model, config))
+    if not accelerator.is_main_process:
+        torch.manual_seed(config.seed + accelerator.process_index)  # dropout of its own
     return Run(
         folder=folder,
         config=config,
         data=annotations,
         model=model,
-        optimizer=optimizer,
+        optimizer=make_optimizer(model, config),
         accelerator=accelerator,
         precision=precision,
         reversal=reversal,
@@ -151,11 +168,22 @@ def _prepare(data: Path, folder: Path, config: TrainConfig) -> Run:
     )
 
 
+def _join_processes(device: torch.device) -> Accelerator:
+    """Meet the other processes of the run, where there are any; the main one alone speaks."""
+    AcceleratorState._reset_state(reset_partial_state=True)  # a process may train several times
+    accelerator = Accelerator(
+        cpu=device.type == "cpu",
+        device_placement=False,  # the model is where --device says
+        kwargs_handlers=[InitProcessGroupKwargs(timeout=_LONGEST_WAIT)],
+    )
+    console.quiet = not accelerator.is_main_process
+    return accelerator
+
+
 def _announce(run: Run) -> None:
     config, model, data = run.config, run.model, run.data
     trained = model.num_parameters(only_trainable=True)
     image_model = sum(count_parts(model).values())
-    step_clips = config.batch_size * config.accumulate
     beside = " and their reversals" if run.reversal else ""
     say(
         f"{config.method} on {config.backbone}: {trained / 1e6:.3f} M trained parameters, "
@@ -166,14 +194,25 @@ def _announce(run: Run) -> None:
         f"of {len(data.labels)} classes{_kind(data.task)}"
     )
     say(
-        f"{step_clips} clips{beside} a step = {config.batch_size} clips x {config.accumulate} "
-        f"accumulation; {run.steps_per_epoch} steps an epoch; "
+        f"{config.step_clips} clips{beside} a step = {config.batch_size} clips x "
+        f"{config.accumulate} accumulation x {_count(config.processes or 1, 'process')}; "
+        f"{run.steps_per_epoch} steps an epoch; "
         f"learning rate {config.peak_lr():.2e}"
     )
+    now = run.accelerator.num_processes
+    if now != config.processes:
+        say(
+            f"note: {_count(now, 'process')} instead of {config.processes}; a step has the same "
+            f"{config.step_clips} clips, shared by those there are"
+        )
     if run.is_done:
         say("the run is complete; evaluating the epoch that is kept")
     elif run.step:
         say(f"resuming in epoch {run.epochs_done + 1} at step {run.step}")
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 'es'}"
 
 
 def _kind(task: Task) -> str:
@@ -194,23 +233,25 @@ def _train_epoch(run: Run, batches: Batches) -> None:
     log_every = min(_LOG_EVERY, max(1, run.steps_per_epoch // 10))
     with deferred_interrupt() as stop, bar(title, run.steps_per_epoch, first_step) as progress:
         for step in batches.steps(epoch, first_step):
-            norm = take_step(run, step)
-            seen += sum(len(batch.targets) for batch in step)
+            done = take_step(run, step, stop.is_set())
+            seen += done.clips
             now = time.perf_counter()
             run.train_seconds += now - last
             last = now
             if run.step % log_every == 0 or run.step == 1:
-                _log_step(run, norm, seen / (now - began), progress)
+                _log_step(run, done.norm, seen / (now - began), progress)
             progress.advance()
-            if stop.is_set():
+            if done.stop:
                 break
-            run.save_if_due()
+            if done.save:
+                run.save()
     run.save()
-    if stop.is_set():
+    if any(gather_object([stop.is_set()])):
         raise KeyboardInterrupt
 
 
 def _log_step(run: Run, norm: float, clips_per_second: float, progress: Bar) -> None:
+    run.report_skipped()
     if not run.losses:
         return  # all were left out
     loss = statistics.fmean(run.losses)
@@ -232,15 +273,15 @@ def _validate_epoch(run: Run) -> None:
     """Keep the adapter if it is the best on one view so far, or the last; close the epoch."""
     values, note = {}, f"{run.train_seconds:.0f} s of training"
     with run.what_counts():
-        run.model.save_adapter(run.folder / "adapter_last")
+        run.save_adapter("adapter_last")
         if run.config.keep == "last":
-            run.model.save_adapter(run.folder / "adapter")
+            run.save_adapter("adapter")
         else:
             result = _evaluate(run, replace(run.config.clip, views=(1, 1)))
             if result.score > run.best_score:
                 run.best_score, run.best_result = result.score, result
                 run.best_epoch = run.epochs_done + 1
-                run.model.save_adapter(run.folder / "adapter")
+                run.save_adapter("adapter")
             values = {
                 "top1": result.top1,
                 "top5": result.top5,
@@ -268,6 +309,7 @@ def _evaluate(run: Run, clip: ClipConfig, temporal: bool = False) -> Evaluation:
         precision=run.precision,
         temporal=temporal,
         reader=run.reader,
+        accelerator=run.accelerator,
     )
 
 
@@ -278,6 +320,9 @@ def _finish(run: Run, data: Path, temporal: bool) -> Evaluation:
     result = run.best_result  # already what is wanted, where validation used the recipe's views
     if result is None or result.views != run.config.clip.views or temporal:
         result = _evaluate(run, run.config.clip, temporal)
-    write_evaluation(run.folder / "eval.json", result, data)
-    run.note_skipped(tuple(result.skipped))
+    if run.is_main:
+        write_evaluation(run.folder / "eval.json", result, data)
+        run.unreported += result.skipped
+    run.report_skipped()
+    run.accelerator.end_training()
     return result

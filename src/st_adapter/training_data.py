@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from functools import partial
+from itertools import islice
 
 import torch
 from torch.utils.data import DataLoader
@@ -45,8 +46,14 @@ class Batches:
 
     def __init__(self, run: Run) -> None:
         config, videos = run.config, run.data.train
-        self._accumulate = config.accumulate
-        self._sampler = EpochSampler(len(videos), config.batch_size // config.repeats, config.seed)
+        self._sampler = EpochSampler(
+            num_videos=len(videos),
+            step_videos=config.step_clips // config.repeats,
+            batch_videos=config.batch_size // config.repeats,
+            seed=config.seed,
+            process=run.accelerator.process_index,
+            num_processes=run.accelerator.num_processes,
+        )
         self._loader: DataLoader[TrainBatch | DataError] = DataLoader(
             TrainDataset(  # type: ignore[arg-type]
                 videos,
@@ -67,21 +74,9 @@ class Batches:
             generator=torch.Generator(),  # the global one belongs to dropout, and to resuming
         )
 
-    def steps(self, epoch: int, first_step: int) -> Iterator[list[TrainBatch]]:
-        """The batches of each step from `first_step` on; the last may have fewer.
-
-        Raises:
-            DataError: no video can be read.
-        """
-        self._sampler.epoch = epoch
-        self._sampler.first_batch = first_step * self._accumulate
-        group: list[TrainBatch] = []
-        for batch in self._loader:
-            if isinstance(batch, DataError):
-                raise batch
-            group.append(batch)
-            if len(group) == self._accumulate:
-                yield group
-                group = []
-        if group:
-            yield group
+    def steps(self, epoch: int, first_step: int) -> Iterator[list[TrainBatch | DataError]]:
+        """What this process has of each step from `first_step` on: batches, or why it has none."""
+        self._sampler.epoch, self._sampler.first_step = epoch, first_step
+        loaded = iter(self._loader)
+        for batches in self._sampler.steps():
+            yield list(islice(loaded, len(batches)))

@@ -264,25 +264,41 @@ def collate_train(num_classes: int, items: list[TrainItem]) -> TrainBatch | Data
     )
 
 
+@dataclass(kw_only=True)
 class EpochSampler:
-    """Batches of (epoch, index) keys in an order that depends on seed and epoch alone."""
+    """The batches of one of several processes, in an order that seed and epoch alone decide.
 
-    def __init__(self, num_videos: int, batch_size: int, seed: int) -> None:
-        self.num_videos = num_videos
-        self.batch_size = batch_size
-        self.seed = seed
-        self.epoch = 0
-        self.first_batch = 0
+    An epoch is cut into steps, a step into shares of the processes, a share into batches, so that
+    a step has the same videos with any number of processes.
 
-    def __len__(self) -> int:
-        return -(-self.num_videos // self.batch_size)
+    Attributes:
+        step_videos: videos in a step of all processes; the last step may have fewer.
+        batch_videos: most videos in a batch, a list of keys (epoch, index).
+        process: number of this process, from 0, of `num_processes`.
+        epoch, first_step: where to begin.
+    """
+
+    num_videos: int
+    step_videos: int
+    batch_videos: int
+    seed: int
+    process: int = 0
+    num_processes: int = 1
+    epoch: int = 0
+    first_step: int = 0
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        return (batch for step in self.steps() for batch in step)
+
+    def steps(self) -> Iterator[list[list[tuple[int, int]]]]:
+        """The batches of each step; none where there are fewer videos than processes."""
         order = list(range(self.num_videos))
         random.Random(f"{self.seed} {self.epoch}").shuffle(order)
-        keys = [(self.epoch, index) for index in order]
-        for batch in range(self.first_batch, len(self)):
-            yield keys[batch * self.batch_size : (batch + 1) * self.batch_size]
+        for first in range(self.first_step * self.step_videos, len(order), self.step_videos):
+            step = order[first : first + self.step_videos]
+            bounds = [len(step) * (self.process + i) // self.num_processes for i in (0, 1)]
+            keys = [(self.epoch, index) for index in step[slice(*bounds)]]
+            yield [keys[i : i + self.batch_videos] for i in range(0, len(keys), self.batch_videos)]
 
 
 def view_loader(
@@ -291,12 +307,15 @@ def view_loader(
     batch_size: int,
     workers: int,
     reader: Reader = Reader(),
+    share: Sequence[int] | None = None,
 ) -> DataLoader[Views]:
-    """Batches of whole videos; each item is a list of `Views`."""
+    """Batches of whole videos, all or those with the indices in `share`, as lists of `Views`."""
+    share = range(len(videos)) if share is None else share
     return DataLoader(
         ViewDataset(videos, clip, reader),
         batch_size=batch_size,
-        num_workers=min(workers, len(videos)),
+        sampler=share,
+        num_workers=min(workers, len(share)),
         collate_fn=list,
         worker_init_fn=ignore_interrupt,
     )

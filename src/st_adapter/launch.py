@@ -1,0 +1,157 @@
+"""Several processes of one run on this machine: starting them, ending them together."""
+
+import os
+import signal
+import socket
+import threading
+import time
+import traceback
+from collections.abc import Callable
+from multiprocessing import (
+    connection,
+    get_context,
+    get_start_method,
+    parent_process,
+    set_start_method,
+)
+from multiprocessing.connection import Connection
+from multiprocessing.context import SpawnProcess
+from typing import Any, TypeVar
+
+import torch
+from torch import distributed
+
+from st_adapter.errors import StAdapterError, TrainingError
+from st_adapter.interrupt import deferred_interrupt
+
+_Result = TypeVar("_Result")
+
+_GRACE_SECONDS = 10.0
+"""How long the others may take to end when one has failed."""
+
+
+def is_launched() -> bool:
+    """Whether a launcher (this one, torchrun, accelerate) started this process among others."""
+    return int(os.environ.get("WORLD_SIZE", "1")) > 1
+
+
+def launch(count: int, function: Callable[..., _Result], *args: Any, **options: Any) -> _Result:
+    """Call a function in `count` processes that find each other; return what the first returns.
+
+    Ctrl-C and SIGTERM are passed on to all. The processes end when this one is killed.
+
+    Args:
+        function: that of a module, with arguments that can be pickled.
+
+    Raises:
+        what the function raises there, if it is a user's to mend or an interrupt.
+        TrainingError: a process failed otherwise.
+    """
+    context = get_context("spawn")
+    port = _free_port()
+    members: list[tuple[SpawnProcess, Connection]] = []
+    for rank in range(count):
+        receiver, sender = context.Pipe(duplex=False)
+        environment = {
+            "RANK": rank,
+            "LOCAL_RANK": rank,
+            "WORLD_SIZE": count,
+            "LOCAL_WORLD_SIZE": count,
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": port,
+        }
+        process = context.Process(
+            target=_member,
+            args=(sender, environment, get_start_method(), function, args, options),
+        )
+        process.start()
+        sender.close()
+        members.append((process, receiver))
+    result: _Result = _outcome(members)
+    return result
+
+
+def _free_port() -> int:
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        port: int = one.getsockname()[1]
+    return port
+
+
+def _member(
+    sender: Connection,
+    environment: dict[str, object],
+    start_method: str,
+    function: Callable[..., Any],
+    args: tuple[Any, ...],
+    options: dict[str, Any],
+) -> None:
+    """The life of one process: call the function, send what it returns or raises."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to all; one decides
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    set_start_method(start_method, force=True)  # else its workers were started as it was
+    os.environ |= {name: str(value) for name, value in environment.items()}
+    threads = max(1, (os.cpu_count() or 1) // int(os.environ["LOCAL_WORLD_SIZE"]))
+    os.environ.setdefault("OMP_NUM_THREADS", str(threads))
+    torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+    outcome: tuple[bool, Any]
+    try:
+        outcome = True, function(*args, **options)
+    except (StAdapterError, KeyboardInterrupt) as error:
+        outcome = False, error
+    except Exception:
+        outcome = False, traceback.format_exc()
+    sender.send(outcome)
+    if outcome[0] and distributed.is_initialized():
+        distributed.destroy_process_group()
+
+
+def _end_with_parent() -> None:
+    parent = parent_process()
+    assert parent is not None
+    connection.wait([parent.sentinel])
+    os._exit(1)
+
+
+def _outcome(members: list[tuple[SpawnProcess, Connection]]) -> Any:
+    """Wait for all; when one fails or a signal comes, end the rest."""
+    outcomes: dict[int, tuple[bool, Any]] = {}
+    waiting = {receiver: rank for rank, (_, receiver) in enumerate(members)}
+    told = failed_at = None
+    with deferred_interrupt() as stop:
+        while waiting:
+            for receiver in connection.wait(list(waiting), timeout=0.2):
+                rank = waiting.pop(receiver)  # type: ignore[call-overload]
+                try:
+                    outcomes[rank] = members[rank][1].recv()
+                except EOFError:
+                    outcomes[rank] = False, None
+                if not outcomes[rank][0]:
+                    failed_at = failed_at or time.monotonic()
+            late = failed_at is not None and time.monotonic() - failed_at > _GRACE_SECONDS
+            if late or (stop.is_set() and told is None):
+                told = True
+                for rank in waiting.values():
+                    process = members[rank][0]
+                    process.kill() if late else process.terminate()
+    for process, _ in members:
+        process.join()
+    return _settle([outcomes[rank] for rank in range(len(members))], [p for p, _ in members])
+
+
+def _settle(outcomes: list[tuple[bool, Any]], processes: list[SpawnProcess]) -> Any:
+    """Return what the first process returned, or raise what tells most about a failure."""
+    values = [value for succeeded, value in outcomes if not succeeded]
+    if not values:
+        return outcomes[0][1]
+    for value in values:
+        if isinstance(value, BaseException):
+            raise value
+    for rank, ((_, value), process) in enumerate(zip(outcomes, processes, strict=True)):
+        if value is None:
+            raise TrainingError(
+                f"process {rank} of {len(processes)} ended with code {process.exitcode} "
+                "(-9 is a kill, often for want of memory); go on with --resume"
+            )
+    raise RuntimeError(f"a process failed:\n{values[0]}")
