@@ -1,5 +1,11 @@
 """Shapes in signatures are checked here, and only here; small real videos are made once."""
 
+import os
+from multiprocessing import set_forkserver_preload
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # models are so small that threads only wait
+set_forkserver_preload(["st_adapter.comparison.cell"])  # torch is imported once for all tests
+
 import jaxtyping
 from jaxtyping import install_import_hook
 

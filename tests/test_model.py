@@ -134,3 +134,32 @@ def test_clips_of_another_shape_are_refused():
         unchecked(model, torch.zeros(2, 3, 64, 64))
     with pytest.raises(ArgumentError, match=r"not \[2, 0, 3, 64, 64\]"):
         unchecked(model, torch.zeros(2, 0, 3, 64, 64))
+
+
+@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
+def test_checkpointed_activations_give_the_same_gradients(precision):
+    clips = torch.rand(2, 4, 3, 32, 32)
+    model = randomise(make_model("test_vit"))
+
+    def gradients():
+        kept = []
+        keep = torch.autograd.graph.saved_tensors_hooks(kept.append, lambda _: kept.pop())
+        with torch.autocast("cpu", precision, enabled=precision != torch.float32):
+            loss = model(clips).square().sum()
+            with keep:
+                again = model(clips)
+        model.zero_grad()
+        loss.backward()
+        del again
+        return [parameter.grad for parameter in model.trainable_parameters()], len(kept)
+
+    plain, many = gradients()
+    model.checkpoint_activations()
+    recomputed, few = gradients()
+    assert all(map(torch.equal, plain, recomputed))
+    assert few < many / 2
+
+
+def test_checkpointing_is_refused_where_blocks_cannot_be_run_again():
+    with pytest.raises(ArgumentError, match="ResNet cannot be checkpointed"):
+        make_model("test_resnet").checkpoint_activations()

@@ -344,6 +344,12 @@ class TrainConfig:
     decoder: Literal["pyav", "torchcodec"] = _setting(
         "pyav", "Machine", "What decodes videos; torchcodec is an extra, on a GPU with 0 workers."
     )
+    checkpoint_activations: bool = _setting(
+        False,
+        "Machine",
+        "Run blocks again in the backward pass instead of keeping what is in them (plain ViTs): "
+        "less memory, more time, the same gradients.",
+    )
     precision: Literal["auto", "float32", "bfloat16", "float16"] = _setting(
         "auto", "Machine", "Arithmetic; auto measures whether bfloat16 is faster here than float32."
     )

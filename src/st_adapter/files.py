@@ -10,6 +10,9 @@ from typing import Any
 
 from st_adapter.errors import ArgumentError
 
+_RANDOM_CHARACTERS = 8
+"""That tempfile ends a name with."""
+
 
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
@@ -26,6 +29,14 @@ def atomic_path(path: Path) -> Iterator[Path]:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def remove_unfinished(folder: Path) -> None:
+    """Remove temporary files of `atomic_path` that a killed process left in a folder of its own."""
+    for path in folder.rglob(".*"):
+        base, _, random_part = path.name[1:].rpartition(".")
+        if base and len(random_part) == _RANDOM_CHARACTERS and path.is_file():
+            path.unlink(missing_ok=True)
 
 
 def check_writable(folder: Path) -> None:

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from timm.models import get_model_input_config
 from torch import Tensor
 
+from st_adapter.config import TrainConfig
 from st_adapter.errors import ArgumentError, MemoryShortError
 from st_adapter.kernels import training_kernels
 from st_adapter.model import VideoClassifier
@@ -106,13 +107,16 @@ def check_input_size(model: VideoClassifier, size: int) -> None:
 
 
 def check_memory(
-    model: VideoClassifier, precision: str, *, batch_size: int, clip_frames: int, size: int
+    model: VideoClassifier, config: TrainConfig, precision: str, batch_size: int
 ) -> None:
     """Raise ArgumentError where a training step cannot fit, before anything is written.
 
     Counts the bytes that the model keeps for the backward pass, for each further frame.
+
+    Args:
+        batch_size: clips in a forward pass, reversals among them.
     """
-    device = model.device
+    device, clip_frames, size = model.device, config.frames, config.size
     kept_by_one, kept_by_two = (_kept_bytes(model, precision, size, n) for n in (1, 2))
     clip_bytes = 3 * size * size * 5  # of a frame, as uint8 and as float32
     needed = kept_by_one + (kept_by_two - kept_by_one + clip_bytes) * clip_frames * batch_size
@@ -124,7 +128,7 @@ def check_memory(
         raise ArgumentError(
             f"a step of {batch_size} clips of {clip_frames} frames at {size} px needs about "
             f"{needed / 2**30:.1f} GB, {available / 2**30:.1f} GB are free on {device}; "
-            "lower --batch-size, --frames or --size"
+            + what_saves_memory(model, config, precision)
         )
 
 
@@ -152,16 +156,29 @@ def _kept_bytes(model: VideoClassifier, precision: str, size: int, clip_frames: 
 
 
 @contextmanager
-def clear_out_of_memory(device: torch.device) -> Iterator[None]:
+def clear_out_of_memory(
+    device: torch.device, advice: str = "lower --batch-size, --frames or --size"
+) -> Iterator[None]:
     """Turn a failed allocation into a MemoryShortError that says what would help."""
     try:
         yield
     except RuntimeError as error:
         if not isinstance(error, torch.OutOfMemoryError) and "allocate memory" not in str(error):
             raise
-        raise MemoryShortError(
-            f"out of memory on {device}; lower --batch-size, --frames or --size"
-        ) from None
+        raise MemoryShortError(f"out of memory on {device}; {advice}") from None
+
+
+def what_saves_memory(model: VideoClassifier, config: TrainConfig, precision: str) -> str:
+    """What a run that needs too much memory has not turned on yet."""
+    ways = []
+    if model.can_checkpoint and not config.checkpoint_activations:
+        ways.append("use --checkpoint-activations")
+    if precision == "float32":
+        ways.append("use --precision bfloat16")
+    half = config.batch_size // 2
+    if half and half * 2 == config.batch_size and half % config.repeats == 0:
+        ways.append(f"use --batch-size {half} --accumulate {2 * config.accumulate}, the same step")
+    return "; or ".join([*ways, "lower --frames or --size"])
 
 
 def free_memory(device: torch.device) -> int:

@@ -68,6 +68,7 @@ class VideoClassifier(nn.Module):
         self.train(self.training)
         self._trained_names = tuple(n for n, p in self.named_parameters() if p.requires_grad)
         self._times_disabled = 0
+        self._recomputes = False
         self.register_buffer("mean", torch.tensor(spec.mean).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(spec.std).view(3, 1, 1), persistent=False)
 
@@ -109,6 +110,7 @@ class VideoClassifier(nn.Module):
         if enabled:
             adapters = {n: partial(_over_clips, a, b, t) for n, a in self.adapters.items()}
             inserted = Inserted(adapters, list(self.prompts))
+        inserted = inserted._replace(recompute=self._recomputes and torch.is_grad_enabled())
         if self.token_pool is not None and enabled:
             tokens = self._family.frame_tokens(self.backbone, frames, inserted)
             return cast(Tensor, self.token_pool(tokens.unflatten(0, (b, t)).flatten(1, 2)))
@@ -129,6 +131,26 @@ class VideoClassifier(nn.Module):
         if METHODS[self.spec.method].unfrozen != "none":
             forget_caches(self.backbone)
         return self
+
+    @property
+    def can_checkpoint(self) -> bool:
+        """Whether `checkpoint_activations` works with this backbone."""
+        return self._family.CAN_RECOMPUTE
+
+    def checkpoint_activations(self) -> None:
+        """From now on, keep only what enters each block for the backward pass; run it again there.
+
+        Less memory, about a third more time, the same gradients.
+
+        Raises:
+            ArgumentError: not with this kind of backbone.
+        """
+        if not self.can_checkpoint:
+            raise ArgumentError(
+                f"activations of {type(self.backbone).__name__} cannot be checkpointed, those of "
+                "plain ViTs can; use a smaller --batch-size with --accumulate"
+            )
+        self._recomputes = True
 
     def trained_tensors(self) -> dict[str, nn.Parameter]:
         """The trained parameters, by the names they are saved under."""

@@ -24,7 +24,7 @@ from st_adapter.data.reader import Reader
 from st_adapter.data.shards import absolute
 from st_adapter.errors import ArgumentError, CheckpointError, TrainingError
 from st_adapter.evaluate import Evaluation
-from st_adapter.files import append_json_line, atomic_path, read_json_lines
+from st_adapter.files import append_json_line, atomic_path, read_json_lines, remove_unfinished
 from st_adapter.model import VideoClassifier
 from st_adapter.optimization import MovingAverage
 from st_adapter.progress import say
@@ -245,6 +245,7 @@ class Run:
         """Drop what was logged after the state was saved."""
         if not self.is_main:
             return
+        remove_unfinished(self.folder)
         kept = []
         for line in read_json_lines(self.folder / "metrics.jsonl"):
             ends_epoch = "train_seconds" in line or "top1" in line

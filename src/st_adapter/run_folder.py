@@ -18,7 +18,7 @@ from st_adapter.provenance import command, versions
 from st_adapter.recipes import resolve
 from st_adapter.spec import ModelSpec
 
-_OF_THE_MACHINE = ("workers", "device", "processes")
+_OF_THE_MACHINE = ("workers", "device", "checkpoint_activations")
 _NAMES = ("config.json", "adapter", "adapter_last", "metrics.jsonl", "eval.json", "state")
 
 
@@ -107,7 +107,7 @@ def recorded_run(folder: Path) -> tuple[Path, str, TrainConfig]:
 
 
 def resumed_config(folder: Path, wanted: TrainConfig | None) -> TrainConfig:
-    """The configuration to go on with: the recorded one, on the workers and device wanted.
+    """The configuration to go on with: the recorded one, run by this machine as wanted.
 
     Raises:
         ArgumentError: `wanted` differs in anything else.
@@ -118,13 +118,13 @@ def resumed_config(folder: Path, wanted: TrainConfig | None) -> TrainConfig:
     values = wanted.to_json() | absolute_paths(wanted)
     for name, before in recorded.to_json().items():
         same = values[name] == before or (name == "precision" and values[name] == "auto")
-        if name not in _OF_THE_MACHINE and not same:
+        if name not in (*_OF_THE_MACHINE, "processes") and not same:
             flag = f"--{name.replace('_', '-')}"
             raise ArgumentError(
                 f"{folder} was started with {flag} {before}, not {values[name]}; "
                 "a resumed run keeps its configuration"
             )
-    return replace(recorded, workers=wanted.workers, device=wanted.device)
+    return replace(recorded, **{name: getattr(wanted, name) for name in _OF_THE_MACHINE})
 
 
 def absolute_paths(config: TrainConfig) -> dict[str, Any]:

@@ -141,16 +141,12 @@ def _prepare(data: Path, folder: Path, config: TrainConfig) -> Run:
         dropout=config.dropout,
         head_std=config.head_std,
     ).to(device)
+    if config.checkpoint_activations:
+        model.checkpoint_activations()
     check_input_size(model, config.size)
     chosen = choose_precision(config.precision, model, clip_frames=config.frames, size=config.size)
     precision, reason = broadcast_object_list([*chosen])  # each may have measured another
-    check_memory(
-        model,
-        precision,
-        batch_size=config.batch_size * (2 if reversal else 1),
-        clip_frames=config.frames,
-        size=config.size,
-    )
+    check_memory(model, config, precision, config.batch_size * (2 if reversal else 1))
     say(f"{device}, {precision}: {reason}")
     if not accelerator.is_main_process:
         torch.manual_seed(config.seed + accelerator.process_index)  # dropout of its own

@@ -12,7 +12,7 @@ from torch import Tensor
 from st_adapter.data.dataset import TrainBatch
 from st_adapter.errors import DataError, TrainingError
 from st_adapter.kernels import training_kernels
-from st_adapter.machine import autocast, clear_out_of_memory
+from st_adapter.machine import autocast, clear_out_of_memory, what_saves_memory
 from st_adapter.optimization import learning_rate_factor
 from st_adapter.progress import say
 from st_adapter.run import WHAT_HELPS, Run
@@ -86,19 +86,21 @@ def _backward(run: Run, batches: list[TrainBatch]) -> Tensor:
     Gradients are those of that sum over the clips that a step usually has.
     """
     device, first = run.model.device, run.step * run.accelerator.num_processes
+    advice = what_saves_memory(run.model, run.config, run.precision)
     total = torch.zeros((), device=device)
     for i, batch in enumerate(batches):
         clips = batch.clips.to(device, non_blocking=True)
         targets = batch.targets.to(device, non_blocking=True)
-        with clear_out_of_memory(device):
+        with clear_out_of_memory(device, advice):
             if run.mixer is not None:
                 number = (first + run.accelerator.process_index) * run.config.accumulate + i
                 clips, targets = run.mixer(clips, targets, number)
-            with autocast(device, run.precision), training_kernels(device):
-                logits = run.model(clips)
-            loss = task_loss(logits.float(), targets, run.data.task, run.config.label_smoothing)
-            loss = loss * len(targets)
-            run.scaler.scale(loss / run.config.step_clips).backward()
+            smoothing = run.config.label_smoothing
+            with training_kernels(device):  # backward, too, where blocks are run again
+                with autocast(device, run.precision):
+                    logits = run.model(clips)
+                loss = task_loss(logits.float(), targets, run.data.task, smoothing) * len(targets)
+                run.scaler.scale(loss / run.config.step_clips).backward()
         total += loss.detach()
         run.unreported += batch.skipped
     return total

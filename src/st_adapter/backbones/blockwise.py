@@ -19,6 +19,7 @@ from st_adapter.backbones.site import Adapters, Inserted, Site
 from st_adapter.errors import ArgumentError
 
 NAME = "blockwise"
+CAN_RECOMPUTE = False
 
 _WHERE_BLOCKS_ARE = (
     r"blocks\.\d+\.blocks\.\d+\.\d+",  # CrossViT

@@ -18,10 +18,13 @@ class Inserted(NamedTuple):
         adapters: functions over patch features, by site.
         prompts: tokens [p, c] to join before the blocks, the first before the first; each takes
             the place of the one before.
+        recompute: run each block again in the backward pass instead of keeping what is in it,
+            where a family CAN_RECOMPUTE.
     """
 
     adapters: Adapters = MappingProxyType({})
     prompts: Sequence[Tensor] = ()
+    recompute: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +51,7 @@ class Family(Protocol):
     """What a file of this folder answers about its kind of image model."""
 
     NAME: str
+    CAN_RECOMPUTE: bool
 
     def supports(self, backbone: nn.Module) -> bool:
         """Whether this family runs the backbone."""

@@ -1,16 +1,22 @@
 """Plain vision transformers of timm: class and register tokens, pre-norm, layer scale."""
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
 from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from st_adapter.backbones.layout import adapt_tokens
 from st_adapter.backbones.site import Inserted, Site
 from st_adapter.errors import ArgumentError
 
+Adapter = Callable[[Tensor], Tensor]
+
 NAME = "ViT"
+CAN_RECOMPUTE = True
 
 
 def supports(backbone: Any) -> bool:
@@ -81,13 +87,26 @@ def _run_blocks(backbone: Any, frames: Tensor, inserted: Inserted) -> Tensor:
             prompts = inserted.prompts[i].expand(x.shape[0], -1, -1)
             x = torch.cat([x[:, :own], prompts.to(x.dtype), x[:, prefix:]], dim=1)
             prefix = own + prompts.shape[1]
-        if (adapter := inserted.adapters.get(_name(i, "attention"))) is not None:
-            x = adapt_tokens(x, prefix, grid, adapter)
-        x = x + block.drop_path1(block.ls1(block.attn(block.norm1(x))))
-        if (adapter := inserted.adapters.get(_name(i, "mlp"))) is not None:
-            x = adapt_tokens(x, prefix, grid, adapter)
-        x = x + block.drop_path2(block.ls2(block.mlp(block.norm2(x))))
+        run = partial(_run_block, block, _adapters_of(i, inserted), prefix, grid)
+        x = checkpoint(run, x, use_reentrant=False) if inserted.recompute else run(x)
     return torch.cat([x[:, :own], x[:, prefix:]], dim=1) if prefix > own else x
+
+
+def _adapters_of(block: int, inserted: Inserted) -> list[Adapter | None]:
+    return [inserted.adapters.get(_name(block, position)) for position in ("attention", "mlp")]
+
+
+def _run_block(
+    block: Any, adapters: list[Adapter | None], prefix: int, grid: tuple[int, int], x: Tensor
+) -> Tensor:
+    before_attention, before_mlp = adapters
+    if before_attention is not None:
+        x = adapt_tokens(x, prefix, grid, before_attention)
+    x = x + block.drop_path1(block.ls1(block.attn(block.norm1(x))))
+    if before_mlp is not None:
+        x = adapt_tokens(x, prefix, grid, before_mlp)
+    after: Tensor = x + block.drop_path2(block.ls2(block.mlp(block.norm2(x))))
+    return after
 
 
 def clip_features(backbone: Any, pooled: Tensor) -> Tensor:

@@ -1,0 +1,60 @@
+"""Peak memory and time of a training step with and without checkpointed activations.
+
+    python benchmarks/checkpointing.py [--backbone vit_base_patch16_224] [--clips 2] [--frames 16]
+
+Clips of noise, random weights, each way in a process of its own, whose whole memory counts.
+"""
+
+import argparse
+import sys
+import time
+from multiprocessing import get_context
+
+import torch
+
+from st_adapter import create_model
+from st_adapter.kernels import training_kernels
+from st_adapter.machine import autocast, peak_memory_gb
+
+
+def main(backbone: str, clips: int, frames: int, precision: str) -> None:
+    """Print a line for each way and the ratios."""
+    found = []
+    for checkpointed in (False, True):
+        with get_context("spawn").Pool(1) as pool:
+            found.append(pool.apply(measure, (backbone, clips, frames, precision, checkpointed)))
+        memory, seconds = found[-1]
+        print(f"checkpointed {checkpointed}: {memory:.2f} GB, {seconds:.2f} s a step", flush=True)
+    (memory, seconds), (less, more) = found
+    print(f"{1 - less / memory:.0%} less memory, {more / seconds:.2f} times the time")
+
+
+def measure(
+    backbone: str, clips: int, frames: int, precision: str, checkpointed: bool
+) -> tuple[float, float]:
+    """Peak memory of the process, GB, and seconds of the faster of two steps."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    model = create_model(backbone, ["a", "b"], weights="random").to(device).train()
+    if checkpointed:
+        model.checkpoint_activations()
+    clip = torch.randint(0, 256, (clips, frames, 3, 224, 224), dtype=torch.uint8, device=device)
+    times = []
+    for _ in range(2):
+        start = time.perf_counter()
+        with training_kernels(device):
+            with autocast(device, precision):
+                loss = model(clip).float().square().sum()
+            loss.backward()
+        float(loss.detach())  # waits for the device
+        times.append(time.perf_counter() - start)
+    return peak_memory_gb(device), min(times)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--backbone", default="vit_base_patch16_224")
+    parser.add_argument("--clips", type=int, default=2)
+    parser.add_argument("--frames", type=int, default=16)
+    parser.add_argument("--precision", default="float32")
+    arguments = parser.parse_args()
+    sys.exit(main(arguments.backbone, arguments.clips, arguments.frames, arguments.precision))
