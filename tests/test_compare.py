@@ -79,8 +79,8 @@ def test_trials_do_not_look_at_validation_data_that_is_given(folder_data, tmp_pa
 def test_a_rate_that_diverges_is_not_chosen_and_seeds_that_do_are_named(
     folder_data, tmp_path, tiny
 ):
-    config = replace(tiny, epochs=2)
-    arguments = {"methods": ["st-adapter"], "seeds": [0], "search_epochs": 2}
+    config = replace(tiny, epochs=4)
+    arguments = {"methods": ["st-adapter"], "seeds": [0], "search_epochs": 4}
     rows = compare(folder_data, tmp_path / "a", config, rates=[1e-3, 1e30], **arguments)
     assert rows[0].search["1e+30"] is None
     assert rows[0].lr == 1e-3

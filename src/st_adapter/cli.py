@@ -277,7 +277,7 @@ def check(
     return SOME_FAILED if found.faults else DONE
 
 
-@config_options("method", "lr", "lr_per_256", "head_lr", "keep")
+@config_options("method", "lr", "lr_per_256", "head_lr", "keep", "processes")
 @app.command()
 @click.argument("data", type=_PATH)
 @click.option("--out", type=_PATH, required=True, help="Folder to make, or to go on with.")

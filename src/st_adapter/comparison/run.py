@@ -66,6 +66,8 @@ def compare(
     for method in methods:
         check_method(method)
     config = replace(config or TrainConfig(), keep="last", head_lr=None)
+    passes = config.accumulate * (config.processes or 1)
+    config = replace(config, accumulate=passes, processes=1)  # the same step, a process a cell
     videos = read_videos(Path(data), config)
     class_maps(config, videos)  # refuses names that are none
     refused = _refused(config, methods, videos.labels)
