@@ -1,6 +1,8 @@
 import json
 import math
 import os
+import re
+import resource
 import shutil
 import signal
 import statistics
@@ -15,8 +17,9 @@ import torch
 import torch.nn.functional as F
 
 from conftest import write_audio
-from st_adapter import training_step
+from st_adapter import machine, training_step
 from st_adapter.checkpoint import load, load_tensors
+from st_adapter.cli import main
 from st_adapter.config import PRECISIONS, TrainConfig
 from st_adapter.data.annotations import read_annotations, read_parts
 from st_adapter.errors import ArgumentError, CheckpointError, DataError, TrainingError
@@ -502,3 +505,87 @@ def test_a_folder_that_cannot_be_written_is_refused_first(folder_data, tmp_path,
     (tmp_path / "file").write_text("")
     with pytest.raises(ArgumentError, match="file cannot be written to; choose another --out"):
         train(folder_data, tmp_path / "file" / "run", tiny)
+
+
+def test_a_tracker_gets_the_metrics(folder_data, tmp_path, tiny):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    out = tmp_path / "run"
+    train(folder_data, out, replace(tiny, epochs=1, tracker="tensorboard"))
+    events = EventAccumulator(str(out / "tensorboard"))
+    events.Reload()
+    logged = {x["step"]: x["loss"] for x in lines(out / "metrics.jsonl") if "loss" in x}
+    assert {e.step: e.value for e in events.Scalars("loss")} == pytest.approx(logged)
+    assert "top1" in events.Tags()["scalars"]
+
+
+def test_a_tracker_that_is_not_installed_is_refused(folder_data, tmp_path, tiny):
+    with pytest.raises(ArgumentError, match="tracker wandb needs its package: pip install wandb"):
+        train(folder_data, tmp_path / "run", replace(tiny, tracker="wandb"))
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_step_is_cut_into_as_few_passes_as_fit(tiny, monkeypatch):
+    model = create_model("test_vit", ["a", "b"], weights="random")
+    config = replace(tiny, batch_size=6, accumulate=2, repeats=2)
+    fixed, by_clip = machine._step_bytes(model, config, "float32")
+
+    def fitted(clips):
+        enough = int(machine._ROOM * (fixed + clips * by_clip)) + 1
+        monkeypatch.setattr(machine, "free_memory", lambda device: enough)
+        got = machine.fit_batch(model, config, "float32", copies=1)
+        return got.batch_size, got.accumulate
+
+    assert [fitted(clips) for clips in (12, 11, 5, 2, 1)] == [
+        (12, 1),
+        (6, 2),
+        (4, 3),
+        (2, 6),
+        (2, 6),
+    ]
+
+
+def test_the_size_of_a_batch_may_be_left_to_the_machine(folder_data, tmp_path, capsys):
+    flags = ["--backbone", "test_vit", "--weights", "random", "--size", "32", "--epochs", "1"]
+    flags += ["--frames", "4", "--workers", "0", "--batch-size", "auto", "--accumulate", "2"]
+    assert main(["train", str(folder_data), "--out", str(tmp_path / "run"), *flags]) == 0
+    config = json.loads((tmp_path / "run" / "config.json").read_text())["config"]
+    assert (config["batch_size"], config["accumulate"], config["fit_batch"]) == (16, 1, True)
+    assert "16 clips a step = 16 clips x 1 accumulation x 1 process" in capsys.readouterr().err
+
+
+def start(data, out, *flags):
+    command = [sys.executable, "-m", "st_adapter", "train", str(data), "--out", str(out)]
+    command += ["--backbone", "test_vit", "--weights", "random", "--size", "32", "--frames", "4"]
+    command += ["--workers", "0", "--epochs", "500", "--precision", "float32", "--device", "cpu"]
+    return subprocess.Popen([*command, *flags], stderr=subprocess.PIPE, text=True)
+
+
+def test_what_happens_to_the_disk_in_mid_run_is_told_and_the_last_state_kept(folder_data, tmp_path):
+    data, out = tmp_path / "data", tmp_path / "run"
+    shutil.copytree(folder_data, data)
+    process = start(data, out)
+    wait_for(lambda: list(out.glob("state/*.pt")), process)
+    resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (9000, 9000))  # as if it were full
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert re.search(r"error: ended at step \d+: .* --resume", errors.splitlines()[-1])
+    before = last_state(out)["step"]
+
+    process = start(data, out, "--resume")
+    wait_for(lambda: last_state(out)["step"] > before, process)
+    data.rename(tmp_path / "gone")
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 2
+    assert "no training video could be read; the last: " in errors.splitlines()[-1]
+    assert last_state(out)["step"] > before
+    assert not list(out.rglob(".*"))
+
+
+def test_float16_scales_the_loss_and_saves_the_scale(folder_data, tmp_path, tiny):
+    out = tmp_path / "run"
+    train(folder_data, out, replace(tiny, precision="float16", lr=1e-2, epochs=3))
+    losses = [x["loss"] for x in lines(out / "metrics.jsonl") if "loss" in x]
+    assert losses[-1] < losses[0]
+    assert last_state(out)["scaler"]["scale"] > 1
+    assert last_state(out)["bad_steps"] == 0

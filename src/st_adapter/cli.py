@@ -20,7 +20,13 @@ from st_adapter import __version__
 from st_adapter.config import ClipConfig, DataConfig, parse_views
 from st_adapter.errors import ArgumentError, MemoryShortError, StAdapterError, TrainingError
 from st_adapter.files import check_writable
-from st_adapter.flags import Verbs, config_options, data_options, run_options
+from st_adapter.flags import (
+    Verbs,
+    config_options,
+    data_options,
+    given_values,
+    run_options,
+)
 from st_adapter.method_table import METHODS
 from st_adapter.recipes import ALIASES, resolve
 
@@ -80,7 +86,7 @@ def train(
     form, a .csv with the columns path,label, a .txt of "path label" lines, .tar shards, or a data
     set's own lists as they are published.
     """
-    given = {name: value for name, value in flags.items() if value is not None}
+    given = given_values(flags)
     if resume:
         from st_adapter.run_folder import recorded_run
 
@@ -313,7 +319,7 @@ def compare(
     on a part held out of the training videos; then it runs once with each seed, and the last epoch
     counts. Interrupted anywhere, the same command goes on.
     """
-    given = {name: value for name, value in flags.items() if value is not None}
+    given = given_values(flags)
     config = resolve(recipe, config_file, given)
     chosen = tuple(METHODS) if methods == "all" else _list(methods, str, "--methods")
     from st_adapter.comparison.results import read_skipped

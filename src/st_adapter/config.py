@@ -353,6 +353,15 @@ class TrainConfig:
     precision: Literal["auto", "float32", "bfloat16", "float16"] = _setting(
         "auto", "Machine", "Arithmetic; auto measures whether bfloat16 is faster here than float32."
     )
+    fit_batch: bool = _setting(
+        False,
+        "Machine",
+        "Cut a step of batch-size x accumulate clips into as few forward passes as fit in memory; "
+        "--batch-size auto is the same.",
+    )
+    tracker: Literal["none", "tensorboard", "trackio", "wandb"] = _setting(
+        "none", "Machine", "Where metrics go, too, beside metrics.jsonl."
+    )
     device: str = _setting("auto", "Machine", "auto, cpu, cuda, cuda:1, mps ...")
     processes: int | None = _setting(
         None,

@@ -2,11 +2,14 @@
 
 import json
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from safetensors import SafetensorError
 
 from st_adapter.errors import ArgumentError
 
@@ -16,7 +19,11 @@ _RANDOM_CHARACTERS = 8
 
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; it takes that name once it is whole and on disk."""
+    """Yield a temporary path beside `path`; it takes that name once it is whole and on disk.
+
+    Raises:
+        OSError: it cannot be written, by a library that says so in another way, too.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     os.close(handle)
@@ -27,6 +34,10 @@ def atomic_path(path: Path) -> Iterator[Path]:
             os.fsync(file.fileno())
         temporary.chmod(0o644)
         temporary.replace(path)
+    except (RuntimeError, SafetensorError) as error:
+        free = shutil.disk_usage(path.parent).free / 2**20
+        reason = str(error).splitlines()[0]
+        raise OSError(f"{path} cannot be written, {free:.1f} MB are free there: {reason}") from None
     finally:
         temporary.unlink(missing_ok=True)
 

@@ -58,9 +58,22 @@ class _ConfigOption(click.Option):
             [f"--{name}/--no-{name}" if kind is bool else f"--{name}"],
             default=None,
             help=f"{item.metadata['help']}  [default recipe: {shown}]",
-            **_click_type(kind),
+            **_click_type(_size_or_auto if item.name == "batch_size" else kind),
         )
         self.group = f"{item.metadata['group']} options"
+
+
+def _size_or_auto(text: str) -> int | str:
+    return text if text == "auto" else int(text)
+
+
+def given_values(flags: dict[str, Any]) -> dict[str, Any]:
+    """Fields of TrainConfig by the flags that were given."""
+    given = {name: value for name, value in flags.items() if value is not None}
+    if given.get("batch_size") == "auto":
+        del given["batch_size"]
+        given["fit_batch"] = True
+    return given
 
 
 def _click_type(kind: Any) -> dict[str, Any]:
@@ -68,6 +81,8 @@ def _click_type(kind: Any) -> dict[str, Any]:
         return {"type": click.Choice(get_args(kind))}
     if get_origin(kind) is tuple:
         return {"nargs": len(get_args(kind)), "type": get_args(kind)[0]}
+    if kind is _size_or_auto:
+        return {"type": kind, "metavar": "INTEGER|auto"}
     return {"type": kind}
 
 

@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
 
 import psutil
 import torch
@@ -20,6 +21,9 @@ from st_adapter.model import VideoClassifier
 
 _WORTH_IT = 1.15
 """How much faster bfloat16 must be before its rounding is accepted."""
+
+_ROOM = 1.3
+"""Memory to leave for what is not counted, times what is."""
 
 
 def choose_device(name: str) -> torch.device:
@@ -111,25 +115,53 @@ def check_memory(
 ) -> None:
     """Raise ArgumentError where a training step cannot fit, before anything is written.
 
-    Counts the bytes that the model keeps for the backward pass, for each further frame.
-
     Args:
         batch_size: clips in a forward pass, reversals among them.
     """
-    device, clip_frames, size = model.device, config.frames, config.size
-    kept_by_one, kept_by_two = (_kept_bytes(model, precision, size, n) for n in (1, 2))
-    clip_bytes = 3 * size * size * 5  # of a frame, as uint8 and as float32
-    needed = kept_by_one + (kept_by_two - kept_by_one + clip_bytes) * clip_frames * batch_size
-    needed += 12 * model.num_parameters(only_trainable=True)  # gradient, and AdamW's two moments
-    available = free_memory(device)
-    if device.type == "cpu":  # all processes share it
-        available //= int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    fixed, by_clip = _step_bytes(model, config, precision)
+    needed, available = fixed + by_clip * batch_size, _share_of_memory(model.device)
     if needed > available:
         raise ArgumentError(
-            f"a step of {batch_size} clips of {clip_frames} frames at {size} px needs about "
-            f"{needed / 2**30:.1f} GB, {available / 2**30:.1f} GB are free on {device}; "
-            + what_saves_memory(model, config, precision)
+            f"a step of {batch_size} clips of {config.frames} frames at {config.size} px needs "
+            f"about {needed / 2**30:.1f} GB, {available / 2**30:.1f} GB are free on "
+            f"{model.device}; {what_saves_memory(model, config, precision)}"
         )
+
+
+def fit_batch(
+    model: VideoClassifier, config: TrainConfig, precision: str, copies: int
+) -> TrainConfig:
+    """Cut a step into the fewest forward passes that fit in memory with some room to spare.
+
+    Args:
+        copies: clips that a clip of the batch becomes, with its reversal.
+    """
+    fixed, by_clip = _step_bytes(model, config, precision)
+    available = _share_of_memory(model.device)
+    step, unit = config.batch_size * config.accumulate, config.repeats
+    sizes = [n for n in range(step, 0, -1) if step % n == 0 and n % unit == 0]
+    fitting = [n for n in sizes if _ROOM * (fixed + by_clip * n * copies) < available]
+    size = fitting[0] if fitting else sizes[-1]
+    return replace(config, batch_size=size, accumulate=step // size)
+
+
+def _step_bytes(model: VideoClassifier, config: TrainConfig, precision: str) -> tuple[int, int]:
+    """Bytes of a training step at any batch size, and of each clip in it.
+
+    Counts what the model keeps for the backward pass, for each further frame.
+    """
+    size = config.size
+    kept_by_one, kept_by_two = (_kept_bytes(model, precision, size, n) for n in (1, 2))
+    frame_bytes = 3 * size * size * 5  # as uint8 and as float32
+    by_clip = (kept_by_two - kept_by_one + frame_bytes) * config.frames
+    trained = 12 * model.num_parameters(only_trainable=True)  # gradient, AdamW's two moments
+    return kept_by_one + trained, by_clip
+
+
+def _share_of_memory(device: torch.device) -> int:
+    """Bytes that this process may take: all of a GPU, its part of what processes share."""
+    sharers = int(os.environ.get("LOCAL_WORLD_SIZE", 1)) if device.type == "cpu" else 1
+    return free_memory(device) // sharers
 
 
 def _kept_bytes(model: VideoClassifier, precision: str, size: int, clip_frames: int) -> int:

@@ -144,6 +144,8 @@ class Run:
         position = {"step": self.step, "epoch": self.epochs_done + 1}
         if self.is_main:
             append_json_line(self.folder / "metrics.jsonl", position | values)
+        numbers = {k: v for k, v in values.items() if isinstance(v, int | float)}
+        self.accelerator.log(numbers, step=self.step)  # to trackers, where there are any
 
     def report_skipped(self) -> None:
         """Tell once of each file that any process could not use, and list it."""

@@ -18,7 +18,7 @@ from st_adapter.provenance import command, versions
 from st_adapter.recipes import resolve
 from st_adapter.spec import ModelSpec
 
-_OF_THE_MACHINE = ("workers", "device", "checkpoint_activations")
+_OF_THE_MACHINE = ("workers", "device", "checkpoint_activations", "tracker")
 _NAMES = ("config.json", "adapter", "adapter_last", "metrics.jsonl", "eval.json", "state")
 
 

@@ -17,7 +17,7 @@ from st_adapter import checkpoint
 from st_adapter.config import ClipConfig, TrainConfig
 from st_adapter.data.index import index_of
 from st_adapter.data.reader import make_reader
-from st_adapter.errors import DataError
+from st_adapter.errors import DataError, TrainingError
 from st_adapter.evaluate import Evaluation, evaluate
 from st_adapter.inspection import count_parts
 from st_adapter.interrupt import deferred_interrupt
@@ -27,6 +27,7 @@ from st_adapter.machine import (
     check_memory,
     choose_device,
     choose_precision,
+    fit_batch,
     peak_memory_gb,
 )
 from st_adapter.metrics import METRICS
@@ -36,6 +37,7 @@ from st_adapter.progress import Bar, bar, console, say
 from st_adapter.run import Run
 from st_adapter.run_folder import check_folder, read_videos, resumed_config, write_evaluation
 from st_adapter.task import Task
+from st_adapter.trackers import check_tracker, start_tracker
 from st_adapter.training_data import Batches, class_maps
 from st_adapter.training_step import take_step
 
@@ -93,6 +95,7 @@ def train(
     else:
         run.write_config(Path(data), recipe)
     _announce(run)
+    start_tracker(run.accelerator, run.config, folder)
     batches = Batches(run)
     try:
         while not run.is_done:
@@ -102,6 +105,11 @@ def train(
         if not resume and run.step <= 1 and run.is_main:
             (folder / "config.json").unlink()  # nothing has come of it
         raise
+    except OSError as error:
+        raise TrainingError(
+            f"ended at step {run.step}: {error}; {folder} keeps the last good state: see to that, "
+            "then go on with --resume"
+        ) from None
     except KeyboardInterrupt:
         raise Interrupted(
             f"stopped in epoch {run.epochs_done + 1} at step {run.step}; "
@@ -126,7 +134,8 @@ def _prepare(data: Path, folder: Path, config: TrainConfig) -> Run:
     annotations = read_videos(data, config)
     reversal, mirror = class_maps(config, annotations)
     device = choose_device(config.device)
-    accelerator = _join_processes(device)
+    check_tracker(config.tracker)
+    accelerator = _join_processes(device, config.tracker, folder)
     config = replace(config, processes=config.processes or accelerator.num_processes)
     torch.manual_seed(config.seed)
     model = create_model(
@@ -146,7 +155,11 @@ def _prepare(data: Path, folder: Path, config: TrainConfig) -> Run:
     check_input_size(model, config.size)
     chosen = choose_precision(config.precision, model, clip_frames=config.frames, size=config.size)
     precision, reason = broadcast_object_list([*chosen])  # each may have measured another
-    check_memory(model, config, precision, config.batch_size * (2 if reversal else 1))
+    copies = 2 if reversal else 1
+    if config.fit_batch:
+        fitted = fit_batch(model, config, precision, copies)
+        (config,) = broadcast_object_list([fitted])  # memory differs from process to process
+    check_memory(model, config, precision, config.batch_size * copies)
     say(f"{device}, {precision}: {reason}")
     if not accelerator.is_main_process:
         torch.manual_seed(config.seed + accelerator.process_index)  # dropout of its own
@@ -164,12 +177,14 @@ def _prepare(data: Path, folder: Path, config: TrainConfig) -> Run:
     )
 
 
-def _join_processes(device: torch.device) -> Accelerator:
+def _join_processes(device: torch.device, tracker: str, folder: Path) -> Accelerator:
     """Meet the other processes of the run, where there are any; the main one alone speaks."""
     AcceleratorState._reset_state(reset_partial_state=True)  # a process may train several times
     accelerator = Accelerator(
         cpu=device.type == "cpu",
         device_placement=False,  # the model is where --device says
+        log_with=None if tracker == "none" else tracker,
+        project_dir=folder,
         kwargs_handlers=[InitProcessGroupKwargs(timeout=_LONGEST_WAIT)],
     )
     console.quiet = not accelerator.is_main_process
@@ -262,7 +277,11 @@ def _log_step(run: Run, norm: float, clips_per_second: float, progress: Bar) -> 
             "memory_gb": round(memory, 2),
         }
     )
-    progress.note(f"loss {loss:.3f}  {clips_per_second:.1f} clips/s  {memory:.1f} GB")
+    best = f"  best {run.best_score:.1%}" if run.best_score >= 0 else ""
+    progress.note(
+        f"loss {loss:.3f}  rate {run.optimizer.param_groups[0]['lr']:.1e}  "
+        f"{clips_per_second:.1f} clips/s  {memory:.1f} GB{best}"
+    )
 
 
 def _validate_epoch(run: Run) -> None:
