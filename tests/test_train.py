@@ -381,12 +381,16 @@ def test_loss_that_is_no_number_stops_with_the_state_kept(folder_data, tmp_path,
         assert all(tensor.isfinite().all() for tensor in trained.values())
 
 
-def test_killed_run_resumes_from_its_last_state(folder_data, tmp_path, tiny):
-    out = tmp_path / "run"
-    command = [sys.executable, "-m", "st_adapter", "train", str(folder_data), "--out", str(out)]
+def start(data, out, *flags):
+    command = [sys.executable, "-m", "st_adapter", "train", str(data), "--out", str(out)]
     command += ["--backbone", "test_vit", "--weights", "random", "--size", "32", "--frames", "4"]
     command += ["--workers", "0", "--epochs", "500", "--precision", "float32", "--device", "cpu"]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen([*command, *flags], stderr=subprocess.PIPE, text=True)
+
+
+def test_killed_run_resumes_from_its_last_state(folder_data, tmp_path, tiny):
+    out = tmp_path / "run"
+    process = start(folder_data, out)
     wait_for(lambda: list(out.glob("state/*.pt")), process)
     time.sleep(0.3)
     os.kill(process.pid, signal.SIGKILL)
@@ -394,7 +398,7 @@ def test_killed_run_resumes_from_its_last_state(folder_data, tmp_path, tiny):
     step = last_state(out)["step"]
     assert json.loads((out / "config.json").read_text())["config"]["epochs"] == 500
 
-    process = subprocess.Popen([*command, "--resume"], stderr=subprocess.PIPE, text=True)
+    process = start(folder_data, out, "--resume")
     for line in process.stderr:
         if "resuming in epoch" in line:
             break
@@ -552,13 +556,6 @@ def test_the_size_of_a_batch_may_be_left_to_the_machine(folder_data, tmp_path, c
     config = json.loads((tmp_path / "run" / "config.json").read_text())["config"]
     assert (config["batch_size"], config["accumulate"], config["fit_batch"]) == (16, 1, True)
     assert "16 clips a step = 16 clips x 1 accumulation x 1 process" in capsys.readouterr().err
-
-
-def start(data, out, *flags):
-    command = [sys.executable, "-m", "st_adapter", "train", str(data), "--out", str(out)]
-    command += ["--backbone", "test_vit", "--weights", "random", "--size", "32", "--frames", "4"]
-    command += ["--workers", "0", "--epochs", "500", "--precision", "float32", "--device", "cpu"]
-    return subprocess.Popen([*command, *flags], stderr=subprocess.PIPE, text=True)
 
 
 def test_what_happens_to_the_disk_in_mid_run_is_told_and_the_last_state_kept(folder_data, tmp_path):

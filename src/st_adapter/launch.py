@@ -2,7 +2,6 @@
 
 import os
 import signal
-import socket
 import threading
 import time
 import traceback
@@ -19,6 +18,7 @@ from multiprocessing.context import SpawnProcess
 from typing import Any, TypeVar
 
 import torch
+from accelerate.utils.other import get_free_port
 from torch import distributed
 
 from st_adapter.errors import StAdapterError, TrainingError
@@ -48,7 +48,7 @@ def launch(count: int, function: Callable[..., _Result], *args: Any, **options: 
         TrainingError: a process failed otherwise.
     """
     context = get_context("spawn")
-    port = _free_port()
+    port = get_free_port()
     members: list[tuple[SpawnProcess, Connection]] = []
     for rank in range(count):
         receiver, sender = context.Pipe(duplex=False)
@@ -69,13 +69,6 @@ def launch(count: int, function: Callable[..., _Result], *args: Any, **options: 
         members.append((process, receiver))
     result: _Result = _outcome(members)
     return result
-
-
-def _free_port() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        port: int = one.getsockname()[1]
-    return port
 
 
 def _member(
@@ -118,7 +111,8 @@ def _outcome(members: list[tuple[SpawnProcess, Connection]]) -> Any:
     """Wait for all; when one fails or a signal comes, end the rest."""
     outcomes: dict[int, tuple[bool, Any]] = {}
     waiting = {receiver: rank for rank, (_, receiver) in enumerate(members)}
-    told = failed_at = None
+    failed_at: float | None = None
+    told = False
     with deferred_interrupt() as stop:
         while waiting:
             for receiver in connection.wait(list(waiting), timeout=0.2):
@@ -130,7 +124,7 @@ def _outcome(members: list[tuple[SpawnProcess, Connection]]) -> Any:
                 if not outcomes[rank][0]:
                     failed_at = failed_at or time.monotonic()
             late = failed_at is not None and time.monotonic() - failed_at > _GRACE_SECONDS
-            if late or (stop.is_set() and told is None):
+            if late or (stop.is_set() and not told):
                 told = True
                 for rank in waiting.values():
                     process = members[rank][0]
