@@ -151,7 +151,7 @@ def test_checkpointed_activations_give_the_same_gradients(precision):
         model.zero_grad()
         loss.backward()
         del again
-        return [parameter.grad for parameter in model.trainable_parameters()], len(kept)
+        return [p.grad for p in model.trainable_parameters() if p.grad is not None], len(kept)
 
     plain, many = gradients()
     model.checkpoint_activations()

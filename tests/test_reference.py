@@ -43,7 +43,10 @@ def test_logits_and_gradients_equal_the_official_ones(case, run):
     ours, theirs = model.trained_tensors(), case.part("grad")
     assert ours.keys() == {our_name(name) for name in theirs}
     for name, expected in theirs.items():
-        difference = (ours[our_name(name)].grad - expected).norm()
+        gradient = ours[our_name(name)].grad
+        if gradient is None:  # of what nothing hangs on
+            gradient = torch.zeros_like(expected)
+        difference = (gradient - expected).norm()
         assert difference <= 1e-4 * expected.norm(), (name, difference)
 
 

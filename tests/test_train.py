@@ -24,7 +24,7 @@ from st_adapter.config import PRECISIONS, TrainConfig
 from st_adapter.data.annotations import read_annotations, read_parts
 from st_adapter.errors import ArgumentError, CheckpointError, DataError, TrainingError
 from st_adapter.evaluate import evaluate
-from st_adapter.kernels import FEW_TOKENS, training_kernels
+from st_adapter.kernels import FEW_TOKENS, chosen_kernels
 from st_adapter.machine import _kept_bytes
 from st_adapter.model import create_model
 from st_adapter.optimization import MovingAverage, learning_rate_factor, make_optimizer
@@ -162,7 +162,7 @@ def test_attention_over_few_tokens_is_the_same_to_rounding():
     inputs = [torch.randn(2, 3, 50, 16, requires_grad=True) for _ in range(3)]
     exact = F.scaled_dot_product_attention(*inputs)
     wanted = torch.autograd.grad(exact.square().sum(), inputs)
-    with training_kernels(torch.device("cpu")), torch.autocast("cpu", torch.bfloat16):
+    with chosen_kernels(torch.device("cpu")), torch.autocast("cpu", torch.bfloat16):
         ours = F.scaled_dot_product_attention(*inputs, dropout_p=0.0)
     assert "Backward" in type(ours.grad_fn).__name__
     assert "FlashAttention" not in type(ours.grad_fn).__name__
@@ -176,7 +176,7 @@ def test_attention_over_few_tokens_is_the_same_to_rounding():
 @pytest.mark.parametrize("precision", [torch.bfloat16, torch.float32])
 def test_attention_is_plain_for_few_tokens_in_bfloat16_alone(tokens, precision):
     x = torch.randn(1, 1, tokens, 8, requires_grad=True)
-    kernels = training_kernels(torch.device("cpu"))
+    kernels = chosen_kernels(torch.device("cpu"))
     with kernels, torch.autocast("cpu", torch.bfloat16, enabled=precision == torch.bfloat16):
         result = F.scaled_dot_product_attention(x, x, x)
     fused = "FlashAttention" in type(result.grad_fn).__name__
@@ -190,7 +190,7 @@ STRIDES = {1: torch.bfloat16, (1, 1): torch.bfloat16, 2: torch.float32, (2, 2): 
 def test_strided_depthwise_convolutions_stay_in_float32(stride):
     x, weight = torch.randn(1, 4, 8, 8), torch.randn(4, 1, 3, 3)
     exact = F.conv2d(x, weight, stride=stride, groups=4)
-    with training_kernels(torch.device("cpu")), torch.autocast("cpu", torch.bfloat16):
+    with chosen_kernels(torch.device("cpu")), torch.autocast("cpu", torch.bfloat16):
         ours = F.conv2d(input=x, weight=weight, stride=stride, groups=4)
         assert ours.dtype == F.conv2d(x, weight, None, stride, 0, 1, 4).dtype == STRIDES[stride]
         assert F.conv2d(x, torch.randn(4, 4, 3, 3), stride=stride).dtype == torch.bfloat16
@@ -198,7 +198,7 @@ def test_strided_depthwise_convolutions_stay_in_float32(stride):
 
 
 def test_kernels_are_left_alone_on_other_devices():
-    with training_kernels(torch.device("cuda")), torch.autocast("cpu", torch.bfloat16):
+    with chosen_kernels(torch.device("cuda")), torch.autocast("cpu", torch.bfloat16):
         x = F.conv2d(torch.randn(1, 4, 8, 8), torch.randn(4, 1, 3, 3), stride=2, groups=4)
     assert x.dtype == torch.bfloat16
 

@@ -11,6 +11,7 @@ from st_adapter.data.dataset import Skipped, view_loader
 from st_adapter.data.reader import Reader
 from st_adapter.data.video_list import Video
 from st_adapter.frame_order import Order, reorder
+from st_adapter.kernels import chosen_kernels
 from st_adapter.machine import autocast, clear_out_of_memory
 from st_adapter.model import VideoClassifier
 from st_adapter.scoring import probabilities
@@ -74,7 +75,8 @@ def score_clips(
     model.eval()
     parts = []
     for part in clips.split(batch_size):
-        with clear_out_of_memory(device), autocast(device, precision):
+        kernels = chosen_kernels(device)
+        with clear_out_of_memory(device), autocast(device, precision), kernels:
             logits = model(part.to(device))
         parts.append(probabilities(logits.float(), model.spec.task).cpu())
     return torch.cat(parts)

@@ -16,11 +16,13 @@ from torch import Tensor
 
 from st_adapter.config import TrainConfig
 from st_adapter.errors import ArgumentError, MemoryShortError
-from st_adapter.kernels import training_kernels
+from st_adapter.kernels import chosen_kernels
 from st_adapter.model import VideoClassifier
 
 _WORTH_IT = 1.15
 """How much faster bfloat16 must be before its rounding is accepted."""
+
+_HALF = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 
 _ROOM = 1.3
 """Memory to leave for what is not counted, times what is."""
@@ -59,8 +61,13 @@ def available_devices() -> list[str]:
 
 def autocast(device: torch.device, precision: str) -> AbstractContextManager[object]:
     """Compute in half the precision where that is asked for."""
-    dtype = torch.float16 if precision == "float16" else torch.bfloat16
-    return torch.autocast(device.type, dtype, enabled=precision != "float32")
+    return torch.autocast(device.type, _HALF.get(precision), enabled=precision in _HALF)
+
+
+def hold_frozen(model: VideoClassifier, precision: str) -> None:
+    """Hold frozen weights in the precision that autocast computes in."""
+    if precision in _HALF:
+        model.hold_frozen_in(_HALF[precision])
 
 
 def choose_precision(
@@ -87,7 +94,7 @@ def _step_seconds(model: VideoClassifier, clips: Tensor, precision: str) -> floa
     with torch.random.fork_rng(devices=devices):
         for _ in range(3):
             start = time.perf_counter()
-            with autocast(clips.device, precision), training_kernels(clips.device):
+            with autocast(clips.device, precision), chosen_kernels(clips.device):
                 loss = F.cross_entropy(model(clips).float(), target)
             torch.autograd.grad(loss, model.trainable_parameters(), allow_unused=True)
             float(loss.detach())  # waits for the device
@@ -179,7 +186,7 @@ def _kept_bytes(model: VideoClassifier, precision: str, size: int, clip_frames: 
         torch.random.fork_rng(devices=[device] if device.type == "cuda" else []),
         torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor),
         autocast(device, precision),
-        training_kernels(device),
+        chosen_kernels(device),
     ):
         _ = model(clip).sum()
     for parameter in model.parameters():

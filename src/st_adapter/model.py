@@ -132,6 +132,20 @@ class VideoClassifier(nn.Module):
             forget_caches(self.backbone)
         return self
 
+    def hold_frozen_in(self, dtype: torch.dtype) -> None:
+        """From now on, hold frozen weights of maps in half precision, for autocast to it.
+
+        The same numbers as autocast makes of them in every pass, in half the memory. The backbone
+        is changed in place; the digest that is saved remains that of its weights before.
+        """
+        if not self.spec.digest:
+            self.spec = dataclasses.replace(self.spec, digest=digest(self.backbone))
+        for module in self.backbone.modules():
+            is_map = type(module) is nn.Linear or (type(module) is nn.Conv2d and module.groups == 1)
+            for parameter in module.parameters(recurse=False) if is_map else ():
+                if not parameter.requires_grad:
+                    parameter.data = parameter.data.to(dtype)
+
     @property
     def can_checkpoint(self) -> bool:
         """Whether `checkpoint_activations` works with this backbone."""

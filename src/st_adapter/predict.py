@@ -16,7 +16,7 @@ from st_adapter.data.reader import Decoder, make_reader
 from st_adapter.data.video_list import Video
 from st_adapter.errors import ArgumentError, VideoError
 from st_adapter.inference import score_videos
-from st_adapter.machine import check_input_size, choose_device
+from st_adapter.machine import check_input_size, choose_device, hold_frozen
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +45,7 @@ class Predictor:
         path: a run folder or an adapter folder.
         weights: of the backbone; unset takes what the folder records.
         device: "auto", "cpu", "cuda:0" ...
-        precision: "float32" or "bfloat16".
+        precision: "float32", or "bfloat16" or "float16", which frozen weights are then held in.
         views: temporal and spatial views; unset takes what the adapter was trained for.
         frames: frames in a clip; unset takes as many as in training.
         size: height and width of a clip, pixels; unset takes that of training.
@@ -82,6 +82,7 @@ class Predictor:
         given: dict[str, Any] = {k: v for k, v in changes.items() if v is not None}
         self.clip: ClipConfig = replace(spec.clip, **given)
         check_input_size(self.model, self.clip.size)
+        hold_frozen(self.model, precision)
         self.precision = precision
         self.batch_size = batch_size
         self.decoder = decoder

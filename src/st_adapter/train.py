@@ -28,6 +28,7 @@ from st_adapter.machine import (
     choose_device,
     choose_precision,
     fit_batch,
+    hold_frozen,
     peak_memory_gb,
 )
 from st_adapter.metrics import METRICS
@@ -155,6 +156,7 @@ def _prepare(data: Path, folder: Path, config: TrainConfig) -> Run:
     check_input_size(model, config.size)
     chosen = choose_precision(config.precision, model, clip_frames=config.frames, size=config.size)
     precision, reason = broadcast_object_list([*chosen])  # each may have measured another
+    hold_frozen(model, precision)
     copies = 2 if reversal else 1
     if config.fit_batch:
         fitted = fit_batch(model, config, precision, copies)

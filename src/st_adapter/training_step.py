@@ -11,7 +11,7 @@ from torch import Tensor
 
 from st_adapter.data.dataset import TrainBatch
 from st_adapter.errors import DataError, TrainingError
-from st_adapter.kernels import training_kernels
+from st_adapter.kernels import chosen_kernels
 from st_adapter.machine import autocast, clear_out_of_memory, what_saves_memory
 from st_adapter.optimization import learning_rate_factor
 from st_adapter.progress import say
@@ -96,7 +96,7 @@ def _backward(run: Run, batches: list[TrainBatch]) -> Tensor:
                 number = (first + run.accelerator.process_index) * run.config.accumulate + i
                 clips, targets = run.mixer(clips, targets, number)
             smoothing = run.config.label_smoothing
-            with training_kernels(device):  # backward, too, where blocks are run again
+            with chosen_kernels(device):  # backward, too, where blocks are run again
                 with autocast(device, run.precision):
                     logits = run.model(clips)
                 loss = task_loss(logits.float(), targets, run.data.task, smoothing) * len(targets)

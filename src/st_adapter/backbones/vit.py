@@ -5,6 +5,8 @@ from functools import partial
 from typing import Any
 
 import torch
+import torch.nn.functional as F
+from timm.layers import Attention, Mlp, QuickGELU
 from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
@@ -12,6 +14,7 @@ from torch.utils.checkpoint import checkpoint
 from st_adapter.backbones.layout import adapt_tokens
 from st_adapter.backbones.site import Inserted, Site
 from st_adapter.errors import ArgumentError
+from st_adapter.kernels import QuickGELU as OneKernelQuickGELU
 
 Adapter = Callable[[Tensor], Tensor]
 
@@ -63,7 +66,7 @@ def frame_features(backbone: Any, frames: Tensor, inserted: Inserted) -> Tensor:
     A pooled class token is returned before the final norm, which the published model applies
     after the mean over frames.
     """
-    x = _run_blocks(backbone, frames, inserted)
+    x = _run_blocks(backbone, frames, inserted, only_class=_pools_token(backbone))
     if not _pools_token(backbone):
         x = backbone.norm(x)
     pooled: Tensor = backbone.pool(x)
@@ -76,7 +79,14 @@ def frame_tokens(backbone: Any, frames: Tensor, inserted: Inserted) -> Tensor:
     return tokens
 
 
-def _run_blocks(backbone: Any, frames: Tensor, inserted: Inserted) -> Tensor:
+def _run_blocks(
+    backbone: Any, frames: Tensor, inserted: Inserted, *, only_class: bool = False
+) -> Tensor:
+    """Run all blocks; where nothing else is looked at, the last one for the class token alone.
+
+    Operations are counted on the meta device: there all tokens count, as in published figures.
+    """
+    only_class = only_class and not frames.is_meta
     frames = _whole_patches(backbone, frames)
     grid = backbone.patch_embed.dynamic_feat_size((frames.shape[-2], frames.shape[-1]))
     x = backbone._pos_embed(backbone.patch_embed(frames))
@@ -88,8 +98,11 @@ def _run_blocks(backbone: Any, frames: Tensor, inserted: Inserted) -> Tensor:
             x = torch.cat([x[:, :own], prompts.to(x.dtype), x[:, prefix:]], dim=1)
             prefix = own + prompts.shape[1]
         run = partial(_run_block, block, _adapters_of(i, inserted), prefix, grid)
+        if only_class and block is backbone.blocks[-1] and _is_plain(block.attn):
+            run = partial(_run_last_block, block, _adapters_of(i, inserted)[0], prefix, grid)
         x = checkpoint(run, x, use_reentrant=False) if inserted.recompute else run(x)
-    return torch.cat([x[:, :own], x[:, prefix:]], dim=1) if prefix > own else x
+    has_prompts = prefix > own and x.shape[1] > own
+    return torch.cat([x[:, :own], x[:, prefix:]], dim=1) if has_prompts else x
 
 
 def _adapters_of(block: int, inserted: Inserted) -> list[Adapter | None]:
@@ -105,7 +118,53 @@ def _run_block(
     x = x + block.drop_path1(block.ls1(block.attn(block.norm1(x))))
     if before_mlp is not None:
         x = adapt_tokens(x, prefix, grid, before_mlp)
-    after: Tensor = x + block.drop_path2(block.ls2(block.mlp(block.norm2(x))))
+    return _add_mlp(block, x)
+
+
+def _run_last_block(
+    block: Any, before_attention: Adapter | None, prefix: int, grid: tuple[int, int], x: Tensor
+) -> Tensor:
+    """What the last block makes of the class token, [n, 1, c].
+
+    The other tokens are read by its attention, then never again; an adapter before the MLP would
+    change them alone.
+    """
+    if before_attention is not None:
+        x = adapt_tokens(x, prefix, grid, before_attention)
+    attended = _attend_by_class(block.attn, block.norm1(x))
+    return _add_mlp(block, x[:, :1] + block.drop_path1(block.ls1(attended)))
+
+
+def _is_plain(attn: Any) -> bool:
+    """Whether attention is timm's, without a gate, its maps not wrapped."""
+    plain_map = type(getattr(attn, "qkv", None)) is nn.Linear
+    return type(attn) is Attention and plain_map and getattr(attn, "gate", None) is None
+
+
+def _attend_by_class(attn: Any, x: Tensor) -> Tensor:
+    """The first row of timm's `Attention.forward`."""
+    n, tokens, _ = x.shape
+    width = attn.attn_dim
+    weight, bias = attn.qkv.weight, attn.qkv.bias
+    query = F.linear(x[:, :1], weight[:width], None if bias is None else bias[:width])
+    rest = F.linear(x, weight[width:], None if bias is None else bias[width:])
+    query = query.view(n, 1, attn.num_heads, attn.head_dim).transpose(1, 2)
+    key, value = rest.view(n, tokens, 2, attn.num_heads, attn.head_dim).permute(2, 0, 3, 1, 4)
+    query, key = attn.q_norm(query), attn.k_norm(key)
+    attended = F.scaled_dot_product_attention(query, key, value)
+    attended = attn.norm(attended.transpose(1, 2).reshape(n, 1, width))
+    projected: Tensor = attn.proj(attended)
+    return projected
+
+
+def _add_mlp(block: Any, x: Tensor) -> Tensor:
+    """The residual stream after a block's MLP."""
+    hidden, mlp = block.norm2(x), block.mlp
+    if type(mlp) is Mlp and type(mlp.act) is QuickGELU and not torch.compiler.is_compiling():
+        hidden = mlp.fc2(mlp.norm(OneKernelQuickGELU.apply(mlp.fc1(hidden))))
+    else:
+        hidden = mlp(hidden)
+    after: Tensor = x + block.drop_path2(block.ls2(hidden))
     return after
 
 

@@ -10,8 +10,8 @@ from torch import nn
 
 from st_adapter.config import TrainConfig
 from st_adapter.inspection import count_parts, inspect_spec
-from st_adapter.kernels import training_kernels
-from st_adapter.machine import autocast, choose_device
+from st_adapter.kernels import chosen_kernels
+from st_adapter.machine import autocast, choose_device, hold_frozen
 from st_adapter.model import VideoClassifier, create_model
 from st_adapter.optimization import make_optimizer
 from st_adapter.progress import bar
@@ -64,6 +64,7 @@ def _build(config: TrainConfig, method: str, labels: list[str]) -> VideoClassifi
 
 def _step_seconds(model: VideoClassifier, config: TrainConfig) -> list[float]:
     """Times of forward pass, backward pass and optimizer step together."""
+    hold_frozen(model, config.precision)
     optimizer = make_optimizer(model.train(), config)
     num_clips = config.batch_size * (2 if config.reversal else 1)
     shape = (num_clips, config.frames, 3, config.size, config.size)
@@ -72,7 +73,7 @@ def _step_seconds(model: VideoClassifier, config: TrainConfig) -> list[float]:
     times = []
     for _ in range(1 + _STEPS):
         start = time.perf_counter()
-        kernels = training_kernels(model.device)
+        kernels = chosen_kernels(model.device)
         with autocast(model.device, config.precision), kernels:
             loss = F.cross_entropy(model(clips).float(), target)
         loss.backward()

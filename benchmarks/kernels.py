@@ -1,6 +1,6 @@
 """How much faster a step is with the kernels that `st_adapter.kernels` chooses, on this processor.
 
-    python benchmarks/training_kernels.py
+    python benchmarks/kernels.py
 
 Times forward and backward passes in bfloat16 with and without them, in turns, and prints the
 ratio of the medians: above 1 the choice is right, 1 where it changes nothing.
@@ -14,7 +14,7 @@ from contextlib import AbstractContextManager, nullcontext
 import torch
 
 from st_adapter import VideoClassifier, create_model
-from st_adapter.kernels import TrainingKernels
+from st_adapter.kernels import ChosenKernels
 
 CLIPS, FRAMES, ROUNDS = 4, 8, 7
 
@@ -30,7 +30,7 @@ def main() -> None:
 def _compare(name: str, model: VideoClassifier, size: int) -> None:
     clips = torch.randint(0, 256, (CLIPS, FRAMES, 3, size, size), dtype=torch.uint8)
     seconds: dict[Callable[[], AbstractContextManager[object]], list[float]] = {
-        TrainingKernels: [],
+        ChosenKernels: [],
         nullcontext: [],
     }
     for _ in range(1 + ROUNDS):
