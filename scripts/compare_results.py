@@ -34,7 +34,7 @@ COLUMNS = (
 )
 SHARED: dict[str, Any] = {"size": 112, "workers": 1, "precision": "bfloat16"}
 VIT = {"backbone": "vit_tiny_patch16_224"}
-CNN = {"backbone": "tf_efficientnet_lite0", "weights": "package", "frames": 4}
+CNN = {"backbone": "tf_efficientnet_lite0", "weights": "package", "frames": 4, "size": 96}
 BACKBONES: dict[str, dict[str, Any]] = {"vit": VIT, "cnn": CNN}
 
 

@@ -33,6 +33,13 @@ from st_adapter.recipes import ALIASES, resolve
 _Item = TypeVar("_Item")
 DONE, SOME_FAILED, NONSENSE, STOPPED = 0, 1, 2, 130
 _PATH = click.Path(path_type=Path)
+_NOT_MEASURED = (
+    *("weights", "views", "keep", "patience", "save_steps", "save_minutes", "keep_states", "val"),
+    *("val_fraction", "group", "videos", "columns", "split", "epochs", "fit_batch", "tracker"),
+    *("warmup_epochs", "average", "processes", "reversal", "mirror", "workers", "accumulate"),
+    *("checkpoint_activations", "seed", "mixup", "cutmix", "repeats", "decoder"),
+)
+"""Settings that `bench` has no use for."""
 
 
 @click.group(
@@ -392,6 +399,29 @@ def inspect(run: Path | None, as_json: bool, **options: Any) -> int:
     else:
         result = inspect_backbone(**options)
     click.echo(json.dumps(result.to_json(), indent=2) if as_json else result.to_text())
+    return DONE
+
+
+@config_options(*_NOT_MEASURED)
+@app.command()
+@click.option("--recipe", default="default", help="Named configuration to measure.")
+@click.option("--video", type=_PATH, help="To load clips of; unset makes one of 10 s.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def bench(recipe: str, video: Path | None, as_json: bool, **flags: Any) -> int:
+    """Measure loading, a training step and inference on this machine, beside its own limits.
+
+    The limits are the time of the same products of matrices alone, and of bare decoding. The
+    backbone gets random weights: what it costs does not depend on them.
+    """
+    config = resolve(recipe, None, given_values(flags))
+    from st_adapter.bench.measure import bench as run_bench
+    from st_adapter.tables import print_bench
+
+    result = run_bench(config, video)
+    if as_json:
+        click.echo(json.dumps(result.to_json(), indent=2))
+    else:
+        print_bench(result.to_json())
     return DONE
 
 

@@ -1,4 +1,4 @@
-"""What the verbs `recipes` and `backbones` print."""
+"""What the verbs `recipes`, `backbones` and `bench` print."""
 
 import fnmatch
 import json
@@ -7,6 +7,7 @@ from dataclasses import asdict
 from typing import Any
 
 import click
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -120,3 +121,42 @@ def _table(*columns: str) -> Table:
 def _print(table: Table) -> None:
     width = None if sys.stdout.isatty() else _UNBOUND
     Console(highlight=False, markup=False, width=width).print(table)
+
+
+def print_bench(result: dict[str, Any]) -> None:
+    """Print what was measured beside the machine's limits."""
+    console, table = Console(), Table(box=box.SIMPLE)
+    for title in (
+        "",
+        "ms",
+        "clips/s",
+        "limit, ms",
+        "of the limit",
+        "peak, GB",
+        "what the limit is",
+    ):
+        table.add_column(title, justify="left" if title in ("", "what the limit is") else "right")
+    for row in result["rows"]:
+        table.add_row(
+            row["what"],
+            f"{1000 * row['seconds']:.1f}",
+            f"{row['clips_per_second']:.2f}",
+            f"{1000 * row['limit_seconds']:.1f}",
+            f"{row['ratio']:.0%}",
+            "" if row["peak_gb"] is None else f"{row['peak_gb']:.2f}",
+            row["limit"],
+        )
+    console.print(
+        f"{result['method']} on {result['backbone']}, {result['batch_size']} clips of "
+        f"{result['frames']} frames, {result['size']} px, {result['precision']}, "
+        f"{result['device']}, {result['threads']} threads",
+        soft_wrap=True,
+    )
+    console.print(table)
+    console.print(
+        f"products of matrices {result['operations_per_second'] / 1e9:.0f} GFLOP/s at the shapes "
+        f"of the step, memory {result['bytes_per_second'] / 1e9:.1f} GB/s; forward pass and "
+        f"gradients of activations alone: {result['forward_and_activation_gradient']:.0%} of the "
+        "step",
+        soft_wrap=True,
+    )

@@ -1,0 +1,1 @@
+"""How fast a configuration runs on this machine, beside what the machine can do."""

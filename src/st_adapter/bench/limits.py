@@ -1,0 +1,117 @@
+"""What this machine can do at most: products of matrices, moving memory, decoding."""
+
+import statistics
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import av
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import bmm_flop, mm_flop
+
+_BYTES = 256 * 2**20
+_ROUNDS = 5
+_aten = torch.ops.aten
+_PRODUCTS: dict[Any, tuple[int, Callable[..., int]]] = {
+    _aten.mm.default: (0, mm_flop),
+    _aten.addmm.default: (1, mm_flop),
+    _aten.bmm.default: (0, bmm_flop),
+    _aten.baddbmm.default: (1, bmm_flop),
+}
+"""Operations to the place of their first factor, and to what counts them."""
+
+
+class Product(NamedTuple):
+    """A product of matrices: the shape and strides of each factor, and what is in them."""
+
+    kind: Any
+    left: tuple[tuple[int, ...], tuple[int, ...]]
+    right: tuple[tuple[int, ...], tuple[int, ...]]
+    dtype: torch.dtype
+
+    @property
+    def operations(self) -> int:
+        """Multiplications and additions."""
+        count: int = _PRODUCTS[self.kind][1](self.left[0], self.right[0])
+        return count
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Rows and columns of the result."""
+        return self.left[0][-2], self.right[0][-1]
+
+
+class Products(TorchDispatchMode):
+    """Counts the products that are computed while it is entered, backward passes too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.counted: Counter[Product] = Counter()
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Note a product, and compute as usual."""
+        if func in _PRODUCTS:
+            first = _PRODUCTS[func][0]
+            left, right = args[first], args[first + 1]
+            sides = ((tuple(x.shape), tuple(x.stride())) for x in (left, right))
+            self.counted[Product(func, *sides, left.dtype)] += 1
+        return func(*args, **(kwargs or {}))
+
+
+def seconds_of_products(products: Counter[Product], device: torch.device) -> float:
+    """Time that the products take one after the other with nothing between them."""
+    return sum(count * _seconds_of_one(product, device) for product, count in products.items())
+
+
+def _seconds_of_one(product: Product, device: torch.device) -> float:
+    factors = [
+        torch.empty_strided(*side, dtype=product.dtype, device=device).normal_()
+        for side in (product.left, product.right)
+    ]
+    multiply = torch.mm if len(product.left[0]) == 2 else torch.bmm
+    return median_seconds(lambda: multiply(*factors), device)
+
+
+def median_seconds(run: Callable[[], object], device: torch.device, rounds: int = _ROUNDS) -> float:
+    """Median time of a call, after one that is not timed."""
+    times = []
+    for _ in range(1 + rounds):
+        start = time.perf_counter()
+        run()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        times.append(time.perf_counter() - start)
+    return statistics.median(times[1:])
+
+
+def bytes_per_second(device: torch.device) -> float:
+    """Rate of reading and writing memory, by copying 256 MB."""
+    source = torch.zeros(_BYTES, dtype=torch.uint8, device=device)
+    target = torch.empty_like(source)
+    return 2 * _BYTES / median_seconds(lambda: target.copy_(source), device)
+
+
+def seconds_to_decode(path: Path, num_frames: int) -> float:
+    """Time that PyAV takes for the first frames of a file, in one thread, and nothing else."""
+
+    def decode() -> None:
+        with av.open(str(path)) as container:
+            stream = container.streams.video[0]
+            stream.thread_count = 1
+            for i, _ in enumerate(container.decode(stream), start=1):
+                if i == num_frames:
+                    break
+
+    return median_seconds(decode, torch.device("cpu"))
+
+
+def is_weight_gradient(product: Product, weights: Sequence[Tensor]) -> bool:
+    """Whether a product's result has the shape of a trained matrix, either way round."""
+    shapes = {tuple(w.shape) for w in weights if w.ndim == 2}
+    return product.shape in shapes or product.shape[::-1] in shapes

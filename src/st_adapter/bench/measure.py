@@ -1,0 +1,255 @@
+"""Loading, training steps and inference of a configuration, timed beside the machine's limits."""
+
+import tempfile
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from st_adapter.bench import limits
+from st_adapter.config import TrainConfig
+from st_adapter.data.dataset import TrainDataset
+from st_adapter.data.index import VideoIndex
+from st_adapter.data.reader import Reader
+from st_adapter.data.video_list import Video
+from st_adapter.errors import VideoError
+from st_adapter.kernels import chosen_kernels
+from st_adapter.machine import (
+    autocast,
+    check_input_size,
+    check_memory,
+    choose_device,
+    choose_precision,
+    hold_frozen,
+    peak_memory_gb,
+)
+from st_adapter.model import VideoClassifier, create_model
+from st_adapter.optimization import make_optimizer
+from st_adapter.progress import bar
+from st_adapter.provenance import versions
+from st_adapter.training_data import train_transform
+
+_SECONDS, _RATE, _WIDTH, _HEIGHT = 10, 30, 340, 256
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One thing that was measured.
+
+    Attributes:
+        seconds: of a batch of clips, or of one where it is loaded.
+        clips_per_second: of all processors together, one where it is loaded.
+        limit_seconds: of what the machine must do at least: the products of matrices alone, or
+            decoding the frames up to the last one needed.
+        limit: what that is.
+        peak_gb: most memory of this process so far, or of the GPU.
+    """
+
+    what: str
+    seconds: float
+    clips_per_second: float
+    limit_seconds: float
+    limit: str
+    peak_gb: float | None = None
+
+    @property
+    def ratio(self) -> float:
+        """Share of the time that the limit explains; above 1 less was done than it counts."""
+        return self.limit_seconds / self.seconds
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bench:
+    """What was measured of a configuration.
+
+    Attributes:
+        operations_per_second: of products of matrices, at the shapes of the training step.
+        bytes_per_second: of copying memory.
+        forward_and_activation_gradient: share of the training step that its products would take
+            without those of trained weights' gradients.
+    """
+
+    backbone: str
+    method: str
+    frames: int
+    size: int
+    batch_size: int
+    precision: str
+    device: str
+    threads: int
+    trained_parameters: int
+    operations_per_second: float
+    bytes_per_second: float
+    forward_and_activation_gradient: float
+    rows: list[Row]
+    versions: dict[str, str]
+
+    def to_json(self) -> dict[str, Any]:
+        """The record as plain values."""
+        record = asdict(self)
+        for row, values in zip(self.rows, record["rows"], strict=True):
+            values["ratio"] = row.ratio
+        return record
+
+
+def bench(config: TrainConfig, video: Path | None = None) -> Bench:
+    """Measure loading, a training step and inference of a configuration on this machine.
+
+    Args:
+        config: its backbone gets random weights, its clips in memory are noise.
+        video: to load clips of; unset makes one of 10 s, 340 x 256 at 30 frames a second.
+
+    Raises:
+        ArgumentError: a step does not fit in memory, or something else cannot work.
+        VideoError: the video cannot be read.
+    """
+    device = choose_device(config.device)
+    labels = [str(i) for i in range(400)]
+    model = create_model(
+        config.backbone,
+        labels,
+        config.adapter,
+        "random",
+        method=config.method,
+        method_config=config.method_config,
+    ).to(device)
+    check_input_size(model, config.size)
+    precision, _ = choose_precision(
+        config.precision, model, clip_frames=config.frames, size=config.size
+    )
+    hold_frozen(model, precision)
+    check_memory(model, config, precision, config.batch_size)
+    with bar("measuring", 3) as progress:
+        loading = _loading(config, video)
+        progress.advance()
+        step, products = _training(model, config, precision)
+        progress.advance()
+        inference = _inference(model, config, precision)
+        progress.advance()
+    trained = model.trainable_parameters()
+    kept = Counter({p: n for p, n in products.items() if not limits.is_weight_gradient(p, trained)})
+    operations = sum(product.operations * count for product, count in products.items())
+    return Bench(
+        backbone=config.backbone,
+        method=config.method,
+        frames=config.frames,
+        size=config.size,
+        batch_size=config.batch_size,
+        precision=precision,
+        device=torch.cuda.get_device_name(device) if device.type == "cuda" else str(device),
+        threads=torch.get_num_threads(),
+        trained_parameters=model.num_parameters(only_trainable=True),
+        operations_per_second=operations / step.limit_seconds,
+        bytes_per_second=limits.bytes_per_second(device),
+        forward_and_activation_gradient=limits.seconds_of_products(kept, device) / step.seconds,
+        rows=[loading, step, inference],
+        versions=versions(),
+    )
+
+
+def _loading(config: TrainConfig, video: Path | None) -> Row:
+    """Training clips of one video, drawn anew each time, from one process."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = video or _write_clip(Path(folder) / "clip.mp4")
+        index = VideoIndex(path.parent if video is None else Path(folder))
+        num_frames = index(path).num_frames
+        dataset = TrainDataset(
+            [Video(path=path, targets=(0,))],
+            config.clip,
+            train_transform(config),
+            seed=0,
+            reader=Reader(probe=index),
+        )
+        epochs = iter(range(1000))
+
+        def load() -> None:
+            item = dataset[next(epochs), 0]
+            if not item.clips:
+                raise VideoError(item.skipped[0].reason)
+
+        seconds = limits.median_seconds(load, torch.device("cpu"), rounds=12)
+        decoding = limits.seconds_to_decode(path, num_frames)
+    return Row(
+        what="loading, one process",
+        seconds=seconds,
+        clips_per_second=1 / seconds,
+        limit_seconds=decoding,
+        limit="PyAV decoding the whole video",
+    )
+
+
+def _write_clip(path: Path) -> Path:
+    """Grain that drifts over a gradient, in H.264."""
+    rng = np.random.default_rng(0)
+    picture = np.linspace(0, 200, _WIDTH)[None, :, None] + rng.normal(0, 20, (_HEIGHT, _WIDTH, 3))
+    picture = np.clip(picture, 0, 255).astype(np.uint8)
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=Fraction(_RATE))
+        stream.width, stream.height, stream.pix_fmt = _WIDTH, _HEIGHT, "yuv420p"
+        for i in range(_SECONDS * _RATE):
+            frame = av.VideoFrame.from_ndarray(np.roll(picture, i, axis=1), format="rgb24")
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    return path
+
+
+def _training(
+    model: VideoClassifier, config: TrainConfig, precision: str
+) -> tuple[Row, Counter[limits.Product]]:
+    """Forward pass, backward pass and optimizer step."""
+    optimizer = make_optimizer(model.train(), config)
+    clips = _noise(model, config)
+    target = torch.zeros(len(clips), dtype=torch.long, device=model.device)
+
+    def step() -> None:
+        with chosen_kernels(model.device):
+            with autocast(model.device, precision):
+                logits = model(clips)
+            F.cross_entropy(logits.float(), target).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    return _measure("training step", step, model, len(clips))
+
+
+def _inference(model: VideoClassifier, config: TrainConfig, precision: str) -> Row:
+    model.eval()
+    clips = _noise(model, config)
+
+    def score() -> None:
+        kernels = chosen_kernels(model.device)
+        with torch.inference_mode(), autocast(model.device, precision), kernels:
+            model(clips)
+
+    return _measure("inference", score, model, len(clips))[0]
+
+
+def _noise(model: VideoClassifier, config: TrainConfig) -> Tensor:
+    shape = (config.batch_size, config.frames, 3, config.size, config.size)
+    return torch.randint(0, 256, shape, dtype=torch.uint8, device=model.device)
+
+
+def _measure(
+    what: str, run: Callable[[], None], model: VideoClassifier, num_clips: int
+) -> tuple[Row, Counter[limits.Product]]:
+    """Time a call, and the products of matrices in it alone."""
+    seconds = limits.median_seconds(run, model.device)
+    with limits.Products() as products:
+        run()
+    row = Row(
+        what=what,
+        seconds=seconds,
+        clips_per_second=num_clips / seconds,
+        limit_seconds=limits.seconds_of_products(products.counted, model.device),
+        limit="its products of matrices alone",
+        peak_gb=peak_memory_gb(model.device),
+    )
+    return row, products.counted
