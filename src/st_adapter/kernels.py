@@ -3,9 +3,10 @@
 `benchmarks/training_kernels.py` measures each against what torch would choose.
 """
 
+import threading
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from typing import Any, Self
 
 import torch
 import torch.nn.functional as F
@@ -16,9 +17,18 @@ FEW_TOKENS = 128
 """Up to so many, fused attention has a slower backward pass than the plain form."""
 
 
+_ENTERED = threading.local()
+
+
 def training_kernels(device: torch.device) -> AbstractContextManager[object]:
     """Choose kernels for a forward pass on `device` whose backward pass counts."""
     return TrainingKernels() if device.type == "cpu" else nullcontext()
+
+
+def same_kernels() -> tuple[AbstractContextManager[object], AbstractContextManager[object]]:
+    """Contexts of what runs now and of running it again in the backward pass, for checkpointing."""
+    chosen = getattr(_ENTERED, "times", 0) > 0  # torch leaves its modes for `backward`
+    return nullcontext(), TrainingKernels() if chosen else nullcontext()
 
 
 class TrainingKernels(TorchFunctionMode):
@@ -26,6 +36,15 @@ class TrainingKernels(TorchFunctionMode):
 
     Holds for the thread that enters it. Without autocast to bfloat16 it changes nothing.
     """
+
+    def __enter__(self) -> Self:
+        _ENTERED.times = getattr(_ENTERED, "times", 0) + 1
+        super().__enter__()  # type: ignore[no-untyped-call]
+        return self
+
+    def __exit__(self, *raised: Any) -> None:
+        _ENTERED.times -= 1
+        super().__exit__(*raised)  # type: ignore[no-untyped-call]
 
     def __torch_function__(
         self,

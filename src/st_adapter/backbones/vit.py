@@ -12,6 +12,7 @@ from torch.utils.checkpoint import checkpoint
 from st_adapter.backbones.layout import adapt_tokens
 from st_adapter.backbones.site import Inserted, Site
 from st_adapter.errors import ArgumentError
+from st_adapter.kernels import same_kernels
 
 Adapter = Callable[[Tensor], Tensor]
 
@@ -88,7 +89,10 @@ def _run_blocks(backbone: Any, frames: Tensor, inserted: Inserted) -> Tensor:
             x = torch.cat([x[:, :own], prompts.to(x.dtype), x[:, prefix:]], dim=1)
             prefix = own + prompts.shape[1]
         run = partial(_run_block, block, _adapters_of(i, inserted), prefix, grid)
-        x = checkpoint(run, x, use_reentrant=False) if inserted.recompute else run(x)
+        if inserted.recompute:
+            x = checkpoint(run, x, use_reentrant=False, context_fn=same_kernels)
+        else:
+            x = run(x)
     return torch.cat([x[:, :own], x[:, prefix:]], dim=1) if prefix > own else x
 
 
