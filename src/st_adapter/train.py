@@ -21,7 +21,7 @@ from st_adapter.errors import DataError, TrainingError
 from st_adapter.evaluate import Evaluation, evaluate
 from st_adapter.inspection import count_parts
 from st_adapter.interrupt import deferred_interrupt
-from st_adapter.launch import is_launched, launch
+from st_adapter.launch import check_accelerate, is_launched, launch
 from st_adapter.machine import (
     check_input_size,
     check_memory,
@@ -135,6 +135,7 @@ def _prepare(data: Path, folder: Path, config: TrainConfig) -> Run:
     reversal, mirror = class_maps(config, annotations)
     device = choose_device(config.device)
     check_tracker(config.tracker)
+    check_accelerate()
     accelerator = _join_processes(device, config.tracker, folder)
     config = replace(config, processes=config.processes or accelerator.num_processes)
     torch.manual_seed(config.seed)
@@ -182,6 +183,7 @@ def _join_processes(device: torch.device, tracker: str, folder: Path) -> Acceler
     AcceleratorState._reset_state(reset_partial_state=True)  # a process may train several times
     accelerator = Accelerator(
         cpu=device.type == "cpu",
+        mixed_precision="no",  # --precision says
         device_placement=False,  # the model is where --device says
         log_with=None if tracker == "none" else tracker,
         project_dir=folder,
