@@ -36,6 +36,7 @@ from st_adapter.optimization import make_optimizer
 from st_adapter.progress import Bar, bar, console, say
 from st_adapter.run import Run
 from st_adapter.run_folder import check_folder, read_videos, resumed_config, write_evaluation
+from st_adapter.sharding import check_shardable, gathered, num_shards
 from st_adapter.task import Task
 from st_adapter.trackers import check_tracker, start_tracker
 from st_adapter.training_data import Batches, class_maps
@@ -136,6 +137,7 @@ def _prepare(data: Path, folder: Path, config: TrainConfig) -> Run:
     device = choose_device(config.device)
     check_tracker(config.tracker)
     check_accelerate()
+    check_shardable(config)
     accelerator = _join_processes(device, config.tracker, folder)
     config = replace(config, processes=config.processes or accelerator.num_processes)
     torch.manual_seed(config.seed)
@@ -162,6 +164,8 @@ def _prepare(data: Path, folder: Path, config: TrainConfig) -> Run:
         (config,) = broadcast_object_list([fitted])  # memory differs from process to process
     check_memory(model, config, precision, config.batch_size * copies)
     say(f"{device}, {precision}: {reason}")
+    if num_shards() > 1:
+        model.shard()
     if not accelerator.is_main_process:
         torch.manual_seed(config.seed + accelerator.process_index)  # dropout of its own
     return Run(
@@ -217,6 +221,10 @@ def _announce(run: Run) -> None:
         say(
             f"note: {_count(now, 'process')} instead of {config.processes}; a step has the same "
             f"{config.step_clips} clips, shared by those there are"
+        )
+    if num_shards() > 1:
+        say(
+            f"FSDP: parameters, gradients and optimizer lie in shards over {num_shards()} processes"
         )
     if run.is_done:
         say("the run is complete; evaluating the epoch that is kept")
@@ -333,10 +341,11 @@ def _evaluate(run: Run, clip: ClipConfig, temporal: bool = False) -> Evaluation:
 def _finish(run: Run, data: Path, temporal: bool) -> Evaluation:
     """Evaluate the kept adapter with the recipe's views and write the result."""
     best = checkpoint.load_tensors(run.folder / "adapter")
-    checkpoint.copy_trained(run.model, best, str(run.folder / "adapter"))
-    result = run.best_result  # already what is wanted, where validation used the recipe's views
-    if result is None or result.views != run.config.clip.views or temporal:
-        result = _evaluate(run, run.config.clip, temporal)
+    with gathered(run.model):
+        checkpoint.copy_trained(run.model, best, str(run.folder / "adapter"))
+        result = run.best_result  # already what is wanted, where validation used the recipe's views
+        if result is None or result.views != run.config.clip.views or temporal:
+            result = _evaluate(run, run.config.clip, temporal)
     if run.is_main:
         write_evaluation(run.folder / "eval.json", result, data)
         run.unreported += result.skipped

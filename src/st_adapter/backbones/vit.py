@@ -41,6 +41,11 @@ def blocks(backbone: Any) -> list[nn.Module]:
     return list(backbone.blocks)
 
 
+def units(backbone: Any) -> list[nn.Module]:
+    """Attention and MLP of every block: `_run_block` calls them, not the block."""
+    return [module for block in backbone.blocks for module in (block.attn, block.mlp)]
+
+
 def prompt_widths(backbone: Any) -> list[int]:
     """Every block takes prompts."""
     return [backbone.embed_dim] * len(backbone.blocks)
