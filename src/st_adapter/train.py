@@ -36,6 +36,7 @@ from st_adapter.optimization import make_optimizer
 from st_adapter.progress import Bar, bar, console, say
 from st_adapter.run import Run
 from st_adapter.run_folder import check_folder, read_videos, resumed_config, write_evaluation
+from st_adapter.run_view import RunView
 from st_adapter.sharding import check_shardable, gathered, num_shards
 from st_adapter.task import Task
 from st_adapter.trackers import check_tracker, start_tracker
@@ -97,11 +98,11 @@ def train(
         run.write_config(Path(data), recipe)
     _announce(run)
     start_tracker(run.accelerator, run.config, folder)
-    batches = Batches(run)
+    batches, view = Batches(run), RunView(run)
     try:
         while not run.is_done:
-            _train_epoch(run, batches)
-            _validate_epoch(run)
+            _train_epoch(run, batches, view)
+            view.last_score = _validate_epoch(run)
     except DataError:
         if not resume and run.step <= 1 and run.is_main:
             (folder / "config.json").unlink()  # nothing has come of it
@@ -243,7 +244,7 @@ def _kind(task: Task) -> str:
     return ", any number of them a video" if task.multi_label else ""
 
 
-def _train_epoch(run: Run, batches: Batches) -> None:
+def _train_epoch(run: Run, batches: Batches, view: RunView) -> None:
     """Train from where the run stands to the end of its epoch."""
     config, epoch = run.config, run.epochs_done
     first_step = run.step - epoch * run.steps_per_epoch
@@ -253,6 +254,7 @@ def _train_epoch(run: Run, batches: Batches) -> None:
     title = f"epoch {epoch + 1}/{config.epochs}"
     log_every = min(_LOG_EVERY, max(1, run.steps_per_epoch // 10))
     with deferred_interrupt() as stop, bar(title, run.steps_per_epoch, first_step) as progress:
+        progress.tell(*view.facts)
         for step in batches.steps(epoch, first_step):
             done = take_step(run, step, stop.is_set())
             seen += done.clips
@@ -260,7 +262,7 @@ def _train_epoch(run: Run, batches: Batches) -> None:
             run.train_seconds += now - last
             last = now
             if run.step % log_every == 0 or run.step == 1:
-                _log_step(run, done.norm, seen / (now - began), progress)
+                _log_step(run, done.norm, seen / (now - began), progress, view)
             progress.advance()
             if done.stop:
                 break
@@ -271,7 +273,7 @@ def _train_epoch(run: Run, batches: Batches) -> None:
         raise KeyboardInterrupt
 
 
-def _log_step(run: Run, norm: float, clips_per_second: float, progress: Bar) -> None:
+def _log_step(run: Run, norm: float, clips_per_second: float, progress: Bar, view: RunView) -> None:
     run.report_skipped()
     if not run.losses:
         return  # all were left out
@@ -287,15 +289,17 @@ def _log_step(run: Run, norm: float, clips_per_second: float, progress: Bar) -> 
             "memory_gb": round(memory, 2),
         }
     )
-    best = f"  best {run.best_score:.1%}" if run.best_score >= 0 else ""
-    progress.note(
-        f"loss {loss:.3f}  rate {run.optimizer.param_groups[0]['lr']:.1e}  "
-        f"{clips_per_second:.1f} clips/s  {memory:.1f} GB{best}"
-    )
+    view.losses.append(loss)
+    view.show(run, clips_per_second, memory, progress)
 
 
-def _validate_epoch(run: Run) -> None:
-    """Keep the adapter if it is the best on one view so far, or the last; close the epoch."""
+def _validate_epoch(run: Run) -> float | None:
+    """Keep the adapter if it is the best on one view so far, or the last; close the epoch.
+
+    Returns:
+        what the classifier is judged by, where that was measured.
+    """
+    score = None
     values, note = {}, f"{run.train_seconds:.0f} s of training"
     with run.what_counts():
         run.save_adapter("adapter_last")
@@ -303,6 +307,7 @@ def _validate_epoch(run: Run) -> None:
             run.save_adapter("adapter")
         else:
             result = _evaluate(run, replace(run.config.clip, views=(1, 1)))
+            score = result.score
             if result.score > run.best_score:
                 run.best_score, run.best_result = result.score, result
                 run.best_epoch = run.epochs_done + 1
@@ -321,6 +326,7 @@ def _validate_epoch(run: Run) -> None:
     say(f"epoch {run.epochs_done}/{run.config.epochs}: {note}")
     if run.is_done and run.epochs_done < run.config.epochs:
         say(f"no better epoch in {run.config.patience}; training ends")
+    return score
 
 
 def _evaluate(run: Run, clip: ClipConfig, temporal: bool = False) -> Evaluation:
