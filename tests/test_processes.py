@@ -1,5 +1,6 @@
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,9 +12,12 @@ import psutil
 import pytest
 import torch
 
+import st_adapter
 from st_adapter.checkpoint import load_tensors
 from st_adapter.data.dataset import EpochSampler
-from st_adapter.errors import DataError
+from st_adapter.errors import ArgumentError, DataError
+from st_adapter.launch import check_accelerate
+from st_adapter.sharding import check_shardable
 from st_adapter.train import train
 
 pytestmark = pytest.mark.filterwarnings("ignore:OMP_NUM_THREADS")
@@ -72,9 +76,79 @@ def test_two_processes_follow_one(folder_data, tmp_path, tiny):
     )
     assert (two.top1, two.confusion, two.temporal) == (one.top1, one.confusion, one.temporal)
     assert [p["path"] for p in two.predictions] == [p["path"] for p in one.predictions]
-    ours, theirs = (load_tensors(tmp_path / name / "adapter_last") for name in ("one", "two"))
-    for name, tensor in ours.items():
-        torch.testing.assert_close(tensor, theirs[name], rtol=1e-4, atol=1e-5)
+    equal_adapters(tmp_path / "one", tmp_path / "two")
+
+
+def test_accelerate_starts_processes_as_processes_does(folder_data, tmp_path, tiny):
+    config = replace(tiny, epochs=2, dropout=0.0, batch_size=2)
+    train(folder_data, tmp_path / "one", replace(config, batch_size=4))
+    out, launcher = tmp_path / "out", [sys.executable, "-m", "accelerate.commands.launch"]
+    launcher += ["--multi_gpu", "--num_processes", "2", "--main_process_port", "0"]
+    launcher += ["--mixed_precision", "bf16"]
+    _, *rest = command(folder_data, out, config)
+    done = subprocess.run([*launcher, *rest], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert losses(out) == pytest.approx(losses(tmp_path / "one"), abs=1e-4)
+    assert done.stdout.count("top-1") == 1
+    note = "accelerate's mixed precision (bf16) is left aside; --precision counts"
+    assert done.stderr.count(note) == 1
+
+
+def test_what_accelerate_is_set_to_and_is_not_used_here_is_told(monkeypatch, capsys):
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "True")
+    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")  # of --num_processes 2 --cpu
+    check_accelerate()
+    assert "accelerate started one process, not several" in capsys.readouterr().err
+    monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
+    with pytest.raises(ArgumentError, match="DeepSpeed, which is not used here; leave it out"):
+        check_accelerate()
+
+
+def test_in_shards_a_model_is_trained_as_whole(folder_data, tmp_path, tiny, monkeypatch):
+    data = tmp_path / "data"
+    shutil.copytree(folder_data, data)
+    (data / "darkens" / "clip 0.mp4").unlink()  # steps of 6 and 3: one process has a batch more
+    config = replace(tiny, method="full", dropout=0.0, lr=3e-4, clip_gradient=1.0, batch_size=6)
+    config = replace(config, save_steps=1, keep_states=9)
+    one = train(data, tmp_path / "one", config)
+
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    monkeypatch.setenv("FSDP_VERSION", "2")
+    out, shared = tmp_path / "two", replace(config, batch_size=1, accumulate=3, processes=2)
+    two = train(data, out, shared)
+    assert losses(out) == pytest.approx(losses(tmp_path / "one"), abs=1e-4)
+    assert (two.top1, two.confusion) == (one.top1, one.confusion)
+    equal_adapters(tmp_path / "one", out)
+    assert (
+        st_adapter.load(out).num_parameters() == st_adapter.load(tmp_path / "one").num_parameters()
+    )
+
+    monkeypatch.delenv("ACCELERATE_USE_FSDP")
+    for state in out.glob("state/*.pt"):
+        if state.name > "step_00000002.pt":
+            state.unlink()
+    train(data, out, replace(shared, processes=1), resume=True)
+    assert losses(out) == pytest.approx(losses(tmp_path / "one"), abs=1e-4)
+    equal_adapters(tmp_path / "one", out)
+
+
+@pytest.mark.parametrize(
+    ("change", "version", "message"),
+    [
+        ({"method": "st-adapter"}, "2", "FSDP shards what is trained, which is little"),
+        ({"method": "full"}, "1", "add --fsdp_version 2"),
+        ({"method": "full", "average": 0.9}, "2", "leave out --average"),
+        ({"method": "full", "precision": "float16"}, "2", "use --precision bfloat16"),
+    ],
+)
+def test_what_shards_cannot_do_is_refused(monkeypatch, tiny, change, version, message):
+    config = replace(tiny, **change)
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    monkeypatch.setenv("FSDP_VERSION", version)
+    check_shardable(config)  # one process shards nothing
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ArgumentError, match=message):
+        check_shardable(config)
 
 
 def test_stopped_in_two_processes_a_run_goes_on_in_one(folder_data, tmp_path, tiny):
@@ -130,6 +204,13 @@ def test_what_all_processes_find_is_said_once(tmp_path, folder_data, tiny):
     with pytest.raises(DataError, match="no training video could be read"):
         train(broken, tmp_path / "out", replace(tiny, processes=2))
     assert not (tmp_path / "out" / "config.json").exists()
+
+
+def equal_adapters(one, other):
+    ours, theirs = (load_tensors(run / "adapter_last") for run in (one, other))
+    assert ours.keys() == theirs.keys()
+    for name, tensor in ours.items():
+        torch.testing.assert_close(tensor, theirs[name], rtol=1e-4, atol=1e-5)
 
 
 def wait_for_state(out, process, seconds=120):

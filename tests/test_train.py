@@ -579,6 +579,14 @@ def test_what_happens_to_the_disk_in_mid_run_is_told_and_the_last_state_kept(fol
     assert not list(out.rglob(".*"))
 
 
+def test_blocks_run_again_in_bfloat16_as_they_ran(folder_data, tmp_path, tiny):
+    config = replace(tiny, precision="bfloat16", epochs=1)
+    for name, again in (("kept", False), ("again", True)):
+        train(folder_data, tmp_path / name, replace(config, checkpoint_activations=again))
+    kept, again = (lines(tmp_path / name / "metrics.jsonl") for name in ("kept", "again"))
+    assert [x.get("loss") for x in again] == [x.get("loss") for x in kept]
+
+
 def test_float16_scales_the_loss_and_saves_the_scale(folder_data, tmp_path, tiny):
     out = tmp_path / "run"
     train(folder_data, out, replace(tiny, precision="float16", lr=1e-2, epochs=3))

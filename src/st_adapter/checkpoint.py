@@ -19,6 +19,7 @@ from st_adapter.model import (
     TENSOR_FILE,
     VideoClassifier,
 )
+from st_adapter.sharding import like
 from st_adapter.spec import ModelSpec
 from st_adapter.task import Task
 
@@ -115,4 +116,4 @@ def copy_trained(model: VideoClassifier, tensors: dict[str, Tensor], source: str
     check_fit(source, tensors, wanted)
     with torch.no_grad():
         for name, parameter in wanted.items():
-            parameter.copy_(tensors[name])
+            parameter.copy_(like(parameter, tensors[name]))

@@ -104,11 +104,14 @@ def train(
     else:
         recipe = recipe or "default"
         config = resolve(recipe, config_file, given)
+    from st_adapter.launch import is_first
     from st_adapter.train import train as run_training
 
     result = run_training(data, out, config, recipe=recipe, resume=resume)
-    _print_evaluation(result.to_json())
-    click.echo(f"adapter: {out / 'adapter'}; try: st-adapter predict {shlex.quote(str(out))} VIDEO")
+    if is_first():
+        _print_evaluation(result.to_json())
+        hint = f"try: st-adapter predict {shlex.quote(str(out))} VIDEO"
+        click.echo(f"adapter: {out / 'adapter'}; {hint}")
     return SOME_FAILED if (out / "skipped.jsonl").exists() else DONE
 
 

@@ -3,9 +3,10 @@
 `benchmarks/kernels.py` measures each against what torch would choose.
 """
 
+import threading
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from typing import Any, Self
 
 import torch
 import torch.nn.functional as F
@@ -16,9 +17,18 @@ FEW_TOKENS = 256
 """Up to so many, attention keeps its weights for the backward pass; of more they would be large."""
 
 
+_ENTERED = threading.local()
+
+
 def chosen_kernels(device: torch.device) -> AbstractContextManager[object]:
-    """Choose kernels for passes on `device`; holds for the backward pass of autograd, too."""
+    """Choose kernels for a forward pass on `device`, and so for its backward pass."""
     return ChosenKernels() if device.type == "cpu" else nullcontext()
+
+
+def same_kernels() -> tuple[AbstractContextManager[object], AbstractContextManager[object]]:
+    """Contexts of what runs now and of running it again in the backward pass, for checkpointing."""
+    chosen = getattr(_ENTERED, "times", 0) > 0  # torch leaves its modes for `backward`
+    return nullcontext(), ChosenKernels() if chosen else nullcontext()
 
 
 class ChosenKernels(TorchFunctionMode):
@@ -26,6 +36,15 @@ class ChosenKernels(TorchFunctionMode):
 
     Holds for the thread that enters it. Without autocast to bfloat16 it changes nothing.
     """
+
+    def __enter__(self) -> Self:
+        _ENTERED.times = getattr(_ENTERED, "times", 0) + 1
+        super().__enter__()  # type: ignore[no-untyped-call]
+        return self
+
+    def __exit__(self, *raised: Any) -> None:
+        _ENTERED.times -= 1
+        super().__exit__(*raised)  # type: ignore[no-untyped-call]
 
     def __torch_function__(
         self,
@@ -116,7 +135,7 @@ _INSTEAD: dict[Callable[..., Any], Callable[..., Any]] = {
 }
 
 
-class QuickGELU(torch.autograd.Function):
+class QuickGELUFunction(torch.autograd.Function):
     """CLIP's x * sigmoid(1.702 x), which keeps one tensor for a backward pass of one kernel."""
 
     @staticmethod

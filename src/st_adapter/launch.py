@@ -21,8 +21,9 @@ import torch
 from accelerate.utils.other import get_free_port
 from torch import distributed
 
-from st_adapter.errors import StAdapterError, TrainingError
+from st_adapter.errors import ArgumentError, StAdapterError, TrainingError
 from st_adapter.interrupt import deferred_interrupt
+from st_adapter.progress import say
 
 _Result = TypeVar("_Result")
 
@@ -30,9 +31,45 @@ _GRACE_SECONDS = 10.0
 """How long the others may take to end when one has failed."""
 
 
+_COUNTS = ("WORLD_SIZE", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MV2_COMM_WORLD_SIZE")
+"""Where torchrun and the kinds of MPI, accelerate's ways to start processes, tell their number."""
+
+_REFUSED = {
+    "ACCELERATE_USE_DEEPSPEED": "DeepSpeed",
+    "ACCELERATE_USE_MEGATRON_LM": "Megatron-LM",
+}
+
+
 def is_launched() -> bool:
     """Whether a launcher (this one, torchrun, accelerate) started this process among others."""
-    return int(os.environ.get("WORLD_SIZE", "1")) > 1
+    return any(int(os.environ.get(name, "1")) > 1 for name in _COUNTS)
+
+
+def is_first() -> bool:
+    """Whether this process speaks for all, once they have met."""
+    return int(os.environ.get("RANK", "0")) == 0
+
+
+def check_accelerate() -> None:
+    """Say what of accelerate's configuration does not count here.
+
+    Raises:
+        ArgumentError: it asks for an engine that trains in another way.
+    """
+    for name, engine in _REFUSED.items():
+        if os.environ.get(name, "").lower() == "true":
+            raise ArgumentError(
+                f"accelerate is set to {engine}, which is not used here; leave it out"
+            )
+    precision = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
+    if precision != "no" and is_first():
+        say(f"note: accelerate's mixed precision ({precision}) is left aside; --precision counts")
+    alone = os.environ.get("ACCELERATE_USE_CPU", "").lower() == "true" and not is_launched()
+    if alone and "MASTER_ADDR" in os.environ:
+        say(
+            "note: accelerate started one process, not several: on processors it does so by MPI "
+            "alone; use --processes N, or its --multi_gpu with --device cpu"
+        )
 
 
 def launch(count: int, function: Callable[..., _Result], *args: Any, **options: Any) -> _Result:

@@ -18,6 +18,7 @@ from st_adapter.config import TrainConfig
 from st_adapter.errors import ArgumentError, MemoryShortError
 from st_adapter.kernels import chosen_kernels
 from st_adapter.model import VideoClassifier
+from st_adapter.sharding import num_shards
 
 _WORTH_IT = 1.15
 """How much faster bfloat16 must be before its rounding is accepted."""
@@ -161,7 +162,7 @@ def _step_bytes(model: VideoClassifier, config: TrainConfig, precision: str) -> 
     kept_by_one, kept_by_two = (_kept_bytes(model, precision, size, n) for n in (1, 2))
     frame_bytes = 3 * size * size * 5  # as uint8 and as float32
     by_clip = (kept_by_two - kept_by_one + frame_bytes) * config.frames
-    trained = 12 * model.num_parameters(only_trainable=True)  # gradient, AdamW's two moments
+    trained = 12 * model.num_parameters(only_trainable=True) // num_shards()  # gradient, moments
     return kept_by_one + trained, by_clip
 
 

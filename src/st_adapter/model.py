@@ -25,6 +25,7 @@ from st_adapter.method_table import METHODS
 from st_adapter.methods import build_parts
 from st_adapter.methods.low_rank import set_low_rank
 from st_adapter.methods.unfreeze import forget_caches
+from st_adapter.sharding import shard
 from st_adapter.spec import ModelSpec
 from st_adapter.task import Task
 
@@ -165,6 +166,10 @@ class VideoClassifier(nn.Module):
                 "plain ViTs can; use a smaller --batch-size with --accumulate"
             )
         self._recomputes = True
+
+    def shard(self) -> None:
+        """From now on, hold the large parts only while they run (FSDP, `sharding.py`)."""
+        shard(self, self._family.units(self.backbone), self.device.type)
 
     def trained_tensors(self) -> dict[str, nn.Parameter]:
         """The trained parameters, by the names they are saved under."""

@@ -1,9 +1,9 @@
 """What a terminal shows while work goes on: bars with the time left."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -13,15 +13,29 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.text import Text
 
 console = Console(stderr=True, highlight=False)
 """Progress and remarks go to stderr; results go to stdout."""
+
+_HEIGHTS = "▁▂▃▄▅▆▇█"
+
+
+class _Bars(Progress):
+    """A bar with rows of facts under it."""
+
+    facts: tuple[str, ...] = ()
+
+    def get_renderables(self) -> Iterable[RenderableType]:
+        """The bar, then as many rows as the width of the terminal asks for."""
+        yield from super().get_renderables()
+        yield from (Text(row, no_wrap=True) for row in rows(self.facts, console.width))
 
 
 class Bar:
     """One running bar."""
 
-    def __init__(self, progress: Progress, task: TaskID) -> None:
+    def __init__(self, progress: _Bars, task: TaskID) -> None:
         self._progress = progress
         self._task = task
 
@@ -29,28 +43,47 @@ class Bar:
         """Move on."""
         self._progress.advance(self._task, steps)
 
-    def note(self, text: str) -> None:
-        """Say something short behind the bar."""
-        self._progress.update(self._task, note=text)
+    def tell(self, *facts: str) -> None:
+        """Say some short things under the bar, in place of what was said before."""
+        self._progress.facts = facts
 
 
 @contextmanager
 def bar(text: str, total: int, done: int = 0) -> Iterator[Bar]:
     """Show a bar of `total` steps with elapsed and remaining time. It goes away when done."""
-    progress = Progress(
+    progress = _Bars(
         TextColumn("{task.description}"),
-        BarColumn(bar_width=24),
+        BarColumn(bar_width=max(4, min(24, console.width - 50))),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
         TextColumn("left"),
         TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}"),
         console=console,
         transient=True,
         disable=not console.is_terminal,
     )
     with progress:
-        yield Bar(progress, progress.add_task(text, total=total, completed=done, note=""))
+        yield Bar(progress, progress.add_task(text, total=total, completed=done))
+
+
+def rows(facts: Iterable[str], width: int) -> list[str]:
+    """Facts side by side, whole, in rows that a terminal of `width` columns holds."""
+    lines: list[str] = []
+    for fact in facts:
+        if lines and len(lines[-1]) + 3 + len(fact) <= width:
+            lines[-1] += f"   {fact}"
+        else:
+            lines.append(f"  {fact}")
+    return lines
+
+
+def trend(values: Sequence[float]) -> str:
+    """Values as a row of bars, the largest of them highest; empty where they cannot be shown."""
+    if len(values) < 2 or console.options.ascii_only:
+        return ""
+    low, high = min(values), max(values)
+    scale = (len(_HEIGHTS) - 1) / ((high - low) or 1.0)
+    return "".join(_HEIGHTS[round((value - low) * scale)] for value in values)
 
 
 def log(text: str) -> None:

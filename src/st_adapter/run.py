@@ -3,7 +3,7 @@
 import json
 import math
 import time
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
+from torch import Tensor
 from torch.nn.utils import clip_grad_norm_
 from torch.optim import AdamW
 
@@ -29,6 +30,7 @@ from st_adapter.model import VideoClassifier
 from st_adapter.optimization import MovingAverage
 from st_adapter.progress import say
 from st_adapter.run_folder import write_config
+from st_adapter.sharding import gathered, load_whole, whole, whole_state
 
 WHAT_HELPS = "lower --lr, or use --precision float32"
 """Where numbers grow beyond all bounds."""
@@ -100,7 +102,7 @@ class Run:
 
     def what_counts(self) -> AbstractContextManager[object]:
         """The model classifies as it will be kept: with the average, where there is one."""
-        return nullcontext() if self.average is None else self.average.in_place()
+        return gathered(self.model) if self.average is None else self.average.in_place()
 
     @property
     def is_done(self) -> bool:
@@ -122,7 +124,7 @@ class Run:
         """Norm of the gradient, which is clipped where the configuration says so."""
         self.scaler.unscale_(self.optimizer)
         largest = self.config.clip_gradient or math.inf
-        return float(clip_grad_norm_(self.model.trainable_parameters(), largest))
+        return float(whole(clip_grad_norm_(self.model.trainable_parameters(), largest)))
 
     def save_adapter(self, name: str) -> None:
         """Write the classifier as it counts into a folder of the run's."""
@@ -163,15 +165,12 @@ class Run:
         Raises:
             TrainingError: a trained parameter is no number; what was saved before stays.
         """
-        if not all(parameter.isfinite().all() for parameter in self.model.trainable_parameters()):
-            raise TrainingError(
-                f"a trained parameter is no number after step {self.step}; {WHAT_HELPS}. "
-                f"{self.folder} keeps the last good state"
-            )
+        trained = self._gather_trained()
+        optimizer = whole_state(self.optimizer, keep=self.is_main)
         self.report_skipped()
         generators = gather_object([self._generators()])
         if self.is_main:
-            self._write_state(generators)
+            self._write_state(trained, optimizer, generators)
         self.accelerator.wait_for_everyone()
         self._saved_at = time.monotonic()
 
@@ -181,12 +180,31 @@ class Run:
         on_device = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
         return {"cpu": torch.get_rng_state(), "cuda": on_device}
 
-    def _write_state(self, generators: list[dict[str, Any]]) -> None:
+    def _gather_trained(self) -> dict[str, Tensor]:
+        """The trained tensors as they are saved, checked by all; empty where nothing is written."""
+        trained = {}
+        for name, parameter in self.model.trained_tensors().items():
+            tensor = whole(parameter.detach())
+            if not tensor.isfinite().all():
+                raise TrainingError(
+                    f"a trained parameter is no number after step {self.step}; {WHAT_HELPS}. "
+                    f"{self.folder} keeps the last good state"
+                )
+            if self.is_main:
+                trained[name] = tensor.cpu()
+        return trained
+
+    def _write_state(
+        self,
+        trained: dict[str, Tensor],
+        optimizer: dict[str, Any],
+        generators: list[dict[str, Any]],
+    ) -> None:
         state = {
             **{name: getattr(self, name) for name in _COUNTERS},
-            "trained": {n: p.detach().cpu() for n, p in self.model.trained_tensors().items()},
+            "trained": trained,
             "average": self.average.saved() if self.average else {},
-            "optimizer": self.optimizer.state_dict(),
+            "optimizer": optimizer,
             "scaler": self.scaler.state_dict(),
             "generators": generators,
             "data_digest": self.data_digest,
@@ -224,7 +242,7 @@ class Run:
                 "same data, or start anew with another --out"
             )
         checkpoint.copy_trained(self.model, state["trained"], str(file))
-        self.optimizer.load_state_dict(state["optimizer"])
+        load_whole(self.optimizer, state["optimizer"])
         if self.average is not None:
             self.average.restore(state["average"])
         self.scaler.load_state_dict(state["scaler"])

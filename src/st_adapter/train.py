@@ -21,7 +21,7 @@ from st_adapter.errors import DataError, TrainingError
 from st_adapter.evaluate import Evaluation, evaluate
 from st_adapter.inspection import count_parts
 from st_adapter.interrupt import deferred_interrupt
-from st_adapter.launch import is_launched, launch
+from st_adapter.launch import check_accelerate, is_launched, launch
 from st_adapter.machine import (
     check_input_size,
     check_memory,
@@ -37,6 +37,8 @@ from st_adapter.optimization import make_optimizer
 from st_adapter.progress import Bar, bar, console, say
 from st_adapter.run import Run
 from st_adapter.run_folder import check_folder, read_videos, resumed_config, write_evaluation
+from st_adapter.run_view import RunView
+from st_adapter.sharding import check_shardable, gathered, num_shards
 from st_adapter.task import Task
 from st_adapter.trackers import check_tracker, start_tracker
 from st_adapter.training_data import Batches, class_maps
@@ -97,11 +99,11 @@ def train(
         run.write_config(Path(data), recipe)
     _announce(run)
     start_tracker(run.accelerator, run.config, folder)
-    batches = Batches(run)
+    batches, view = Batches(run), RunView(run)
     try:
         while not run.is_done:
-            _train_epoch(run, batches)
-            _validate_epoch(run)
+            _train_epoch(run, batches, view)
+            view.last_score = _validate_epoch(run)
     except DataError:
         if not resume and run.step <= 1 and run.is_main:
             (folder / "config.json").unlink()  # nothing has come of it
@@ -136,6 +138,8 @@ def _prepare(data: Path, folder: Path, config: TrainConfig) -> Run:
     reversal, mirror = class_maps(config, annotations)
     device = choose_device(config.device)
     check_tracker(config.tracker)
+    check_accelerate()
+    check_shardable(config)
     accelerator = _join_processes(device, config.tracker, folder)
     config = replace(config, processes=config.processes or accelerator.num_processes)
     torch.manual_seed(config.seed)
@@ -163,6 +167,8 @@ def _prepare(data: Path, folder: Path, config: TrainConfig) -> Run:
         (config,) = broadcast_object_list([fitted])  # memory differs from process to process
     check_memory(model, config, precision, config.batch_size * copies)
     say(f"{device}, {precision}: {reason}")
+    if num_shards() > 1:
+        model.shard()
     if not accelerator.is_main_process:
         torch.manual_seed(config.seed + accelerator.process_index)  # dropout of its own
     return Run(
@@ -184,6 +190,7 @@ def _join_processes(device: torch.device, tracker: str, folder: Path) -> Acceler
     AcceleratorState._reset_state(reset_partial_state=True)  # a process may train several times
     accelerator = Accelerator(
         cpu=device.type == "cpu",
+        mixed_precision="no",  # --precision says
         device_placement=False,  # the model is where --device says
         log_with=None if tracker == "none" else tracker,
         project_dir=folder,
@@ -218,6 +225,10 @@ def _announce(run: Run) -> None:
             f"note: {_count(now, 'process')} instead of {config.processes}; a step has the same "
             f"{config.step_clips} clips, shared by those there are"
         )
+    if num_shards() > 1:
+        say(
+            f"FSDP: parameters, gradients and optimizer lie in shards over {num_shards()} processes"
+        )
     if run.is_done:
         say("the run is complete; evaluating the epoch that is kept")
     elif run.step:
@@ -235,7 +246,7 @@ def _kind(task: Task) -> str:
     return ", any number of them a video" if task.multi_label else ""
 
 
-def _train_epoch(run: Run, batches: Batches) -> None:
+def _train_epoch(run: Run, batches: Batches, view: RunView) -> None:
     """Train from where the run stands to the end of its epoch."""
     config, epoch = run.config, run.epochs_done
     first_step = run.step - epoch * run.steps_per_epoch
@@ -245,6 +256,7 @@ def _train_epoch(run: Run, batches: Batches) -> None:
     title = f"epoch {epoch + 1}/{config.epochs}"
     log_every = min(_LOG_EVERY, max(1, run.steps_per_epoch // 10))
     with deferred_interrupt() as stop, bar(title, run.steps_per_epoch, first_step) as progress:
+        progress.tell(*view.facts)
         for step in batches.steps(epoch, first_step):
             done = take_step(run, step, stop.is_set())
             seen += done.clips
@@ -252,7 +264,7 @@ def _train_epoch(run: Run, batches: Batches) -> None:
             run.train_seconds += now - last
             last = now
             if run.step % log_every == 0 or run.step == 1:
-                _log_step(run, done.norm, seen / (now - began), progress)
+                _log_step(run, done.norm, seen / (now - began), progress, view)
             progress.advance()
             if done.stop:
                 break
@@ -263,7 +275,7 @@ def _train_epoch(run: Run, batches: Batches) -> None:
         raise KeyboardInterrupt
 
 
-def _log_step(run: Run, norm: float, clips_per_second: float, progress: Bar) -> None:
+def _log_step(run: Run, norm: float, clips_per_second: float, progress: Bar, view: RunView) -> None:
     run.report_skipped()
     if not run.losses:
         return  # all were left out
@@ -279,15 +291,17 @@ def _log_step(run: Run, norm: float, clips_per_second: float, progress: Bar) -> 
             "memory_gb": round(memory, 2),
         }
     )
-    best = f"  best {run.best_score:.1%}" if run.best_score >= 0 else ""
-    progress.note(
-        f"loss {loss:.3f}  rate {run.optimizer.param_groups[0]['lr']:.1e}  "
-        f"{clips_per_second:.1f} clips/s  {memory:.1f} GB{best}"
-    )
+    view.losses.append(loss)
+    view.show(run, clips_per_second, memory, progress)
 
 
-def _validate_epoch(run: Run) -> None:
-    """Keep the adapter if it is the best on one view so far, or the last; close the epoch."""
+def _validate_epoch(run: Run) -> float | None:
+    """Keep the adapter if it is the best on one view so far, or the last; close the epoch.
+
+    Returns:
+        what the classifier is judged by, where that was measured.
+    """
+    score = None
     values, note = {}, f"{run.train_seconds:.0f} s of training"
     with run.what_counts():
         run.save_adapter("adapter_last")
@@ -295,6 +309,7 @@ def _validate_epoch(run: Run) -> None:
             run.save_adapter("adapter")
         else:
             result = _evaluate(run, replace(run.config.clip, views=(1, 1)))
+            score = result.score
             if result.score > run.best_score:
                 run.best_score, run.best_result = result.score, result
                 run.best_epoch = run.epochs_done + 1
@@ -313,6 +328,7 @@ def _validate_epoch(run: Run) -> None:
     say(f"epoch {run.epochs_done}/{run.config.epochs}: {note}")
     if run.is_done and run.epochs_done < run.config.epochs:
         say(f"no better epoch in {run.config.patience}; training ends")
+    return score
 
 
 def _evaluate(run: Run, clip: ClipConfig, temporal: bool = False) -> Evaluation:
@@ -333,10 +349,11 @@ def _evaluate(run: Run, clip: ClipConfig, temporal: bool = False) -> Evaluation:
 def _finish(run: Run, data: Path, temporal: bool) -> Evaluation:
     """Evaluate the kept adapter with the recipe's views and write the result."""
     best = checkpoint.load_tensors(run.folder / "adapter")
-    checkpoint.copy_trained(run.model, best, str(run.folder / "adapter"))
-    result = run.best_result  # already what is wanted, where validation used the recipe's views
-    if result is None or result.views != run.config.clip.views or temporal:
-        result = _evaluate(run, run.config.clip, temporal)
+    with gathered(run.model):
+        checkpoint.copy_trained(run.model, best, str(run.folder / "adapter"))
+        result = run.best_result  # already what is wanted, where validation used the recipe's views
+        if result is None or result.views != run.config.clip.views or temporal:
+            result = _evaluate(run, run.config.clip, temporal)
     if run.is_main:
         write_evaluation(run.folder / "eval.json", result, data)
         run.unreported += result.skipped

@@ -17,6 +17,7 @@ from st_adapter.optimization import learning_rate_factor
 from st_adapter.progress import say
 from st_adapter.run import WHAT_HELPS, Run
 from st_adapter.scoring import task_loss
+from st_adapter.sharding import num_shards
 
 _MOST_BAD_STEPS = 5
 """Steps in a row that may be left out."""
@@ -88,6 +89,8 @@ def _backward(run: Run, batches: list[TrainBatch]) -> Tensor:
     device, first = run.model.device, run.step * run.accelerator.num_processes
     advice = what_saves_memory(run.model, run.config, run.precision)
     total = torch.zeros((), device=device)
+    usual = run.config.step_clips / num_shards()  # FSDP takes the mean over processes
+    passes = max(gather_object([len(batches)])) if num_shards() > 1 else len(batches)
     for i, batch in enumerate(batches):
         clips = batch.clips.to(device, non_blocking=True)
         targets = batch.targets.to(device, non_blocking=True)
@@ -96,14 +99,24 @@ def _backward(run: Run, batches: list[TrainBatch]) -> Tensor:
                 number = (first + run.accelerator.process_index) * run.config.accumulate + i
                 clips, targets = run.mixer(clips, targets, number)
             smoothing = run.config.label_smoothing
-            with chosen_kernels(device):  # backward, too, where blocks are run again
-                with autocast(device, run.precision):
-                    logits = run.model(clips)
-                loss = task_loss(logits.float(), targets, run.data.task, smoothing) * len(targets)
-                run.scaler.scale(loss / run.config.step_clips).backward()
+            with chosen_kernels(device), autocast(device, run.precision):
+                logits = run.model(clips)
+            loss = task_loss(logits.float(), targets, run.data.task, smoothing) * len(targets)
+            run.scaler.scale(loss / usual).backward()
         total += loss.detach()
         run.unreported += batch.skipped
+    for _ in range(passes - len(batches)):
+        _empty_pass(run)
     return total
+
+
+def _empty_pass(run: Run) -> None:
+    """Take part in what FSDP's processes do together, with nothing to learn from."""
+    size, device = run.config.size, run.model.device
+    clips = torch.zeros(1, run.config.frames, 3, size, size, dtype=torch.uint8, device=device)
+    with autocast(device, run.precision):
+        logits = run.model(clips)
+    (0 * logits.float().sum()).backward()
 
 
 def _add_up(run: Run, values: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
@@ -113,6 +126,9 @@ def _add_up(run: Run, values: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
     """
     if run.accelerator.num_processes == 1:
         return values
+    if num_shards() > 1:  # FSDP has summed the gradients
+        of_all: Tensor = run.accelerator.reduce(values)
+        return of_all
     parameters = run.model.trainable_parameters()
     gradients = [p.grad if p.grad is not None else torch.zeros_like(p) for p in parameters]
     present = [p.grad is not None for p in parameters]

@@ -111,6 +111,11 @@ def blocks(backbone: nn.Module) -> list[nn.Module]:
     return [block for name, block in _blocks(backbone).items() if name in _open(backbone).blocks]
 
 
+def units(backbone: nn.Module) -> list[nn.Module]:
+    """The blocks, which the model calls itself."""
+    return blocks(backbone)
+
+
 def prompt_widths(backbone: nn.Module) -> list[int]:
     """None of these models takes further tokens everywhere."""
     return []

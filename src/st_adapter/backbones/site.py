@@ -62,6 +62,9 @@ class Family(Protocol):
     def blocks(self, backbone: nn.Module) -> list[nn.Module]:
         """The blocks, from the input on."""
 
+    def units(self, backbone: nn.Module) -> list[nn.Module]:
+        """Large modules inside the blocks that are always called, as FSDP gathers what it calls."""
+
     def prompt_widths(self, backbone: nn.Module) -> list[int]:
         """Channels before each block that takes prompts; empty where none does."""
 

@@ -14,7 +14,7 @@ from torch.utils.checkpoint import checkpoint
 from st_adapter.backbones.layout import adapt_tokens
 from st_adapter.backbones.site import Inserted, Site
 from st_adapter.errors import ArgumentError
-from st_adapter.kernels import QuickGELU as OneKernelQuickGELU
+from st_adapter.kernels import QuickGELUFunction, same_kernels
 
 Adapter = Callable[[Tensor], Tensor]
 
@@ -41,6 +41,11 @@ def sites(backbone: Any) -> list[Site]:
 def blocks(backbone: Any) -> list[nn.Module]:
     """The transformer blocks."""
     return list(backbone.blocks)
+
+
+def units(backbone: Any) -> list[nn.Module]:
+    """Attention and MLP of every block: `_run_block` calls them, not the block."""
+    return [module for block in backbone.blocks for module in (block.attn, block.mlp)]
 
 
 def prompt_widths(backbone: Any) -> list[int]:
@@ -100,7 +105,10 @@ def _run_blocks(
         run = partial(_run_block, block, _adapters_of(i, inserted), prefix, grid)
         if only_class and block is backbone.blocks[-1] and _is_plain(block.attn):
             run = partial(_run_last_block, block, _adapters_of(i, inserted)[0], prefix, grid)
-        x = checkpoint(run, x, use_reentrant=False) if inserted.recompute else run(x)
+        if inserted.recompute:
+            x = checkpoint(run, x, use_reentrant=False, context_fn=same_kernels)
+        else:
+            x = run(x)
     has_prompts = prefix > own and x.shape[1] > own
     return torch.cat([x[:, :own], x[:, prefix:]], dim=1) if has_prompts else x
 
@@ -161,7 +169,7 @@ def _add_mlp(block: Any, x: Tensor) -> Tensor:
     """The residual stream after a block's MLP."""
     hidden, mlp = block.norm2(x), block.mlp
     if type(mlp) is Mlp and type(mlp.act) is QuickGELU and not torch.compiler.is_compiling():
-        hidden = mlp.fc2(mlp.norm(OneKernelQuickGELU.apply(mlp.fc1(hidden))))
+        hidden = mlp.fc2(mlp.norm(QuickGELUFunction.apply(mlp.fc1(hidden))))
     else:
         hidden = mlp(hidden)
     after: Tensor = x + block.drop_path2(block.ls2(hidden))

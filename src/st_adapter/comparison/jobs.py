@@ -54,7 +54,7 @@ def run_jobs(folder: Path, jobs: Sequence[Job], title: str, processes: int, done
                 while waiting and len(running) < processes:
                     job = waiting.pop(0)
                     running[job.name] = _start(context, folder, job, processes)
-                progress.note(", ".join(running))
+                progress.tell(*running)
                 wait([r.process.sentinel for r in running.values()], timeout=_POLL_SECONDS)
                 for name, (process, _) in list(running.items()):
                     if not process.is_alive():
