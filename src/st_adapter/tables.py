@@ -144,7 +144,6 @@ def print_bench(result: dict[str, Any]) -> None:
             f"{1000 * row['limit_seconds']:.1f}",
             f"{row['ratio']:.0%}",
             "" if row["peak_gb"] is None else f"{row['peak_gb']:.2f}",
-            row["limit"],
         )
     console.print(
         f"{result['method']} on {result['backbone']}, {result['batch_size']} clips of "
@@ -153,6 +152,8 @@ def print_bench(result: dict[str, Any]) -> None:
         soft_wrap=True,
     )
     console.print(table)
+    for row in result["rows"]:
+        console.print(f"limit of {row['what']}: {row['limit']}", soft_wrap=True)
     console.print(
         f"products of matrices {result['operations_per_second'] / 1e9:.0f} GFLOP/s at the shapes "
         f"of the step, memory {result['bytes_per_second'] / 1e9:.1f} GB/s; forward pass and "

@@ -25,31 +25,38 @@ _PRODUCTS: dict[Any, tuple[int, Callable[..., int]]] = {
 """Operations to the place of their first factor, and to what counts them."""
 
 
+class Side(NamedTuple):
+    """How a factor lies in memory."""
+
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+
+
 class Product(NamedTuple):
-    """A product of matrices: the shape and strides of each factor, and what is in them."""
+    """A product of matrices, by the operation that computes it and its factors."""
 
     kind: Any
-    left: tuple[tuple[int, ...], tuple[int, ...]]
-    right: tuple[tuple[int, ...], tuple[int, ...]]
+    left: Side
+    right: Side
     dtype: torch.dtype
 
     @property
     def operations(self) -> int:
         """Multiplications and additions."""
-        count: int = _PRODUCTS[self.kind][1](self.left[0], self.right[0])
+        count: int = _PRODUCTS[self.kind][1](self.left.shape, self.right.shape)
         return count
 
     @property
     def shape(self) -> tuple[int, int]:
         """Rows and columns of the result."""
-        return self.left[0][-2], self.right[0][-1]
+        return self.left.shape[-2], self.right.shape[-1]
 
 
 class Products(TorchDispatchMode):
     """Counts the products that are computed while it is entered, backward passes too."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.counted: Counter[Product] = Counter()
 
     def __torch_dispatch__(
@@ -59,9 +66,12 @@ class Products(TorchDispatchMode):
         if func in _PRODUCTS:
             first = _PRODUCTS[func][0]
             left, right = args[first], args[first + 1]
-            sides = ((tuple(x.shape), tuple(x.stride())) for x in (left, right))
-            self.counted[Product(func, *sides, left.dtype)] += 1
+            self.counted[Product(func, _side(left), _side(right), left.dtype)] += 1
         return func(*args, **(kwargs or {}))
+
+
+def _side(factor: Tensor) -> Side:
+    return Side(tuple(factor.shape), tuple(factor.stride()))
 
 
 def seconds_of_products(products: Counter[Product], device: torch.device) -> float:
@@ -70,12 +80,17 @@ def seconds_of_products(products: Counter[Product], device: torch.device) -> flo
 
 
 def _seconds_of_one(product: Product, device: torch.device) -> float:
-    factors = [
-        torch.empty_strided(*side, dtype=product.dtype, device=device).normal_()
-        for side in (product.left, product.right)
-    ]
-    multiply = torch.mm if len(product.left[0]) == 2 else torch.bmm
+    factors = [_draw(side, product.dtype, device) for side in (product.left, product.right)]
+    multiply = torch.mm if len(product.left.shape) == 2 else torch.bmm
     return median_seconds(lambda: multiply(*factors), device)
+
+
+def _draw(side: Side, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Noise that lies in memory as a factor did."""
+    pairs = zip(side.shape, side.strides, strict=True)
+    last = sum((size - 1) * stride for size, stride in pairs)
+    noise = torch.randn(1 + last, dtype=dtype, device=device)
+    return noise.as_strided(side.shape, side.strides)
 
 
 def median_seconds(run: Callable[[], object], device: torch.device, rounds: int = _ROUNDS) -> float:

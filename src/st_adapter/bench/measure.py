@@ -178,19 +178,19 @@ def _loading(config: TrainConfig, video: Path | None) -> Row:
         seconds = limits.median_seconds(load, torch.device("cpu"), rounds=12)
         decoding = limits.seconds_to_decode(path, num_frames)
     return Row(
-        what="loading, one process",
+        what="loading a clip",
         seconds=seconds,
         clips_per_second=1 / seconds,
         limit_seconds=decoding,
-        limit="PyAV decoding the whole video",
+        limit="PyAV decoding the whole video, one thread",
     )
 
 
 def _write_clip(path: Path) -> Path:
     """Grain that drifts over a gradient, in H.264."""
     rng = np.random.default_rng(0)
-    picture = np.linspace(0, 200, _WIDTH)[None, :, None] + rng.normal(0, 20, (_HEIGHT, _WIDTH, 3))
-    picture = np.clip(picture, 0, 255).astype(np.uint8)
+    grain = np.linspace(0, 200, _WIDTH)[None, :, None] + rng.normal(0, 20, (_HEIGHT, _WIDTH, 3))
+    picture = grain.clip(0, 255).astype(np.uint8)
     with av.open(str(path), "w") as container:
         stream = container.add_stream("libx264", rate=Fraction(_RATE))
         stream.width, stream.height, stream.pix_fmt = _WIDTH, _HEIGHT, "yuv420p"

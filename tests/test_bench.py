@@ -1,0 +1,61 @@
+"""What `bench` measures, and the limits beside it."""
+
+import json
+from collections import Counter
+
+import pytest
+import torch
+
+from st_adapter import cli
+from st_adapter.bench.limits import Products, is_weight_gradient, seconds_of_products
+
+SMALL = ["--backbone", "test_vit", "--size", "32", "--frames", "2", "--batch-size", "2"]
+
+
+def test_bench_times_three_things_beside_their_limits(capsys):
+    assert cli.main(["bench", *SMALL, "--precision", "bfloat16", "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert [row["what"] for row in result["rows"]] == [
+        "loading a clip",
+        "training step",
+        "inference",
+    ]
+    for row in result["rows"]:
+        assert row["seconds"] > 0
+        assert row["limit_seconds"] > 0
+        assert row["ratio"] == pytest.approx(row["limit_seconds"] / row["seconds"])
+    assert result["operations_per_second"] > 1e6
+    assert result["bytes_per_second"] > 1e6
+    assert result["forward_and_activation_gradient"] > 0
+
+
+def test_bench_loads_clips_of_a_video_that_is_given(capsys, folder_data):
+    video = next(folder_data.rglob("*.mp4"))
+    assert cli.main(["bench", *SMALL, "--video", str(video)]) == 0
+    assert "training step" in capsys.readouterr().out
+
+
+def test_bench_of_a_broken_video_is_one_line(capsys, tmp_path):
+    (broken := tmp_path / "broken.mp4").write_bytes(b"no video")
+    assert cli.main(["bench", *SMALL, "--video", str(broken)]) == 2
+    assert "broken.mp4: " in capsys.readouterr().err
+
+
+def test_products_are_counted_with_their_operations():
+    left, right = torch.randn(3, 4, requires_grad=True), torch.randn(4, 5)
+    with Products() as products:
+        (left @ right).sum().backward()
+        torch.bmm(torch.randn(2, 3, 4), torch.randn(2, 4, 5))
+    assert sorted(p.operations for p in products.counted) == [2 * 60, 2 * 60, 2 * 2 * 60]
+    assert products.counted.total() == 3
+    assert seconds_of_products(products.counted, torch.device("cpu")) > 0
+    assert seconds_of_products(Counter(), torch.device("cpu")) == 0
+
+
+def test_gradients_of_trained_weights_are_told_by_their_shape():
+    with Products() as products:
+        torch.randn(4, 30) @ torch.randn(30, 5)
+    (product,) = products.counted
+    assert is_weight_gradient(product, [torch.zeros(5, 4)])
+    assert is_weight_gradient(product, [torch.zeros(4, 5)])
+    assert not is_weight_gradient(product, [torch.zeros(4, 6), torch.zeros(4)])
