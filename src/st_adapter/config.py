@@ -190,6 +190,7 @@ _LOWEST = {
     **dict.fromkeys(("frames", "size", "epochs", "batch_size", "accumulate", "repeats"), 1),
     **dict.fromkeys(("stride", "weight_decay", "warmup_epochs", "clip_gradient", "workers"), 0),
     **dict.fromkeys(("mixup", "cutmix", "patience", "save_steps", "save_minutes"), 0),
+    **dict.fromkeys(("draws", "prefix_cache"), 0),
     "keep_states": 1,
 }
 """Least value of settings that have no other limit."""
@@ -278,6 +279,12 @@ class TrainConfig:
     repeats: int = _setting(
         1, "Augmentation", "Clips drawn from each video that is decoded, in the same batch."
     )
+    draws: int = _setting(
+        0,
+        "Augmentation",
+        "Different random clips of each video, which come again in later epochs; 0 draws anew in "
+        "every epoch.",
+    )
 
     epochs: int = _setting(8, "Optimisation", "Passes over the training part.")
     batch_size: int = _setting(8, "Optimisation", "Clips in a forward pass.")
@@ -350,6 +357,17 @@ class TrainConfig:
         "Run blocks again in the backward pass instead of keeping what is in them (plain ViTs): "
         "less memory, more time, the same gradients.",
     )
+    prefix_cache: float = _setting(
+        0.0,
+        "Machine",
+        "GB that may be taken to run the frozen blocks before the first trained one once a clip; "
+        "needs --draws.",
+    )
+    prefix_cache_folder: str | None = _setting(
+        None,
+        "Machine",
+        "Folder that keeps what --prefix-cache computes, for further runs, too; unset is memory.",
+    )
     precision: Literal["auto", "float32", "bfloat16", "float16"] = _setting(
         "auto", "Machine", "Arithmetic; auto measures whether bfloat16 is faster here than float32."
     )
@@ -376,6 +394,7 @@ class TrainConfig:
             _at_least(name, getattr(self, name), lowest)
         if self.processes is not None:
             _at_least("processes", self.processes, 1)
+        _check_cache(self)
         if self.patience and self.keep == "last":
             raise ArgumentError("patience needs epochs to be validated; leave it out or keep best")
         for name in ("erasing", "color_jitter"):
@@ -520,3 +539,13 @@ def parse_views(text: str) -> tuple[int, int]:
         return int(temporal), int(spatial or 1)
     except ValueError:
         raise ArgumentError(f'views are written like "3x1", not {text!r}') from None
+
+
+def _check_cache(config: TrainConfig) -> None:
+    if config.prefix_cache and (not config.draws or config.mixup or config.cutmix):
+        raise ArgumentError(
+            "prefix_cache needs clips that come again: use --draws 1 or more, without mixup "
+            "and cutmix"
+        )
+    if config.prefix_cache_folder is not None and not config.prefix_cache:
+        raise ArgumentError("prefix_cache_folder needs prefix_cache, the GB it may take")

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from st_adapter.backbones import family_named, family_of
 from st_adapter.backbones.clip import remark_on_activation
-from st_adapter.backbones.site import Family, Inserted
+from st_adapter.backbones.site import Cut, Family, Inserted
 from st_adapter.backbones.weights import NAMED_SOURCES, build_from, digest, resolve_source
 from st_adapter.config import AdapterConfig, ClipConfig, MethodConfig, check_method
 from st_adapter.errors import ArgumentError
@@ -104,14 +104,20 @@ class VideoClassifier(nn.Module):
 
     def features(self, clips: Shaped[Tensor, "b t 3 h w"]) -> Float[Tensor, "b c"]:
         """Return what the head sees of each clip."""
-        b, t = clips.shape[:2]
         frames = self._normalise(clips.flatten(0, 1))
+        return self._clip_features(frames, *clips.shape[:2])
+
+    def _clip_features(
+        self, frames: Tensor, b: int, t: int, cut: Cut | None = None
+    ) -> Float[Tensor, "b c"]:
+        """Of frames, or of what the frozen blocks before a cut made of them."""
         enabled = not self._times_disabled
         inserted = Inserted()
         if enabled:
             adapters = {n: partial(_over_clips, a, b, t) for n, a in self.adapters.items()}
             inserted = Inserted(adapters, list(self.prompts))
-        inserted = inserted._replace(recompute=self._recomputes and torch.is_grad_enabled())
+        recompute = self._recomputes and torch.is_grad_enabled()
+        inserted = inserted._replace(recompute=recompute, cut=cut)
         if self.token_pool is not None and enabled:
             tokens = self._family.frame_tokens(self.backbone, frames, inserted)
             return cast(Tensor, self.token_pool(tokens.unflatten(0, (b, t)).flatten(1, 2)))
@@ -119,6 +125,39 @@ class VideoClassifier(nn.Module):
         if self.frame_mixer is not None and enabled:
             pooled = self.frame_mixer(pooled)
         return self._family.clip_features(self.backbone, pooled.mean(1))
+
+    @property
+    def num_frozen_blocks(self) -> int:
+        """Leading blocks in and before which nothing is trained, where the backbone can be cut."""
+        if not self._family.CAN_CUT or len(self.prompts):
+            return 0
+        blocks = self._family.blocks(self.backbone)
+        where = [{id(p) for p in block.parameters()} for block in blocks]
+        trained = {id(p) for p in self.backbone.parameters() if p.requires_grad}
+        if trained - set().union(*where):
+            return 0  # something before the blocks may be among it
+        sites = self._family.sites(self.backbone)
+        first = [site.block for site in sites if site.name in self.adapters]
+        first += [i for i, own in enumerate(where) if own & trained]
+        most = len(blocks) - (self.token_pool is not None)  # which takes what the last one makes
+        return min(first, default=most)
+
+    @torch.no_grad()
+    def prefix(self, clips: Shaped[Tensor, "b t 3 h w"]) -> Float[Tensor, "b t n c"]:
+        """What the frozen blocks make of each frame; `forward_from` goes on from there."""
+        frames = self._normalise(clips.flatten(0, 1))
+        stream = self._family.frame_prefix(self.backbone, frames, self.num_frozen_blocks)
+        unflattened: Tensor = stream.unflatten(0, tuple(clips.shape[:2]))
+        return unflattened
+
+    def forward_from(
+        self, prefix: Float[Tensor, "b t n c"], frame_size: tuple[int, int]
+    ) -> Float[Tensor, "b classes"]:
+        """Return the logits of clips whose frames of `frame_size` pixels gave this prefix."""
+        b, t = prefix.shape[:2]
+        cut = Cut(self.num_frozen_blocks, frame_size)
+        features = self._clip_features(prefix.flatten(0, 1), b, t, cut)
+        return cast(Tensor, self.head(self.dropout(features)))
 
     def _normalise(self, frames: Tensor) -> Tensor:
         if not frames.is_floating_point():

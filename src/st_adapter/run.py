@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
+from jaxtyping import Float
 from torch import Tensor
 from torch.nn.utils import clip_grad_norm_
 from torch.optim import AdamW
@@ -28,6 +29,7 @@ from st_adapter.evaluate import Evaluation
 from st_adapter.files import append_json_line, atomic_path, read_json_lines, remove_unfinished
 from st_adapter.model import VideoClassifier
 from st_adapter.optimization import MovingAverage
+from st_adapter.prefix_cache import PrefixCache
 from st_adapter.progress import say
 from st_adapter.run_folder import write_config
 from st_adapter.sharding import gathered, load_whole, whole, whole_state
@@ -53,6 +55,7 @@ class Run:
         reversal: class to the class that its clips show backwards.
         mirror: class to the class that its clips show in a mirror.
         reader: of videos, by the index of the data.
+        prefix_cache: of what the frozen blocks make of clips, where the configuration asks for it.
         step: optimizer steps done, those left out for a loss that is no number among them.
         bad_steps, bad_in_row: how many were left out, and how many since the last that was not.
         losses: of the steps since the last line of `metrics.jsonl`.
@@ -75,6 +78,7 @@ class Run:
     reversal: dict[int, int] = field(default_factory=dict)
     mirror: dict[int, int] = field(default_factory=dict)
     reader: Reader = Reader()
+    prefix_cache: PrefixCache | None = None
     step: int = 0
     bad_steps: int = 0
     bad_in_row: int = 0
@@ -99,6 +103,13 @@ class Run:
             self.model.device.type, enabled=self.precision == "float16"
         )
         self.mixer = Mixer(mixup, cutmix, seed) if mixup or cutmix else None
+
+    def logits(self, clips: Tensor) -> Float[Tensor, "b classes"]:
+        """What the model says of a batch: of clips, or of what the frozen blocks made of them."""
+        if self.prefix_cache is None:
+            logits: Tensor = self.model(clips)
+            return logits
+        return self.model.forward_from(clips, (self.config.size, self.config.size))
 
     def what_counts(self) -> AbstractContextManager[object]:
         """The model classifies as it will be kept: with the average, where there is one."""

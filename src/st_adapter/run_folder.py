@@ -18,7 +18,8 @@ from st_adapter.provenance import command, versions
 from st_adapter.recipes import resolve
 from st_adapter.spec import ModelSpec
 
-_OF_THE_MACHINE = ("workers", "device", "checkpoint_activations", "tracker")
+_CACHE = ("prefix_cache", "prefix_cache_folder")
+_OF_THE_MACHINE = ("workers", "device", "checkpoint_activations", "tracker", *_CACHE)
 _NAMES = ("config.json", "adapter", "adapter_last", "metrics.jsonl", "eval.json", "state")
 
 
@@ -134,6 +135,8 @@ def absolute_paths(config: TrainConfig) -> dict[str, Any]:
         "weights": config.weights if named else str(Path(config.weights).resolve()),
         "val": None if config.val is None else absolute(config.val),
         "videos": None if config.videos is None else absolute(config.videos),
+        "prefix_cache_folder": config.prefix_cache_folder
+        and str(Path(config.prefix_cache_folder).resolve()),
         **{
             name: str(Path(text).resolve())
             for name in ("mirror", "reversal")

@@ -3,7 +3,7 @@
 import shlex
 import statistics
 import time
-from dataclasses import replace
+from dataclasses import asdict, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,7 @@ from st_adapter.machine import (
 from st_adapter.metrics import METRICS
 from st_adapter.model import create_model
 from st_adapter.optimization import make_optimizer
+from st_adapter.prefix_cache import make_prefix_cache
 from st_adapter.progress import Bar, bar, console, say
 from st_adapter.run import Run
 from st_adapter.run_folder import check_folder, read_videos, resumed_config, write_evaluation
@@ -41,7 +42,7 @@ from st_adapter.run_view import RunView
 from st_adapter.sharding import check_shardable, gathered, num_shards
 from st_adapter.task import Task
 from st_adapter.trackers import check_tracker, start_tracker
-from st_adapter.training_data import Batches, class_maps
+from st_adapter.training_data import Batches, class_maps, train_transform
 from st_adapter.training_step import take_step
 
 _LOG_EVERY = 10
@@ -167,6 +168,12 @@ def _prepare(data: Path, folder: Path, config: TrainConfig) -> Run:
         (config,) = broadcast_object_list([fitted])  # memory differs from process to process
     check_memory(model, config, precision, config.batch_size * copies)
     say(f"{device}, {precision}: {reason}")
+    drawn_by = {
+        "transform": asdict(train_transform(config)),
+        "mirror": mirror,
+        "reversal": reversal,
+    }
+    prefix_cache = make_prefix_cache(model, config, precision, annotations.train, drawn_by)
     if num_shards() > 1:
         model.shard()
     if not accelerator.is_main_process:
@@ -181,6 +188,7 @@ def _prepare(data: Path, folder: Path, config: TrainConfig) -> Run:
         precision=precision,
         reversal=reversal,
         mirror=mirror,
+        prefix_cache=prefix_cache,
         reader=make_reader(config.decoder, config.workers, device, index_of(data)),
     )
 

@@ -3,17 +3,26 @@
 from collections.abc import Iterator
 from functools import partial
 from itertools import islice
+from typing import Any
 
 import torch
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Sampler
 
 from st_adapter.config import TrainConfig
 from st_adapter.data.annotations import Annotations
 from st_adapter.data.augment import TrainTransform
 from st_adapter.data.class_pairs import mirrored_classes, reversed_classes
-from st_adapter.data.dataset import EpochSampler, TrainBatch, TrainDataset, collate_train
+from st_adapter.data.dataset import (
+    EpochSampler,
+    TrainBatch,
+    TrainDataset,
+    TrainItem,
+    collate_train,
+    draw_of,
+)
 from st_adapter.errors import DataError
 from st_adapter.interrupt import ignore_interrupt
+from st_adapter.prefix_cache import PrefixCache
 from st_adapter.run import Run
 
 
@@ -42,10 +51,18 @@ def train_transform(config: TrainConfig) -> TrainTransform:
 
 
 class Batches:
-    """The batches of any epoch, from any step on, in an order that the seed decides."""
+    """The batches of any epoch, from any step on, in an order that the seed decides.
+
+    Clips that come again are taken from the run's prefix cache, where it has one: their videos are
+    not even decoded.
+    """
 
     def __init__(self, run: Run) -> None:
         config, videos = run.config, run.data.train
+        self._cache = run.prefix_cache
+        self._draws = config.draws
+        self._known: set[tuple[int, int]] = set()
+        self._collate = partial(collate_train, len(run.data.labels))
         self._sampler = EpochSampler(
             num_videos=len(videos),
             step_videos=config.step_clips // config.repeats,
@@ -54,21 +71,23 @@ class Batches:
             process=run.accelerator.process_index,
             num_processes=run.accelerator.num_processes,
         )
-        self._loader: DataLoader[TrainBatch | DataError] = DataLoader(
-            TrainDataset(  # type: ignore[arg-type]
-                videos,
-                config.clip,
-                train_transform(config),
-                config.seed,
-                repeats=config.repeats,
-                mirror=run.mirror,
-                reversal=run.reversal,
-                reader=run.reader,
-            ),
-            batch_sampler=self._sampler,
+        self._dataset = TrainDataset(
+            videos,
+            config.clip,
+            train_transform(config),
+            config.seed,
+            repeats=config.repeats,
+            draws=config.draws,
+            mirror=run.mirror,
+            reversal=run.reversal,
+            reader=run.reader,
+        )
+        self._loader: DataLoader[Any] = DataLoader(
+            self._dataset,
+            batch_sampler=_ToLoad(self._sampler, self._known),
             num_workers=config.workers,
             persistent_workers=config.workers > 0,
-            collate_fn=partial(collate_train, len(run.data.labels)),
+            collate_fn=self._collate if self._cache is None else list,
             pin_memory=run.model.device.type == "cuda" and run.reader.device == "cpu",
             worker_init_fn=ignore_interrupt,
             generator=torch.Generator(),  # the global one belongs to dropout, and to resuming
@@ -77,6 +96,43 @@ class Batches:
     def steps(self, epoch: int, first_step: int) -> Iterator[list[TrainBatch | DataError]]:
         """What this process has of each step from `first_step` on: batches, or why it has none."""
         self._sampler.epoch, self._sampler.first_step = epoch, first_step
+        self._known.clear()
+        if self._cache is not None:
+            keys = (key for step in self._sampler.steps() for batch in step for key in batch)
+            self._known.update(key for key in keys if self._drawn(key) in self._cache)
         loaded = iter(self._loader)
         for batches in self._sampler.steps():
-            yield list(islice(loaded, len(batches)))
+            if self._cache is None:
+                yield list(islice(loaded, len(batches)))
+            else:
+                yield [self._assemble(self._cache, keys, loaded) for keys in batches]
+
+    def _drawn(self, key: tuple[int, int]) -> tuple[int, int]:
+        epoch, index = key
+        return draw_of(epoch, self._draws), index
+
+    def _assemble(
+        self, cache: PrefixCache, keys: list[tuple[int, int]], loaded: Iterator[list[TrainItem]]
+    ) -> TrainBatch | DataError:
+        """A batch of what the frozen blocks made of its clips, now or in an earlier epoch."""
+        new = iter(() if self._known.issuperset(keys) else next(loaded))
+        items = []
+        for key in keys:
+            item = cache.get(self._drawn(key)) if key in self._known else None
+            if item is None:  # or it was there when the epoch began, and is damaged
+                clips = self._dataset[key] if key in self._known else next(new)
+                item = cache.fill(self._drawn(key), clips)
+            items.append(item)
+        return self._collate(items)
+
+
+class _ToLoad(Sampler[list[tuple[int, int]]]):
+    """The batches of an epoch without the keys that are known already."""
+
+    def __init__(self, sampler: EpochSampler, known: set[tuple[int, int]]) -> None:
+        self._sampler, self._known = sampler, known
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        for batch in self._sampler:
+            if unknown := [key for key in batch if key not in self._known]:
+                yield unknown

@@ -100,7 +100,7 @@ def _backward(run: Run, batches: list[TrainBatch]) -> Tensor:
                 clips, targets = run.mixer(clips, targets, number)
             smoothing = run.config.label_smoothing
             with chosen_kernels(device), autocast(device, run.precision):
-                logits = run.model(clips)
+                logits = run.logits(clips)
             loss = task_loss(logits.float(), targets, run.data.task, smoothing) * len(targets)
             run.scaler.scale(loss / usual).backward()
         total += loss.detach()

@@ -20,6 +20,7 @@ from st_adapter.errors import ArgumentError
 
 NAME = "blockwise"
 CAN_RECOMPUTE = False
+CAN_CUT = False
 
 _WHERE_BLOCKS_ARE = (
     r"blocks\.\d+\.blocks\.\d+\.\d+",  # CrossViT
@@ -149,6 +150,11 @@ def frame_features(backbone: Any, frames: Tensor, inserted: Inserted) -> Tensor:
 def frame_tokens(backbone: Any, frames: Tensor, inserted: Inserted) -> Tensor:
     """All patches of each frame, and the tokens before them, as they are before pooling."""
     return _last_layout(backbone).to_tokens(_run(backbone, frames, inserted))
+
+
+def frame_prefix(backbone: Any, frames: Tensor, num_blocks: int) -> Tensor:
+    """Not offered: such a model runs as timm wrote it, from its first block to its last."""
+    raise ArgumentError(f"{type(backbone).__name__} cannot be cut between its blocks")
 
 
 def _run(backbone: Any, frames: Tensor, inserted: Inserted) -> Any:

@@ -11,6 +11,18 @@ Adapters = Mapping[str, Callable[[Tensor], Tensor]]
 """Site name to a function over that site's patch features, [frames, h, w, c] to the same shape."""
 
 
+class Cut(NamedTuple):
+    """Where a call goes on that was begun by `frame_prefix`.
+
+    Attributes:
+        block: the first that is still to run.
+        frame_size: height and width of the frames, pixels.
+    """
+
+    block: int
+    frame_size: tuple[int, int]
+
+
 class Inserted(NamedTuple):
     """What a call brings into the backbone.
 
@@ -20,11 +32,13 @@ class Inserted(NamedTuple):
             the place of the one before.
         recompute: run each block again in the backward pass instead of keeping what is in it,
             where a family CAN_RECOMPUTE.
+        cut: instead of frames, the call is given what `frame_prefix` made of them.
     """
 
     adapters: Adapters = MappingProxyType({})
     prompts: Sequence[Tensor] = ()
     recompute: bool = False
+    cut: Cut | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +66,7 @@ class Family(Protocol):
 
     NAME: str
     CAN_RECOMPUTE: bool
+    CAN_CUT: bool
 
     def supports(self, backbone: nn.Module) -> bool:
         """Whether this family runs the backbone."""
@@ -79,6 +94,9 @@ class Family(Protocol):
 
     def frame_tokens(self, backbone: nn.Module, frames: Tensor, inserted: Inserted) -> Tensor:
         """Run frames [n, 3, h, w] to the last tokens [n, tokens, c], before they are pooled."""
+
+    def frame_prefix(self, backbone: nn.Module, frames: Tensor, num_blocks: int) -> Tensor:
+        """Run frames [n, 3, h, w] through the first blocks alone, where the family CAN_CUT."""
 
     def clip_features(self, backbone: nn.Module, pooled: Tensor) -> Tensor:
         """Finish what the backbone does after pooling, on the mean over frames [b, c]."""

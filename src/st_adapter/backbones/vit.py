@@ -1,6 +1,6 @@
 """Plain vision transformers of timm: class and register tokens, pre-norm, layer scale."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -20,6 +20,7 @@ Adapter = Callable[[Tensor], Tensor]
 
 NAME = "ViT"
 CAN_RECOMPUTE = True
+CAN_CUT = True
 
 
 def supports(backbone: Any) -> bool:
@@ -84,6 +85,27 @@ def frame_tokens(backbone: Any, frames: Tensor, inserted: Inserted) -> Tensor:
     return tokens
 
 
+def frame_prefix(backbone: Any, frames: Tensor, num_blocks: int) -> Tensor:
+    """The stream before a block; after the last, that of the class token where it is pooled."""
+    x, grid = _embed(backbone, frames)
+    for block in backbone.blocks[:num_blocks]:
+        x = _run_block(block, [None, None], backbone.num_prefix_tokens, grid, x)
+    is_all = num_blocks == len(backbone.blocks)
+    return x[:, :1] if is_all and _pools_token(backbone) else x
+
+
+def _embed(backbone: Any, frames: Tensor) -> tuple[Tensor, tuple[int, int]]:
+    """The residual stream before the first block, and its grid of patches."""
+    frames = _whole_patches(backbone, frames)
+    x = backbone._pos_embed(backbone.patch_embed(frames))
+    return backbone.norm_pre(backbone.patch_drop(x)), _grid(backbone, frames.shape[-2:])
+
+
+def _grid(backbone: Any, size: Sequence[int]) -> tuple[int, int]:
+    rows, columns = backbone.patch_embed.dynamic_feat_size(tuple(size))
+    return rows, columns
+
+
 def _run_blocks(
     backbone: Any, frames: Tensor, inserted: Inserted, *, only_class: bool = False
 ) -> Tensor:
@@ -92,12 +114,12 @@ def _run_blocks(
     Operations are counted on the meta device: there all tokens count, as in published figures.
     """
     only_class = only_class and not frames.is_meta
-    frames = _whole_patches(backbone, frames)
-    grid = backbone.patch_embed.dynamic_feat_size((frames.shape[-2], frames.shape[-1]))
-    x = backbone._pos_embed(backbone.patch_embed(frames))
-    x = backbone.norm_pre(backbone.patch_drop(x))
+    if inserted.cut is None:
+        first, (x, grid) = 0, _embed(backbone, frames)
+    else:
+        first, x, grid = inserted.cut.block, frames, _grid(backbone, inserted.cut.frame_size)
     own = prefix = backbone.num_prefix_tokens
-    for i, block in enumerate(backbone.blocks):
+    for i, block in enumerate(backbone.blocks[first:], start=first):
         if i < len(inserted.prompts):
             prompts = inserted.prompts[i].expand(x.shape[0], -1, -1)
             x = torch.cat([x[:, :own], prompts.to(x.dtype), x[:, prefix:]], dim=1)

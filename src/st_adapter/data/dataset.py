@@ -7,7 +7,7 @@ from itertools import zip_longest
 
 import numpy as np
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Shaped, UInt8
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
@@ -36,11 +36,11 @@ class Skipped:
 class TrainItem:
     """Clips of one video, each with its classes, and the files that the video stands in for.
 
-    No clip where all failed.
+    No clip where all failed. What frozen blocks make of clips may stand in their place.
     """
 
     path: str
-    clips: tuple[UInt8[Tensor, "t 3 h w"], ...]
+    clips: tuple[Shaped[Tensor, "t ..."], ...]
     targets: tuple[tuple[int, ...], ...]
     skipped: tuple[Skipped, ...]
 
@@ -53,7 +53,7 @@ class TrainBatch:
         paths: of the videos shown.
     """
 
-    clips: UInt8[Tensor, "b t 3 h w"]
+    clips: Shaped[Tensor, "b t ..."]
     targets: Float[Tensor, "b classes"]
     paths: tuple[str, ...]
     skipped: tuple[Skipped, ...]
@@ -81,6 +81,7 @@ class TrainDataset(Dataset[TrainItem]):
 
     Args:
         repeats: clips of a video, which is decoded once for all of them.
+        draws: epochs after which the same clips come again; 0 is never.
         mirror: class to the class that its clips show in a mirror; negative where that is none.
         reversal: class to the class that its clips show backwards, which are added.
         reader: of videos.
@@ -94,6 +95,7 @@ class TrainDataset(Dataset[TrainItem]):
         seed: int,
         *,
         repeats: int = 1,
+        draws: int = 0,
         mirror: Mapping[int, int] | None = None,
         reversal: Mapping[int, int] | None = None,
         reader: Reader = Reader(),
@@ -103,6 +105,7 @@ class TrainDataset(Dataset[TrainItem]):
         self.transform = transform
         self.seed = seed
         self.repeats = repeats
+        self.draws = draws
         self.mirror = mirror or {}
         self.reversal = reversal or {}
         self.reader = reader
@@ -117,7 +120,7 @@ class TrainDataset(Dataset[TrainItem]):
             key: (epoch, index of the video).
         """
         epoch, index = key
-        rng = random.Random(f"{self.seed} {epoch} {index}")
+        rng = random.Random(f"{self.seed} {draw_of(epoch, self.draws)} {index}")
         skipped: list[Skipped] = []
         for video in self._candidates(index, rng):
             try:
@@ -163,6 +166,11 @@ class TrainDataset(Dataset[TrainItem]):
             if targets and targets[0] in self.reversal
         ]
         return drawn + backwards
+
+
+def draw_of(epoch: int, draws: int) -> int:
+    """The number that clips of an epoch are drawn by, where they come again after so many."""
+    return epoch % draws if draws else epoch
 
 
 class ViewDataset(Dataset[Views]):

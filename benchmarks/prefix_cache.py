@@ -1,0 +1,76 @@
+"""Training with and without the frozen-prefix cache: adapters in the last 4 of 12 blocks.
+
+    python benchmarks/prefix_cache.py DATA WEIGHTS [--size 112] [--epochs 5]
+
+DATA is anything `train` takes, WEIGHTS those of ViT-Tiny/16. Every epoch shows the same clip of
+each video (`--draws 1`). The two ways train in turns, `--rounds` times each, in one process.
+"""
+
+import argparse
+import json
+import statistics
+import tempfile
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from st_adapter.checkpoint import load_tensors
+from st_adapter.config import TrainConfig
+from st_adapter.train import train
+
+
+def main(data: Path, config: TrainConfig, rounds: int) -> None:
+    """Print seconds of each way, the ratio, and how far the results are apart."""
+    ways = {"without": config, "with": replace(config, prefix_cache=4.0)}
+    training: dict[str, list[float]] = {way: [] for way in ways}
+    whole: dict[str, list[float]] = {way: [] for way in ways}
+    tensors = {}
+    for number in range(rounds):
+        for way, chosen in ways.items():
+            with tempfile.TemporaryDirectory() as folder:
+                out = Path(folder) / f"{way}_{number}"
+                start = time.perf_counter()
+                train(data, out, chosen)
+                whole[way].append(time.perf_counter() - start)
+                training[way].append(seconds_of_training(out))
+                tensors[way] = load_tensors(out / "adapter_last")
+    for name, times in (("training", training), ("the whole run", whole)):
+        without, with_cache = (statistics.median(times[way]) for way in ways)
+        print(
+            f"{name}: {without:.1f} s without, {with_cache:.1f} s with: {without / with_cache:.2f}"
+        )
+    one, other = (torch.cat([t.flatten() for t in tensors[way].values()]) for way in ways)
+    print(f"trained tensors differ by {(one - other).norm() / one.norm():.1e} of their norm")
+
+
+def seconds_of_training(run: Path) -> float:
+    """What the run itself logged, without validation."""
+    lines = map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
+    return max(float(line["train_seconds"]) for line in lines if "train_seconds" in line)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("data", type=Path)
+    parser.add_argument("weights")
+    parser.add_argument("--size", type=int, default=112)
+    parser.add_argument("--epochs", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=1)
+    parser.add_argument("--precision", default="float32")
+    arguments = parser.parse_args()
+    main(
+        arguments.data,
+        TrainConfig(
+            backbone="vit_tiny_patch16_224",
+            weights=arguments.weights,
+            adapter_layers="4",
+            draws=1,
+            size=arguments.size,
+            epochs=arguments.epochs,
+            precision=arguments.precision,
+            keep="last",
+        ),
+        arguments.rounds,
+    )

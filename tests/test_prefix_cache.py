@@ -1,0 +1,208 @@
+"""Frozen blocks run once a clip: never another result than running them each time."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from conftest import blinking, write_video
+from st_adapter.checkpoint import load_tensors
+from st_adapter.config import TrainConfig
+from st_adapter.errors import ArgumentError
+from st_adapter.model import create_model
+from st_adapter.train import train
+
+
+@pytest.fixture
+def plain(tiny) -> TrainConfig:
+    """Adapters in the last two blocks; the same clips in each epoch."""
+    return replace(tiny, adapter_layers="2", draws=1, epochs=3, lr=1e-2, keep="last")
+
+
+def cached(config: TrainConfig, folder: Path | None = None, gigabytes: float = 1.0) -> TrainConfig:
+    return replace(
+        config, prefix_cache=gigabytes, prefix_cache_folder=None if folder is None else str(folder)
+    )
+
+
+def trained(data: Path, out: Path, config: TrainConfig) -> dict[str, torch.Tensor]:
+    train(data, out, config)
+    return load_tensors(out / "adapter_last")
+
+
+def losses(run: Path) -> list[float]:
+    lines = map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
+    found = [line["loss"] for line in lines if "loss" in line]
+    assert len(found) > 3
+    return found
+
+
+def assert_same(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor]) -> None:
+    assert ours.keys() == theirs.keys()
+    for name, tensor in ours.items():
+        torch.testing.assert_close(tensor, theirs[name], rtol=1e-4, atol=1e-5, msg=name)
+
+
+@pytest.fixture
+def decoded(monkeypatch):
+    """Numbers of the videos that training decodes, as they are decoded."""
+    from st_adapter.data.dataset import TrainDataset
+
+    seen, load = [], TrainDataset.__getitem__
+
+    def note(dataset, key):
+        seen.append(key[1])
+        return load(dataset, key)
+
+    monkeypatch.setattr(TrainDataset, "__getitem__", note)
+    return seen
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"adapter_layers": "1", "positions": "mlp"},
+        {"method": "partial"},
+        {"method": "linear"},
+        {"method": "temporal"},
+        {"method": "attentive"},
+        {"reversal": "brightens=darkens"},
+        {"repeats": 2, "accumulate": 2},
+        {"draws": 2},
+        {"workers": 1, "backbone": "test_vit3"},
+        {"method": "linear", "backbone": "test_vit3"},
+    ],
+    ids=lambda changes: " ".join(map(str, changes.values())) or "last 2",
+)
+def test_training_comes_to_the_same(folder_data, tmp_path, plain, changes):
+    config = replace(plain, **changes)
+    wanted = trained(folder_data, tmp_path / "plain", config)
+    ours = trained(folder_data, tmp_path / "cached", cached(config))
+    assert losses(tmp_path / "cached") == pytest.approx(losses(tmp_path / "plain"), abs=1e-4)
+    if config.method != "temporal":  # whose first gradients are rounding, which AdamW enlarges
+        assert_same(ours, wanted)
+
+
+def test_each_video_is_decoded_once(folder_data, tmp_path, plain, decoded):
+    train(folder_data, tmp_path / "run", cached(plain))
+    assert sorted(decoded) == list(range(10))
+
+
+def test_what_does_not_fit_is_computed_anew(folder_data, tmp_path, plain, decoded):
+    wanted = trained(folder_data, tmp_path / "plain", plain)
+    decoded.clear()
+    each = 4 * 5 * 64 * 4  # frames, tokens, channels, bytes
+    some = cached(plain, gigabytes=3.5 * each / 2**30)
+    assert_same(trained(folder_data, tmp_path / "cached", some), wanted)
+    assert len(decoded) == 10 + 7 + 7
+
+
+def test_a_folder_serves_further_runs(folder_data, tmp_path, plain, decoded):
+    train(folder_data, tmp_path / "first", cached(plain, tmp_path / "cache"))
+    decoded.clear()
+    other = replace(plain, lr=3e-3)
+    ours = trained(folder_data, tmp_path / "second", cached(other, tmp_path / "cache"))
+    assert decoded == []
+    assert_same(ours, trained(folder_data, tmp_path / "plain", other))
+
+
+@pytest.mark.parametrize(
+    "changes", [{"size": 48}, {"seed": 1}, {"flip": False}, {"crop_range": (0.9, 1.0)}]
+)
+def test_other_clips_are_not_taken_from_a_folder(folder_data, tmp_path, plain, decoded, changes):
+    plain = replace(plain, epochs=1, val=str(folder_data))
+    train(folder_data, tmp_path / "first", cached(plain, tmp_path / "cache"))
+    decoded.clear()
+    train(folder_data, tmp_path / "other", cached(replace(plain, **changes), tmp_path / "cache"))
+    assert len(decoded) == 12
+
+
+def test_a_changed_video_and_a_damaged_file_are_read_again(folder_data, tmp_path, plain, decoded):
+    data = shutil.copytree(folder_data, tmp_path / "data")
+    plain = replace(plain, val=str(folder_data))
+    train(data, tmp_path / "first", cached(plain, tmp_path / "cache"))
+    files = sorted((tmp_path / "cache").rglob("*.safetensors"))
+    assert len(files) == 12
+    files[0].write_bytes(files[0].read_bytes()[:100])
+    changed = next(data.rglob("clip 0.mp4"))
+    write_video(changed, blinking(True, seed=77))
+    os.utime(changed, ns=(1, 1))
+    decoded.clear()
+    ours = trained(data, tmp_path / "second", cached(plain, tmp_path / "cache"))
+    assert 1 <= len(set(decoded)) <= 2  # one where the damaged file was that of the changed video
+    assert_same(ours, trained(data, tmp_path / "plain", plain))
+
+
+def test_a_video_that_stands_in_is_not_kept(folder_data, tmp_path, plain):
+    data = shutil.copytree(folder_data, tmp_path / "data")
+    next(data.rglob("clip 3.mp4")).write_bytes(b"broken")
+    plain = replace(plain, val=str(folder_data))
+    wanted = trained(data, tmp_path / "plain", plain)
+    assert_same(trained(data, tmp_path / "cached", cached(plain, tmp_path / "cache")), wanted)
+    assert len(list((tmp_path / "cache").rglob("*.safetensors"))) == 11
+
+
+def test_interrupted_and_resumed_equals_straight_through_bit_for_bit(folder_data, tmp_path, plain):
+    config = cached(replace(plain, epochs=6))
+    straight = trained(folder_data, tmp_path / "straight", config)
+    code = (
+        "import json, sys; from st_adapter.config import TrainConfig; "
+        "from st_adapter.train import train; import st_adapter.train as t; t._LOG_EVERY = 1; "
+        "c = TrainConfig.from_json(json.loads(sys.argv[1]), 'argv'); "
+        "train(sys.argv[2], sys.argv[3], c)"
+    )
+    out = tmp_path / "interrupted"
+    command = [sys.executable, "-c", code, json.dumps(config.to_json()), str(folder_data), str(out)]
+    process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 60
+    while not (out / "metrics.jsonl").exists() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(60) != 0
+    train(folder_data, out, config, resume=True)
+    for name, tensor in load_tensors(out / "adapter_last").items():
+        assert torch.equal(tensor, straight[name]), name
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"draws": 0}, "use --draws 1"),
+        ({"mixup": 0.5}, "without mixup"),
+        ({"adapter_layers": "all"}, "no block of test_vit comes before all that st-adapter trains"),
+        ({"method": "bitfit"}, "that bitfit trains there"),
+        ({"method": "full"}, "that full trains there"),
+        ({"method": "prompt"}, "that prompt trains there"),
+        ({"backbone": "test_resnet", "adapter_layers": "1"}, "plain ViTs have some"),
+    ],
+)
+def test_what_cannot_be_kept_is_refused(folder_data, tmp_path, plain, changes, message):
+    with pytest.raises(ArgumentError, match=message):
+        train(folder_data, tmp_path / "run", replace(cached(plain), **changes))
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_folder_needs_a_size(plain):
+    with pytest.raises(ArgumentError, match="prefix_cache_folder needs prefix_cache"):
+        replace(plain, prefix_cache_folder="cache")
+
+
+@pytest.mark.parametrize("layers", [1, 3])
+def test_what_is_frozen_is_told_by_structure(layers):
+    from st_adapter.config import AdapterConfig
+
+    config = AdapterConfig(layers=layers)
+    model = create_model("test_vit", ["a", "b"], config, weights="random")
+    assert model.num_frozen_blocks == len(model.backbone.blocks) - layers
+    clips = torch.randint(0, 256, (2, 3, 3, 32, 32), dtype=torch.uint8)
+    model.eval()
+    torch.testing.assert_close(model.forward_from(model.prefix(clips), (32, 32)), model(clips))
