@@ -8,20 +8,21 @@ process of its own for each. On a processor the official code can compute in flo
 """
 
 import argparse
-import resource
+import gc
 import statistics
 import time
 from collections.abc import Callable
 from multiprocessing import get_context
 from pathlib import Path
 
+import psutil
 import torch
 import torch.nn.functional as F
 from official import SIZES, build_official, build_ours, check_equal
 from torch import Tensor, nn
 
 from st_adapter.kernels import chosen_kernels
-from st_adapter.machine import autocast, hold_frozen
+from st_adapter.machine import autocast, hold_frozen, peak_memory_gb
 from st_adapter.model import VideoClassifier
 
 CLASSES, ROUNDS = 400, 5
@@ -75,15 +76,12 @@ def make_step(way: str, official: Path, name: str, clips: int, frames: int) -> S
 def peak_gb(way: str, official: Path, name: str, clips: int, frames: int) -> tuple[float, float]:
     """Memory of the process before the first step and at most in two."""
     step = make_step(way, official, name, clips, frames)
-    before = _held_gb()
+    gc.collect()
+    before = psutil.Process().memory_info().rss / 2**30
+    Path("/proc/self/clear_refs").write_text("5")  # the peak counts from here
     step()
     step()
-    return before, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-
-
-def _held_gb() -> float:
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return pages * resource.getpagesize() / 2**30
+    return before, peak_memory_gb(torch.device("cpu"))
 
 
 def main(official: Path, name: str, clips: int, frames: int) -> None:
