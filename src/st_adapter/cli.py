@@ -37,7 +37,17 @@ _NOT_MEASURED = (
     *("weights", "views", "keep", "patience", "save_steps", "save_minutes", "keep_states", "val"),
     *("val_fraction", "group", "videos", "columns", "split", "epochs", "fit_batch", "tracker"),
     *("warmup_epochs", "average", "processes", "reversal", "mirror", "workers", "accumulate"),
-    *("checkpoint_activations", "seed", "mixup", "cutmix", "repeats", "decoder"),
+    *(
+        "draws",
+        "prefix_cache",
+        "prefix_cache_folder",
+        "checkpoint_activations",
+        "seed",
+        "mixup",
+        "cutmix",
+        "repeats",
+        "decoder",
+    ),
 )
 """Settings that `bench` has no use for."""
 

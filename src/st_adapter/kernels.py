@@ -61,7 +61,8 @@ class ChosenKernels(TorchFunctionMode):
 
 def _attention(query: Tensor, key: Tensor, value: Tensor, *args: Any, **kwargs: Any) -> Tensor:
     """Attention over few tokens, without mask or dropout, by products of matrices."""
-    plain = not args and not any(kwargs.get(name) for name in _FURTHER)
+    alike = query.shape[:-2] == key.shape[:-2] == value.shape[:-2]
+    plain = alike and not args and not any(kwargs.get(name) for name in _FURTHER)
     if not plain or kwargs.get("attn_mask") is not None or key.shape[-2] > FEW_TOKENS:
         return F.scaled_dot_product_attention(query, key, value, *args, **kwargs)
     kind = torch.get_autocast_dtype("cpu")

@@ -233,9 +233,9 @@ def peak_memory_gb(device: torch.device) -> float:
     """Most memory this process has held, GB of 2^30 bytes."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**30
-    status = Path("/proc/self/status")
-    if status.exists():  # what Linux's getrusage tells may be that of the process that started this
-        (line,) = (x for x in status.read_text().splitlines() if x.startswith("VmHWM:"))
-        return int(line.split()[1]) / 2**20
+    status = Path("/proc/self/status")  # Linux's getrusage may tell of the process before this one
+    for line in status.read_text().splitlines() if status.exists() else ():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) / 2**20
     kilobytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # bytes on macOS
     return kilobytes / (2**30 if sys.platform == "darwin" else 2**20)

@@ -66,6 +66,10 @@ def compare(
     for method in methods:
         check_method(method)
     config = replace(config or TrainConfig(), keep="last", head_lr=None)
+    if config.prefix_cache:
+        raise ArgumentError(
+            "methods differ in what they leave frozen: leave prefix_cache out of a comparison"
+        )
     passes = config.accumulate * (config.processes or 1)
     config = replace(config, accumulate=passes, processes=1)  # the same step, a process a cell
     videos = read_videos(Path(data), config)

@@ -1,0 +1,89 @@
+"""Faster forms are the same, and so are half-precision weights and the last block's short cut."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from timm.layers import QuickGELU
+
+import st_adapter
+from conftest import randomise
+from st_adapter.errors import ArgumentError
+from st_adapter.kernels import FewTokenAttention, QuickGELUFunction, chosen_kernels
+from st_adapter.machine import autocast, hold_frozen
+from st_adapter.method_table import METHODS
+
+CPU = torch.device("cpu")
+
+
+def test_attention_has_the_gradients_of_torchs():
+    torch.manual_seed(0)
+    q = torch.randn(2, 3, 5, 8, dtype=torch.float64, requires_grad=True)
+    k, v = (torch.randn(2, 3, 7, 8, dtype=torch.float64, requires_grad=True) for _ in range(2))
+    assert torch.autograd.gradcheck(lambda *x: FewTokenAttention.apply(*x, 0.3), (q, k, v))
+    ours = FewTokenAttention.apply(q, k, v, 0.3)
+    torch.testing.assert_close(ours, F.scaled_dot_product_attention(q, k, v, scale=0.3))
+
+
+def test_attention_of_one_key_for_many_queries_is_left_to_torch():
+    query, key = torch.randn(4, 2, 3, 8), torch.randn(1, 2, 3, 8)
+    with chosen_kernels(CPU), torch.autocast("cpu", torch.bfloat16):
+        result = F.scaled_dot_product_attention(query, key, key)
+    assert result.shape == query.shape
+
+
+def test_quick_gelu_is_clips():
+    x = torch.linspace(-8, 8, 101, dtype=torch.float64, requires_grad=True)
+    torch.testing.assert_close(QuickGELUFunction.apply(x), QuickGELU()(x))
+    assert torch.autograd.gradcheck(QuickGELUFunction.apply, (x,))
+
+
+@pytest.mark.parametrize("backbone", ["test_vit", "test_resnet"])
+@pytest.mark.parametrize("method", METHODS)
+def test_frozen_weights_in_half_precision_change_no_bit(method, backbone):
+    clips = torch.randint(0, 256, (2, 3, 3, 32, 32), dtype=torch.uint8)
+    found = []
+    for held in (False, True):
+        torch.manual_seed(0)
+        try:
+            model = st_adapter.create_model(
+                backbone, ["a", "b"], weights="random", method=method, dropout=0.0
+            )
+        except ArgumentError:
+            assert (method.startswith("prompt"), backbone) == (True, "test_resnet")
+            return
+        randomise(model).train()
+        digest = model.spec.digest
+        if held:
+            hold_frozen(model, "bfloat16")
+            assert model.spec.digest.startswith("sha256")
+            assert digest in ("", model.spec.digest)
+        with chosen_kernels(CPU), autocast(CPU, "bfloat16"):
+            logits = model(clips)
+        logits.float().square().sum().backward()
+        gradients = [p.grad for p in model.trainable_parameters() if p.grad is not None]
+        assert gradients
+        found.append([logits, *gradients])
+    assert all(map(torch.equal, *found))
+
+
+@pytest.mark.parametrize("name", ["test_vit", "test_vit2", "vit_tiny_patch16_224"])
+def test_the_last_block_gives_the_class_token_as_with_all_tokens(name):
+    torch.manual_seed(0)
+    model = randomise(st_adapter.create_model(name, ["a", "b"], weights="random")).eval()
+    last = model.backbone.blocks[-1]
+    clips = torch.rand(2, 3, 3, 64, 64)
+    with torch.no_grad():
+        short = model(clips)
+        last.attn.qkv = torch.nn.Sequential(last.attn.qkv)  # wrapped: runs as timm wrote it
+        torch.testing.assert_close(model(clips), short, rtol=1e-4, atol=1e-5)
+
+
+def test_a_comparison_takes_no_prefix_cache(folder_data, tmp_path, tiny):
+    from dataclasses import replace
+
+    from st_adapter.comparison.run import compare
+
+    config = replace(tiny, draws=1, prefix_cache=1.0)
+    with pytest.raises(ArgumentError, match="leave prefix_cache out of a comparison"):
+        compare(folder_data, tmp_path / "out", config, methods=["linear"], rates=[1e-3])
+    assert not (tmp_path / "out").exists()
