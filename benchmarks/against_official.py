@@ -8,6 +8,7 @@ process of its own for each. On a processor the official code can compute in flo
 """
 
 import argparse
+import ctypes
 import gc
 import statistics
 import time
@@ -77,6 +78,7 @@ def peak_gb(way: str, official: Path, name: str, clips: int, frames: int) -> tup
     """Memory of the process before the first step and at most in two."""
     step = make_step(way, official, name, clips, frames)
     gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)  # what making the weights took is not held any more
     before = psutil.Process().memory_info().rss / 2**30
     Path("/proc/self/clear_refs").write_text("5")  # the peak counts from here
     step()

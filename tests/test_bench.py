@@ -52,6 +52,14 @@ def test_products_are_counted_with_their_operations():
     assert seconds_of_products(Counter(), torch.device("cpu")) == 0
 
 
+def test_products_are_counted_in_inference_mode():
+    x, weight = torch.randn(2, 3, 4), torch.randn(5, 4)
+    with torch.inference_mode(), Products() as products:
+        torch.nn.functional.linear(x, weight, torch.zeros(5))
+    ((product, times),) = products.counted.items()
+    assert (product.operations, times) == (2 * 6 * 4 * 5, 1)
+
+
 def test_gradients_of_trained_weights_are_told_by_their_shape():
     with Products() as products:
         torch.randn(4, 30) @ torch.randn(30, 5)

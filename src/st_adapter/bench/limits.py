@@ -63,6 +63,9 @@ class Products(TorchDispatchMode):
         self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         """Note a product, and compute as usual."""
+        if func is _aten.linear.default:  # what it is in inference mode
+            left, right = args[0].flatten(0, -2), args[1].t()
+            self.counted[Product(_aten.mm.default, _side(left), _side(right), left.dtype)] += 1
         if func in _PRODUCTS:
             first = _PRODUCTS[func][0]
             left, right = args[first], args[first + 1]
