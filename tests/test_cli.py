@@ -18,6 +18,7 @@ VERBS = [
     "compare",
     "report",
     "inspect",
+    "bench",
     "recipes",
     "backbones",
     "import-official",
