@@ -4,9 +4,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 from timm.layers import QuickGELU
+from timm.models.vision_transformer import VisionTransformer
 
 import st_adapter
 from conftest import randomise
+from st_adapter.backbones import vit
 from st_adapter.errors import ArgumentError
 from st_adapter.kernels import FewTokenAttention, QuickGELUFunction, chosen_kernels
 from st_adapter.machine import autocast, hold_frozen
@@ -55,6 +57,9 @@ def test_frozen_weights_in_half_precision_change_no_bit(method, backbone):
         digest = model.spec.digest
         if held:
             hold_frozen(model, "bfloat16")
+            assert {p.dtype for p in model.trainable_parameters()} == {torch.float32}
+            kinds = {p.dtype for p in model.backbone.parameters() if not p.requires_grad}
+            assert (torch.bfloat16 in kinds) == (not method.startswith("full"))
             assert model.spec.digest.startswith("sha256")
             assert digest in ("", model.spec.digest)
         with chosen_kernels(CPU), autocast(CPU, "bfloat16"):
@@ -66,16 +71,45 @@ def test_frozen_weights_in_half_precision_change_no_bit(method, backbone):
     assert all(map(torch.equal, *found))
 
 
-@pytest.mark.parametrize("name", ["test_vit", "test_vit2", "vit_tiny_patch16_224"])
-def test_the_last_block_gives_the_class_token_as_with_all_tokens(name):
+SMALL_VIT = {"img_size": 64, "patch_size": 16, "embed_dim": 32, "depth": 3, "num_heads": 2}
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"reg_tokens": 4, "qk_norm": True, "init_values": 0.5}, {"qkv_bias": False}]
+)
+def test_the_last_block_gives_the_class_token_as_with_all_tokens(options, monkeypatch):
     torch.manual_seed(0)
-    model = randomise(st_adapter.create_model(name, ["a", "b"], weights="random")).eval()
-    last = model.backbone.blocks[-1]
+    backbone = VisionTransformer(**SMALL_VIT, **options)
+    model = randomise(st_adapter.attach(backbone, ["a", "b"], dropout=0.0)).eval()
     clips = torch.rand(2, 3, 3, 64, 64)
-    with torch.no_grad():
-        short = model(clips)
-        last.attn.qkv = torch.nn.Sequential(last.attn.qkv)  # wrapped: runs as timm wrote it
-        torch.testing.assert_close(model(clips), short, rtol=1e-4, atol=1e-5)
+
+    def run():
+        model.zero_grad()
+        logits = model(clips)
+        logits.square().sum().backward()
+        return [logits, *(p.grad for p in model.trainable_parameters() if p.grad is not None)]
+
+    calls, short_cut = [], vit._run_last_block
+    monkeypatch.setattr(vit, "_run_last_block", lambda *x: calls.append(1) or short_cut(*x))
+    short = run()
+    assert calls == [1]
+    monkeypatch.setattr(vit, "_is_plain", lambda attn: False)
+    whole = run()
+    assert calls == [1]
+    dead = [g for g in whole[1:] if not g.any()]  # of the adapter before the last MLP
+    kept = [whole[0], *(g for g in whole[1:] if g.any())]
+    assert dead
+    assert len(kept) == len(short)
+    for one, two in zip(short, kept, strict=True):
+        torch.testing.assert_close(one, two, rtol=1e-3, atol=1e-5)
+
+
+def test_lora_is_in_every_block_alike():
+    model = st_adapter.create_model("test_vit", ["a", "b"], weights="random", method="lora")
+    names = [n.removeprefix("backbone.blocks.").split(".", 1) for n in model.trained_tensors()]
+    inside = {i: {name for block, name in names if block == str(i)} for i in range(6)}
+    assert all("attn.qkv.lora_A.default.weight" in found for found in inside.values())
+    assert len(set(map(frozenset, inside.values()))) == 1
 
 
 def test_a_comparison_takes_no_prefix_cache(folder_data, tmp_path, tiny):

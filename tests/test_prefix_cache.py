@@ -206,3 +206,19 @@ def test_what_is_frozen_is_told_by_structure(layers):
     clips = torch.randint(0, 256, (2, 3, 3, 32, 32), dtype=torch.uint8)
     model.eval()
     torch.testing.assert_close(model.forward_from(model.prefix(clips), (32, 32)), model(clips))
+
+
+@pytest.mark.parametrize("method", ["linear", "st-adapter"])
+def test_what_is_kept_in_memory_is_what_is_counted(method):
+    from st_adapter.config import AdapterConfig
+    from st_adapter.data.dataset import TrainItem
+    from st_adapter.prefix_cache import PrefixCache
+
+    model = create_model(
+        "test_vit", ["a", "b"], AdapterConfig(layers=2), weights="random", method=method
+    )
+    cache = PrefixCache(model, "float32", most_bytes=1e9)
+    clip = torch.zeros(4, 3, 32, 32, dtype=torch.uint8)
+    cache.fill((0, 0), TrainItem(path="a", clips=(clip,), targets=((0,),), skipped=()))
+    (kept,) = cache.get((0, 0)).clips
+    assert kept.untyped_storage().nbytes() == kept.nbytes

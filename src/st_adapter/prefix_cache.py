@@ -88,7 +88,8 @@ class PrefixCache:
     def _prefix(self, clip: Tensor) -> Tensor:
         device = self._model.device
         with chosen_kernels(device), autocast(device, self._precision):
-            return self._model.prefix(clip[None].to(device))[0].cpu()
+            prefix = self._model.prefix(clip[None].to(device))[0]
+        return prefix.cpu().clone()  # a view would keep all tokens
 
     def _write(self, file: Path, item: TrainItem) -> bool:
         tensors = {f"clip_{i}": clip.contiguous() for i, clip in enumerate(item.clips)}

@@ -33,12 +33,14 @@ class Inserted(NamedTuple):
         recompute: run each block again in the backward pass instead of keeping what is in it,
             where a family CAN_RECOMPUTE.
         cut: instead of frames, the call is given what `frame_prefix` made of them.
+        whole: call every module of every block, for who watches them, also where less would do.
     """
 
     adapters: Adapters = MappingProxyType({})
     prompts: Sequence[Tensor] = ()
     recompute: bool = False
     cut: Cut | None = None
+    whole: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -113,7 +113,7 @@ def _run_blocks(
 
     Operations are counted on the meta device: there all tokens count, as in published figures.
     """
-    only_class = only_class and not frames.is_meta
+    only_class = only_class and not frames.is_meta and not inserted.whole
     if inserted.cut is None:
         first, (x, grid) = 0, _embed(backbone, frames)
     else:

@@ -81,4 +81,4 @@ def _run_once(backbone: nn.Module, family: Family) -> None:
     weight = next(backbone.parameters())
     size = get_model_input_config(backbone)["input_size"]
     frame = torch.zeros(1, *size, device=weight.device, dtype=weight.dtype)
-    family.frame_features(backbone, frame, Inserted())
+    family.frame_features(backbone, frame, Inserted(whole=True))
