@@ -116,7 +116,17 @@ def test_a_folder_serves_further_runs(folder_data, tmp_path, plain, decoded):
 
 
 @pytest.mark.parametrize(
-    "changes", [{"size": 48}, {"seed": 1}, {"flip": False}, {"crop_range": (0.9, 1.0)}]
+    "changes",
+    [
+        {"size": 48},
+        {"seed": 1},
+        {"frames": 5},
+        {"stride": 1},
+        {"adapter_layers": "1"},
+        {"precision": "bfloat16"},
+        {"flip": False},
+        {"crop_range": (0.9, 1.0)},
+    ],
 )
 def test_other_clips_are_not_taken_from_a_folder(folder_data, tmp_path, plain, decoded, changes):
     plain = replace(plain, epochs=1, val=str(folder_data))
@@ -222,3 +232,33 @@ def test_what_is_kept_in_memory_is_what_is_counted(method):
     cache.fill((0, 0), TrainItem(path="a", clips=(clip,), targets=((0,),), skipped=()))
     (kept,) = cache.get((0, 0)).clips
     assert kept.untyped_storage().nbytes() == kept.nbytes
+
+
+def test_pictures_and_shards_that_changed_have_another_name(tmp_path):
+    from st_adapter.prefix_cache import _state
+
+    (folder := tmp_path / "pictures").mkdir()
+    for i in range(3):
+        (folder / f"{i}.jpg").write_bytes(b"x")
+    before = _state(folder)
+    os.utime(folder / "1.jpg", ns=(1, 1))
+    assert _state(folder) != before
+    (shard := tmp_path / "part.tar").write_bytes(b"x")
+    before = _state(shard / "clip.mp4")
+    shard.write_bytes(b"xy")
+    assert _state(shard / "clip.mp4") != before
+
+
+def test_two_processes_share_the_room_and_come_to_the_same(folder_data, tmp_path, plain):
+    plain = replace(plain, dropout=0.0)  # which each process draws for itself
+    wanted = trained(folder_data, tmp_path / "plain", plain)
+    both = replace(cached(plain, tmp_path / "cache"), processes=2, batch_size=2)
+    assert_same(trained(folder_data, tmp_path / "cached", both), wanted)
+    assert len(list((tmp_path / "cache").rglob("*.safetensors"))) == 10
+
+
+def test_a_folder_that_is_a_file_is_named_by_its_flag(folder_data, tmp_path, plain):
+    (file := tmp_path / "file").write_text("x")
+    with pytest.raises(ArgumentError, match="--prefix-cache-folder takes a folder"):
+        train(folder_data, tmp_path / "run", cached(plain, file))
+    assert not (tmp_path / "run").exists()

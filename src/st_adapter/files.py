@@ -50,13 +50,13 @@ def remove_unfinished(folder: Path) -> None:
             path.unlink(missing_ok=True)
 
 
-def check_writable(folder: Path) -> None:
-    """Raise ArgumentError where a folder cannot be made or written to."""
+def check_writable(folder: Path, flag: str = "--out") -> None:
+    """Raise ArgumentError where the folder that a flag names cannot be made or written to."""
     there = next(p for p in (folder, *folder.absolute().parents) if p.exists())
     if there == folder and not folder.is_dir():
-        raise ArgumentError(f"{folder} is a file; --out takes a folder")
+        raise ArgumentError(f"{folder} is a file; {flag} takes a folder")
     if not there.is_dir() or not os.access(there, os.W_OK):
-        raise ArgumentError(f"{folder}: {there} cannot be written to; choose another --out")
+        raise ArgumentError(f"{folder}: {there} cannot be written to; choose another {flag}")
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -54,19 +54,23 @@ class ChosenKernels(TorchFunctionMode):
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
         """Call `func`, or what is equal to it."""
-        if torch.is_autocast_enabled("cpu"):
+        if torch.is_autocast_enabled("cpu") and _computes_in_bfloat16():
             func = _INSTEAD.get(func, func)
         return func(*args, **(kwargs or {}))
 
 
+def _computes_in_bfloat16() -> bool:
+    return torch.get_autocast_dtype("cpu") is torch.bfloat16
+
+
 def _attention(query: Tensor, key: Tensor, value: Tensor, *args: Any, **kwargs: Any) -> Tensor:
     """Attention over few tokens, without mask or dropout, by products of matrices."""
-    alike = query.shape[:-2] == key.shape[:-2] == value.shape[:-2]
+    alike = query.dtype != torch.float64 and query.shape[:-2] == key.shape[:-2] == value.shape[:-2]
     plain = alike and not args and not any(kwargs.get(name) for name in _FURTHER)
     if not plain or kwargs.get("attn_mask") is not None or key.shape[-2] > FEW_TOKENS:
         return F.scaled_dot_product_attention(query, key, value, *args, **kwargs)
     kind = torch.get_autocast_dtype("cpu")
-    scale = kwargs.get("scale") or query.shape[-1] ** -0.5
+    scale = query.shape[-1] ** -0.5 if kwargs.get("scale") is None else kwargs["scale"]
     result: Tensor = FewTokenAttention.apply(query.to(kind), key.to(kind), value.to(kind), scale)
     return result
 

@@ -183,7 +183,7 @@ class VideoClassifier(nn.Module):
         for module in self.backbone.modules():
             is_map = type(module) is nn.Linear or (type(module) is nn.Conv2d and module.groups == 1)
             for parameter in module.parameters(recurse=False) if is_map else ():
-                if not parameter.requires_grad:
+                if parameter.dtype == torch.float32 and not parameter.requires_grad:
                     parameter.data = parameter.data.to(dtype)
 
     @property

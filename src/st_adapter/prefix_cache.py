@@ -3,7 +3,6 @@
 import dataclasses
 import hashlib
 import json
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +16,8 @@ from torch import Tensor
 from st_adapter.backbones.weights import digest
 from st_adapter.config import TrainConfig
 from st_adapter.data.dataset import TrainItem
+from st_adapter.data.pictures import list_pictures
+from st_adapter.data.shards import split_member, version
 from st_adapter.data.video_list import Video
 from st_adapter.errors import ArgumentError
 from st_adapter.files import atomic_path, check_writable
@@ -24,6 +25,7 @@ from st_adapter.kernels import chosen_kernels
 from st_adapter.machine import autocast
 from st_adapter.model import VideoClassifier
 from st_adapter.progress import say
+from st_adapter.provenance import versions
 
 Key = tuple[int, int]
 """Number of the draw, and index of the video."""
@@ -41,7 +43,8 @@ class PrefixCache:
         model: whose frozen blocks are run.
         precision: of autocast.
         most_bytes: that may be kept.
-        file_of: path of the file that keeps a key; None keeps all in memory.
+        file_of: path of the file that keeps a key, None for one that is not kept; unset keeps all
+            in memory.
     """
 
     def __init__(
@@ -49,7 +52,7 @@ class PrefixCache:
         model: VideoClassifier,
         precision: str,
         most_bytes: float,
-        file_of: Callable[[Key], Path] | None = None,
+        file_of: Callable[[Key], Path | None] | None = None,
     ) -> None:
         self._model = model
         self._precision = precision
@@ -58,15 +61,22 @@ class PrefixCache:
         self._items: dict[Key, TrainItem] = {}
 
     def __contains__(self, key: Key) -> bool:
-        return key in self._items or (self._file_of is not None and self._file_of(key).exists())
+        if self._file_of is None:
+            return key in self._items
+        file = self._file_of(key)
+        return file is not None and file.exists()
 
     def get(self, key: Key) -> TrainItem | None:
         """The item of a key; None where it is not there, or cannot be read any more."""
         if self._file_of is None:
             return self._items.get(key)
+        file = self._file_of(key)
+        if file is None:
+            return None
         try:
-            return _read(self._file_of(key))
+            return _read(file)
         except (OSError, ValueError, KeyError, SafetensorError):
+            file.unlink(missing_ok=True)  # damaged: made anew, by a worker from the next epoch on
             return None
 
     def fill(self, key: Key, item: TrainItem) -> TrainItem:
@@ -80,8 +90,10 @@ class PrefixCache:
             return item
         if self._file_of is None:
             self._items[key] = item
-        elif not self._write(self._file_of(key), item):
-            return item
+        else:
+            file = self._file_of(key)
+            if file is None or not self._write(file, item):
+                return item
         self._room -= size
         return item
 
@@ -118,11 +130,13 @@ def make_prefix_cache(
     precision: str,
     videos: Sequence[Video],
     drawn_by: Mapping[str, Any],
+    num_processes: int = 1,
 ) -> PrefixCache | None:
     """The cache that a configuration asks for, if it does.
 
     Args:
-        drawn_by: what else decides what a clip shows: transform, mirror, reversal.
+        drawn_by: what else decides what a clip shows: reader, transform, mirror, reversal.
+        num_processes: that train together and share the room there is.
 
     Raises:
         ArgumentError: nothing frozen comes before what is trained, or the folder cannot be used.
@@ -138,7 +152,7 @@ def make_prefix_cache(
         )
     most_bytes, folder, used = config.prefix_cache * 2**30, config.prefix_cache_folder, 0
     if folder is not None:
-        check_writable(Path(folder))
+        check_writable(Path(folder), "--prefix-cache-folder")
         used = sum(file.stat().st_size for file in Path(folder).glob("*/*.safetensors"))
     clip = torch.zeros(1, config.frames, 3, config.size, config.size, device=model.device)
     with autocast(model.device, precision):
@@ -150,35 +164,45 @@ def make_prefix_cache(
         f"{blocks} blocks are frozen and run once a clip; keeping what they make of all takes "
         f"about {wanted / 2**30:.2f} GB of at most {config.prefix_cache:g}{beside}"
     )
+    most_bytes = (most_bytes - used) / num_processes
     if folder is None:
         return PrefixCache(model, precision, most_bytes)
     hangs_on = {
         "format": _FORMAT,
-        "torch": torch.__version__,
+        "versions": versions(),
         "backbone": [config.backbone, model.spec.digest or digest(model.backbone), blocks],
         "arithmetic": [precision, model.device.type],
         "clip": [config.frames, config.stride, config.size, config.seed, config.repeats],
-        "decoder": config.decoder,
         "drawn_by": dict(drawn_by),
     }
+    shared = _digest_of(hangs_on)
     return PrefixCache(
-        model, precision, most_bytes - used, lambda key: _file(Path(folder), hangs_on, key, videos)
+        model, precision, most_bytes, lambda key: _file(Path(folder), shared, key, videos[key[1]])
     )
 
 
-def _file(folder: Path, hangs_on: dict[str, Any], key: Key, videos: Sequence[Video]) -> Path:
-    """Where a key is kept: a name made of all that its content hangs on."""
-    draw, index = key
-    video = videos[index]
+def _file(folder: Path, shared: str, key: Key, video: Video) -> Path | None:
+    """Where a key is kept, a name made of all that its content hangs on; None where nothing tells.
+
+    Args:
+        shared: what the content of every key hangs on.
+    """
     try:
-        state = os.stat(video.path)
-        of_file = [state.st_size, state.st_mtime_ns]
-    except OSError:  # in a shard, or gone
-        of_file = []
-    record = hangs_on | {
-        "key": [draw, index],
-        "video": dataclasses.asdict(video),
-        "file": of_file,
-    }
-    name = hashlib.sha256(json.dumps(record, sort_keys=True, default=str).encode()).hexdigest()
+        state = _state(video.path)
+    except OSError:
+        return None
+    name = _digest_of([shared, key, dataclasses.asdict(video), state])
     return folder / name[:2] / f"{name}.safetensors"
+
+
+def _state(path: Path) -> list[tuple[int, int]]:
+    """Lengths and times of change of what holds a video."""
+    member = split_member(path)
+    if member is None and path.is_dir():
+        return [version(str(picture)) for picture in list_pictures(path)]
+    return [version(member[0] if member else str(path))]
+
+
+def _digest_of(record: Any) -> str:
+    text = json.dumps(record, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()

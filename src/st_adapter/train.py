@@ -15,6 +15,7 @@ from accelerate.utils import InitProcessGroupKwargs, broadcast_object_list, gath
 
 from st_adapter import checkpoint
 from st_adapter.config import ClipConfig, TrainConfig
+from st_adapter.data.annotations import Annotations
 from st_adapter.data.index import index_of
 from st_adapter.data.reader import make_reader
 from st_adapter.errors import DataError, TrainingError
@@ -32,7 +33,7 @@ from st_adapter.machine import (
     peak_memory_gb,
 )
 from st_adapter.metrics import METRICS
-from st_adapter.model import create_model
+from st_adapter.model import VideoClassifier, create_model
 from st_adapter.optimization import make_optimizer
 from st_adapter.prefix_cache import make_prefix_cache
 from st_adapter.progress import Bar, bar, console, say
@@ -144,20 +145,7 @@ def _prepare(data: Path, folder: Path, config: TrainConfig) -> Run:
     accelerator = _join_processes(device, config.tracker, folder)
     config = replace(config, processes=config.processes or accelerator.num_processes)
     torch.manual_seed(config.seed)
-    model = create_model(
-        config.backbone,
-        annotations.labels,
-        config.adapter,
-        config.weights,
-        task=annotations.task,
-        method=config.method,
-        method_config=config.method_config,
-        clip=config.clip,
-        dropout=config.dropout,
-        head_std=config.head_std,
-    ).to(device)
-    if config.checkpoint_activations:
-        model.checkpoint_activations()
+    model = _build_model(config, annotations, device)
     check_input_size(model, config.size)
     chosen = choose_precision(config.precision, model, clip_frames=config.frames, size=config.size)
     precision, reason = broadcast_object_list([*chosen])  # each may have measured another
@@ -168,12 +156,16 @@ def _prepare(data: Path, folder: Path, config: TrainConfig) -> Run:
         (config,) = broadcast_object_list([fitted])  # memory differs from process to process
     check_memory(model, config, precision, config.batch_size * copies)
     say(f"{device}, {precision}: {reason}")
+    reader = make_reader(config.decoder, config.workers, device, index_of(data))
     drawn_by = {
+        "reader": [config.decoder, str(reader.device)],
         "transform": asdict(train_transform(config)),
         "mirror": mirror,
         "reversal": reversal,
     }
-    prefix_cache = make_prefix_cache(model, config, precision, annotations.train, drawn_by)
+    prefix_cache = make_prefix_cache(
+        model, config, precision, annotations.train, drawn_by, accelerator.num_processes
+    )
     if num_shards() > 1:
         model.shard()
     if not accelerator.is_main_process:
@@ -189,8 +181,29 @@ def _prepare(data: Path, folder: Path, config: TrainConfig) -> Run:
         reversal=reversal,
         mirror=mirror,
         prefix_cache=prefix_cache,
-        reader=make_reader(config.decoder, config.workers, device, index_of(data)),
+        reader=reader,
     )
+
+
+def _build_model(
+    config: TrainConfig, annotations: Annotations, device: torch.device
+) -> VideoClassifier:
+    """The classifier as it is before the first step."""
+    model = create_model(
+        config.backbone,
+        annotations.labels,
+        config.adapter,
+        config.weights,
+        task=annotations.task,
+        method=config.method,
+        method_config=config.method_config,
+        clip=config.clip,
+        dropout=config.dropout,
+        head_std=config.head_std,
+    ).to(device)
+    if config.checkpoint_activations:
+        model.checkpoint_activations()
+    return model
 
 
 def _join_processes(device: torch.device, tracker: str, folder: Path) -> Accelerator:
