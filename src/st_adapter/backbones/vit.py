@@ -165,17 +165,23 @@ def _run_last_block(
     return _add_mlp(block, x[:, :1] + block.drop_path1(block.ls1(attended)))
 
 
+def _qkv(attn: Any) -> Any:
+    """The map to queries, keys and values; the frozen one where peft's updates are disabled."""
+    qkv = attn.qkv
+    return qkv.base_layer if getattr(qkv, "disable_adapters", False) else qkv
+
+
 def _is_plain(attn: Any) -> bool:
     """Whether attention is timm's, without a gate, its maps not wrapped."""
-    plain_map = type(getattr(attn, "qkv", None)) is nn.Linear
-    return type(attn) is Attention and plain_map and getattr(attn, "gate", None) is None
+    plain_map = type(attn) is Attention and type(_qkv(attn)) is nn.Linear
+    return plain_map and getattr(attn, "gate", None) is None
 
 
 def _attend_by_class(attn: Any, x: Tensor) -> Tensor:
     """The first row of timm's `Attention.forward`."""
     n, tokens, _ = x.shape
     width = attn.attn_dim
-    weight, bias = attn.qkv.weight, attn.qkv.bias
+    weight, bias = _qkv(attn).weight, _qkv(attn).bias
     query = F.linear(x[:, :1], weight[:width], None if bias is None else bias[:width])
     rest = F.linear(x, weight[width:], None if bias is None else bias[width:])
     query = query.view(n, 1, attn.num_heads, attn.head_dim).transpose(1, 2)
