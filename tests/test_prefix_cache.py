@@ -97,6 +97,74 @@ def test_each_video_is_decoded_once(folder_data, tmp_path, plain, decoded):
     assert sorted(decoded) == list(range(10))
 
 
+@pytest.fixture
+def viewed(monkeypatch):
+    """Numbers of the videos that are decoded to be scored, as they are decoded."""
+    from st_adapter.data.dataset import ViewDataset
+
+    seen, load = [], ViewDataset.__getitem__
+
+    def note(dataset, index):
+        seen.append(index)
+        return load(dataset, index)
+
+    monkeypatch.setattr(ViewDataset, "__getitem__", note)
+    return seen
+
+
+def validations(run: Path) -> list[dict[str, float]]:
+    lines = map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
+    return [{n: line[n] for n in ("top1", "val_loss")} for line in lines if "val_loss" in line]
+
+
+@pytest.mark.parametrize("in_folder", [False, True])
+def test_validation_decodes_once_and_scores_the_same(
+    folder_data, tmp_path, plain, viewed, in_folder
+):
+    data = shutil.copytree(folder_data, tmp_path / "data")
+    next(data.rglob("clip 2.mp4")).write_bytes(b"broken")
+    config = replace(plain, keep="best", val=str(data), views="2x1")
+    train(data, tmp_path / "plain", config)
+    viewed.clear()
+    folder = tmp_path / "cache" if in_folder else None
+    train(data, tmp_path / "cached", cached(config, folder))
+    assert len(viewed) == 12 + 2 * 1 + 12  # the broken one each time; the last time on two views
+    ours, wanted = (validations(tmp_path / name) for name in ("cached", "plain"))
+    assert len(ours) == 3
+    for mine, theirs in zip(ours, wanted, strict=True):
+        assert mine == pytest.approx(theirs, abs=1e-4)
+    ours, wanted = (
+        json.loads((tmp_path / n / "eval.json").read_text()) for n in ("cached", "plain")
+    )
+    assert ours["num_skipped"] == wanted["num_skipped"] == 1
+    assert ours["top1"] == wanted["top1"]
+
+
+@pytest.mark.parametrize("together", ["same", "different"])
+def test_clips_are_run_together_only_where_that_makes_the_same_bits(monkeypatch, together):
+    from st_adapter.config import AdapterConfig
+    from st_adapter.data.dataset import TrainItem
+    from st_adapter.prefix_cache import PrefixCache
+
+    model = create_model("test_vit", ["a", "b"], AdapterConfig(layers=2), weights="random")
+    calls, prefix = [], model.prefix
+
+    def run(clips):
+        calls.append(len(clips))
+        alone = torch.cat([prefix(clip[None]) for clip in clips])
+        return alone if len(clips) == 1 or together == "same" else alone + 1e-6
+
+    monkeypatch.setattr(model, "prefix", run)
+    cache = PrefixCache(model, 32, "float32", most_bytes=1e9)
+    for draw in ("draw 0", "draw 1"):
+        clips = torch.randint(0, 256, (3, 4, 3, 32, 32), dtype=torch.uint8)
+        items = [TrainItem(path="a", clips=(c,), targets=((0,),), skipped=()) for c in clips]
+        made = cache.items([(draw, i) for i in range(3)], set(), iter(items), items.__getitem__)
+        for item, clip in zip(made, clips, strict=True):
+            assert torch.equal(item.clips[0], prefix(clip[None])[0])
+    assert calls == [1, 1, 1, 3] + ([3] if together == "same" else [1, 1, 1])
+
+
 def test_what_does_not_fit_is_computed_anew(folder_data, tmp_path, plain, decoded):
     wanted = trained(folder_data, tmp_path / "plain", plain)
     decoded.clear()
@@ -227,11 +295,14 @@ def test_what_is_kept_in_memory_is_what_is_counted(method):
     model = create_model(
         "test_vit", ["a", "b"], AdapterConfig(layers=2), weights="random", method=method
     )
-    cache = PrefixCache(model, "float32", most_bytes=1e9)
+    cache = PrefixCache(model, 32, "float32", most_bytes=1e9)
     clip = torch.zeros(4, 3, 32, 32, dtype=torch.uint8)
-    cache.fill((0, 0), TrainItem(path="a", clips=(clip,), targets=((0,),), skipped=()))
-    (kept,) = cache.get((0, 0)).clips
-    assert kept.untyped_storage().nbytes() == kept.nbytes
+    items = [TrainItem(path="a", clips=(clip,), targets=((0,),), skipped=()) for _ in range(2)]
+    keys = [("draw 0", i) for i in range(2)]
+    cache.items(keys, set(), iter(items), items.__getitem__)
+    for item in cache.items(keys, set(keys), iter(()), items.__getitem__):
+        (kept,) = item.clips
+        assert kept.untyped_storage().nbytes() == kept.nbytes
 
 
 def test_pictures_and_shards_that_changed_have_another_name(tmp_path):

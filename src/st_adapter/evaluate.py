@@ -22,6 +22,7 @@ from st_adapter.frame_order import ORDERS
 from st_adapter.inference import score_videos, videos_at_once
 from st_adapter.metrics import Measures, measure
 from st_adapter.model import VideoClassifier
+from st_adapter.prefix_cache import PrefixCache
 from st_adapter.progress import bar
 from st_adapter.task import Task
 
@@ -68,6 +69,7 @@ def evaluate(
     temporal: bool = False,
     reader: Reader = Reader(),
     accelerator: Accelerator | None = None,
+    prefix_cache: PrefixCache | None = None,
 ) -> Evaluation:
     """Score every video and measure how good the scores are.
 
@@ -75,6 +77,7 @@ def evaluate(
         temporal: measure it with the frames reversed, shuffled and frozen to one, too.
         reader: of videos.
         accelerator: of processes that all call this; each scores a part of the videos.
+        prefix_cache: of the run that is being validated, on one view.
 
     Raises:
         DataError: no video could be read.
@@ -94,6 +97,7 @@ def evaluate(
             orders=orders,
             reader=reader,
             share=share,
+            prefix_cache=prefix_cache,
         ):
             if isinstance(result, Skipped):
                 skipped.append(result)

@@ -1,19 +1,20 @@
 """Scores of videos: decoding in the background, views averaged."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from st_adapter.config import ClipConfig
-from st_adapter.data.dataset import Skipped, view_loader
+from st_adapter.data.dataset import Skipped, TrainItem, ViewDataset, Views, view_loader
 from st_adapter.data.reader import Reader
 from st_adapter.data.video_list import Video
 from st_adapter.frame_order import Order, reorder
 from st_adapter.kernels import chosen_kernels
 from st_adapter.machine import autocast, clear_out_of_memory
 from st_adapter.model import VideoClassifier
+from st_adapter.prefix_cache import VALIDATION, PrefixCache
 from st_adapter.scoring import probabilities
 
 
@@ -28,6 +29,7 @@ def score_videos(
     orders: Sequence[Order] = ("in_order",),
     reader: Reader = Reader(),
     share: Sequence[int] | None = None,
+    prefix_cache: PrefixCache | None = None,
 ) -> Iterator[tuple[int, Tensor | Skipped]]:
     """Yield (index, scores [orders, classes]) of each video, or why it had to be skipped.
 
@@ -38,10 +40,18 @@ def score_videos(
         orders: of the frames; each video is decoded once and scored in all of them.
         reader: of videos.
         share: indices of those to score; None is all.
+        prefix_cache: of the run that is being validated, on one view.
     """
     temporal, spatial = clip.views
     at_once = videos_at_once(clip, batch_size)
-    for group in view_loader(videos, clip, at_once, workers, reader, share):
+    share = range(len(videos)) if share is None else share
+    groups: Iterable[list[Views]]
+    if prefix_cache is None:
+        groups = view_loader(videos, clip, at_once, workers, reader, share)
+    else:
+        groups = _kept_views(prefix_cache, videos, clip, at_once, workers, reader, share)
+    forward = model if prefix_cache is None else prefix_cache.logits
+    for group in groups:
         readable = [
             reorder(views.clips, order, seed=views.index)
             for views in group
@@ -50,7 +60,7 @@ def score_videos(
         ]
         per_video: Iterator[Tensor] = iter(())
         if readable:
-            scores = score_clips(model, torch.cat(readable), batch_size, precision)
+            scores = score_clips(model, torch.cat(readable), batch_size, precision, forward)
             by_order = scores.unflatten(0, (-1, len(orders), temporal * spatial)).mean(2)
             per_video = iter(by_order)
         for views in group:
@@ -66,17 +76,61 @@ def videos_at_once(clip: ClipConfig, batch_size: int) -> int:
     return max(1, batch_size // (temporal * spatial))
 
 
+def _kept_views(
+    cache: PrefixCache,
+    videos: Sequence[Video],
+    clip: ClipConfig,
+    at_once: int,
+    workers: int,
+    reader: Reader,
+    share: Sequence[int],
+) -> Iterator[list[Views]]:
+    """As `view_loader`, with what the frozen blocks made of each view, now or before."""
+    known = {key for i in share if (key := (VALIDATION, i)) in cache}
+    new = [i for i in share if (VALIDATION, i) not in known]
+    dataset = ViewDataset(videos, clip, reader)
+    loader = view_loader(videos, clip, at_once, workers, reader, new)
+    loaded = (_as_item(views) for group in loader for views in group)
+    for first in range(0, len(share), at_once):
+        keys = [(VALIDATION, i) for i in share[first : first + at_once]]
+        items = cache.items(keys, known, loaded, lambda key: _as_item(dataset[key[1]]))
+        yield [_as_views(i, item) for (_, i), item in zip(keys, items, strict=True)]
+
+
+def _as_item(views: Views) -> TrainItem:
+    if views.clips is None:
+        skipped = (Skipped(path="", reason=views.reason),)
+        return TrainItem(path="", clips=(), targets=(), skipped=skipped)
+    return TrainItem(
+        path="", clips=tuple(views.clips), targets=((),) * len(views.clips), skipped=()
+    )
+
+
+def _as_views(index: int, item: TrainItem) -> Views:
+    if item.skipped:
+        return Views(index=index, clips=None, reason=item.skipped[0].reason)
+    return Views(index=index, clips=torch.stack(item.clips))
+
+
 @torch.inference_mode()
 def score_clips(
-    model: VideoClassifier, clips: UInt8[Tensor, "n t 3 h w"], batch_size: int, precision: str
+    model: VideoClassifier,
+    clips: Shaped[Tensor, "n t ..."],
+    batch_size: int,
+    precision: str,
+    forward: Callable[[Tensor], Tensor],
 ) -> Float[Tensor, "n classes"]:
-    """Scores of clips in 0..1, `batch_size` at a time, on the processor."""
+    """Scores of clips in 0..1, `batch_size` at a time, on the processor.
+
+    Args:
+        forward: gives a batch's logits, the model itself or the rest of it.
+    """
     device = model.device
     model.eval()
     parts = []
     for part in clips.split(batch_size):
         kernels = chosen_kernels(device)
         with clear_out_of_memory(device), autocast(device, precision), kernels:
-            logits = model(part.to(device))
+            logits = forward(part.to(device))
         parts.append(probabilities(logits.float(), model.spec.task).cpu())
     return torch.cat(parts)

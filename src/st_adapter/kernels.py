@@ -32,9 +32,10 @@ def same_kernels() -> tuple[AbstractContextManager[object], AbstractContextManag
 
 
 class ChosenKernels(TorchFunctionMode):
-    """In bfloat16, call attention and convolutions in forms that torch does not choose.
+    """Call attention, convolutions and batch norms in forms that torch does not choose.
 
-    Holds for the thread that enters it. Without autocast to bfloat16 it changes nothing.
+    Attention over few tokens and strided depthwise convolutions change in bfloat16 alone; frozen
+    convolutions and batch norms compute the same and keep less. Holds for the thread that enters.
     """
 
     def __enter__(self) -> Self:
@@ -54,19 +55,22 @@ class ChosenKernels(TorchFunctionMode):
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
         """Call `func`, or what is equal to it."""
-        if torch.is_autocast_enabled("cpu") and _computes_in_bfloat16():
-            func = _INSTEAD.get(func, func)
-        return func(*args, **(kwargs or {}))
+        return _INSTEAD.get(func, func)(*args, **(kwargs or {}))
 
 
 def _computes_in_bfloat16() -> bool:
-    return torch.get_autocast_dtype("cpu") is torch.bfloat16
+    return torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu") is torch.bfloat16
 
 
 def _attention(query: Tensor, key: Tensor, value: Tensor, *args: Any, **kwargs: Any) -> Tensor:
     """Attention over few tokens, without mask or dropout, by products of matrices."""
     alike = query.dtype != torch.float64 and query.shape[:-2] == key.shape[:-2] == value.shape[:-2]
-    plain = alike and not args and not any(kwargs.get(name) for name in _FURTHER)
+    plain = (
+        _computes_in_bfloat16()
+        and alike
+        and not args
+        and not any(kwargs.get(name) for name in _FURTHER)
+    )
     if not plain or kwargs.get("attn_mask") is not None or key.shape[-2] > FEW_TOKENS:
         return F.scaled_dot_product_attention(query, key, value, *args, **kwargs)
     kind = torch.get_autocast_dtype("cpu")
@@ -125,17 +129,113 @@ def _conv2d(
     dilation: Any = 1,
     groups: int = 1,
 ) -> Tensor:
-    """Depthwise convolutions with a stride in float32; the backward pass in bfloat16 crawls."""
-    strided = stride != 1 and set(torch.nn.modules.utils._pair(stride)) != {1}
-    is_depthwise = groups == weight.shape[0] > 1 and weight.dtype == torch.float32
-    if not (strided and is_depthwise and torch.is_grad_enabled()):
+    """Keep no input that only the gradient of frozen weights would need.
+
+    Depthwise convolutions with a stride run in float32; their backward pass in bfloat16 crawls.
+    """
+    if not torch.is_grad_enabled() or isinstance(padding, str):
         return torch.conv2d(input, weight, bias, stride, padding, dilation, groups)
+    options = tuple(map(_pair, (stride, padding, dilation)))
+    casts = torch.is_autocast_enabled("cpu") and input.dtype != torch.float64
+    kind = torch.get_autocast_dtype("cpu") if casts else input.dtype
+    is_depthwise = groups == weight.shape[0] > 1 and weight.dtype == torch.float32
+    if _computes_in_bfloat16() and is_depthwise and options[0] != (1, 1):
+        kind = torch.float32
     with torch.autocast("cpu", enabled=False):
-        return torch.conv2d(input.float(), weight, bias, stride, padding, dilation, groups)
+        input, weight = input.to(kind), weight.to(kind)
+        bias = None if bias is None else bias.to(kind)
+        if _is_frozen(input, weight, bias):
+            result: Tensor = FrozenConvolution.apply(input, weight, bias, options, groups)
+            return result
+        return torch.conv2d(input, weight, bias, *options, groups)
+
+
+def _pair(value: Any) -> Any:
+    return (value, value) if isinstance(value, int) else value
+
+
+def _is_frozen(input: Tensor, *parameters: Tensor | None) -> bool:
+    """Whether a gradient passes through, and parameters need none."""
+    return input.requires_grad and not any(p is not None and p.requires_grad for p in parameters)
+
+
+class FrozenConvolution(torch.autograd.Function):
+    """A convolution that keeps its weights alone; torch's keeps its input, too."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, input: Tensor, weight: Tensor, bias: Tensor | None, options: Any, groups: int
+    ) -> Tensor:
+        """Return torch's convolution with (stride, padding, dilation)."""
+        ctx.save_for_backward(weight)
+        ctx.shape, ctx.strides = input.shape, input.stride()
+        ctx.options, ctx.groups = options, groups
+        return torch.conv2d(input, weight, bias, *options, groups)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None, None]:
+        """The gradient of the input, which hangs on its shape alone."""
+        (weight,) = ctx.saved_tensors
+        unread = torch.empty_strided(ctx.shape, ctx.strides, dtype=grad.dtype, device=grad.device)
+        mask = [True, False, False]
+        of_input, _, _ = torch.ops.aten.convolution_backward(
+            grad, unread, weight, None, *ctx.options, False, [0, 0], ctx.groups, mask
+        )
+        return of_input, None, None, None, None
+
+
+def _batch_norm(
+    input: Tensor,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    training: bool = False,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+) -> Tensor:
+    """Keep no input where statistics, scale and shift are frozen: it is a map of each channel."""
+    if (
+        training
+        or running_mean is None
+        or not (torch.is_grad_enabled() and _is_frozen(input, weight, bias))
+    ):
+        return F.batch_norm(input, running_mean, running_var, weight, bias, training, momentum, eps)
+    result: Tensor = FrozenBatchNorm.apply(input, running_mean, running_var, weight, bias, eps)
+    return result
+
+
+class FrozenBatchNorm(torch.autograd.Function):
+    """A batch norm with frozen statistics and parameters that keeps a factor for each channel."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        input: Tensor,
+        mean: Tensor,
+        variance: Tensor,
+        weight: Tensor | None,
+        bias: Tensor | None,
+        eps: float,
+    ) -> Tensor:
+        """Return torch's batch norm."""
+        factor = torch.rsqrt(variance + eps) * (1 if weight is None else weight)
+        ctx.save_for_backward(factor)
+        return F.batch_norm(input, mean, variance, weight, bias, eps=eps)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None, None, None]:
+        """The gradient, channel by channel."""
+        (factor,) = ctx.saved_tensors
+        of_input = (grad * factor.view(-1, *[1] * (grad.ndim - 2))).to(grad.dtype)
+        return of_input, None, None, None, None, None
 
 
 _INSTEAD: dict[Callable[..., Any], Callable[..., Any]] = {
     torch.conv2d: _conv2d,
+    F.batch_norm: _batch_norm,
     F.scaled_dot_product_attention: _attention,
 }
 

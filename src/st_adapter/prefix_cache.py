@@ -3,18 +3,21 @@
 import dataclasses
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from st_adapter.backbones.weights import digest
 from st_adapter.config import TrainConfig
+from st_adapter.data.annotations import Annotations
 from st_adapter.data.dataset import TrainItem
 from st_adapter.data.pictures import list_pictures
 from st_adapter.data.shards import split_member, version
@@ -27,20 +30,25 @@ from st_adapter.model import VideoClassifier
 from st_adapter.progress import say
 from st_adapter.provenance import versions
 
-Key = tuple[int, int]
-"""Number of the draw, and index of the video."""
+Key = tuple[str, int]
+"""What is shown of a video, a draw or views, and the video's index."""
 
-_FORMAT = 1
+VALIDATION = "validation"
+"""The one view of a video that an epoch is judged by."""
+
+_FORMAT = 2
 
 
 class PrefixCache:
-    """Items of training whose clips have been run through the frozen blocks, by (draw, video).
+    """Clips that have been run through the frozen blocks, by what they show and of which video.
 
-    Clips are run one by one, so that what is kept does not depend on those beside them. There is
-    no eviction: epochs go round, so what did not fit at first is computed anew each time.
+    What is kept does not depend on the clips beside it: they are run together only where this
+    machine makes the same bits of them alone. There is no eviction: epochs go round, so what did
+    not fit at first is computed anew each time.
 
     Args:
         model: whose frozen blocks are run.
+        size: of frames, pixels.
         precision: of autocast.
         most_bytes: that may be kept.
         file_of: path of the file that keeps a key, None for one that is not kept; unset keeps all
@@ -50,15 +58,18 @@ class PrefixCache:
     def __init__(
         self,
         model: VideoClassifier,
+        size: int,
         precision: str,
         most_bytes: float,
         file_of: Callable[[Key], Path | None] | None = None,
     ) -> None:
         self._model = model
+        self._frame_size = (size, size)
         self._precision = precision
         self._room = most_bytes
         self._file_of = file_of
         self._items: dict[Key, TrainItem] = {}
+        self._same_together: dict[int, bool] = {}
 
     def __contains__(self, key: Key) -> bool:
         if self._file_of is None:
@@ -66,7 +77,32 @@ class PrefixCache:
         file = self._file_of(key)
         return file is not None and file.exists()
 
-    def get(self, key: Key) -> TrainItem | None:
+    def items(
+        self,
+        keys: Sequence[Key],
+        known: Set[Key],
+        loaded: Iterator[TrainItem],
+        load: Callable[[Key], TrainItem],
+    ) -> list[TrainItem]:
+        """The items of keys; new ones are run through the frozen blocks, and kept if there is room.
+
+        Args:
+            known: keys that were here when `loaded` was begun, which has the others in their order.
+            load: loads one that was known and cannot be read any more.
+        """
+        items = {key: item for key in keys if key in known and (item := self._get(key))}
+        new = [(k, load(k) if k in known else next(loaded)) for k in keys if k not in items]
+        prefixes = iter(self._prefixes([clip for _, item in new for clip in item.clips]))
+        for key, item in new:
+            items[key] = replace(item, clips=tuple(islice(prefixes, len(item.clips))))
+            self._keep(key, items[key])
+        return [items[key] for key in keys]
+
+    def logits(self, prefixes: Float[Tensor, "b t n c"]) -> Float[Tensor, "b classes"]:
+        """What the model says of clips that it is given the prefixes of."""
+        return self._model.forward_from(prefixes, self._frame_size)
+
+    def _get(self, key: Key) -> TrainItem | None:
         """The item of a key; None where it is not there, or cannot be read any more."""
         if self._file_of is None:
             return self._items.get(key)
@@ -79,29 +115,34 @@ class PrefixCache:
             file.unlink(missing_ok=True)  # damaged: made anew, by a worker from the next epoch on
             return None
 
-    def fill(self, key: Key, item: TrainItem) -> TrainItem:
-        """Run an item's clips through the frozen blocks; keep the result while there is room.
-
-        An item of a video that stands in for a broken one is not kept.
-        """
-        item = replace(item, clips=tuple(self._prefix(clip) for clip in item.clips))
+    def _keep(self, key: Key, item: TrainItem) -> None:
+        """Keep an item, but not that of a video that stands in for a broken one."""
         size = sum(clip.nbytes for clip in item.clips)
         if item.skipped or size > self._room:
-            return item
+            return
         if self._file_of is None:
             self._items[key] = item
         else:
             file = self._file_of(key)
             if file is None or not self._write(file, item):
-                return item
+                return
         self._room -= size
-        return item
 
-    def _prefix(self, clip: Tensor) -> Tensor:
+    def _prefixes(self, clips: list[Tensor]) -> list[Tensor]:
+        """What the frozen blocks make of clips, each as if it were alone."""
+        count = len(clips)
+        if self._same_together.get(count):
+            return self._run(clips)
+        alone = [prefix for clip in clips for prefix in self._run([clip])]
+        if count > 1 and count not in self._same_together:
+            self._same_together[count] = all(map(torch.equal, self._run(clips), alone))
+        return alone
+
+    def _run(self, clips: list[Tensor]) -> list[Tensor]:
         device = self._model.device
         with chosen_kernels(device), autocast(device, self._precision):
-            prefix = self._model.prefix(clip[None].to(device))[0]
-        return prefix.cpu().clone()  # a view would keep all tokens
+            prefixes = self._model.prefix(torch.stack(clips).to(device))
+        return [prefix.clone() for prefix in prefixes.cpu()]  # views would keep all tokens
 
     def _write(self, file: Path, item: TrainItem) -> bool:
         tensors = {f"clip_{i}": clip.contiguous() for i, clip in enumerate(item.clips)}
@@ -128,7 +169,7 @@ def make_prefix_cache(
     model: VideoClassifier,
     config: TrainConfig,
     precision: str,
-    videos: Sequence[Video],
+    data: Annotations,
     drawn_by: Mapping[str, Any],
     num_processes: int = 1,
 ) -> PrefixCache | None:
@@ -158,7 +199,8 @@ def make_prefix_cache(
     with autocast(model.device, precision):
         each = model.prefix(clip).nbytes
     copies = config.repeats * (2 if config.reversal else 1)
-    wanted = each * copies * len(videos) * min(config.draws, config.epochs)
+    clips = len(data.train) * copies * min(config.draws, config.epochs)
+    wanted = each * (clips + (len(data.val) if config.keep == "best" else 0))
     beside = f", {used / 2**30:.2f} are there already" if used else ""
     say(
         f"{blocks} blocks are frozen and run once a clip; keeping what they make of all takes "
@@ -166,7 +208,7 @@ def make_prefix_cache(
     )
     most_bytes = (most_bytes - used) / num_processes
     if folder is None:
-        return PrefixCache(model, precision, most_bytes)
+        return PrefixCache(model, config.size, precision, most_bytes)
     hangs_on = {
         "format": _FORMAT,
         "versions": versions(),
@@ -176,9 +218,12 @@ def make_prefix_cache(
         "drawn_by": dict(drawn_by),
     }
     shared = _digest_of(hangs_on)
-    return PrefixCache(
-        model, precision, most_bytes, lambda key: _file(Path(folder), shared, key, videos[key[1]])
-    )
+
+    def file_of(key: Key) -> Path | None:
+        videos = data.val if key[0] == VALIDATION else data.train
+        return _file(Path(folder), shared, key, videos[key[1]])
+
+    return PrefixCache(model, config.size, precision, most_bytes, file_of)
 
 
 def _file(folder: Path, shared: str, key: Key, video: Video) -> Path | None:

@@ -106,10 +106,9 @@ class Run:
 
     def logits(self, clips: Tensor) -> Float[Tensor, "b classes"]:
         """What the model says of a batch: of clips, or of what the frozen blocks made of them."""
-        if self.prefix_cache is None:
-            logits: Tensor = self.model(clips)
-            return logits
-        return self.model.forward_from(clips, (self.config.size, self.config.size))
+        forward = self.model if self.prefix_cache is None else self.prefix_cache.logits
+        logits: Tensor = forward(clips)
+        return logits
 
     def what_counts(self) -> AbstractContextManager[object]:
         """The model classifies as it will be kept: with the average, where there is one."""

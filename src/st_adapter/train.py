@@ -35,7 +35,7 @@ from st_adapter.machine import (
 from st_adapter.metrics import METRICS
 from st_adapter.model import VideoClassifier, create_model
 from st_adapter.optimization import make_optimizer
-from st_adapter.prefix_cache import make_prefix_cache
+from st_adapter.prefix_cache import PrefixCache, make_prefix_cache
 from st_adapter.progress import Bar, bar, console, say
 from st_adapter.run import Run
 from st_adapter.run_folder import check_folder, read_videos, resumed_config, write_evaluation
@@ -164,7 +164,7 @@ def _prepare(data: Path, folder: Path, config: TrainConfig) -> Run:
         "reversal": reversal,
     }
     prefix_cache = make_prefix_cache(
-        model, config, precision, annotations.train, drawn_by, accelerator.num_processes
+        model, config, precision, annotations, drawn_by, accelerator.num_processes
     )
     if num_shards() > 1:
         model.shard()
@@ -329,7 +329,8 @@ def _validate_epoch(run: Run) -> float | None:
         if run.config.keep == "last":
             run.save_adapter("adapter")
         else:
-            result = _evaluate(run, replace(run.config.clip, views=(1, 1)))
+            one_view = replace(run.config.clip, views=(1, 1))
+            result = _evaluate(run, one_view, prefix_cache=run.prefix_cache)
             score = result.score
             if result.score > run.best_score:
                 run.best_score, run.best_result = result.score, result
@@ -352,7 +353,9 @@ def _validate_epoch(run: Run) -> float | None:
     return score
 
 
-def _evaluate(run: Run, clip: ClipConfig, temporal: bool = False) -> Evaluation:
+def _evaluate(
+    run: Run, clip: ClipConfig, temporal: bool = False, prefix_cache: PrefixCache | None = None
+) -> Evaluation:
     config = run.config
     return evaluate(
         run.model,
@@ -364,6 +367,7 @@ def _evaluate(run: Run, clip: ClipConfig, temporal: bool = False) -> Evaluation:
         temporal=temporal,
         reader=run.reader,
         accelerator=run.accelerator,
+        prefix_cache=prefix_cache,
     )
 
 

@@ -22,7 +22,7 @@ from st_adapter.data.dataset import (
 )
 from st_adapter.errors import DataError
 from st_adapter.interrupt import ignore_interrupt
-from st_adapter.prefix_cache import PrefixCache
+from st_adapter.prefix_cache import Key, PrefixCache
 from st_adapter.run import Run
 
 
@@ -99,7 +99,7 @@ class Batches:
         self._known.clear()
         if self._cache is not None:
             keys = (key for step in self._sampler.steps() for batch in step for key in batch)
-            self._known.update(key for key in keys if self._drawn(key) in self._cache)
+            self._known.update(key for key in keys if self._kept_as(key) in self._cache)
         loaded = iter(self._loader)
         for batches in self._sampler.steps():
             if self._cache is None:
@@ -107,23 +107,20 @@ class Batches:
             else:
                 yield [self._assemble(self._cache, keys, loaded) for keys in batches]
 
-    def _drawn(self, key: tuple[int, int]) -> tuple[int, int]:
+    def _kept_as(self, key: tuple[int, int]) -> Key:
         epoch, index = key
-        return draw_of(epoch, self._draws), index
+        return f"draw {draw_of(epoch, self._draws)}", index
 
     def _assemble(
         self, cache: PrefixCache, keys: list[tuple[int, int]], loaded: Iterator[list[TrainItem]]
     ) -> TrainBatch | DataError:
         """A batch of what the frozen blocks made of its clips, now or in an earlier epoch."""
-        new = iter(() if self._known.issuperset(keys) else next(loaded))
-        items = []
-        for key in keys:
-            item = cache.get(self._drawn(key)) if key in self._known else None
-            if item is None:  # or it was there when the epoch began, and is damaged
-                clips = self._dataset[key] if key in self._known else next(new)
-                item = cache.fill(self._drawn(key), clips)
-            items.append(item)
-        return self._collate(items)
+        batch = {self._kept_as(key): key for key in keys}
+        known = {kept_as for kept_as, key in batch.items() if key in self._known}
+        new = iter(next(loaded) if len(known) < len(batch) else ())
+        return self._collate(
+            cache.items(list(batch), known, new, lambda kept_as: self._dataset[batch[kept_as]])
+        )
 
 
 class _ToLoad(Sampler[list[tuple[int, int]]]):

@@ -66,10 +66,13 @@ class TrainBatch:
 
 @dataclass(frozen=True, kw_only=True)
 class Views:
-    """All test views of one video; `clips` is None where the video could not be read."""
+    """All test views of one video; `clips` is None where the video could not be read.
+
+    What frozen blocks make of clips may stand in their place.
+    """
 
     index: int
-    clips: UInt8[Tensor, "v t 3 h w"] | None
+    clips: Shaped[Tensor, "v t ..."] | None
     reason: str = ""
 
 
