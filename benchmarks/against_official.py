@@ -20,11 +20,11 @@ import psutil
 import torch
 import torch.nn.functional as F
 from official import SIZES, build_official, build_ours, check_equal
-from torch import Tensor, nn
+from torch import nn
 
-from st_adapter.kernels import chosen_kernels
-from st_adapter.machine import autocast, hold_frozen, peak_memory_gb
+from st_adapter.machine import hold_frozen, peak_memory_gb
 from st_adapter.model import VideoClassifier
+from st_adapter.passes import backward, clips_at_once
 
 CLASSES, ROUNDS = 400, 5
 WAYS = ("official float32", "ours float32", "ours bfloat16")
@@ -52,13 +52,11 @@ def our_step(model: VideoClassifier, clips: int, frames: int, precision: str) ->
     optimizer = torch.optim.AdamW(model.trainable_parameters(), lr=1e-4)
     labels = torch.zeros(clips, dtype=torch.long)
     hold_frozen(model.train(), precision)
+    at_once = clips_at_once(model, frames, 224, precision)
 
     def step() -> None:
         optimizer.zero_grad()
-        with chosen_kernels(model.device):
-            with autocast(model.device, precision):
-                logits: Tensor = model(data)
-            F.cross_entropy(logits.float(), labels).backward()
+        backward(model, data, labels, F.cross_entropy, precision=precision, at_once=at_once)
         optimizer.step()
 
     return step

@@ -13,8 +13,8 @@ from multiprocessing import get_context
 import torch
 
 from st_adapter import create_model
-from st_adapter.kernels import chosen_kernels
-from st_adapter.machine import autocast, hold_frozen, peak_memory_gb
+from st_adapter.machine import hold_frozen, peak_memory_gb
+from st_adapter.passes import backward
 
 
 def main(backbone: str, clips: int, frames: int, precision: str) -> None:
@@ -42,11 +42,10 @@ def measure(
     times = []
     for _ in range(2):
         start = time.perf_counter()
-        with chosen_kernels(device):
-            with autocast(device, precision):
-                loss = model(clip).float().square().sum()
-            loss.backward()
-        float(loss.detach())  # waits for the device
+        loss = backward(
+            model, clip, clip, lambda x, _: x.square().sum(), precision=precision, at_once=clips
+        )
+        float(loss)  # waits for the device
         times.append(time.perf_counter() - start)
     return peak_memory_gb(device), min(times)
 

@@ -1,5 +1,7 @@
 """Faster forms are the same, and so are half-precision weights and the last block's short cut."""
 
+from contextlib import nullcontext
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -10,9 +12,16 @@ import st_adapter
 from conftest import randomise
 from st_adapter.backbones import vit
 from st_adapter.errors import ArgumentError
-from st_adapter.kernels import FewTokenAttention, QuickGELUFunction, chosen_kernels
-from st_adapter.machine import autocast, hold_frozen
+from st_adapter.kernels import (
+    FewTokenAttention,
+    FrozenBatchNorm,
+    FrozenConvolution,
+    QuickGELUFunction,
+    chosen_kernels,
+)
+from st_adapter.machine import hold_frozen
 from st_adapter.method_table import METHODS
+from st_adapter.passes import autocast
 
 CPU = torch.device("cpu")
 
@@ -37,6 +46,69 @@ def test_quick_gelu_is_clips():
     x = torch.linspace(-8, 8, 101, dtype=torch.float64, requires_grad=True)
     torch.testing.assert_close(QuickGELUFunction.apply(x), QuickGELU()(x))
     assert torch.autograd.gradcheck(QuickGELUFunction.apply, (x,))
+
+
+def test_a_frozen_convolution_has_the_gradient_of_torchs():
+    torch.manual_seed(0)
+    x = torch.randn(2, 4, 7, 6, dtype=torch.float64, requires_grad=True)
+    for groups, options in ((1, ((1, 1), (0, 0), (1, 1))), (4, ((2, 2), (1, 1), (2, 1)))):
+        weight = torch.randn(8, 4 // groups, 3, 2, dtype=torch.float64)
+        for bias in (None, torch.randn(8, dtype=torch.float64)):
+            ours = FrozenConvolution.apply(x, weight, bias, options, groups)
+            assert torch.equal(ours, F.conv2d(x, weight, bias, *options, groups))
+            (gradient,) = torch.autograd.grad(ours.square().sum(), x)
+            theirs = F.conv2d(x, weight, bias, *options, groups)
+            (wanted,) = torch.autograd.grad(theirs.square().sum(), x)
+            torch.testing.assert_close(gradient, wanted)
+
+
+@pytest.mark.parametrize("affine", [False, True])
+def test_a_frozen_batch_norm_has_the_gradient_of_torchs(affine):
+    torch.manual_seed(0)
+    x = torch.randn(3, 4, 2, 5, dtype=torch.float64, requires_grad=True)
+    mean, weight, bias = torch.randn(3, 4, dtype=torch.float64)
+    variance = torch.rand(4, dtype=torch.float64) + 0.1
+    scale = (weight, bias) if affine else (None, None)
+    ours = FrozenBatchNorm.apply(x, mean, variance, *scale, 1e-3)
+    assert torch.equal(ours, F.batch_norm(x, mean, variance, *scale, eps=1e-3))
+    assert torch.autograd.gradcheck(
+        lambda x: FrozenBatchNorm.apply(x, mean, variance, *scale, 1e-3), (x,)
+    )
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("backbone", ["tf_efficientnet_lite0", "test_resnet"])
+def test_frozen_layers_of_a_cnn_keep_less_and_give_the_same(backbone, precision):
+    torch.manual_seed(0)
+    weights = "random" if backbone == "test_resnet" else "package"
+    model = st_adapter.create_model(backbone, ["a", "b"], weights=weights, dropout=0.0)
+    randomise(model).train()
+    clips = torch.randint(0, 256, (2, 3, 3, 64, 64), dtype=torch.uint8)
+
+    def run(kernels, precision):
+        storages = {}
+
+        def pack(tensor):
+            storages[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+            return tensor
+
+        model.zero_grad()
+        hooks = torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor)
+        with hooks, kernels, autocast(CPU, precision):
+            logits = model(clips).float()
+        parameters = {p.untyped_storage().data_ptr() for p in model.parameters()}
+        logits.square().sum().backward()
+        gradients = torch.cat([p.grad.flatten() for p in model.trainable_parameters()])
+        return gradients, sum(n for key, n in storages.items() if key not in parameters)
+
+    exact, _ = run(nullcontext(), "float32")
+    theirs, whole = run(nullcontext(), precision)
+    ours, kept = run(chosen_kernels(CPU), precision)
+    assert kept < 0.75 * whole
+    error = (ours - exact).norm() / exact.norm()
+    assert error < (
+        1e-5 if precision == "float32" else 1.1 * (theirs - exact).norm() / exact.norm()
+    )
 
 
 @pytest.mark.parametrize("backbone", ["test_vit", "test_resnet"])

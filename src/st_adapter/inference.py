@@ -12,8 +12,9 @@ from st_adapter.data.reader import Reader
 from st_adapter.data.video_list import Video
 from st_adapter.frame_order import Order, reorder
 from st_adapter.kernels import chosen_kernels
-from st_adapter.machine import autocast, clear_out_of_memory
+from st_adapter.machine import clear_out_of_memory
 from st_adapter.model import VideoClassifier
+from st_adapter.passes import autocast, clips_at_once
 from st_adapter.prefix_cache import VALIDATION, PrefixCache
 from st_adapter.scoring import probabilities
 
@@ -35,7 +36,7 @@ def score_videos(
 
     Args:
         clip: sampling and views.
-        batch_size: clips in a forward pass.
+        batch_size: most clips in a forward pass.
         precision: "float32" or "bfloat16".
         orders: of the frames; each video is decoded once and scored in all of them.
         reader: of videos.
@@ -51,6 +52,8 @@ def score_videos(
     else:
         groups = _kept_views(prefix_cache, videos, clip, at_once, workers, reader, share)
     forward = model if prefix_cache is None else prefix_cache.logits
+    model.eval()
+    at_most = min(batch_size, clips_at_once(model, clip.frames, clip.size, precision))
     for group in groups:
         readable = [
             reorder(views.clips, order, seed=views.index)
@@ -60,7 +63,7 @@ def score_videos(
         ]
         per_video: Iterator[Tensor] = iter(())
         if readable:
-            scores = score_clips(model, torch.cat(readable), batch_size, precision, forward)
+            scores = score_clips(model, torch.cat(readable), at_most, precision, forward)
             by_order = scores.unflatten(0, (-1, len(orders), temporal * spatial)).mean(2)
             per_video = iter(by_order)
         for views in group:
@@ -116,19 +119,18 @@ def _as_views(index: int, item: TrainItem) -> Views:
 def score_clips(
     model: VideoClassifier,
     clips: Shaped[Tensor, "n t ..."],
-    batch_size: int,
+    at_most: int,
     precision: str,
     forward: Callable[[Tensor], Tensor],
 ) -> Float[Tensor, "n classes"]:
-    """Scores of clips in 0..1, `batch_size` at a time, on the processor.
+    """Scores of clips in 0..1, `at_most` at a time, on the processor.
 
     Args:
         forward: gives a batch's logits, the model itself or the rest of it.
     """
     device = model.device
-    model.eval()
     parts = []
-    for part in clips.split(batch_size):
+    for part in clips.split(at_most):
         kernels = chosen_kernels(device)
         with clear_out_of_memory(device), autocast(device, precision), kernels:
             logits = forward(part.to(device))

@@ -124,7 +124,7 @@ def _conv2d(
     input: Tensor,
     weight: Tensor,
     bias: Tensor | None = None,
-    stride: int | tuple[int, ...] = 1,
+    stride: Any = 1,
     padding: Any = 0,
     dilation: Any = 1,
     groups: int = 1,
@@ -135,23 +135,22 @@ def _conv2d(
     """
     if not torch.is_grad_enabled() or isinstance(padding, str):
         return torch.conv2d(input, weight, bias, stride, padding, dilation, groups)
-    options = tuple(map(_pair, (stride, padding, dilation)))
+    stride, padding, dilation = (
+        (value, value) if isinstance(value, int) else value for value in (stride, padding, dilation)
+    )
     casts = torch.is_autocast_enabled("cpu") and input.dtype != torch.float64
     kind = torch.get_autocast_dtype("cpu") if casts else input.dtype
     is_depthwise = groups == weight.shape[0] > 1 and weight.dtype == torch.float32
-    if _computes_in_bfloat16() and is_depthwise and options[0] != (1, 1):
+    if _computes_in_bfloat16() and is_depthwise and stride != (1, 1):
         kind = torch.float32
     with torch.autocast("cpu", enabled=False):
         input, weight = input.to(kind), weight.to(kind)
         bias = None if bias is None else bias.to(kind)
         if _is_frozen(input, weight, bias):
+            options = (stride, padding, dilation)
             result: Tensor = FrozenConvolution.apply(input, weight, bias, options, groups)
             return result
-        return torch.conv2d(input, weight, bias, *options, groups)
-
-
-def _pair(value: Any) -> Any:
-    return (value, value) if isinstance(value, int) else value
+        return torch.conv2d(input, weight, bias, stride, padding, dilation, groups)
 
 
 def _is_frozen(input: Tensor, *parameters: Tensor | None) -> bool:
@@ -170,7 +169,8 @@ class FrozenConvolution(torch.autograd.Function):
         ctx.save_for_backward(weight)
         ctx.shape, ctx.strides = input.shape, input.stride()
         ctx.options, ctx.groups = options, groups
-        return torch.conv2d(input, weight, bias, *options, groups)
+        stride, padding, dilation = options
+        return torch.conv2d(input, weight, bias, stride, padding, dilation, groups)
 
     @staticmethod
     @torch.autograd.function.once_differentiable

@@ -5,7 +5,7 @@ import resource
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,12 +19,11 @@ from st_adapter.config import TrainConfig
 from st_adapter.errors import ArgumentError, MemoryShortError
 from st_adapter.kernels import chosen_kernels
 from st_adapter.model import VideoClassifier
+from st_adapter.passes import HALF, autocast, backward
 from st_adapter.sharding import num_shards
 
 _WORTH_IT = 1.15
 """How much faster bfloat16 must be before its rounding is accepted."""
-
-_HALF = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 
 _ROOM = 1.3
 """Memory to leave for what is not counted, times what is."""
@@ -61,15 +60,10 @@ def available_devices() -> list[str]:
     return devices + [f"cuda:{i}" for i in reversed(range(torch.cuda.device_count()))]
 
 
-def autocast(device: torch.device, precision: str) -> AbstractContextManager[object]:
-    """Compute in half the precision where that is asked for."""
-    return torch.autocast(device.type, _HALF.get(precision), enabled=precision in _HALF)
-
-
 def hold_frozen(model: VideoClassifier, precision: str) -> None:
     """Hold frozen weights in the precision that autocast computes in."""
-    if precision in _HALF:
-        model.hold_frozen_in(_HALF[precision])
+    if precision in HALF:
+        model.hold_frozen_in(HALF[precision])
 
 
 def choose_precision(
@@ -96,11 +90,13 @@ def _step_seconds(model: VideoClassifier, clips: Tensor, precision: str) -> floa
     with torch.random.fork_rng(devices=devices):
         for _ in range(3):
             start = time.perf_counter()
-            with autocast(clips.device, precision), chosen_kernels(clips.device):
-                loss = F.cross_entropy(model(clips).float(), target)
-            torch.autograd.grad(loss, model.trainable_parameters(), allow_unused=True)
-            float(loss.detach())  # waits for the device
+            size = len(clips)
+            loss = backward(
+                model, clips, target, F.cross_entropy, precision=precision, at_once=size
+            )
+            float(loss)  # waits for the device
             best = min(best, time.perf_counter() - start)
+    model.zero_grad()
     return best
 
 

@@ -25,8 +25,8 @@ from st_adapter.data.video_list import Video
 from st_adapter.errors import ArgumentError
 from st_adapter.files import atomic_path, check_writable
 from st_adapter.kernels import chosen_kernels
-from st_adapter.machine import autocast
 from st_adapter.model import VideoClassifier
+from st_adapter.passes import autocast
 from st_adapter.progress import say
 from st_adapter.provenance import versions
 

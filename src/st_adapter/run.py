@@ -2,6 +2,7 @@
 
 import json
 import math
+import sys
 import time
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
@@ -56,6 +57,7 @@ class Run:
         mirror: class to the class that its clips show in a mirror.
         reader: of videos, by the index of the data.
         prefix_cache: of what the frozen blocks make of clips, where the configuration asks for it.
+        at_once: most clips in a pass; a batch of more is run in several.
         step: optimizer steps done, those left out for a loss that is no number among them.
         bad_steps, bad_in_row: how many were left out, and how many since the last that was not.
         losses: of the steps since the last line of `metrics.jsonl`.
@@ -79,6 +81,7 @@ class Run:
     mirror: dict[int, int] = field(default_factory=dict)
     reader: Reader = Reader()
     prefix_cache: PrefixCache | None = None
+    at_once: int = sys.maxsize
     step: int = 0
     bad_steps: int = 0
     bad_in_row: int = 0

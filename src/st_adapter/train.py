@@ -35,6 +35,7 @@ from st_adapter.machine import (
 from st_adapter.metrics import METRICS
 from st_adapter.model import VideoClassifier, create_model
 from st_adapter.optimization import make_optimizer
+from st_adapter.passes import clips_at_once
 from st_adapter.prefix_cache import PrefixCache, make_prefix_cache
 from st_adapter.progress import Bar, bar, console, say
 from st_adapter.run import Run
@@ -166,6 +167,7 @@ def _prepare(data: Path, folder: Path, config: TrainConfig) -> Run:
     prefix_cache = make_prefix_cache(
         model, config, precision, annotations, drawn_by, accelerator.num_processes
     )
+    at_once = clips_at_once(model, config.frames, config.size, precision)
     if num_shards() > 1:
         model.shard()
     if not accelerator.is_main_process:
@@ -181,6 +183,7 @@ def _prepare(data: Path, folder: Path, config: TrainConfig) -> Run:
         reversal=reversal,
         mirror=mirror,
         prefix_cache=prefix_cache,
+        at_once=at_once,
         reader=reader,
     )
 

@@ -11,9 +11,9 @@ from torch import Tensor
 
 from st_adapter.data.dataset import TrainBatch
 from st_adapter.errors import DataError, TrainingError
-from st_adapter.kernels import chosen_kernels
-from st_adapter.machine import autocast, clear_out_of_memory, what_saves_memory
+from st_adapter.machine import clear_out_of_memory, what_saves_memory
 from st_adapter.optimization import learning_rate_factor
+from st_adapter.passes import autocast, backward
 from st_adapter.progress import say
 from st_adapter.run import WHAT_HELPS, Run
 from st_adapter.scoring import task_loss
@@ -90,6 +90,11 @@ def _backward(run: Run, batches: list[TrainBatch]) -> Tensor:
     advice = what_saves_memory(run.model, run.config, run.precision)
     total = torch.zeros((), device=device)
     usual = run.config.step_clips / num_shards()  # FSDP takes the mean over processes
+
+    def loss_of(logits: Tensor, targets: Tensor) -> Tensor:
+        loss = task_loss(logits, targets, run.data.task, run.config.label_smoothing)
+        return loss * len(targets)
+
     passes = max(gather_object([len(batches)])) if num_shards() > 1 else len(batches)
     for i, batch in enumerate(batches):
         clips = batch.clips.to(device, non_blocking=True)
@@ -98,12 +103,15 @@ def _backward(run: Run, batches: list[TrainBatch]) -> Tensor:
             if run.mixer is not None:
                 number = (first + run.accelerator.process_index) * run.config.accumulate + i
                 clips, targets = run.mixer(clips, targets, number)
-            smoothing = run.config.label_smoothing
-            with chosen_kernels(device), autocast(device, run.precision):
-                logits = run.logits(clips)
-            loss = task_loss(logits.float(), targets, run.data.task, smoothing) * len(targets)
-            run.scaler.scale(loss / usual).backward()
-        total += loss.detach()
+            total += backward(
+                run.logits,
+                clips,
+                targets,
+                loss_of,
+                precision=run.precision,
+                at_once=run.at_once if num_shards() == 1 else len(clips),
+                scale=lambda loss: run.scaler.scale(loss / usual),
+            )
         run.unreported += batch.skipped
     for _ in range(passes - len(batches)):
         _empty_pass(run)

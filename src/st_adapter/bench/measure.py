@@ -23,7 +23,6 @@ from st_adapter.data.video_list import Video
 from st_adapter.errors import VideoError
 from st_adapter.kernels import chosen_kernels
 from st_adapter.machine import (
-    autocast,
     check_input_size,
     check_memory,
     choose_device,
@@ -33,6 +32,7 @@ from st_adapter.machine import (
 )
 from st_adapter.model import VideoClassifier, create_model
 from st_adapter.optimization import make_optimizer
+from st_adapter.passes import autocast, backward, clips_at_once
 from st_adapter.progress import bar
 from st_adapter.provenance import versions
 from st_adapter.training_data import train_transform
@@ -208,12 +208,10 @@ def _training(
     optimizer = make_optimizer(model.train(), config)
     clips = _noise(model, config)
     target = torch.zeros(len(clips), dtype=torch.long, device=model.device)
+    at_once = clips_at_once(model, config.frames, config.size, precision)
 
     def step() -> None:
-        with chosen_kernels(model.device):
-            with autocast(model.device, precision):
-                logits = model(clips)
-            F.cross_entropy(logits.float(), target).backward()
+        backward(model, clips, target, F.cross_entropy, precision=precision, at_once=at_once)
         optimizer.step()
         optimizer.zero_grad()
 
@@ -223,11 +221,13 @@ def _training(
 def _inference(model: VideoClassifier, config: TrainConfig, precision: str) -> Row:
     model.eval()
     clips = _noise(model, config)
+    at_once = clips_at_once(model, config.frames, config.size, precision)
 
     def score() -> None:
         kernels = chosen_kernels(model.device)
         with torch.inference_mode(), autocast(model.device, precision), kernels:
-            model(clips)
+            for part in clips.split(at_once):
+                model(part)
 
     return _measure("inference", score, model, len(clips))[0]
 

@@ -10,10 +10,10 @@ from torch import nn
 
 from st_adapter.config import TrainConfig
 from st_adapter.inspection import count_parts, inspect_spec
-from st_adapter.kernels import chosen_kernels
-from st_adapter.machine import autocast, choose_device, hold_frozen
+from st_adapter.machine import choose_device, hold_frozen
 from st_adapter.model import VideoClassifier, create_model
 from st_adapter.optimization import make_optimizer
+from st_adapter.passes import backward, clips_at_once
 from st_adapter.progress import bar
 
 _ROUNDS = 3
@@ -70,13 +70,11 @@ def _step_seconds(model: VideoClassifier, config: TrainConfig) -> list[float]:
     shape = (num_clips, config.frames, 3, config.size, config.size)
     clips = torch.randint(0, 256, shape, dtype=torch.uint8, device=model.device)
     target = torch.zeros(num_clips, dtype=torch.long, device=model.device)
+    at_once = clips_at_once(model, config.frames, config.size, config.precision)
     times = []
     for _ in range(1 + _STEPS):
         start = time.perf_counter()
-        kernels = chosen_kernels(model.device)
-        with autocast(model.device, config.precision), kernels:
-            loss = F.cross_entropy(model(clips).float(), target)
-        loss.backward()
+        backward(model, clips, target, F.cross_entropy, precision=config.precision, at_once=at_once)
         if config.clip_gradient:
             nn.utils.clip_grad_norm_(model.trainable_parameters(), config.clip_gradient)
         optimizer.step()

@@ -1,0 +1,59 @@
+"""Clips in several passes come to what they come to in one."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+import st_adapter
+from conftest import randomise
+from st_adapter.passes import backward, clips_at_once
+
+
+def sum_of_losses(logits, targets):
+    return F.cross_entropy(logits, targets, reduction="sum")
+
+
+@pytest.mark.parametrize("backbone", ["test_vit", "test_resnet"])
+def test_gradients_of_several_passes_are_those_of_one(backbone):
+    torch.manual_seed(0)
+    model = st_adapter.create_model(backbone, ["a", "b", "c"], weights="random", dropout=0.0)
+    randomise(model).train()
+    clips = torch.randint(0, 256, (5, 3, 3, 32, 32), dtype=torch.uint8)
+    targets = torch.tensor([0, 1, 2, 1, 0])
+    found = []
+    for at_once in (5, 2):
+        total = backward(model, clips, targets, sum_of_losses, precision="float32", at_once=at_once)
+        found.append([total, *(p.grad for p in model.trainable_parameters() if p.grad is not None)])
+        model.zero_grad()
+    assert len(found[0]) == len(found[1]) > 4
+    for ours, theirs in zip(*found, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
+
+
+def test_a_pass_is_the_smaller_the_larger_its_clips_are():
+    torch.manual_seed(0)
+    model = st_adapter.create_model("vit_tiny_patch16_224", ["a", "b"], weights="random").train()
+    before = torch.get_rng_state()
+    few, many = (clips_at_once(model, frames, 224, "float32") for frames in (8, 16))
+    assert many == few // 2
+    assert 1 <= many < few < 8
+    assert clips_at_once(model, 10_000, 224, "float32") == 1
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 8])
+def test_scores_do_not_hang_on_how_clips_are_run(batch_size, folder_data):
+    from st_adapter.config import ClipConfig
+    from st_adapter.data.formats.folders import find_videos
+    from st_adapter.data.video_list import Video
+    from st_adapter.inference import score_videos
+
+    model = randomise(st_adapter.create_model("test_vit", ["a", "b"], weights="random"))
+    videos = [Video(path=path) for path in find_videos(folder_data)[:4]]
+    clip = ClipConfig(frames=4, stride=1, size=32, views=(2, 1))
+    scores = dict(
+        score_videos(model, videos, clip, batch_size=batch_size, workers=0, precision="float32")
+    )
+    alone = dict(score_videos(model, videos, clip, batch_size=2, workers=0, precision="float32"))
+    for i in range(4):
+        torch.testing.assert_close(scores[i], alone[i], rtol=1e-4, atol=1e-5)
