@@ -4,7 +4,7 @@ import dataclasses
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import cast
 
@@ -126,7 +126,7 @@ class VideoClassifier(nn.Module):
             pooled = self.frame_mixer(pooled)
         return self._family.clip_features(self.backbone, pooled.mean(1))
 
-    @property
+    @cached_property
     def num_frozen_blocks(self) -> int:
         """Leading blocks in and before which nothing is trained, where the backbone can be cut."""
         if not self._family.CAN_CUT or len(self.prompts):

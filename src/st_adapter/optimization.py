@@ -26,7 +26,7 @@ def make_optimizer(model: VideoClassifier, config: TrainConfig) -> AdamW:
     for parameter in model.trainable_parameters():
         first = len(groups) - 2 if id(parameter) in head else 0
         groups[first + (parameter.ndim <= 1)]["params"].append(parameter)
-    return AdamW([group for group in groups if group["params"]])
+    return AdamW([group for group in groups if group["params"]], fused=True)
 
 
 def learning_rate_factor(step: int, steps_per_epoch: int, config: TrainConfig) -> float:

@@ -40,7 +40,7 @@ def clips_at_once(model: VideoClassifier, frames: int, size: int, precision: str
     if device.type != "cpu":
         return sys.maxsize
     frame = torch.zeros(1, 1, 3, size, size, dtype=torch.uint8)
-    largest = _Largest()  # type: ignore[no-untyped-call]
+    largest = _Largest(model)
     with (
         torch.random.fork_rng(devices=[]),
         torch.no_grad(),
@@ -53,16 +53,20 @@ def clips_at_once(model: VideoClassifier, frames: int, size: int, precision: str
 
 
 class _Largest(TorchDispatchMode):
-    """Notes the most bytes of a tensor that is made inside."""
+    """Notes the most bytes of a tensor that is made inside, views of parameters left out."""
 
-    num_bytes = 1
+    def __init__(self, model: VideoClassifier) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._parameters = {p.untyped_storage().data_ptr() for p in model.parameters()}
+        self.num_bytes = 1
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         result = func(*args, **(kwargs or {}))
-        made = [leaf.nbytes for leaf in tree_leaves(result) if isinstance(leaf, Tensor)]
-        self.num_bytes = max([self.num_bytes, *made])
+        made = [leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor)]
+        own = [t.nbytes for t in made if t.untyped_storage().data_ptr() not in self._parameters]
+        self.num_bytes = max([self.num_bytes, *own])
         return result
 
 
