@@ -16,9 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from st_adapter import VideoClassifier, create_model
-from st_adapter.kernels import chosen_kernels
 from st_adapter.machine import hold_frozen
-from st_adapter.passes import autocast, backward, clips_at_once
+from st_adapter.passes import backward, clips_at_once, infer
 
 PRECISION, FRAMES, ROUNDS = "bfloat16", 8, 5
 CASES = (
@@ -37,7 +36,7 @@ def main(num_clips: int) -> None:
         hold_frozen(model, PRECISION)
         clips = torch.randint(0, 256, (num_clips, FRAMES, 3, size, size), dtype=torch.uint8)
         chosen = min(num_clips, clips_at_once(model, FRAMES, size, PRECISION))
-        for what, run in (("step", step), ("inference", infer)):
+        for what, run in (("step", step), ("inference", score)):
             found = ", ".join(
                 f"{n}: {1000 * s:.0f}" for n, s in time_sizes(run, model, clips).items()
             )
@@ -66,12 +65,9 @@ def step(model: VideoClassifier, clips: Tensor, at_once: int) -> None:
     model.zero_grad()
 
 
-def infer(model: VideoClassifier, clips: Tensor, at_once: int) -> None:
+def score(model: VideoClassifier, clips: Tensor, at_once: int) -> None:
     """Forward passes."""
-    kernels = chosen_kernels(model.device)
-    with torch.inference_mode(), autocast(model.device, PRECISION), kernels:
-        for part in clips.split(at_once):
-            model(part)
+    infer(model, clips, device=model.device, precision=PRECISION, at_once=at_once)
 
 
 if __name__ == "__main__":

@@ -11,10 +11,9 @@ from st_adapter.data.dataset import Skipped, TrainItem, ViewDataset, Views, view
 from st_adapter.data.reader import Reader
 from st_adapter.data.video_list import Video
 from st_adapter.frame_order import Order, reorder
-from st_adapter.kernels import chosen_kernels
 from st_adapter.machine import clear_out_of_memory
 from st_adapter.model import VideoClassifier
-from st_adapter.passes import autocast, clips_at_once
+from st_adapter.passes import clips_at_once, infer
 from st_adapter.prefix_cache import VALIDATION, PrefixCache
 from st_adapter.scoring import probabilities
 
@@ -129,10 +128,6 @@ def score_clips(
         forward: gives a batch's logits, the model itself or the rest of it.
     """
     device = model.device
-    parts = []
-    for part in clips.split(at_most):
-        kernels = chosen_kernels(device)
-        with clear_out_of_memory(device), autocast(device, precision), kernels:
-            logits = forward(part.to(device))
-        parts.append(probabilities(logits.float(), model.spec.task).cpu())
-    return torch.cat(parts)
+    with clear_out_of_memory(device):
+        logits = infer(forward, clips, device=device, precision=precision, at_once=at_most)
+    return probabilities(logits, model.spec.task).cpu()

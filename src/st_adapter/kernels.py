@@ -133,24 +133,25 @@ def _conv2d(
 
     Depthwise convolutions with a stride run in float32; their backward pass in bfloat16 crawls.
     """
-    if not torch.is_grad_enabled() or isinstance(padding, str):
-        return torch.conv2d(input, weight, bias, stride, padding, dilation, groups)
-    stride, padding, dilation = (
-        (value, value) if isinstance(value, int) else value for value in (stride, padding, dilation)
-    )
-    casts = torch.is_autocast_enabled("cpu") and input.dtype != torch.float64
-    kind = torch.get_autocast_dtype("cpu") if casts else input.dtype
     is_depthwise = groups == weight.shape[0] > 1 and weight.dtype == torch.float32
-    if _computes_in_bfloat16() and is_depthwise and stride != (1, 1):
+    strided = stride != 1 and set(torch.nn.modules.utils._pair(stride)) != {1}
+    crawls = _computes_in_bfloat16() and strided and is_depthwise
+    frozen = _is_frozen(input, weight, bias) and not isinstance(padding, str)
+    if not (torch.is_grad_enabled() and (crawls or frozen)):
+        return torch.conv2d(input, weight, bias, stride, padding, dilation, groups)
+    kind = input.dtype
+    if crawls:
         kind = torch.float32
+    elif torch.is_autocast_enabled("cpu") and kind != torch.float64:
+        kind = torch.get_autocast_dtype("cpu")
     with torch.autocast("cpu", enabled=False):
         input, weight = input.to(kind), weight.to(kind)
         bias = None if bias is None else bias.to(kind)
-        if _is_frozen(input, weight, bias):
-            options = (stride, padding, dilation)
-            result: Tensor = FrozenConvolution.apply(input, weight, bias, options, groups)
-            return result
-        return torch.conv2d(input, weight, bias, stride, padding, dilation, groups)
+        if not frozen:
+            return torch.conv2d(input, weight, bias, stride, padding, dilation, groups)
+        options = tuple(map(torch.nn.modules.utils._pair, (stride, padding, dilation)))
+        result: Tensor = FrozenConvolution.apply(input, weight, bias, options, groups)
+        return result
 
 
 def _is_frozen(input: Tensor, *parameters: Tensor | None) -> bool:

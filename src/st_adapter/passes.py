@@ -4,9 +4,10 @@ import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
-from jaxtyping import Shaped
+from jaxtyping import Float, Shaped
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -36,20 +37,26 @@ def clips_at_once(model: VideoClassifier, frames: int, size: int, precision: str
         frames: of a clip.
         size: their height and width, pixels.
     """
-    device = model.device
-    if device.type != "cpu":
+    if model.device.type != "cpu":
         return sys.maxsize
+    known, key = _KNOWN.setdefault(model, {}), (size, precision)
+    if key not in known:
+        known[key] = _largest_tensor(model, size, precision)
+    return max(1, _LARGEST // (known[key] * frames))
+
+
+_KNOWN: WeakKeyDictionary[VideoClassifier, dict[tuple[int, str], int]] = WeakKeyDictionary()
+"""By size and precision, what a frame's largest tensor was found to be."""
+
+
+@torch.no_grad()
+def _largest_tensor(model: VideoClassifier, size: int, precision: str) -> int:
+    """Bytes of the largest tensor that one frame becomes; leaves no random draw."""
     frame = torch.zeros(1, 1, 3, size, size, dtype=torch.uint8)
-    largest = _Largest(model)
-    with (
-        torch.random.fork_rng(devices=[]),
-        torch.no_grad(),
-        chosen_kernels(device),
-        autocast(device, precision),
-        largest,
-    ):
+    kernels, largest = chosen_kernels(frame.device), _Largest(model)
+    with torch.random.fork_rng(devices=[]), kernels, autocast(frame.device, precision), largest:
         model(frame)
-    return max(1, _LARGEST // (largest.num_bytes * frames))
+    return largest.num_bytes
 
 
 class _Largest(TorchDispatchMode):
@@ -70,6 +77,30 @@ class _Largest(TorchDispatchMode):
         return result
 
 
+@torch.inference_mode()
+def infer(
+    forward: Callable[[Tensor], Tensor],
+    clips: Shaped[Tensor, "b t ..."],
+    *,
+    device: torch.device,
+    precision: str,
+    at_once: int,
+) -> Float[Tensor, "b classes"]:
+    """Logits of all clips, in float32.
+
+    Args:
+        forward: gives the logits of clips on `device`.
+        precision: of the forward pass.
+        at_once: most clips in a pass.
+    """
+    parts = []
+    for part in clips.split(at_once):
+        with chosen_kernels(device), autocast(device, precision):
+            logits = forward(part.to(device))
+        parts.append(logits.float())
+    return torch.cat(parts)
+
+
 def backward(
     forward: Callable[[Tensor], Tensor],
     clips: Shaped[Tensor, "b t ..."],
@@ -80,11 +111,11 @@ def backward(
     at_once: int,
     scale: Callable[[Tensor], Tensor] = lambda loss: loss,
 ) -> Tensor:
-    """Add up the gradients of all clips' losses; return their sum.
+    """Add up the gradients of all passes' losses; return their sum.
 
     Args:
         forward: gives the logits of clips.
-        loss_of: gives the sum of the losses of logits and targets.
+        loss_of: gives a loss of logits and targets, which is added up over the passes.
         precision: of the forward pass; losses are computed in float32.
         at_once: most clips in a pass.
         scale: of what gradients are taken of.

@@ -167,9 +167,11 @@ def _prepare(data: Path, folder: Path, config: TrainConfig) -> Run:
     prefix_cache = make_prefix_cache(
         model, config, precision, annotations, drawn_by, accelerator.num_processes
     )
-    at_once = clips_at_once(model, config.frames, config.size, precision)
     if num_shards() > 1:
+        at_once = config.batch_size * copies  # all processes take as many passes as each other
         model.shard()
+    else:
+        at_once = clips_at_once(model, config.frames, config.size, precision)
     if not accelerator.is_main_process:
         torch.manual_seed(config.seed + accelerator.process_index)  # dropout of its own
     return Run(

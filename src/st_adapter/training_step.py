@@ -109,7 +109,7 @@ def _backward(run: Run, batches: list[TrainBatch]) -> Tensor:
                 targets,
                 loss_of,
                 precision=run.precision,
-                at_once=run.at_once if num_shards() == 1 else len(clips),
+                at_once=run.at_once,
                 scale=lambda loss: run.scaler.scale(loss / usual),
             )
         run.unreported += batch.skipped

@@ -21,7 +21,6 @@ from st_adapter.data.index import VideoIndex
 from st_adapter.data.reader import Reader
 from st_adapter.data.video_list import Video
 from st_adapter.errors import VideoError
-from st_adapter.kernels import chosen_kernels
 from st_adapter.machine import (
     check_input_size,
     check_memory,
@@ -32,7 +31,7 @@ from st_adapter.machine import (
 )
 from st_adapter.model import VideoClassifier, create_model
 from st_adapter.optimization import make_optimizer
-from st_adapter.passes import autocast, backward, clips_at_once
+from st_adapter.passes import backward, clips_at_once, infer
 from st_adapter.progress import bar
 from st_adapter.provenance import versions
 from st_adapter.training_data import train_transform
@@ -224,10 +223,7 @@ def _inference(model: VideoClassifier, config: TrainConfig, precision: str) -> R
     at_once = clips_at_once(model, config.frames, config.size, precision)
 
     def score() -> None:
-        kernels = chosen_kernels(model.device)
-        with torch.inference_mode(), autocast(model.device, precision), kernels:
-            for part in clips.split(at_once):
-                model(part)
+        infer(model, clips, device=model.device, precision=precision, at_once=at_once)
 
     return _measure("inference", score, model, len(clips))[0]
 
