@@ -6,6 +6,7 @@ import torch.nn.functional as F
 
 import st_adapter
 from conftest import randomise
+from st_adapter.machine import hold_frozen
 from st_adapter.passes import backward, clips_at_once
 
 
@@ -39,6 +40,17 @@ def test_a_pass_is_the_smaller_the_larger_its_clips_are():
     assert 1 <= many < few < 8
     assert clips_at_once(model, 10_000, 224, "float32") == 1
     assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_copies_of_trained_weights_make_no_pass_smaller():
+    found = []
+    for method in ("st-adapter", "full"):
+        model = st_adapter.create_model(
+            "tf_efficientnet_lite0", ["a"], weights="random", method=method
+        )
+        hold_frozen(model.train(), "bfloat16")
+        found.append(clips_at_once(model, 4, 96, "bfloat16"))
+    assert found[0] == found[1] > 1
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 8])

@@ -60,11 +60,15 @@ def _largest_tensor(model: VideoClassifier, size: int, precision: str) -> int:
 
 
 class _Largest(TorchDispatchMode):
-    """Notes the most bytes of a tensor that is made inside, views of parameters left out."""
+    """Notes the most bytes of a tensor that is made inside of others than parameters.
+
+    Autocast's copies of weights, and views of them, are as large for one clip as for many.
+    """
 
     def __init__(self, model: VideoClassifier) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self._parameters = {p.untyped_storage().data_ptr() for p in model.parameters()}
+        self._weights: list[Tensor] = list(model.parameters())
+        self._storages = {_storage(p) for p in self._weights}
         self.num_bytes = 1
 
     def __torch_dispatch__(
@@ -72,9 +76,17 @@ class _Largest(TorchDispatchMode):
     ) -> Any:
         result = func(*args, **(kwargs or {}))
         made = [leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor)]
-        own = [t.nbytes for t in made if t.untyped_storage().data_ptr() not in self._parameters]
-        self.num_bytes = max([self.num_bytes, *own])
+        given = {_storage(leaf) for leaf in tree_leaves(args) if isinstance(leaf, Tensor)}
+        if given and given <= self._storages:
+            self._weights += made  # kept: memory that is given back would be taken for a weight
+            self._storages |= {_storage(weight) for weight in made}
+        else:
+            self.num_bytes = max([self.num_bytes, *(activation.nbytes for activation in made)])
         return result
+
+
+def _storage(tensor: Tensor) -> int:
+    return tensor.untyped_storage().data_ptr()
 
 
 @torch.inference_mode()
