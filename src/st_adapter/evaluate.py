@@ -18,7 +18,7 @@ from st_adapter.data.reader import Reader
 from st_adapter.data.shards import full_path
 from st_adapter.data.video_list import Video
 from st_adapter.errors import DataError
-from st_adapter.frame_order import ORDERS
+from st_adapter.frame_order import ORDERS, Order
 from st_adapter.inference import score_videos, videos_at_once
 from st_adapter.metrics import Measures, measure
 from st_adapter.model import VideoClassifier
@@ -110,10 +110,21 @@ def evaluate(
     if not scored:
         first = f"; the first because: {skipped[0].reason}" if skipped else ""
         raise DataError(f"none of {len(videos)} videos could be read{first}")
-    shown = [videos[index] for index, _ in scored]
+    return _evaluation(model, [videos[i] for i, _ in scored], scored, skipped, clip, orders)
+
+
+def _evaluation(
+    model: VideoClassifier,
+    videos: Sequence[Video],
+    scored: Sequence[tuple[int, Tensor]],
+    skipped: list[Skipped],
+    clip: ClipConfig,
+    orders: Sequence[Order],
+) -> Evaluation:
+    """Measures of the scores, [orders, classes], of these videos."""
     by_order = torch.stack([scores for _, scores in scored], dim=1)
     task = model.spec.task
-    targets = [video.targets for video in shown]
+    targets = [video.targets for video in videos]
     measures = [measure(scores, targets, model.labels, task) for scores in by_order]
     return Evaluation(
         **vars(measures[0]),
@@ -126,11 +137,11 @@ def evaluate(
         labels=model.labels,
         predictions=[
             _prediction(video, scores, model.labels, task)
-            for video, scores in zip(shown, by_order[0], strict=True)
+            for video, scores in zip(videos, by_order[0], strict=True)
         ],
         skipped=skipped,
         temporal={order: m.score for order, m in zip(orders, measures, strict=True)}
-        if temporal
+        if len(orders) > 1
         else None,
     )
 

@@ -102,20 +102,12 @@ def train(
         run.write_config(Path(data), recipe)
     _announce(run)
     start_tracker(run.accelerator, run.config, folder)
-    batches, view = Batches(run), RunView(run)
     try:
-        while not run.is_done:
-            _train_epoch(run, batches, view)
-            view.last_score = _validate_epoch(run)
+        _train_epochs(run)
     except DataError:
         if not resume and run.step <= 1 and run.is_main:
             (folder / "config.json").unlink()  # nothing has come of it
         raise
-    except OSError as error:
-        raise TrainingError(
-            f"ended at step {run.step}: {error}; {folder} keeps the last good state: see to that, "
-            "then go on with --resume"
-        ) from None
     except KeyboardInterrupt:
         raise Interrupted(
             f"stopped in epoch {run.epochs_done + 1} at step {run.step}; "
@@ -270,6 +262,20 @@ def _kind(task: Task) -> str:
     if task.heads:
         return f": {', '.join(f'{count} of {name}' for name, count in task.heads)}"
     return ", any number of them a video" if task.multi_label else ""
+
+
+def _train_epochs(run: Run) -> None:
+    """Train and validate until the run is done; say what is left where files cannot be written."""
+    batches, view = Batches(run), RunView(run)
+    try:
+        while not run.is_done:
+            _train_epoch(run, batches, view)
+            view.last_score = _validate_epoch(run)
+    except OSError as error:
+        raise TrainingError(
+            f"ended at step {run.step}: {error}; {run.folder} keeps the last good state: see to "
+            "that, then go on with --resume"
+        ) from None
 
 
 def _train_epoch(run: Run, batches: Batches, view: RunView) -> None:

@@ -65,13 +65,7 @@ def compare(
     check_writable(folder)
     for method in methods:
         check_method(method)
-    config = replace(config or TrainConfig(), keep="last", head_lr=None)
-    if config.prefix_cache:
-        raise ArgumentError(
-            "methods differ in what they leave frozen: leave prefix_cache out of a comparison"
-        )
-    passes = config.accumulate * (config.processes or 1)
-    config = replace(config, accumulate=passes, processes=1)  # the same step, a process a cell
+    config = _of_cells(config or TrainConfig())
     videos = read_videos(Path(data), config)
     class_maps(config, videos)  # refuses names that are none
     refused = _refused(config, methods, videos.labels)
@@ -104,6 +98,16 @@ def compare(
         {"plan": read_plan(folder), "results": [row.to_json() for row in rows]},
     )
     return rows
+
+
+def _of_cells(config: TrainConfig) -> TrainConfig:
+    """What all cells share: the same step in a process each, the last epoch's result."""
+    if config.prefix_cache:
+        raise ArgumentError(
+            "methods differ in what they leave frozen: leave prefix_cache out of a comparison"
+        )
+    passes = config.accumulate * (config.processes or 1)
+    return replace(config, keep="last", head_lr=None, accumulate=passes, processes=1)
 
 
 @contextmanager
