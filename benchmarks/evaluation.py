@@ -4,7 +4,8 @@
 
 PATH is a checkout of linziyi96/st-adapter. From files to scores, with two decoding processes each:
 theirs one video a batch in float32, as their main.py evaluates; ours as `evaluate --precision
-bfloat16` does. They take turns; videos a second are medians.
+bfloat16` does, without and with --compile, whose compiling comes before and is told of apart. They
+take turns; videos a second are medians.
 """
 
 import argparse
@@ -19,6 +20,7 @@ from official import SIZES, build_official, build_ours, import_models
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from st_adapter.compilation import compile_for_inference
 from st_adapter.config import ClipConfig
 from st_adapter.data.video_list import Video
 from st_adapter.evaluate import evaluate
@@ -64,10 +66,16 @@ def main(videos: Sequence[Path], official: Path, name: str, rounds: int) -> None
     theirs = build_official(official, SIZES[name], CLASSES).eval()
     ours = build_ours(theirs, SIZES[name])
     hold_frozen(ours, "bfloat16")
+    compiled = build_ours(theirs, SIZES[name])
+    hold_frozen(compiled, "bfloat16")
+    start = time.perf_counter()
+    compile_for_inference(compiled, CLIP, "bfloat16")
+    compiling = time.perf_counter() - start
     paths = [video.resolve() for video in videos]
     ways: dict[str, Callable[[], object]] = {
         "official": lambda: official_scores(official, theirs, paths),
         "ours": lambda: our_evaluation(ours, paths, "bfloat16"),
+        "compiled": lambda: our_evaluation(compiled, paths, "bfloat16"),
     }
     seconds: dict[str, list[float]] = {way: [] for way in ways}
     for _ in range(rounds):
@@ -78,7 +86,9 @@ def main(videos: Sequence[Path], official: Path, name: str, rounds: int) -> None
     rate = {way: len(paths) / statistics.median(times) for way, times in seconds.items()}
     print(
         f"{name}, 3 views of {len(paths)} videos: official {rate['official']:.3f}, "
-        f"ours {rate['ours']:.3f} videos/s: {rate['ours'] / rate['official']:.2f} times"
+        f"ours {rate['ours']:.3f} videos/s: {rate['ours'] / rate['official']:.2f} times; "
+        f"compiled {rate['compiled']:.3f}: {rate['compiled'] / rate['official']:.2f} times, "
+        f"after {compiling:.0f} s of compiling"
     )
 
 

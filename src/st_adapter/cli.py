@@ -303,7 +303,7 @@ def check(
     return SOME_FAILED if found.faults else DONE
 
 
-@config_options("method", "lr", "lr_per_256", "head_lr", "keep", "processes")
+@config_options("method", "lr", "lr_per_256", "head_lr", "keep", "processes", "compile")
 @app.command()
 @click.argument("data", type=_PATH)
 @click.option("--out", type=_PATH, required=True, help="Folder to make, or to go on with.")

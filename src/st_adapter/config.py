@@ -357,6 +357,11 @@ class TrainConfig:
         "Run blocks again in the backward pass instead of keeping what is in them (plain ViTs): "
         "less memory, more time, the same gradients.",
     )
+    compile: bool = _setting(
+        False,
+        "Machine",
+        "Compile the model with torch.compile: a minute at first, faster plain ViTs from then on.",
+    )
     prefix_cache: float = _setting(
         0.0,
         "Machine",
@@ -394,7 +399,7 @@ class TrainConfig:
             _at_least(name, getattr(self, name), lowest)
         if self.processes is not None:
             _at_least("processes", self.processes, 1)
-        _check_cache(self)
+        _check_machine(self)
         if self.patience and self.keep == "last":
             raise ArgumentError("patience needs epochs to be validated; leave it out or keep best")
         for name in ("erasing", "color_jitter"):
@@ -541,7 +546,10 @@ def parse_views(text: str) -> tuple[int, int]:
         raise ArgumentError(f'views are written like "3x1", not {text!r}') from None
 
 
-def _check_cache(config: TrainConfig) -> None:
+def _check_machine(config: TrainConfig) -> None:
+    for other in ("checkpoint_activations", "prefix_cache"):
+        if config.compile and getattr(config, other):
+            raise ArgumentError(f"what {other} runs is not compiled: leave out compile, or {other}")
     if config.prefix_cache and (not config.draws or config.mixup or config.cutmix):
         raise ArgumentError(
             "prefix_cache needs clips that come again: use --draws 1 or more, without mixup "

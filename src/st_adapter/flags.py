@@ -130,6 +130,7 @@ def run_options(command: Callable[..., int]) -> Callable[..., int]:
             show_default=True,
             help="What decodes videos.",
         ),
+        click.option("--compile", is_flag=True, help="torch.compile; for many videos."),
         click.option("--workers", type=click.IntRange(0), default=2, help="Decoding processes."),
         click.option("--batch-size", type=click.IntRange(1), default=8, help="Clips at a time."),
         click.option("--size", type=click.IntRange(1), help="Pixels of a clip, if not as trained."),

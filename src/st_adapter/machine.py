@@ -76,23 +76,27 @@ def choose_precision(
     if device.type == "cuda" and not torch.cuda.is_bf16_supported():
         return "float32", "this GPU has no bfloat16"
     clips = torch.zeros(2, min(clip_frames, 8), 3, size, size, dtype=torch.uint8, device=device)
-    seconds = {p: _step_seconds(model, clips, p) for p in ("float32", "bfloat16")}
+    seconds = {p: step_seconds(model, clips, p) for p in ("float32", "bfloat16")}
     gain = seconds["float32"] / seconds["bfloat16"]
     chosen = "bfloat16" if gain >= _WORTH_IT else "float32"
     return chosen, f"a bfloat16 step takes {1 / gain:.2f} times the time of a float32 one"
 
 
-def _step_seconds(model: VideoClassifier, clips: Tensor, precision: str) -> float:
-    """The fastest of three forward and backward passes; leaves no gradient and no random draw."""
+def step_seconds(
+    model: VideoClassifier, clips: Tensor, precision: str, at_once: int = sys.maxsize
+) -> float:
+    """The fastest of three times that clips took forwards and backwards, `at_once` in a pass.
+
+    Leaves no gradient and no random draw.
+    """
     best = float("inf")
     target = torch.zeros(len(clips), dtype=torch.long, device=clips.device)
     devices = [clips.device] if clips.device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices):
         for _ in range(3):
             start = time.perf_counter()
-            size = len(clips)
             loss = backward(
-                model, clips, target, F.cross_entropy, precision=precision, at_once=size
+                model, clips, target, F.cross_entropy, precision=precision, at_once=at_once
             )
             float(loss)  # waits for the device
             best = min(best, time.perf_counter() - start)

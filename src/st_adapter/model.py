@@ -206,6 +206,11 @@ class VideoClassifier(nn.Module):
             )
         self._recomputes = True
 
+    @property
+    def is_compiled(self) -> bool:
+        """Whether `compile` was called: calls run compiled code, `forward` the model as written."""
+        return self._compiled_call_impl is not None
+
     def shard(self) -> None:
         """From now on, hold the large parts only while they run (FSDP, `sharding.py`)."""
         shard(self, self._family.units(self.backbone), self.device.type)

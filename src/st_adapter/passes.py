@@ -39,6 +39,8 @@ def clips_at_once(model: VideoClassifier, frames: int, size: int, precision: str
     """
     if model.device.type != "cpu":
         return sys.maxsize
+    if model.is_compiled:
+        return 1  # as fast as more of them, and code for one number of clips is enough
     known, key = _KNOWN.setdefault(model, {}), (size, precision)
     if key not in known:
         known[key] = _largest_tensor(model, size, precision)

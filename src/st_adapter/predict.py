@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from st_adapter.checkpoint import load
+from st_adapter.compilation import compile_for_inference
 from st_adapter.config import PRECISIONS, ClipConfig
 from st_adapter.data import packets
 from st_adapter.data.dataset import Skipped
@@ -50,11 +51,12 @@ class Predictor:
         frames: frames in a clip; unset takes as many as in training.
         size: height and width of a clip, pixels; unset takes that of training.
         batch_size: clips in a forward pass.
+        compile: compile the model (torch.compile): for many videos.
         decoder: "pyav" or "torchcodec".
 
     Raises:
         CheckpointError: the folder cannot be read or does not fit the backbone.
-        ArgumentError: the weights or the device are not there.
+        ArgumentError: the weights or the device are not there, or the model cannot be compiled.
     """
 
     def __init__(
@@ -69,6 +71,7 @@ class Predictor:
         size: int | None = None,
         batch_size: int = 8,
         decoder: Decoder = "pyav",
+        compile: bool = False,
     ) -> None:
         if precision not in PRECISIONS[1:] or batch_size < 1:
             raise ArgumentError(
@@ -83,6 +86,8 @@ class Predictor:
         self.clip: ClipConfig = replace(spec.clip, **given)
         check_input_size(self.model, self.clip.size)
         hold_frozen(self.model, precision)
+        if compile:
+            compile_for_inference(self.model, self.clip, precision)
         self.precision = precision
         self.batch_size = batch_size
         self.decoder = decoder

@@ -19,7 +19,7 @@ from st_adapter.recipes import resolve
 from st_adapter.spec import ModelSpec
 
 _CACHE = ("prefix_cache", "prefix_cache_folder")
-_OF_THE_MACHINE = ("workers", "device", "checkpoint_activations", "tracker", *_CACHE)
+_OF_THE_MACHINE = ("workers", "device", "checkpoint_activations", "compile", "tracker", *_CACHE)
 _NAMES = ("config.json", "adapter", "adapter_last", "metrics.jsonl", "eval.json", "state")
 
 

@@ -38,6 +38,8 @@ def check_shardable(config: TrainConfig) -> None:
         raise ArgumentError("parameters are not offloaded here; leave --fsdp_offload_params out")
     if config.average:
         raise ArgumentError("a moving average is not kept in shards; leave out --average, or FSDP")
+    if config.compile:
+        raise ArgumentError("shards are not compiled; leave out --compile, or FSDP")
     if config.precision == "float16":
         raise ArgumentError("float16 is not scaled over shards; use --precision bfloat16")
 

@@ -14,6 +14,7 @@ from accelerate.state import AcceleratorState
 from accelerate.utils import InitProcessGroupKwargs, broadcast_object_list, gather_object
 
 from st_adapter import checkpoint
+from st_adapter.compilation import compile_for_training
 from st_adapter.config import ClipConfig, TrainConfig
 from st_adapter.data.annotations import Annotations
 from st_adapter.data.index import index_of
@@ -149,6 +150,8 @@ def _prepare(data: Path, folder: Path, config: TrainConfig) -> Run:
         (config,) = broadcast_object_list([fitted])  # memory differs from process to process
     check_memory(model, config, precision, config.batch_size * copies)
     say(f"{device}, {precision}: {reason}")
+    if config.compile:
+        compile_for_training(model.train(), config.clip, precision, config.batch_size * copies)
     reader = make_reader(config.decoder, config.workers, device, index_of(data))
     drawn_by = {
         "reader": [config.decoder, str(reader.device)],

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from st_adapter.bench import limits
+from st_adapter.compilation import compile_for_training
 from st_adapter.config import TrainConfig
 from st_adapter.data.dataset import TrainDataset
 from st_adapter.data.index import VideoIndex
@@ -37,6 +38,8 @@ from st_adapter.provenance import versions
 from st_adapter.training_data import train_transform
 
 _SECONDS, _RATE, _WIDTH, _HEIGHT = 10, 30, 340, 256
+
+Forward = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,6 +129,8 @@ def bench(config: TrainConfig, video: Path | None = None) -> Bench:
     )
     hold_frozen(model, precision)
     check_memory(model, config, precision, config.batch_size)
+    if config.compile:
+        compile_for_training(model.train(), config.clip, precision, config.batch_size)
     with bar("measuring", 3) as progress:
         loading = _loading(config, video)
         progress.advance()
@@ -209,8 +214,8 @@ def _training(
     target = torch.zeros(len(clips), dtype=torch.long, device=model.device)
     at_once = clips_at_once(model, config.frames, config.size, precision)
 
-    def step() -> None:
-        backward(model, clips, target, F.cross_entropy, precision=precision, at_once=at_once)
+    def step(forward: Forward) -> None:
+        backward(forward, clips, target, F.cross_entropy, precision=precision, at_once=at_once)
         optimizer.step()
         optimizer.zero_grad()
 
@@ -222,8 +227,8 @@ def _inference(model: VideoClassifier, config: TrainConfig, precision: str) -> R
     clips = _noise(model, config)
     at_once = clips_at_once(model, config.frames, config.size, precision)
 
-    def score() -> None:
-        infer(model, clips, device=model.device, precision=precision, at_once=at_once)
+    def score(forward: Forward) -> None:
+        infer(forward, clips, device=model.device, precision=precision, at_once=at_once)
 
     return _measure("inference", score, model, len(clips))[0]
 
@@ -234,12 +239,12 @@ def _noise(model: VideoClassifier, config: TrainConfig) -> Tensor:
 
 
 def _measure(
-    what: str, run: Callable[[], None], model: VideoClassifier, num_clips: int
+    what: str, run: Callable[[Forward], None], model: VideoClassifier, num_clips: int
 ) -> tuple[Row, Counter[limits.Product]]:
-    """Time a call, and the products of matrices in it alone."""
-    seconds = limits.median_seconds(run, model.device)
+    """Time a call of the model, and the products of matrices in it alone."""
+    seconds = limits.median_seconds(lambda: run(model), model.device)
     with limits.Products() as products:
-        run()
+        run(model.forward)  # as written: compiled code shows no products
     row = Row(
         what=what,
         seconds=seconds,

@@ -102,6 +102,8 @@ def compare(
 
 def _of_cells(config: TrainConfig) -> TrainConfig:
     """What all cells share: the same step in a process each, the last epoch's result."""
+    if config.compile:
+        raise ArgumentError("a comparison times methods as they are: leave compile out")
     if config.prefix_cache:
         raise ArgumentError(
             "methods differ in what they leave frozen: leave prefix_cache out of a comparison"
