@@ -277,7 +277,7 @@ def test_an_adapter_before_the_mlp_is_in_the_residual_stream(family):
     only = {place.site.name: model.adapters[place.site.name]}
 
     def adapt(grid):
-        return only[place.site.name](grid[None])[0]
+        return only[place.site.name].update(grid[None])[0]
 
     frames = clips[0] / 255
     size = (frames.shape[-2], frames.shape[-1])

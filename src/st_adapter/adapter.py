@@ -76,9 +76,13 @@ class STAdapter(nn.Module):
 
     def forward(self, features: Float[Tensor, "b t h w c"]) -> Float[Tensor, "b t h w c"]:
         """Add to each patch what its neighbours in time and space say about it."""
+        return features + self.update(features)
+
+    def update(self, features: Float[Tensor, "b t h w c"]) -> Float[Tensor, "b t h w c"]:
+        """What `forward` adds to the features."""
         hidden = depthwise_conv3d(self.down(features), self.conv.weight, self.conv.bias)
         update: Tensor = self.up(self.activation(hidden))
-        return features + update
+        return update
 
 
 def depthwise_conv3d(

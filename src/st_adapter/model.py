@@ -2,7 +2,7 @@
 
 import dataclasses
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property, partial
 from pathlib import Path
@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor, nn
 
+from st_adapter.adapter import STAdapter
 from st_adapter.backbones import family_named, family_of
 from st_adapter.backbones.clip import remark_on_activation
 from st_adapter.backbones.site import Cut, Family, Inserted
@@ -114,7 +115,9 @@ class VideoClassifier(nn.Module):
         enabled = not self._times_disabled
         inserted = Inserted()
         if enabled:
-            adapters = {n: partial(_over_clips, a, b, t) for n, a in self.adapters.items()}
+            adapters = {
+                n: partial(_over_clips, cast(STAdapter, a), b, t) for n, a in self.adapters.items()
+            }
             inserted = Inserted(adapters, list(self.prompts))
         recompute = self._recomputes and torch.is_grad_enabled()
         inserted = inserted._replace(recompute=recompute, cut=cut)
@@ -272,9 +275,9 @@ class VideoClassifier(nn.Module):
         write_json(folder / CONFIG_FILE, record)
 
 
-def _over_clips(adapter: Callable[[Tensor], Tensor], b: int, t: int, features: Tensor) -> Tensor:
+def _over_clips(adapter: STAdapter, b: int, t: int, features: Tensor) -> Tensor:
     """Give an adapter the clip axis that the backbone does not know: [b * t, ...] features."""
-    return adapter(features.unflatten(0, (b, t))).flatten(0, 1)
+    return adapter.update(features.unflatten(0, (b, t))).flatten(0, 1)
 
 
 def create_model(

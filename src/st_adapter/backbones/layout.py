@@ -1,7 +1,7 @@
 """How the features of a block hold the grid of patches."""
 
 from collections.abc import Callable
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -23,11 +23,11 @@ class Layout(NamedTuple):
     def adapt(
         self, x: Tensor, frame_size: tuple[int, int], adapter: Callable[[Tensor], Tensor]
     ) -> Tensor:
-        """Run an adapter over the patches of features of frames of `frame_size` pixels."""
+        """Add what an adapter makes of the patches of features of frames of `frame_size` pixels."""
         if self.kind == "map":
-            return adapter(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+            return x + adapter(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
         if self.kind == "channels_last":
-            return adapter(x)
+            return x + adapter(x)
         grid = token_grid(x.shape[1] - self.prefix, frame_size)
         return adapt_tokens(x, self.prefix, grid, adapter)
 
@@ -42,8 +42,29 @@ def adapt_tokens(
     x: Tensor, prefix: int, grid: tuple[int, int], adapter: Callable[[Tensor], Tensor]
 ) -> Tensor:
     """Adapt the patch tokens of [n, prefix + h * w, c]; prefix tokens pass unchanged."""
-    patches = adapter(x[:, prefix:].unflatten(1, grid)).flatten(1, 2)
-    return torch.cat([x[:, :prefix], patches], dim=1) if prefix else patches
+    update = adapter(x[:, prefix:].unflatten(1, grid)).flatten(1, 2)
+    if not prefix:
+        return x + update
+    adapted: Tensor = AddToPatches.apply(x, update, prefix)
+    return adapted
+
+
+class AddToPatches(torch.autograd.Function):
+    """Adds to all tokens but the first ones; unlike a slice, it copies nothing to go back."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, update: Tensor, prefix: int) -> Tensor:
+        """Return x [n, prefix + p, c] with update [n, p, c] added to its last p tokens."""
+        ctx.prefix, ctx.dtype = prefix, update.dtype
+        adapted = x.clone()
+        adapted[:, prefix:] += update
+        return adapted
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
+        """The gradient, and its last p tokens."""
+        return grad, grad[:, ctx.prefix :].to(ctx.dtype), None
 
 
 def find_layout(

@@ -8,7 +8,7 @@ from typing import NamedTuple, Protocol, runtime_checkable
 from torch import Tensor, nn
 
 Adapters = Mapping[str, Callable[[Tensor], Tensor]]
-"""Site name to a function over that site's patch features, [frames, h, w, c] to the same shape."""
+"""Site name to what is added to that site's patch features, [frames, h, w, c] to the same shape."""
 
 
 class Cut(NamedTuple):
@@ -27,7 +27,7 @@ class Inserted(NamedTuple):
     """What a call brings into the backbone.
 
     Attributes:
-        adapters: functions over patch features, by site.
+        adapters: functions of patch features to what is added to them, by site.
         prompts: tokens [p, c] to join before the blocks, the first before the first; each takes
             the place of the one before.
         recompute: run each block again in the backward pass instead of keeping what is in it,

@@ -1,0 +1,80 @@
+"""Compiled models compute the same, and what cannot be compiled says so in one line."""
+
+import os
+import shutil
+import subprocess
+import sys
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+import st_adapter
+from conftest import randomise
+from st_adapter.compilation import compile_for_training
+from st_adapter.config import ClipConfig, TrainConfig
+from st_adapter.data.formats.folders import find_videos
+from st_adapter.errors import ArgumentError
+from st_adapter.passes import backward, clips_at_once
+from st_adapter.predict import Predictor
+
+needs_compiler = pytest.mark.skipif(
+    not shutil.which(os.environ.get("CXX", "g++")), reason="no C++ compiler"
+)
+CLIP = ClipConfig(frames=3, size=32)
+
+
+@needs_compiler
+@pytest.mark.usefixtures("unchecked")
+def test_a_compiled_step_has_the_gradients_of_one_that_is_not(capsys):
+    torch.manual_seed(0)
+    precision = "float32"
+    model = st_adapter.create_model("test_vit", ["a", "b"], weights="random", dropout=0.0)
+    randomise(model).train()
+    clips = torch.randint(0, 256, (3, 3, 3, 32, 32), dtype=torch.uint8)
+    targets = torch.tensor([0, 1, 0])
+
+    def step():
+        model.zero_grad()
+        at_once = clips_at_once(model, 3, 32, precision)
+        loss = backward(
+            model, clips, targets, F.cross_entropy, precision=precision, at_once=at_once
+        )
+        return [loss, *(p.grad for p in model.trainable_parameters() if p.grad is not None)]
+
+    backward(model, clips, targets, F.cross_entropy, precision=precision, at_once=1)
+    expected = [g.clone() for g in (p.grad for p in model.trainable_parameters()) if g is not None]
+    before = torch.get_rng_state()
+    compile_for_training(model, CLIP, precision, batch_size=3)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert model.is_compiled
+    assert clips_at_once(model, 3, 32, precision) == 1
+    assert "compiled, a step takes" in capsys.readouterr().err
+    for ours, theirs in zip(step()[1:], expected, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
+
+
+@needs_compiler
+@pytest.mark.usefixtures("unchecked")
+def test_compiled_scores_are_those_of_the_model(trained_run, folder_data):
+    video = find_videos(folder_data)[0]
+    compiled = dict(Predictor(trained_run, device="cpu", compile=True)(video))
+    for label, score in Predictor(trained_run, device="cpu")(video):
+        assert compiled[label] == pytest.approx(score, abs=1e-5)
+
+
+def test_without_a_compiler_it_is_refused_in_one_line(trained_run, folder_data, tmp_path):
+    changes = {"CXX": str(tmp_path / "none"), "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "cache")}
+    given = ["predict", trained_run, find_videos(folder_data)[0], "--compile", "--device", "cpu"]
+    command = [sys.executable, "-m", "st_adapter", *map(str, given)]
+    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | changes)
+    assert done.returncode == 2, done.stderr
+    (line,) = done.stderr.strip().splitlines()
+    assert "C++ compiler" in line
+    assert "leave out --compile" in line
+
+
+@pytest.mark.parametrize("other", [{"checkpoint_activations": True}, {"prefix_cache": 1.0}])
+def test_what_is_not_compiled_is_refused(other):
+    with pytest.raises(ArgumentError, match="not compiled"):
+        TrainConfig(compile=True, draws=1, **other)
