@@ -21,7 +21,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from processes import clips_per_second
 
-from st_adapter import create_model
+from st_adapter import VideoClassifier, create_model
 from st_adapter.config import AdapterConfig, TrainConfig
 from st_adapter.data.annotations import read_annotations
 from st_adapter.evaluate import evaluate
@@ -41,7 +41,7 @@ def main(data: Path, out: Path, backbone: str) -> None:
     config = TrainConfig(
         backbone=backbone, weights="random", epochs=1, size=112, precision=PRECISION, keep="last"
     )
-    processes = [2**i for i in range((os.cpu_count() or 1).bit_length())]
+    processes = [2**i for i in range(5) if 2**i <= (os.cpu_count() or 1)]
     found = {
         ("frames", "ms a clip"): [(n, *step(config, frames=n, size=224)) for n in FRAMES],
         ("pixels", "ms a clip"): [(n, *step(config, size=n)) for n in SIZES],
@@ -82,7 +82,7 @@ def _step(config: TrainConfig) -> tuple[float, float]:
     return 1000 * statistics.median(times[1:]), peak_memory_gb(device)
 
 
-def _model(config: TrainConfig) -> torch.nn.Module:
+def _model(config: TrainConfig) -> VideoClassifier:
     adapter = AdapterConfig(layers=config.adapter.layers)
     return create_model(config.backbone, ["a", "b"], adapter, "random")
 
@@ -97,9 +97,12 @@ def training(data: Path, config: TrainConfig, processes: int) -> float:
 
 def scoring(data: Path, config: TrainConfig, count: int) -> float:
     """Seconds to evaluate that many videos, 3 views of each, from files on."""
-    videos = read_annotations(data).train[:count]
-    model = create_model(config.backbone, [str(i) for i in range(99)], weights="random")
+    annotations = read_annotations(data)
+    videos = (annotations.train * count)[:count]  # the first ones again, where there are fewer
+    device = choose_device("auto")
+    model = create_model(config.backbone, annotations.labels, weights="random").to(device)
     hold_frozen(model, PRECISION)
+    evaluate(model, videos[:2], config.clip, workers=0, precision=PRECISION)  # warms up
     start = time.perf_counter()
     evaluate(model, videos, replace(config.clip, views=(3, 1)), workers=2, precision=PRECISION)
     return time.perf_counter() - start

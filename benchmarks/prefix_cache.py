@@ -14,7 +14,7 @@ import tempfile
 import time
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
-from multiprocessing import get_context
+from multiprocessing import get_context, get_start_method, set_start_method
 from pathlib import Path
 
 import numpy as np
@@ -31,7 +31,9 @@ def main(data: Path, config: TrainConfig, rounds: int) -> None:
     tensors = {}
     for _ in range(rounds):
         for way, chosen in ways.items():
-            with ProcessPoolExecutor(1, get_context("spawn")) as pool:
+            # whose decoding processes start as they would in this one
+            begin = {"initializer": set_start_method, "initargs": (get_start_method(), True)}
+            with ProcessPoolExecutor(1, get_context("spawn"), **begin) as pool:
                 *seconds, tensors[way] = pool.submit(run, data, chosen).result()
             found[way].append((seconds[0], seconds[1]))
     for i, name in enumerate(("steps alone", "the whole run")):

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 import st_adapter
 from conftest import randomise
 from st_adapter.compilation import compile_for_training
-from st_adapter.config import ClipConfig, TrainConfig
+from st_adapter.config import TrainConfig
 from st_adapter.data.formats.folders import find_videos
 from st_adapter.errors import ArgumentError
 from st_adapter.passes import backward, clips_at_once
@@ -21,14 +21,12 @@ from st_adapter.predict import Predictor
 needs_compiler = pytest.mark.skipif(
     not shutil.which(os.environ.get("CXX", "g++")), reason="no C++ compiler"
 )
-CLIP = ClipConfig(frames=3, size=32)
 
 
 @needs_compiler
 @pytest.mark.usefixtures("unchecked")
 def test_a_compiled_step_has_the_gradients_of_one_that_is_not(capsys):
     torch.manual_seed(0)
-    precision = "float32"
     model = st_adapter.create_model("test_vit", ["a", "b"], weights="random", dropout=0.0)
     randomise(model).train()
     clips = torch.randint(0, 256, (3, 3, 3, 32, 32), dtype=torch.uint8)
@@ -36,21 +34,18 @@ def test_a_compiled_step_has_the_gradients_of_one_that_is_not(capsys):
 
     def step():
         model.zero_grad()
-        at_once = clips_at_once(model, 3, 32, precision)
-        loss = backward(
-            model, clips, targets, F.cross_entropy, precision=precision, at_once=at_once
-        )
-        return [loss, *(p.grad for p in model.trainable_parameters() if p.grad is not None)]
+        loss = backward(model, clips, targets, F.cross_entropy, precision="float32", at_once=1)
+        gradients = [p.grad for p in model.trainable_parameters() if p.grad is not None]
+        return [loss, *(gradient.clone() for gradient in gradients)]
 
-    backward(model, clips, targets, F.cross_entropy, precision=precision, at_once=1)
-    expected = [g.clone() for g in (p.grad for p in model.trainable_parameters()) if g is not None]
-    before = torch.get_rng_state()
-    compile_for_training(model, CLIP, precision, batch_size=3)
+    expected, before = step(), torch.get_rng_state()
+    compile_for_training(model, TrainConfig(frames=3, size=32, batch_size=3), "float32")
     assert torch.equal(torch.get_rng_state(), before)
     assert model.is_compiled
-    assert clips_at_once(model, 3, 32, precision) == 1
+    assert clips_at_once(model, 3, 32, "float32") == 1
+    assert model.training
     assert "compiled, a step takes" in capsys.readouterr().err
-    for ours, theirs in zip(step()[1:], expected, strict=True):
+    for ours, theirs in zip(step(), expected, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
 
 

@@ -236,7 +236,7 @@ def test_grids_lie_as_the_picture_does(family):
 
     def look(grid):
         seen.append(grid)
-        return grid
+        return torch.zeros_like(grid)
 
     for corner in (0.0, 1.0):
         frame = torch.zeros(1, 3, size, size)
@@ -317,7 +317,7 @@ def test_both_ways_of_running_a_vit_agree():
 
 
 def clip_of_frames(adapter):
-    return lambda grid: adapter(grid[None])[0]
+    return lambda grid: adapter.update(grid[None])[0]
 
 
 @pytest.mark.parametrize("family", ["ViT", "EVA-02", "Swin", "ResNet"])

@@ -11,6 +11,7 @@ from timm.models.vision_transformer import VisionTransformer
 import st_adapter
 from conftest import randomise
 from st_adapter.backbones import vit
+from st_adapter.backbones.layout import AddToPatches
 from st_adapter.errors import ArgumentError
 from st_adapter.kernels import (
     FewTokenAttention,
@@ -40,6 +41,23 @@ def test_attention_of_one_key_for_many_queries_is_left_to_torch():
     with chosen_kernels(CPU), torch.autocast("cpu", torch.bfloat16):
         result = F.scaled_dot_product_attention(query, key, key)
     assert result.shape == query.shape
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_what_is_added_to_patches_has_the_gradients_of_slices(dtype):
+    torch.manual_seed(0)
+    x = torch.randn(2, 5, 3, dtype=dtype, requires_grad=True)
+    half = torch.bfloat16 if dtype == torch.float32 else dtype
+    update = torch.randn(2, 3, 3, dtype=half, requires_grad=True)
+    ours = AddToPatches.apply(x, update, 2)
+    theirs = torch.cat([x[:, :2], x[:, 2:] + update], 1)
+    assert torch.equal(ours, theirs)
+    weight = torch.randn_like(ours)
+    found = torch.autograd.grad((ours * weight).sum(), (x, update))
+    wanted = torch.autograd.grad((theirs * weight).sum(), (x, update))
+    for own, expected in zip(found, wanted, strict=True):
+        assert own.dtype == expected.dtype
+        assert torch.equal(own, expected)
 
 
 def test_quick_gelu_is_clips():

@@ -7,69 +7,91 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-from st_adapter.config import ClipConfig
+from st_adapter.config import ClipConfig, TrainConfig
 from st_adapter.errors import ArgumentError
-from st_adapter.machine import step_seconds
+from st_adapter.machine import clear_out_of_memory, step_seconds
 from st_adapter.model import VideoClassifier
 from st_adapter.passes import clips_at_once, infer
 from st_adapter.progress import say
 
-_WORSE = 0.95
-"""A gain that is none, whatever the machine does beside."""
+_NO_GAIN = 0.95
+"""Speed-up below which compiling is said to cost, with room for what the machine does beside."""
 
 
-def compile_for_training(
-    model: VideoClassifier, clip: ClipConfig, precision: str, batch_size: int
-) -> None:
-    """Compile the model from its first pass on, and say what that gains.
+def compile_for_training(model: VideoClassifier, config: TrainConfig, precision: str) -> None:
+    """Compile the model for steps and for validation, and say what a step gains.
 
     Raises:
         ArgumentError: it cannot be compiled here.
     """
     say("compiling the model")
-    before = _clip_seconds(model, clip, precision, batch_size)
+    clip, most = config.clip, config.batch_size * (2 if config.reversal else 1)
+    kind = torch.float32 if config.mixup or config.cutmix else torch.uint8  # what mixing makes
+    model.train()
+    before = _clip_seconds(model, _black(model, clip, precision, most, kind), precision)
     with _compiling(model):
-        gain = before / _clip_seconds(model, clip, precision, batch_size)
-    what_to_do = "; leave --compile out" if gain < _WORSE else ""
+        clips = _black(model, clip, precision, most, kind)
+        gain = before / _clip_seconds(model, clips, precision)
+        _score(model, clip, precision, config.batch_size)
+    model.train()
+    what_to_do = "; leave --compile out" if gain < _NO_GAIN else ""
     say(f"compiled, a step takes {1 / gain:.2f} times the time it took before{what_to_do}")
 
 
-def compile_for_inference(model: VideoClassifier, clip: ClipConfig, precision: str) -> None:
+def compile_for_inference(
+    model: VideoClassifier, clip: ClipConfig, precision: str, batch_size: int
+) -> None:
     """Compile the model for clips of this form.
 
     Raises:
         ArgumentError: it cannot be compiled here.
     """
-    model.eval()
     with _compiling(model):
-        infer(model, _black(model, clip, 1), device=model.device, precision=precision, at_once=1)
+        _score(model, clip, precision, batch_size)
 
 
-def _clip_seconds(
-    model: VideoClassifier, clip: ClipConfig, precision: str, batch_size: int
-) -> float:
-    """Time that a clip of a batch takes forwards and backwards."""
-    at_once = clips_at_once(model, clip.frames, clip.size, precision)
-    clips = _black(model, clip, min(at_once, batch_size))
-    return step_seconds(model, clips, precision) / len(clips)
+def _clip_seconds(model: VideoClassifier, clips: Tensor, precision: str) -> float:
+    """Time that one of the clips takes forwards and backwards."""
+    with clear_out_of_memory(model.device):
+        return step_seconds(model, clips, precision) / len(clips)
 
 
-def _black(model: VideoClassifier, clip: ClipConfig, count: int) -> Tensor:
+def _score(model: VideoClassifier, clip: ClipConfig, precision: str, batch_size: int) -> None:
+    model.eval()
+    clips = _black(model, clip, precision, batch_size)
+    with clear_out_of_memory(model.device):
+        infer(model, clips, device=model.device, precision=precision, at_once=len(clips))
+
+
+def _black(
+    model: VideoClassifier,
+    clip: ClipConfig,
+    precision: str,
+    most: int,
+    kind: torch.dtype = torch.uint8,
+) -> Tensor:
+    """As many clips as are run at once, of at most a batch."""
+    count = min(most, clips_at_once(model, clip.frames, clip.size, precision))
     shape = (count, clip.frames, 3, clip.size, clip.size)
-    return torch.zeros(shape, dtype=torch.uint8, device=model.device)
+    return torch.zeros(shape, dtype=kind, device=model.device)
 
 
 @contextmanager
 def _compiling(model: VideoClassifier) -> Iterator[None]:
     """Compile it, and turn the compiler's errors into one line."""
-    from torch._dynamo.exc import TorchDynamoException  # takes a second
+    from torch._dynamo.exc import TorchDynamoException  # takes seconds
+    from torch._inductor.exc import CppCompileError, InvalidCxxCompiler
 
-    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # tells of no GPU
+    remarks = logging.getLogger("torch.utils.cpp_extension")  # of no GPU, where none is asked for
+    level = remarks.level
+    remarks.setLevel(logging.ERROR)
     model.compile()
     try:
         yield
-    except TorchDynamoException as error:
+    except (TorchDynamoException, CppCompileError, InvalidCxxCompiler) as error:
         reason = str(error).strip().splitlines()[0]
         raise ArgumentError(
             f"the model cannot be compiled here, {reason}; leave out --compile"
         ) from None
+    finally:
+        remarks.setLevel(level)

@@ -78,7 +78,8 @@ class _Largest(TorchDispatchMode):
     ) -> Any:
         result = func(*args, **(kwargs or {}))
         made = [leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor)]
-        given = {_storage(leaf) for leaf in tree_leaves(args) if isinstance(leaf, Tensor)}
+        leaves = tree_leaves((args, kwargs))
+        given = {_storage(leaf) for leaf in leaves if isinstance(leaf, Tensor)}
         if given and given <= self._storages:
             self._weights += made  # kept: memory that is given back would be taken for a weight
             self._storages |= {_storage(weight) for weight in made}

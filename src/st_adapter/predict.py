@@ -87,7 +87,7 @@ class Predictor:
         check_input_size(self.model, self.clip.size)
         hold_frozen(self.model, precision)
         if compile:
-            compile_for_inference(self.model, self.clip, precision)
+            compile_for_inference(self.model, self.clip, precision, batch_size)
         self.precision = precision
         self.batch_size = batch_size
         self.decoder = decoder

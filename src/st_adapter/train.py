@@ -151,7 +151,7 @@ def _prepare(data: Path, folder: Path, config: TrainConfig) -> Run:
     check_memory(model, config, precision, config.batch_size * copies)
     say(f"{device}, {precision}: {reason}")
     if config.compile:
-        compile_for_training(model.train(), config.clip, precision, config.batch_size * copies)
+        compile_for_training(model, config, precision)
     reader = make_reader(config.decoder, config.workers, device, index_of(data))
     drawn_by = {
         "reader": [config.decoder, str(reader.device)],

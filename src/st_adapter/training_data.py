@@ -19,7 +19,6 @@ from st_adapter.data.dataset import (
     TrainItem,
     collate_train,
     draw_of,
-    worker_context,
 )
 from st_adapter.errors import DataError
 from st_adapter.interrupt import ignore_interrupt
@@ -88,7 +87,6 @@ class Batches:
             batch_sampler=_ToLoad(self._sampler, self._known),
             num_workers=config.workers,
             persistent_workers=config.workers > 0,
-            multiprocessing_context=worker_context(config.workers),
             collate_fn=self._collate if self._cache is None else list,
             pin_memory=run.model.device.type == "cuda" and run.reader.device == "cpu",
             worker_init_fn=ignore_interrupt,

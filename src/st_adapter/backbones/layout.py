@@ -41,7 +41,11 @@ class Layout(NamedTuple):
 def adapt_tokens(
     x: Tensor, prefix: int, grid: tuple[int, int], adapter: Callable[[Tensor], Tensor]
 ) -> Tensor:
-    """Adapt the patch tokens of [n, prefix + h * w, c]; prefix tokens pass unchanged."""
+    """Adapt the patch tokens of [n, prefix + h * w, c]; prefix tokens pass unchanged.
+
+    Args:
+        adapter: gives what is added to a grid of patches.
+    """
     update = adapter(x[:, prefix:].unflatten(1, grid)).flatten(1, 2)
     if not prefix:
         return x + update
@@ -50,7 +54,10 @@ def adapt_tokens(
 
 
 class AddToPatches(torch.autograd.Function):
-    """Adds to all tokens but the first ones; unlike a slice, it copies nothing to go back."""
+    """Adds to all tokens but the first ones, and passes the gradient on as it is.
+
+    The backward pass of a slice would fill a tensor of all tokens with zeros.
+    """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, update: Tensor, prefix: int) -> Tensor:

@@ -130,7 +130,7 @@ def bench(config: TrainConfig, video: Path | None = None) -> Bench:
     hold_frozen(model, precision)
     check_memory(model, config, precision, config.batch_size)
     if config.compile:
-        compile_for_training(model.train(), config.clip, precision, config.batch_size)
+        compile_for_training(model, config, precision)
     with bar("measuring", 3) as progress:
         loading = _loading(config, video)
         progress.advance()

@@ -47,7 +47,7 @@ def compare(
     Args:
         data: anything `read_annotations` takes.
         out: folder to make, or one of an interrupted comparison with the same settings.
-        config: what all runs share; `keep` is "last" whatever it says.
+        config: what all runs share; `keep` is "last" and nothing is compiled, whatever it says.
         methods: names in METHODS.
         seeds: of initialisation, order and augmentation.
         rates: peak learning rates to choose from; one rate needs no search.
@@ -102,14 +102,12 @@ def compare(
 
 def _of_cells(config: TrainConfig) -> TrainConfig:
     """What all cells share: the same step in a process each, the last epoch's result."""
-    if config.compile:
-        raise ArgumentError("a comparison times methods as they are: leave compile out")
     if config.prefix_cache:
         raise ArgumentError(
             "methods differ in what they leave frozen: leave prefix_cache out of a comparison"
         )
     passes = config.accumulate * (config.processes or 1)
-    return replace(config, keep="last", head_lr=None, accumulate=passes, processes=1)
+    return replace(config, keep="last", head_lr=None, accumulate=passes, processes=1, compile=False)
 
 
 @contextmanager

@@ -1,7 +1,6 @@
 """Clips of labelled videos for training and for evaluation, with substitutes for broken files."""
 
 import random
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import zip_longest
@@ -323,21 +322,11 @@ def view_loader(
 ) -> DataLoader[Views]:
     """Batches of whole videos, all or those with the indices in `share`, as lists of `Views`."""
     share = range(len(videos)) if share is None else share
-    workers = min(workers, len(share))
     return DataLoader(
         ViewDataset(videos, clip, reader),
         batch_size=batch_size,
         sampler=share,
-        num_workers=workers,
-        multiprocessing_context=worker_context(workers),
+        num_workers=min(workers, len(share)),
         collate_fn=list,
         worker_init_fn=ignore_interrupt,
     )
-
-
-def worker_context(workers: int) -> str | None:
-    """How decoding processes start: by a fork on Linux, in a moment, from whatever process.
-
-    One that was itself started another way would start them that way, and each import torch again.
-    """
-    return "fork" if workers and sys.platform == "linux" else None

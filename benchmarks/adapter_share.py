@@ -1,0 +1,69 @@
+"""What adapters add to a training step, over the frozen model with the same graph.
+
+    python benchmarks/adapter_share.py [--backbone vit_base_patch16_224] [--precision bfloat16]
+
+Steps of one clip of 8 frames of noise, random weights. Without adapters, the class token that the
+first block is given takes a gradient, so that the backward pass goes as far. The ways take turns;
+times are medians.
+"""
+
+import argparse
+import statistics
+import time
+
+import torch
+from torch import Tensor
+
+from st_adapter import VideoClassifier, create_model
+from st_adapter.config import AdapterConfig
+from st_adapter.inspection import inspect_spec
+from st_adapter.machine import hold_frozen
+from st_adapter.passes import backward
+from st_adapter.spec import ModelSpec
+
+ROUNDS, FRAMES, SIZE = 7, 8, 224
+PLACES = {"12x384": ("attention",), "24x384": "all"}
+
+
+def main(backbone: str, precision: str) -> None:
+    """Print both times and the share, in time and in operations of a forward pass."""
+    for name, positions in PLACES.items():
+        adapter = AdapterConfig(bottleneck=384, positions=positions)
+        model = create_model(backbone, ["a", "b"], adapter, "random").train()
+        hold_frozen(model, precision)
+        frozen_gmacs = inspect_spec(_without(backbone), FRAMES, SIZE).gmacs
+        more = inspect_spec(model.spec, FRAMES, SIZE).gmacs / frozen_gmacs - 1
+        clip = torch.randint(0, 256, (1, FRAMES, 3, SIZE, SIZE), dtype=torch.uint8)
+        with_adapters, without = [], []
+        for _ in range(1 + ROUNDS):
+            with_adapters.append(seconds(model, clip, precision))
+            model.backbone.cls_token.requires_grad_(True)
+            with model.adapters_disabled():
+                without.append(seconds(model, clip, precision))
+            model.backbone.cls_token.requires_grad_(False)
+        ours, frozen = (statistics.median(times[1:]) for times in (with_adapters, without))
+        print(
+            f"{name}: {1000 * ours:.0f} ms, {1000 * frozen:.0f} without adapters: "
+            f"{ours / frozen - 1:.0%} more; {more:.0%} more operations"
+        )
+
+
+def _without(backbone: str) -> ModelSpec:
+    return create_model(backbone, ["a", "b"], weights="random", method="linear").spec
+
+
+def seconds(model: VideoClassifier, clip: Tensor, precision: str) -> float:
+    """A step forwards and backwards."""
+    start = time.perf_counter()
+    backward(model, clip, clip, lambda x, _: x.square().sum(), precision=precision, at_once=1)
+    return time.perf_counter() - start
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument(
+        "--backbone", default="vit_base_patch16_224", help="a ViT with a class token"
+    )
+    parser.add_argument("--precision", default="bfloat16")
+    arguments = parser.parse_args()
+    main(arguments.backbone, arguments.precision)
