@@ -21,8 +21,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from processes import clips_per_second
 
-from st_adapter import VideoClassifier, create_model
-from st_adapter.config import AdapterConfig, TrainConfig
+from st_adapter import create_model
+from st_adapter.config import TrainConfig
 from st_adapter.data.annotations import read_annotations
 from st_adapter.evaluate import evaluate
 from st_adapter.machine import choose_device, hold_frozen, peak_memory_gb
@@ -67,7 +67,7 @@ def step(config: TrainConfig, **changes: object) -> tuple[float, float]:
 
 def _step(config: TrainConfig) -> tuple[float, float]:
     device = choose_device("auto")
-    model = _model(config).to(device).train()
+    model = create_model(config.backbone, ["a", "b"], config.adapter, "random").to(device).train()
     hold_frozen(model, PRECISION)
     shape = (1, config.frames, 3, config.size, config.size)
     clip = torch.randint(0, 256, shape, dtype=torch.uint8, device=device)
@@ -80,11 +80,6 @@ def _step(config: TrainConfig) -> tuple[float, float]:
         float(loss)  # waits for the device
         times.append(time.perf_counter() - start)
     return 1000 * statistics.median(times[1:]), peak_memory_gb(device)
-
-
-def _model(config: TrainConfig) -> VideoClassifier:
-    adapter = AdapterConfig(layers=config.adapter.layers)
-    return create_model(config.backbone, ["a", "b"], adapter, "random")
 
 
 def training(data: Path, config: TrainConfig, processes: int) -> float:

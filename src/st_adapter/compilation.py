@@ -28,10 +28,9 @@ def compile_for_training(model: VideoClassifier, config: TrainConfig, precision:
     clip, most = config.clip, config.batch_size * (2 if config.reversal else 1)
     kind = torch.float32 if config.mixup or config.cutmix else torch.uint8  # what mixing makes
     model.train()
-    before = _clip_seconds(model, _black(model, clip, precision, most, kind), precision)
+    before = _clip_seconds(model, clip, precision, most, kind)
     with _compiling(model):
-        clips = _black(model, clip, precision, most, kind)
-        gain = before / _clip_seconds(model, clips, precision)
+        gain = before / _clip_seconds(model, clip, precision, most, kind)
         _score(model, clip, precision, config.batch_size)
     model.train()
     what_to_do = "; leave --compile out" if gain < _NO_GAIN else ""
@@ -50,8 +49,11 @@ def compile_for_inference(
         _score(model, clip, precision, batch_size)
 
 
-def _clip_seconds(model: VideoClassifier, clips: Tensor, precision: str) -> float:
-    """Time that one of the clips takes forwards and backwards."""
+def _clip_seconds(
+    model: VideoClassifier, clip: ClipConfig, precision: str, most: int, kind: torch.dtype
+) -> float:
+    """Time that a clip takes forwards and backwards, where `most` are a batch."""
+    clips = _black(model, clip, precision, most, kind)
     with clear_out_of_memory(model.device):
         return step_seconds(model, clips, precision) / len(clips)
 
