@@ -201,6 +201,19 @@ def test_groups_are_held_out_whole():
     assert sorted([*train, *held], key=str) == sorted(videos, key=str)
 
 
+def test_groups_of_every_class_are_held_out_and_none_loses_its_last():
+    paths = [f"/a_{group}_{clip}.mp4" for group in range(3) for clip in range(2)]
+    paths += [f"/b_{group}_{clip}.mp4" for group in range(2) for clip in range(2)] + ["/c_0_0.mp4"]
+    videos = [Video(path=Path(path), targets=("abc".index(path[1]),)) for path in paths]
+    for seed in range(20):
+        train, held = split_validation(videos, 0.2, seed, r"[abc]_\d_")
+        assert train.classes() == {0, 1, 2}
+        assert held.classes() == {0, 1}
+        assert len({video.path.name[:4] for video in held}) == 2
+    with pytest.raises(DataError, match="all there is of a class"):
+        split_validation([v for v in videos if "_0_" in str(v.path)], 0.2, 0, r"[abc]_\d_")
+
+
 def test_one_group_alone_cannot_be_held_out():
     videos = [Video(path=Path(f"{i}.mp4"), targets=(i,)) for i in range(2)]
     with pytest.raises(DataError, match="all 2 paths match"):

@@ -197,7 +197,8 @@ def split_validation(
     """Hold out `fraction` of each class's files, at least one where a class has two or more.
 
     All segments of a file go to the same part. With `group`, whole groups are held out instead:
-    `fraction` of them, whatever their classes.
+    `fraction` of them, and more where a class of several groups would be missing. No class loses
+    its last group.
 
     Raises:
         DataError: no group can be held out.
@@ -205,10 +206,11 @@ def split_validation(
     given = VideoList.of(videos)
     rng = random.Random(seed)
     names = given.names()
+    classes = given.first_targets()
     if group is not None:
-        chosen = _hold_groups(names, fraction, rng, re.compile(group))
+        chosen = _hold_groups(names, classes, fraction, rng, re.compile(group))
     else:
-        chosen = _hold_files(names, given.first_targets(), fraction, rng)
+        chosen = _hold_files(names, classes, fraction, rng)
     held = np.array([name in chosen for name in names])
     return given.take(np.flatnonzero(~held)), given.take(np.flatnonzero(held))
 
@@ -228,7 +230,11 @@ def _hold_files(
 
 
 def _hold_groups(
-    names: Sequence[str], fraction: float, rng: random.Random, group: re.Pattern[str]
+    names: Sequence[str],
+    classes: ndarray,
+    fraction: float,
+    rng: random.Random,
+    group: re.Pattern[str],
 ) -> set[str]:
     """Hold out whole groups of files; a file that does not match is a group of its own."""
     matches = {name: group.search(name) for name in names}
@@ -241,8 +247,28 @@ def _hold_groups(
             f"all {len(names)} paths match the group {group.pattern!r} alike, by {groups[0]!r}; it "
             f"must match the part that tells groups apart, as _g\\d+ does in UCF101"
         )
+    classes_of: dict[str, set[int]] = {}
+    for name, label in zip(names, classes.tolist(), strict=True):
+        classes_of.setdefault(group_of[name], set()).add(label)
+    left = Counter(label for own in classes_of.values() for label in own)
     count = min(len(groups) - 1, max(1, round(fraction * len(groups))))
-    held = set(rng.sample(groups, count))
+    first = rng.sample(groups, count)
+    others = sorted(set(groups) - set(first))
+    rng.shuffle(others)
+    held: set[str] = set()
+    present: set[int] = set()
+    for i, candidate in enumerate([*first, *others]):
+        of_it = classes_of[candidate]
+        is_wanted = i < count or of_it - present
+        if is_wanted and all(left[label] > 1 for label in of_it):
+            held.add(candidate)
+            present |= of_it
+            left.subtract(of_it)
+    if not held:
+        raise DataError(
+            f"each group that {group.pattern!r} tells apart is all there is of a class, as is "
+            f"{groups[0]!r}; a class needs two groups, one to train and one to choose on"
+        )
     return {name for name, own in group_of.items() if own in held}
 
 
