@@ -51,6 +51,34 @@ def test_help_of_every_verb_imports_nothing_heavy(verb):
     assert f"{verb} [OPTIONS]" in done.stdout
 
 
+def test_prediction_imports_no_compiler(trained_run, folder_data):
+    code = (
+        "import sys; from st_adapter.cli import main; code = main(['predict', *sys.argv[1:]]); "
+        "heavy = {'torch._dynamo', 'torch._inductor', 'sympy'} & set(sys.modules); "
+        "print(heavy, file=sys.stderr); sys.exit(code or bool(heavy))"
+    )
+    command = [sys.executable, "-c", code, str(trained_run), str(folder_data)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_what_asked_for_the_compiler_finds_it_when_called():
+    code = (
+        "import sys\n"
+        "from st_adapter.imports import compiler_deferred\n"
+        "with compiler_deferred():\n"
+        "    import timm, torch, torchvision, torchvision.tv_tensors as tv\n"
+        "before = 'torch._dynamo' in sys.modules\n"
+        "image = tv.Image(torch.zeros(3, 4, 4))\n"
+        "assert type(tv.wrap(torch.ones(3, 4, 4), like=image)) is tv.Image\n"
+        "torchvision.ops.roi_align.__globals__['is_compile_supported']('cpu')\n"
+        "assert torch.compile(torch.sin, backend='eager')(torch.zeros(1)) == 0\n"
+        "sys.exit(before)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
 def test_every_verb_is_listed():
     assert list(cli.app.commands) == VERBS
 

@@ -27,6 +27,7 @@ from st_adapter.flags import (
     given_values,
     run_options,
 )
+from st_adapter.imports import compiler_deferred
 from st_adapter.method_table import METHODS
 from st_adapter.recipes import ALIASES, resolve
 
@@ -147,12 +148,13 @@ def evaluate(
     RUN was trained on, what was held out.
     """
     chosen = parse_views(views) if views else None
-    from st_adapter.data.index import index_of
-    from st_adapter.data.reader import make_reader
-    from st_adapter.evaluate import evaluate as run_evaluation
-    from st_adapter.files import append_json_line
-    from st_adapter.predict import Predictor
-    from st_adapter.run_folder import evaluation_file, evaluation_videos, write_evaluation
+    with compiler_deferred():
+        from st_adapter.data.index import index_of
+        from st_adapter.data.reader import make_reader
+        from st_adapter.evaluate import evaluate as run_evaluation
+        from st_adapter.files import append_json_line
+        from st_adapter.predict import Predictor
+        from st_adapter.run_folder import evaluation_file, evaluation_videos, write_evaluation
 
     file = evaluation_file(run, out)
 
@@ -221,9 +223,10 @@ def predict(
 ) -> int:
     """Label videos (files, or folders of them) with the classifier in RUN."""
     chosen = parse_views(views) if views else None
-    from st_adapter.data.dataset import Skipped
-    from st_adapter.predict import Predictor, expand
-    from st_adapter.progress import bar
+    with compiler_deferred():
+        from st_adapter.data.dataset import Skipped
+        from st_adapter.predict import Predictor, expand
+        from st_adapter.progress import bar
 
     paths = expand(videos)
     workers = options.pop("workers")

@@ -11,7 +11,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from st_adapter.backbones import family_of
-from st_adapter.backbones.weights import check_name, create_backbone
+from st_adapter.backbones.weights import check_name, create_backbone, shapes_alone
 from st_adapter.checkpoint import adapter_folder, read_spec
 from st_adapter.config import TrainConfig
 from st_adapter.machine import check_input_size
@@ -135,9 +135,9 @@ def spec_of(config: TrainConfig, labels: Sequence[str]) -> ModelSpec:
 
 
 def inspect_spec(spec: ModelSpec, frames: int, size: int) -> Inspection:
-    """Build the classifier on the meta device, where tensors have shapes and no data."""
+    """Build the classifier without data."""
     check_name(spec.backbone)
-    with torch.device("meta"):
+    with shapes_alone():
         model = VideoClassifier(create_backbone(spec.backbone, **spec.backbone_options), spec)
     trained = model.num_parameters(only_trainable=True)
     head = sum(p.numel() for p in model.head.parameters())

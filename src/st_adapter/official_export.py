@@ -7,7 +7,7 @@ import torch
 
 from st_adapter import checkpoint
 from st_adapter.backbones import vit
-from st_adapter.backbones.weights import create_backbone
+from st_adapter.backbones.weights import create_backbone, shapes_alone
 from st_adapter.errors import ArgumentError
 from st_adapter.files import atomic_path
 from st_adapter.method_table import METHODS
@@ -59,7 +59,7 @@ def _check_expressible(folder: Path, spec: ModelSpec, names: Iterable[str]) -> N
         raise ArgumentError(
             f"{folder} has no form in the authors' code: method {spec.method} {what}"
         )
-    with torch.device("meta"):
+    with shapes_alone():
         is_vit = vit.supports(create_backbone(spec.backbone, **spec.backbone_options))
     if not is_vit or not all(OURS.fullmatch(n) or n.startswith("head.") for n in names):
         reasons.append(f"its backbone {spec.backbone} is no ViT")

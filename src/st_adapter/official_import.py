@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from timm.data.constants import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
 from st_adapter import checkpoint
@@ -17,6 +16,7 @@ from st_adapter.backbones.weights import (
     check_name,
     create_backbone,
     resolve_source,
+    shapes_alone,
 )
 from st_adapter.config import AdapterConfig, TrainConfig
 from st_adapter.errors import ArgumentError, CheckpointError
@@ -171,7 +171,7 @@ def _choose_backbone(
 def _check_backbone(shape: OfficialShape, source: str, name: str, options: dict[str, int]) -> int:
     """Raise where the checkpoint is for another backbone; return the size it is made for, px."""
     check_name(name)
-    with torch.device("meta"):
+    with shapes_alone():
         if not vit.supports(create_backbone(name)):
             raise ArgumentError(f"{name} is no plain ViT; the authors' checkpoints are for CLIP's")
         backbone: Any = create_backbone(name, **options)

@@ -73,6 +73,11 @@ class _Largest(TorchDispatchMode):
         self._storages = {_storage(p) for p in self._weights}
         self.num_bytes = 1
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """Not compiled anyway; marked as such it would import the compiler, which takes seconds."""
+        return False
+
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:

@@ -1,4 +1,7 @@
-"""Models that are trained whole, in shards over the processes: torch's FSDP, as accelerate asks."""
+"""Models that are trained whole, in shards over the processes: torch's FSDP, as accelerate asks.
+
+What it takes is imported where there are shards: it imports a good part of torch's compiler.
+"""
 
 import os
 from collections.abc import Iterator, Sequence
@@ -6,9 +9,6 @@ from contextlib import contextmanager
 from typing import Any
 
 from torch import Tensor, nn
-from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import FSDPModule, fully_shard
-from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.optim import Optimizer
 
 from st_adapter.config import TrainConfig
@@ -52,6 +52,9 @@ def shard(model: nn.Module, units: Sequence[nn.Module], device: str) -> None:
     Args:
         device: its kind, such as "cuda".
     """
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+
     mesh = init_device_mesh(device, (num_shards(),))
     reshard = os.environ.get("FSDP_RESHARD_AFTER_FORWARD", "true") == "true"
     for unit in units:
@@ -65,6 +68,11 @@ def gathered(model: nn.Module) -> Iterator[None]:
 
     What is written into its parameters meanwhile is forgotten.
     """
+    if num_shards() == 1:
+        yield
+        return
+    from torch.distributed.fsdp import FSDPModule
+
     units = [module for module in model.modules() if isinstance(module, FSDPModule)]
     reshard = os.environ.get("FSDP_RESHARD_AFTER_FORWARD", "true") == "true"
     for unit in units:
@@ -80,11 +88,19 @@ def gathered(model: nn.Module) -> Iterator[None]:
 
 def whole(tensor: Tensor) -> Tensor:
     """A tensor that may be in shards, gathered by all processes."""
+    if num_shards() == 1:
+        return tensor
+    from torch.distributed.tensor import DTensor
+
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
 def like(parameter: Tensor, tensor: Tensor) -> Tensor:
     """This process's share of a whole tensor, where `parameter` is in shards."""
+    if num_shards() == 1:
+        return tensor
+    from torch.distributed.tensor import DTensor, distribute_tensor
+
     if not isinstance(parameter, DTensor):
         return tensor
     there = tensor.to(parameter.device)

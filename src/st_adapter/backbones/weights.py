@@ -2,7 +2,8 @@
 
 import hashlib
 import socket
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from urllib.request import getproxies
 import timm
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from st_adapter.backbones import clip
 from st_adapter.backbones.tensors import read_tensors
@@ -77,6 +79,25 @@ def build_from(
     else:
         _load_all(backbone, tensors, file)
     return backbone
+
+
+@contextmanager
+def shapes_alone() -> Iterator[None]:
+    """Build models on the meta device, where tensors have shapes and no data."""
+    with torch.device("meta"), _Unfilled():
+        yield
+
+
+class _Unfilled(TorchFunctionMode):
+    """Leaves out what fills tensors: on the meta device some of it imports torch's compiler."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        name, kwargs = getattr(func, "__name__", ""), kwargs or {}
+        if name.endswith("_") and not name.endswith("__") and name != "requires_grad_":
+            return args[0] if args else kwargs["tensor"]
+        return func(*args, **kwargs)
 
 
 def check_name(name: str) -> None:
@@ -245,7 +266,7 @@ def _classifier_tensors(model: nn.Module) -> frozenset[str]:
 @cache
 def _dropped_without_classes(name: str) -> frozenset[str]:
     """What a model of timm has with classes, and not without."""
-    with torch.device("meta"):
+    with shapes_alone():
         full, bare = (timm.create_model(name, num_classes=n).state_dict() for n in (10, 0))
     return frozenset(full) - frozenset(bare)
 
