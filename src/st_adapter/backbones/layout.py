@@ -46,32 +46,54 @@ def adapt_tokens(
     Args:
         adapter: gives what is added to a grid of patches.
     """
-    update = adapter(x[:, prefix:].unflatten(1, grid)).flatten(1, 2)
     if not prefix:
-        return x + update
-    adapted: Tensor = AddToPatches.apply(x, update, prefix)
+        return x + adapter(x.unflatten(1, grid)).flatten(1, 2)
+    stream, patches = TakePatches.apply(x, prefix)
+    update = adapter(patches.unflatten(1, grid)).flatten(1, 2)
+    adapted: Tensor = AddToPatches.apply(stream, update, prefix)
     return adapted
 
 
-class AddToPatches(torch.autograd.Function):
-    """Adds to all tokens but the first ones, and passes the gradient on as it is.
+class TakePatches(torch.autograd.Function):
+    """Gives all tokens, and those after the first ones.
 
-    The backward pass of a slice would fill a tensor of all tokens with zeros.
+    The backward pass of a slice would fill a tensor of all tokens with zeros, and add that.
     """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, prefix: int) -> tuple[Tensor, Tensor]:
+        """Return views of x [n, prefix + p, c] and of its last p tokens."""
+        ctx.prefix = prefix
+        return x.view_as(x), x[:, prefix:]
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad: Tensor, of_patches: Tensor) -> tuple[Tensor, None]:
+        """The sum of both gradients."""
+        return _added(grad, of_patches, ctx.prefix), None
+
+
+class AddToPatches(torch.autograd.Function):
+    """Adds to all tokens but the first ones, and passes the gradient on as it is."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, update: Tensor, prefix: int) -> Tensor:
         """Return x [n, prefix + p, c] with update [n, p, c] added to its last p tokens."""
         ctx.prefix, ctx.dtype = prefix, update.dtype
-        adapted = x.clone()
-        adapted[:, prefix:] += update
-        return adapted
+        return _added(x, update, prefix)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
         """The gradient, and its last p tokens."""
         return grad, grad[:, ctx.prefix :].to(ctx.dtype), None
+
+
+def _added(x: Tensor, update: Tensor, prefix: int) -> Tensor:
+    """Add to the tokens after the first ones."""
+    result = x.clone()
+    result[:, prefix:] += update
+    return result
 
 
 def find_layout(
