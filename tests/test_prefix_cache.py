@@ -183,6 +183,20 @@ def test_a_folder_serves_further_runs(folder_data, tmp_path, plain, decoded):
     assert_same(ours, trained(folder_data, tmp_path / "plain", other))
 
 
+def test_what_a_killed_run_left_in_a_folder_is_removed(folder_data, tmp_path, plain):
+    folder = tmp_path / "cache" / "ab"
+    folder.mkdir(parents=True)
+    left, being_written, of_the_user = (
+        folder / name
+        for name in (".1.safetensors.abcd1234", ".2.safetensors.abcd1234", ".a.settings")
+    )
+    for file, hours in ((left, 2), (being_written, 0), (of_the_user, 2)):
+        file.touch()
+        os.utime(file, times=(time.time() - 3600 * hours,) * 2)
+    train(folder_data, tmp_path / "run", cached(replace(plain, epochs=1), tmp_path / "cache"))
+    assert [file.exists() for file in (left, being_written, of_the_user)] == [False, True, True]
+
+
 @pytest.mark.parametrize(
     "changes",
     [

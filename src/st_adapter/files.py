@@ -4,8 +4,9 @@ import json
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -42,12 +43,19 @@ def atomic_path(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
-def remove_unfinished(folder: Path) -> None:
-    """Remove temporary files of `atomic_path` that a killed process left in a folder of its own."""
-    for path in folder.rglob(".*"):
-        base, _, random_part = path.name[1:].rpartition(".")
-        if base and len(random_part) == _RANDOM_CHARACTERS and path.is_file():
-            path.unlink(missing_ok=True)
+def remove_unfinished(folder: Path, names: str = "*", seconds_old: float = 0.0) -> None:
+    """Remove temporary files of `atomic_path` that a killed process left.
+
+    Args:
+        names: pattern of what they were to be called.
+        seconds_old: age from which a file counts as left, where others may be writing there.
+    """
+    newest = time.time() - seconds_old
+    for path in folder.rglob(f".{names}.{'?' * _RANDOM_CHARACTERS}"):
+        if path.is_file():
+            with suppress(FileNotFoundError):  # it was being written after all
+                if path.stat().st_mtime <= newest:
+                    path.unlink()
 
 
 def check_writable(folder: Path, flag: str = "--out") -> None:

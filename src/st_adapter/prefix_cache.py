@@ -23,7 +23,7 @@ from st_adapter.data.pictures import list_pictures
 from st_adapter.data.shards import split_member, version
 from st_adapter.data.video_list import Video
 from st_adapter.errors import ArgumentError
-from st_adapter.files import atomic_path, check_writable
+from st_adapter.files import atomic_path, check_writable, remove_unfinished
 from st_adapter.kernels import chosen_kernels
 from st_adapter.model import VideoClassifier
 from st_adapter.passes import autocast
@@ -37,6 +37,8 @@ VALIDATION = "validation"
 """The one view of a video that an epoch is judged by."""
 
 _FORMAT = 2
+_LONG_WRITTEN = 3600.0
+"""Seconds after which a file that has no name yet is one that a killed process left."""
 
 
 class PrefixCache:
@@ -194,6 +196,7 @@ def make_prefix_cache(
     most_bytes, folder, used = config.prefix_cache * 2**30, config.prefix_cache_folder, 0
     if folder is not None:
         check_writable(Path(folder), "--prefix-cache-folder")
+        remove_unfinished(Path(folder), "*.safetensors", _LONG_WRITTEN)
         used = sum(file.stat().st_size for file in Path(folder).glob("*/*.safetensors"))
     clip = torch.zeros(1, config.frames, 3, config.size, config.size, device=model.device)
     with autocast(model.device, precision):
