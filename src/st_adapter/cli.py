@@ -27,7 +27,7 @@ from st_adapter.flags import (
     given_values,
     run_options,
 )
-from st_adapter.imports import compiler_deferred
+from st_adapter.imports import quick_imports
 from st_adapter.method_table import METHODS
 from st_adapter.recipes import ALIASES, resolve
 
@@ -148,7 +148,7 @@ def evaluate(
     RUN was trained on, what was held out.
     """
     chosen = parse_views(views) if views else None
-    with compiler_deferred():
+    with quick_imports():
         from st_adapter.data.index import index_of
         from st_adapter.data.reader import make_reader
         from st_adapter.evaluate import evaluate as run_evaluation
@@ -223,7 +223,7 @@ def predict(
 ) -> int:
     """Label videos (files, or folders of them) with the classifier in RUN."""
     chosen = parse_views(views) if views else None
-    with compiler_deferred():
+    with quick_imports():
         from st_adapter.data.dataset import Skipped
         from st_adapter.predict import Predictor, expand
         from st_adapter.progress import bar
