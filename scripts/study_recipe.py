@@ -19,7 +19,8 @@ from typing import Any
 import torch
 
 from st_adapter.config import TrainConfig
-from st_adapter.data.annotations import split_validation, write_table
+from st_adapter.data.annotations import write_table
+from st_adapter.data.holdout import split_validation
 from st_adapter.errors import TrainingError
 from st_adapter.progress import say
 from st_adapter.run_folder import read_videos

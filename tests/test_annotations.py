@@ -3,7 +3,8 @@ from pathlib import Path
 
 import pytest
 
-from st_adapter.data.annotations import read_annotations, read_parts, split_validation
+from st_adapter.data.annotations import read_annotations, read_parts
+from st_adapter.data.holdout import split_validation
 from st_adapter.data.video_list import Video
 from st_adapter.errors import DataError
 
@@ -212,6 +213,28 @@ def test_groups_of_every_class_are_held_out_and_none_loses_its_last():
         assert len({video.path.name[:4] for video in held}) == 2
     with pytest.raises(DataError, match="all there is of a class"):
         split_validation([v for v in videos if "_0_" in str(v.path)], 0.2, 0, r"[abc]_\d_")
+
+
+def test_groups_of_several_classes_leave_each_class_a_group():
+    videos = [
+        Video(path=Path(f"/g{group}_{clip}.mp4"), targets=targets)
+        for group, targets in enumerate([(0,), (0, 1), (1, 2), (2,), (), (0, 1, 2)])
+        for clip in range(2)
+    ]
+    for seed in range(50):
+        train, held = split_validation(videos, 0.5, seed, r"g\d")
+        assert train.classes() == {0, 1, 2}
+        assert len(held) >= 4
+
+
+def test_groups_that_cannot_be_spared_give_way_to_others():
+    paths = [f"/many_{i}.mp4" for i in range(20)] + [f"/alone_{i}.mp4" for i in range(20)]
+    videos = [
+        Video(path=Path(path), targets=(0 if "many" in path else 1 + i,))
+        for i, path in enumerate(paths)
+    ]
+    for seed in range(20):
+        assert len(split_validation(videos, 0.2, seed, r"[a-z]+_\d+")[1]) == 8
 
 
 def test_one_group_alone_cannot_be_held_out():

@@ -51,13 +51,14 @@ def test_help_of_every_verb_imports_nothing_heavy(verb):
     assert f"{verb} [OPTIONS]" in done.stdout
 
 
-def test_prediction_imports_no_compiler(trained_run, folder_data):
+@pytest.mark.parametrize("verb", ["predict", "evaluate"])
+def test_scoring_imports_no_compiler(trained_run, folder_data, verb):
     code = (
-        "import sys; from st_adapter.cli import main; code = main(['predict', *sys.argv[1:]]); "
+        "import sys; from st_adapter.cli import main; code = main(sys.argv[1:]); "
         "heavy = {'torch._dynamo', 'torch._inductor', 'sympy'} & set(sys.modules); "
         "print(heavy, file=sys.stderr); sys.exit(code or bool(heavy))"
     )
-    command = [sys.executable, "-c", code, str(trained_run), str(folder_data)]
+    command = [sys.executable, "-c", code, verb, str(trained_run), str(folder_data)]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 
@@ -74,6 +75,19 @@ def test_what_asked_for_the_compiler_finds_it_when_called():
         "torchvision.ops.roi_align.__globals__['is_compile_supported']('cpu')\n"
         "assert torch.compile(torch.sin, backend='eager')(torch.zeros(1)) == 0\n"
         "sys.exit(before)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_what_has_no_stand_in_is_imported():
+    code = (
+        "from st_adapter.imports import compiler_deferred\n"
+        "with compiler_deferred():\n"
+        "    from torch._dynamo.utils import counters\n"
+        "    import torch._dynamo.config\n"
+        "import torch\n"
+        "assert torch._dynamo.utils.counters is counters\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

@@ -11,7 +11,7 @@ from timm.models.vision_transformer import VisionTransformer
 import st_adapter
 from conftest import randomise
 from st_adapter.backbones import vit
-from st_adapter.backbones.layout import AddToPatches
+from st_adapter.backbones.layout import AddToPatches, adapt_tokens
 from st_adapter.errors import ArgumentError
 from st_adapter.kernels import (
     FewTokenAttention,
@@ -58,6 +58,21 @@ def test_what_is_added_to_patches_has_the_gradients_of_slices(dtype):
     for own, expected in zip(found, wanted, strict=True):
         assert own.dtype == expected.dtype
         assert torch.equal(own, expected)
+
+
+def test_adapted_patches_have_the_gradients_of_slices():
+    torch.manual_seed(0)
+    x = torch.randn(2, 6, 3, dtype=torch.float64, requires_grad=True)
+    weight = torch.randn(3, 3, dtype=torch.float64, requires_grad=True)
+
+    def adapted(x, weight):
+        return adapt_tokens(x, 2, (2, 2), lambda patches: torch.sin(patches @ weight))
+
+    theirs = torch.cat([x[:, :2], x[:, 2:] + torch.sin(x[:, 2:] @ weight)], 1)
+    torch.testing.assert_close(adapted(x, weight), theirs)
+    assert torch.autograd.gradcheck(adapted, (x, weight))
+    adapt_tokens(x, 2, (2, 2), lambda patches: patches.detach()).sum().backward()
+    assert torch.equal(x.grad, torch.ones_like(x))
 
 
 def test_quick_gelu_is_clips():

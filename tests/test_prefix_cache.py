@@ -17,6 +17,7 @@ from conftest import blinking, write_video
 from st_adapter.checkpoint import load_tensors
 from st_adapter.config import TrainConfig
 from st_adapter.errors import ArgumentError
+from st_adapter.files import remove_unfinished
 from st_adapter.model import create_model
 from st_adapter.train import train
 
@@ -181,6 +182,14 @@ def test_a_folder_serves_further_runs(folder_data, tmp_path, plain, decoded):
     ours = trained(folder_data, tmp_path / "second", cached(other, tmp_path / "cache"))
     assert decoded == []
     assert_same(ours, trained(folder_data, tmp_path / "plain", other))
+
+
+def test_what_editors_keep_beside_a_file_is_not_taken_for_unfinished(tmp_path):
+    editors, ours = tmp_path / ".config.json.swp", tmp_path / ".config.json.k3_x9abc"
+    for file in (editors, ours):
+        file.touch()
+    remove_unfinished(tmp_path)
+    assert (editors.exists(), ours.exists()) == (True, False)
 
 
 def test_what_a_killed_run_left_in_a_folder_is_removed(folder_data, tmp_path, plain):

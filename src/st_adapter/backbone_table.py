@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from importlib.resources import files
 
 import timm
+import torch
 
 from st_adapter.backbones import family_of
-from st_adapter.backbones.weights import create_backbone, shapes_alone
+from st_adapter.backbones.weights import create_backbone
 from st_adapter.errors import ArgumentError
 from st_adapter.machine import check_input_size
 from st_adapter.model import VideoClassifier, attach
@@ -55,11 +56,11 @@ def read_table() -> list[Row]:
 
 
 def examine(model: str) -> Row:
-    """Attach adapters to a model without data, where nothing is computed, and run clips."""
+    """Attach adapters to a model on the meta device, where nothing is computed, and run clips."""
     size = timm.get_pretrained_cfg(model).input_size[-1]
     parameters, adapters, positions, any_size, refused = 0, 0, "", False, ""
     try:
-        with shapes_alone():
+        with torch.device("meta"):
             backbone = create_backbone(model)
             parameters = sum(p.numel() for p in backbone.parameters())
             classifier = attach(backbone, labels=["a", "b"])

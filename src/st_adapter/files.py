@@ -14,8 +14,8 @@ from safetensors import SafetensorError
 
 from st_adapter.errors import ArgumentError
 
-_RANDOM_CHARACTERS = 8
-"""That tempfile ends a name with."""
+_RANDOM_ENDING = "[a-z0-9_]" * 8
+"""Of tempfile's names."""
 
 
 @contextmanager
@@ -51,9 +51,9 @@ def remove_unfinished(folder: Path, names: str = "*", seconds_old: float = 0.0) 
         seconds_old: age from which a file counts as left, where others may be writing there.
     """
     newest = time.time() - seconds_old
-    for path in folder.rglob(f".{names}.{'?' * _RANDOM_CHARACTERS}"):
+    for path in folder.rglob(f".{names}.{_RANDOM_ENDING}"):
         if path.is_file():
-            with suppress(FileNotFoundError):  # it was being written after all
+            with suppress(OSError):  # it has its name now, or is not ours to remove
                 if path.stat().st_mtime <= newest:
                     path.unlink()
 

@@ -1,36 +1,39 @@
-"""Importing what scores videos in half of the time: without torch's compiler, among others."""
+"""Imports for scoring, quicker: torch's compiler waits until something calls it."""
 
 import gc
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib import import_module
 from types import ModuleType
 from typing import Any
 
 
 @contextmanager
 def quick_imports() -> Iterator[None]:
-    """Import without torch's compiler, and without looking for garbage, which imports make none of.
+    """Import without torch's compiler, and without looking for garbage, of which there is little.
 
     What was imported is left out of later collections, that at exit among them. For a command's
     own process.
     """
+    was_enabled = gc.isenabled()
     gc.disable()
     try:
         with compiler_deferred():
             yield
     finally:
         gc.freeze()
-        gc.enable()
+        if was_enabled:
+            gc.enable()
 
 
 @contextmanager
 def compiler_deferred() -> Iterator[None]:
     """Import `torch._dynamo` not while timm and torchvision are, but when it is first called.
 
-    It takes longer than torch itself. torchvision asks for it for a function that detection calls,
-    timm for a decorator. Here torch's own decorator that waits for a call stands in for that.
-    For a process that imports in one thread.
+    It takes longer than torch itself. torchvision asks for it for a function that detection calls
+    and a decorator, timm for the same decorator, in `naflexvit`. torch's own, which waits for a
+    call, stands in for that; whatever else is asked for is imported.
     """
     if "torch._dynamo" in sys.modules:
         yield
@@ -41,17 +44,34 @@ def compiler_deferred() -> Iterator[None]:
         return _disable_dynamo(fn, recursive)
 
     def is_compile_supported(device: str) -> Any:
-        from torch._dynamo.utils import is_compile_supported
+        return import_module("torch._dynamo.utils").is_compile_supported(device)
 
-        return is_compile_supported(device)
-
-    names = ("torch._dynamo", "torch._dynamo.utils")
-    package, utils = map(ModuleType, names)
-    package.__dict__.update(__path__=[], disable=disable, utils=utils)
-    utils.__dict__.update(is_compile_supported=is_compile_supported)
-    sys.modules.update(zip(names, (package, utils), strict=True))
+    contents: dict[str, dict[str, Any]] = {
+        "torch._dynamo": {"disable": disable, "__path__": []},
+        "torch._dynamo.utils": {"is_compile_supported": is_compile_supported},
+    }
+    stand_ins = {name: _StandIn(name, content) for name, content in contents.items()}
+    sys.modules.update(stand_ins)
     try:
         yield
     finally:
-        for name in names:
-            del sys.modules[name]
+        _remove_stand_ins()
+
+
+class _StandIn(ModuleType):
+    """A module that is imported after all when it is asked for what it has not."""
+
+    def __init__(self, name: str, content: dict[str, Any]) -> None:
+        super().__init__(name)
+        self.__dict__.update(content)
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)  # the import system looks for some
+        _remove_stand_ins()
+        return getattr(import_module(self.__name__), name)
+
+
+def _remove_stand_ins() -> None:
+    for name in [name for name, module in sys.modules.items() if isinstance(module, _StandIn)]:
+        del sys.modules[name]

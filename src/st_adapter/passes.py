@@ -75,7 +75,7 @@ class _Largest(TorchDispatchMode):
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
-        """Not compiled anyway; marked as such it would import the compiler, which takes seconds."""
+        """Keeps torch (2.15) from wrapping the method in what imports its compiler when called."""
         return False
 
     def __torch_dispatch__(

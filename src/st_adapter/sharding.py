@@ -4,9 +4,10 @@ What it takes is imported where there are shards: it imports a good part of torc
 """
 
 import os
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -68,7 +69,7 @@ def gathered(model: nn.Module) -> Iterator[None]:
 
     What is written into its parameters meanwhile is forgotten.
     """
-    if num_shards() == 1:
+    if not _are_sharded(*model.parameters()):
         yield
         return
     from torch.distributed.fsdp import FSDPModule
@@ -86,25 +87,32 @@ def gathered(model: nn.Module) -> Iterator[None]:
             unit.reshard()
 
 
+def _are_sharded(*tensors: Tensor) -> bool:
+    """Whether some are of a kind that there is none of before its module is imported."""
+    if "torch.distributed.tensor" not in sys.modules:
+        return False
+    from torch.distributed.tensor import DTensor
+
+    return any(isinstance(tensor, DTensor) for tensor in tensors)
+
+
 def whole(tensor: Tensor) -> Tensor:
     """A tensor that may be in shards, gathered by all processes."""
-    if num_shards() == 1:
+    if not _are_sharded(tensor):
         return tensor
     from torch.distributed.tensor import DTensor
 
-    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+    return cast(DTensor, tensor).full_tensor()
 
 
 def like(parameter: Tensor, tensor: Tensor) -> Tensor:
     """This process's share of a whole tensor, where `parameter` is in shards."""
-    if num_shards() == 1:
+    if not _are_sharded(parameter):
         return tensor
     from torch.distributed.tensor import DTensor, distribute_tensor
 
-    if not isinstance(parameter, DTensor):
-        return tensor
-    there = tensor.to(parameter.device)
-    return distribute_tensor(there, parameter.device_mesh, parameter.placements)
+    sharded, there = cast(DTensor, parameter), tensor.to(parameter.device)
+    return distribute_tensor(there, sharded.device_mesh, sharded.placements)
 
 
 def whole_state(optimizer: Optimizer, keep: bool) -> dict[str, Any]:

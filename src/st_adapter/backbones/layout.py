@@ -90,7 +90,7 @@ class AddToPatches(torch.autograd.Function):
 
 
 def _added(x: Tensor, update: Tensor, prefix: int) -> Tensor:
-    """Add to the tokens after the first ones."""
+    """A copy of x with an update added to the tokens after the first ones."""
     result = x.clone()
     result[:, prefix:] += update
     return result

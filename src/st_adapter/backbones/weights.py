@@ -89,14 +89,16 @@ def shapes_alone() -> Iterator[None]:
 
 
 class _Unfilled(TorchFunctionMode):
-    """Leaves out what fills tensors: on the meta device some of it imports torch's compiler."""
+    """Leaves out what changes tensors without data in place: some of it imports the compiler."""
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         name, kwargs = getattr(func, "__name__", ""), kwargs or {}
         if name.endswith("_") and not name.endswith("__") and name != "requires_grad_":
-            return args[0] if args else kwargs["tensor"]
+            tensor = args[0] if args else kwargs["tensor"]  # torch's initialisers name it so
+            if tensor.is_meta:
+                return tensor
         return func(*args, **kwargs)
 
 

@@ -11,9 +11,9 @@ from st_adapter.config import TrainConfig, check_method
 from st_adapter.data.annotations import (
     Annotations,
     checked_parts,
-    split_validation,
     write_table,
 )
+from st_adapter.data.holdout import split_validation
 from st_adapter.errors import ArgumentError
 from st_adapter.files import read_json, write_json
 

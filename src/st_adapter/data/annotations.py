@@ -2,20 +2,18 @@
 
 import csv
 import hashlib
-import random
-import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-from numpy import ndarray
 
 from st_adapter.config import DataConfig
 from st_adapter.data.formats import read_listing
 from st_adapter.data.formats.listing import Listing, examples
 from st_adapter.data.formats.tables import SEPARATOR
+from st_adapter.data.holdout import split_validation
 from st_adapter.data.shards import full_path
 from st_adapter.data.video_list import Video, VideoList
 from st_adapter.errors import DataError
@@ -189,87 +187,6 @@ def _cells(videos: Annotations, video: Video) -> list[str]:
         if SEPARATOR in name:
             raise DataError(f"the class {name!r} cannot stand in a list, which has {SEPARATOR!r}")
     return [SEPARATOR.join(names)]
-
-
-def split_validation(
-    videos: VideoList | Sequence[Video], fraction: float, seed: int, group: str | None = None
-) -> tuple[VideoList, VideoList]:
-    """Hold out `fraction` of each class's files, at least one where a class has two or more.
-
-    All segments of a file go to the same part. With `group`, whole groups are held out instead:
-    `fraction` of them, and more where a class of several groups would be missing. No class loses
-    its last group.
-
-    Raises:
-        DataError: no group can be held out.
-    """
-    given = VideoList.of(videos)
-    rng = random.Random(seed)
-    names = given.names()
-    classes = given.first_targets()
-    if group is not None:
-        chosen = _hold_groups(names, classes, fraction, rng, re.compile(group))
-    else:
-        chosen = _hold_files(names, classes, fraction, rng)
-    held = np.array([name in chosen for name in names])
-    return given.take(np.flatnonzero(~held)), given.take(np.flatnonzero(held))
-
-
-def _hold_files(
-    names: Sequence[str], classes: ndarray, fraction: float, rng: random.Random
-) -> set[str]:
-    files_of: dict[int, list[str]] = {}
-    for name, label in {n: int(c) for n, c in zip(names[::-1], classes[::-1], strict=True)}.items():
-        files_of.setdefault(label, []).append(name)  # its class is that of its first segment
-    held: set[str] = set()
-    for label in sorted(files_of):
-        files = sorted(files_of[label], key=Path)
-        count = min(len(files) - 1, max(1, round(fraction * len(files))))
-        held.update(rng.sample(files, count))
-    return held
-
-
-def _hold_groups(
-    names: Sequence[str],
-    classes: ndarray,
-    fraction: float,
-    rng: random.Random,
-    group: re.Pattern[str],
-) -> set[str]:
-    """Hold out whole groups of files; a file that does not match is a group of its own."""
-    matches = {name: group.search(name) for name in names}
-    group_of = {name: match.group() if match else name for name, match in matches.items()}
-    if not any(matches.values()):
-        raise DataError(f"no path matches the group {group.pattern!r}; the first is {names[0]}")
-    groups = sorted(set(group_of.values()))
-    if len(groups) < 2:
-        raise DataError(
-            f"all {len(names)} paths match the group {group.pattern!r} alike, by {groups[0]!r}; it "
-            f"must match the part that tells groups apart, as _g\\d+ does in UCF101"
-        )
-    classes_of: dict[str, set[int]] = {}
-    for name, label in zip(names, classes.tolist(), strict=True):
-        classes_of.setdefault(group_of[name], set()).add(label)
-    left = Counter(label for own in classes_of.values() for label in own)
-    count = min(len(groups) - 1, max(1, round(fraction * len(groups))))
-    first = rng.sample(groups, count)
-    others = sorted(set(groups) - set(first))
-    rng.shuffle(others)
-    held: set[str] = set()
-    present: set[int] = set()
-    for i, candidate in enumerate([*first, *others]):
-        of_it = classes_of[candidate]
-        is_wanted = i < count or of_it - present
-        if is_wanted and all(left[label] > 1 for label in of_it):
-            held.add(candidate)
-            present |= of_it
-            left.subtract(of_it)
-    if not held:
-        raise DataError(
-            f"each group that {group.pattern!r} tells apart is all there is of a class, as is "
-            f"{groups[0]!r}; a class needs two groups, one to train and one to choose on"
-        )
-    return {name for name, own in group_of.items() if own in held}
 
 
 def _classes(listing: Listing) -> tuple[tuple[str, ...], Task]:

@@ -1,0 +1,97 @@
+"""The part of the videos that a run is judged on, where the data names none."""
+
+import random
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy import ndarray
+
+from st_adapter.data.video_list import Video, VideoList
+from st_adapter.errors import DataError
+
+
+def split_validation(
+    videos: VideoList | Sequence[Video], fraction: float, seed: int, group: str | None = None
+) -> tuple[VideoList, VideoList]:
+    """Hold out `fraction` of each class's files, at least one where a class has two or more.
+
+    All segments of a file go to the same part. With `group`, whole groups are held out instead:
+    `fraction` of them, and more to have a class among them that would be missing. A group that is
+    the last one of a class stays.
+
+    Raises:
+        DataError: no group can be held out.
+    """
+    given = VideoList.of(videos)
+    rng = random.Random(seed)
+    names = given.names()
+    if group is not None:
+        group_of = _groups(names, re.compile(group))
+        classes_of: dict[str, set[int]] = {}
+        for i, name in enumerate(names):
+            classes_of.setdefault(group_of[name], set()).update(given.targets(i).tolist())
+        held_groups = _hold_groups(classes_of, fraction, rng)
+        chosen = {name for name, own in group_of.items() if own in held_groups}
+    else:
+        chosen = _hold_files(names, given.first_targets(), fraction, rng)
+    held = np.array([name in chosen for name in names])
+    return given.take(np.flatnonzero(~held)), given.take(np.flatnonzero(held))
+
+
+def _hold_files(
+    names: Sequence[str], classes: ndarray, fraction: float, rng: random.Random
+) -> set[str]:
+    files_of: dict[int, list[str]] = {}
+    for name, label in {n: int(c) for n, c in zip(names[::-1], classes[::-1], strict=True)}.items():
+        files_of.setdefault(label, []).append(name)  # its class is that of its first segment
+    held: set[str] = set()
+    for label in sorted(files_of):
+        files = sorted(files_of[label], key=Path)
+        count = min(len(files) - 1, max(1, round(fraction * len(files))))
+        held.update(rng.sample(files, count))
+    return held
+
+
+def _groups(names: Sequence[str], group: re.Pattern[str]) -> dict[str, str]:
+    """The group of each file; one that does not match is a group of its own."""
+    matches = {name: group.search(name) for name in names}
+    group_of = {name: match.group() if match else name for name, match in matches.items()}
+    if not any(matches.values()):
+        raise DataError(f"no path matches the group {group.pattern!r}; the first is {names[0]}")
+    if len(set(group_of.values())) < 2:
+        raise DataError(
+            f"all {len(names)} paths match the group {group.pattern!r} alike, by "
+            f"{group_of[names[0]]!r}; it must match the part that tells groups apart, as _g\\d+ "
+            "does in UCF101"
+        )
+    return group_of
+
+
+def _hold_groups(
+    classes_of: Mapping[str, set[int]], fraction: float, rng: random.Random
+) -> set[str]:
+    """Choose groups by chance, those that cannot be spared left out, until no class is missing."""
+    groups = sorted(classes_of)
+    count = min(len(groups) - 1, max(1, round(fraction * len(groups))))
+    first = rng.sample(groups, count)
+    others = sorted(set(groups) - set(first))
+    rng.shuffle(others)
+    left = Counter(label for own in classes_of.values() for label in own)
+    held: set[str] = set()
+    present: set[int] = set()
+    for candidate in [*first, *others]:
+        own = classes_of[candidate]
+        is_wanted = len(held) < count or not own <= present
+        if is_wanted and all(left[label] > 1 for label in own):
+            held.add(candidate)
+            present |= own
+            left.subtract(own)
+    if not held:
+        raise DataError(
+            f"each group is all there is of a class, as is {groups[0]!r}; a class needs two "
+            "groups, one to train and one to choose on"
+        )
+    return held
