@@ -239,5 +239,35 @@ def test_groups_that_cannot_be_spared_give_way_to_others():
 
 def test_one_group_alone_cannot_be_held_out():
     videos = [Video(path=Path(f"{i}.mp4"), targets=(i,)) for i in range(2)]
-    with pytest.raises(DataError, match="all 2 paths match"):
+    with pytest.raises(DataError, match="all 2 paths in .* match the group"):
         split_validation(videos, 0.2, 0, r"\.mp4")
+
+
+def test_a_draw_that_leaves_a_class_out_is_made_again():
+    paths = ["/A/s3_a", "/A/s4_a", "/B/s4_b", "/B/s3_b", "/C/s3_c", "/C/s1_c", "/C/s4_c"]
+    videos = [Video(path=Path(path), targets=("ABC".index(path[1]),)) for path in paths]
+    for seed in range(20):
+        train, held = split_validation(videos, 0.2, seed, r"s\d")
+        assert train.classes() == held.classes() == {0, 1, 2}
+
+
+def test_folders_that_all_files_lie_in_are_not_matched():
+    videos = [
+        Video(path=Path(f"/s1/data/{group}_{clip}.mp4"), targets=(clip,))
+        for group in ("s1", "s2")
+        for clip in range(2)
+    ]
+    train, held = split_validation(videos, 0.5, 0, r"s\d")
+    assert len(train) == len(held) == 2
+
+
+def test_a_class_that_validation_leaves_out_is_told(tmp_path, capsys):
+    rows = ["a/s1_0.mp4,a", "a/s1_1.mp4,a", "b/s1_2.mp4,b", "b/s2_0.mp4,b", "b/s3_0.mp4,b"]
+    for row in rows:
+        file = tmp_path / row.partition(",")[0]
+        file.parent.mkdir(exist_ok=True)
+        file.touch()
+    (tmp_path / "l.csv").write_text("\n".join(["path,label", *rows]))
+    read_parts(tmp_path / "l.csv", None, 0.3, 0, r"s\d")
+    told = capsys.readouterr().err
+    assert "validation leaves out a: none of their groups could be spared" in told

@@ -77,9 +77,9 @@ def _preloaded() -> BaseContext:
         return get_context("spawn")
     context = get_context("forkserver")
     context.set_forkserver_preload(["st_adapter.comparison.cell"])
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT, signal.SIGTERM])
     try:
-        ensure_running()  # it inherits that Ctrl-C does not reach it
+        ensure_running()  # it inherits that they do not reach it, of a whole group either
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
     return context

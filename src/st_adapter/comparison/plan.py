@@ -14,7 +14,8 @@ from st_adapter.data.annotations import (
     write_table,
 )
 from st_adapter.data.holdout import split_validation
-from st_adapter.errors import ArgumentError
+from st_adapter.data.video_list import VideoList
+from st_adapter.errors import ArgumentError, DataError
 from st_adapter.files import read_json, write_json
 
 PLAN_FILE = "comparison.json"
@@ -137,7 +138,7 @@ def write_plan(folder: Path, plan: Plan, videos: Annotations) -> None:
     config = plan.config
     parts = {"videos.csv": videos}
     if len(plan.rates) > 1:
-        train, held = split_validation(videos.train, config.val_fraction, config.seed, config.group)
+        train, held = _held_out(videos, config)
         data = Path(plan.data)
         parts["search.csv"] = checked_parts(data, videos.labels, train, held, videos.task)
     for video in chain(videos.train, videos.val):
@@ -153,6 +154,16 @@ def write_plan(folder: Path, plan: Plan, videos: Annotations) -> None:
     for name, part in parts.items():
         if not (folder / name).exists():
             write_table(folder / name, part)
+
+
+def _held_out(videos: Annotations, config: TrainConfig) -> tuple[VideoList, VideoList]:
+    try:
+        return split_validation(videos.train, config.val_fraction, config.seed, config.group)
+    except DataError as error:
+        raise DataError(
+            f"learning rates are chosen on a part of the {len(videos.train)} training videos, and "
+            f"none can be held out: {error}. A single one (--lrs 1e-3) needs none"
+        ) from None
 
 
 def read_plan(folder: Path) -> dict[str, Any] | None:

@@ -120,6 +120,10 @@ def read_parts(
         held_out = given.val or given.train
     elif not held_out:
         train, held_out = split_validation(train, val_fraction, seed, group)
+        if left_out := train.classes() - held_out.classes():
+            names = examples(annotations.labels[label] for label in sorted(left_out))
+            what = "groups" if group else "videos"
+            say(f"note: validation leaves out {names}: none of their {what} could be spared for it")
     return checked_parts(data, annotations.labels, train, held_out, annotations.task)
 
 

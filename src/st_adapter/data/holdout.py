@@ -1,5 +1,6 @@
 """The part of the videos that a run is judged on, where the data names none."""
 
+import os
 import random
 import re
 from collections import Counter
@@ -12,6 +13,9 @@ from numpy import ndarray
 from st_adapter.data.video_list import Video, VideoList
 from st_adapter.errors import DataError
 
+_DRAWS = 50
+"""Of groups, where one after another leaves a class out."""
+
 
 def split_validation(
     videos: VideoList | Sequence[Video], fraction: float, seed: int, group: str | None = None
@@ -19,8 +23,8 @@ def split_validation(
     """Hold out `fraction` of each class's files, at least one where a class has two or more.
 
     All segments of a file go to the same part. With `group`, whole groups are held out instead:
-    `fraction` of them, and more to have a class among them that would be missing. A group that is
-    the last one of a class stays.
+    `fraction` of them, and more to have a class among them that would be missing, where that can
+    be. A group that is the last one of a class stays.
 
     Raises:
         DataError: no group can be held out.
@@ -56,15 +60,20 @@ def _hold_files(
 
 
 def _groups(names: Sequence[str], group: re.Pattern[str]) -> dict[str, str]:
-    """The group of each file; one that does not match is a group of its own."""
-    matches = {name: group.search(name) for name in names}
+    """The group of each file; one that does not match is a group of its own.
+
+    What is matched begins with the slash behind the last folder that all files lie in.
+    """
+    shared = os.path.commonprefix(list(names))  # noqa: RUF071  cut at a slash; some are no paths
+    shared = shared.rpartition("/")[0]
+    matches = {name: group.search(name[len(shared) :]) for name in names}
     group_of = {name: match.group() if match else name for name, match in matches.items()}
     if not any(matches.values()):
         raise DataError(f"no path matches the group {group.pattern!r}; the first is {names[0]}")
     if len(set(group_of.values())) < 2:
         raise DataError(
-            f"all {len(names)} paths match the group {group.pattern!r} alike, by "
-            f"{group_of[names[0]]!r}; it must match the part that tells groups apart, as _g\\d+ "
+            f"all {len(names)} paths in {shared or '/'} match the group {group.pattern!r} alike, "
+            f"by {group_of[names[0]]!r}; it must match the part that tells groups apart, as _g\\d+ "
             "does in UCF101"
         )
     return group_of
@@ -73,14 +82,38 @@ def _groups(names: Sequence[str], group: re.Pattern[str]) -> dict[str, str]:
 def _hold_groups(
     classes_of: Mapping[str, set[int]], fraction: float, rng: random.Random
 ) -> set[str]:
-    """Choose groups by chance, those that cannot be spared left out, until no class is missing."""
+    """The first draw that leaves out no class of several groups, or the one that has most."""
+    left = Counter(label for own in classes_of.values() for label in own)
+    wanted = sum(count > 1 for count in left.values())
+    best: tuple[int, set[str]] = (0, set())
+    for _ in range(_DRAWS):
+        held = _draw_groups(classes_of, left, fraction, rng)
+        present = len(set().union(*(classes_of[group] for group in held)))
+        best = max(best, (present, held), key=lambda draw: draw[0])
+        if present >= wanted:
+            break
+    if not best[1]:
+        raise DataError(
+            f"each group is all there is of a class, as is {min(classes_of)!r}; a class needs two "
+            "groups, one to train and one to choose on"
+        )
+    return best[1]
+
+
+def _draw_groups(
+    classes_of: Mapping[str, set[int]], left: Counter[int], fraction: float, rng: random.Random
+) -> set[str]:
+    """Groups by chance, until there are enough and no class is missing; some cannot be spared.
+
+    Args:
+        left: groups of each class.
+    """
     groups = sorted(classes_of)
     count = min(len(groups) - 1, max(1, round(fraction * len(groups))))
     first = rng.sample(groups, count)
     others = sorted(set(groups) - set(first))
     rng.shuffle(others)
-    left = Counter(label for own in classes_of.values() for label in own)
-    held: set[str] = set()
+    left, held = left.copy(), set[str]()
     present: set[int] = set()
     for candidate in [*first, *others]:
         own = classes_of[candidate]
@@ -89,9 +122,4 @@ def _hold_groups(
             held.add(candidate)
             present |= own
             left.subtract(own)
-    if not held:
-        raise DataError(
-            f"each group is all there is of a class, as is {groups[0]!r}; a class needs two "
-            "groups, one to train and one to choose on"
-        )
     return held
