@@ -31,10 +31,9 @@ def main(data: Path, config: TrainConfig, rounds: int) -> None:
     tensors = {}
     for _ in range(rounds):
         for way, chosen in ways.items():
-            # whose decoding processes start as they would in this one
-            begin = {"initializer": set_start_method, "initargs": (get_start_method(), True)}
-            with ProcessPoolExecutor(1, get_context("spawn"), **begin) as pool:
-                *seconds, tensors[way] = pool.submit(run, data, chosen).result()
+            with ProcessPoolExecutor(1, get_context("spawn")) as pool:
+                job = pool.submit(run, data, chosen, get_start_method())
+                *seconds, tensors[way] = job.result()
             found[way].append((seconds[0], seconds[1]))
     for i, name in enumerate(("steps alone", "the whole run")):
         without, with_cache = (statistics.median(times[i] for times in found[w]) for w in ways)
@@ -51,8 +50,13 @@ def main(data: Path, config: TrainConfig, rounds: int) -> None:
     print(f"trained tensors differ by {apart:.1e} of their norm")
 
 
-def run(data: Path, config: TrainConfig) -> tuple[float, float, np.ndarray]:
-    """Seconds of the steps and of the whole run, and what it trained."""
+def run(data: Path, config: TrainConfig, start_method: str) -> tuple[float, float, np.ndarray]:
+    """Seconds of the steps and of the whole run, and what it trained.
+
+    Args:
+        start_method: of decoding processes, which would be spawned here otherwise.
+    """
+    set_start_method(start_method, force=True)
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "run"
         start = time.perf_counter()
