@@ -114,12 +114,13 @@ def test_a_killed_comparison_goes_on_to_the_same_table(settings, compared, tmp_p
     assert _results(out) == _results(compared)
 
 
-def test_an_interrupted_comparison_leaves_no_process_behind(settings, tmp_path):
-    process = start_comparison(settings, tmp_path / "out")
+@pytest.mark.parametrize(("number", "to_group"), [(signal.SIGINT, False), (signal.SIGTERM, True)])
+def test_an_interrupted_comparison_leaves_no_process_behind(settings, tmp_path, number, to_group):
+    process = start_comparison(settings, tmp_path / "out", start_new_session=True)
     while not list((tmp_path / "out").glob("search/*/*/config.json")):
         assert process.poll() is None
         time.sleep(0.05)
-    process.send_signal(signal.SIGINT)
+    (os.killpg if to_group else os.kill)(process.pid, number)
     assert process.wait(timeout=60) == 130
     assert "goes on" in (tmp_path / "said.txt").read_text()
     deadline = time.monotonic() + 20

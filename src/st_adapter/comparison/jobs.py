@@ -3,7 +3,7 @@
 import shlex
 import signal
 from collections.abc import Callable, Sequence
-from multiprocessing import get_all_start_methods, get_context, get_start_method
+from multiprocessing import get_all_start_methods, get_context, get_start_method, resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import BaseContext
 from multiprocessing.forkserver import ensure_running
@@ -77,6 +77,7 @@ def _preloaded() -> BaseContext:
         return get_context("spawn")
     context = get_context("forkserver")
     context.set_forkserver_preload(["st_adapter.comparison.cell"])
+    resource_tracker.ensure_running()  # which would unblock what is blocked next
     before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT, signal.SIGTERM])
     try:
         ensure_running()  # it inherits that they do not reach it, of a whole group either
