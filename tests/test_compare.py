@@ -209,7 +209,7 @@ def test_methods_that_do_not_fit_are_left_out_with_the_reason(folder_data, tmp_p
         ({"rates": [float("nan")]}, "learning rates must be above 0 and finite"),
         ({"processes": 0}, "processes must be at least 1"),
         ({"config": {"reversal": "brightens=darken"}}, "did you mean darkens"),
-        ({"config": {"group": "clip"}}, "all 12 paths match the group 'clip' alike"),
+        ({"config": {"group": "clip"}}, "all 12 paths in .* match the group 'clip' alike"),
         ({"config": {"group": "actor"}}, "no path matches the group 'actor'; the first is"),
     ],
 )
