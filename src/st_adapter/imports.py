@@ -22,7 +22,10 @@ def quick_imports() -> Iterator[None]:
         with compiler_deferred():
             yield
     finally:
-        gc.freeze()
+        if (
+            "torch._dynamo" not in sys.modules
+        ):  # triton, which it imports, complains of that at exit
+            gc.freeze()
         if was_enabled:
             gc.enable()
 
