@@ -22,9 +22,7 @@ def quick_imports() -> Iterator[None]:
         with compiler_deferred():
             yield
     finally:
-        if (
-            "torch._dynamo" not in sys.modules
-        ):  # triton, which it imports, complains of that at exit
+        if "torch._dynamo" not in sys.modules:  # it imports triton, which would complain at exit
             gc.freeze()
         if was_enabled:
             gc.enable()

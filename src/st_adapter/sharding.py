@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -15,6 +15,9 @@ from torch.optim import Optimizer
 from st_adapter.config import TrainConfig
 from st_adapter.errors import ArgumentError
 from st_adapter.method_table import METHODS
+
+if TYPE_CHECKING:
+    from torch.distributed.tensor import DTensor
 
 
 def num_shards() -> int:
@@ -69,7 +72,7 @@ def gathered(model: nn.Module) -> Iterator[None]:
 
     What is written into its parameters meanwhile is forgotten.
     """
-    if not _are_sharded(*model.parameters()):
+    if all(_sharded(parameter) is None for parameter in model.parameters()):
         yield
         return
     from torch.distributed.fsdp import FSDPModule
@@ -87,31 +90,29 @@ def gathered(model: nn.Module) -> Iterator[None]:
             unit.reshard()
 
 
-def _are_sharded(*tensors: Tensor) -> bool:
-    """Whether some are of a kind that there is none of before its module is imported."""
+def _sharded(tensor: Tensor) -> "DTensor | None":
+    """The tensor where it is in shards; none is before the module of that kind is imported."""
     if "torch.distributed.tensor" not in sys.modules:
-        return False
+        return None
     from torch.distributed.tensor import DTensor
 
-    return any(isinstance(tensor, DTensor) for tensor in tensors)
+    return tensor if isinstance(tensor, DTensor) else None
 
 
 def whole(tensor: Tensor) -> Tensor:
     """A tensor that may be in shards, gathered by all processes."""
-    if not _are_sharded(tensor):
-        return tensor
-    from torch.distributed.tensor import DTensor
-
-    return cast(DTensor, tensor).full_tensor()
+    sharded = _sharded(tensor)
+    return tensor if sharded is None else sharded.full_tensor()
 
 
 def like(parameter: Tensor, tensor: Tensor) -> Tensor:
     """This process's share of a whole tensor, where `parameter` is in shards."""
-    if not _are_sharded(parameter):
+    sharded = _sharded(parameter)
+    if sharded is None:
         return tensor
-    from torch.distributed.tensor import DTensor, distribute_tensor
+    from torch.distributed.tensor import distribute_tensor
 
-    sharded, there = cast(DTensor, parameter), tensor.to(parameter.device)
+    there = tensor.to(parameter.device)
     return distribute_tensor(there, sharded.device_mesh, sharded.placements)
 
 

@@ -57,7 +57,7 @@ def run_job(
     comparison, however that ends. Ctrl-C does not reach it; the comparison decides.
     """
     os.setsid()
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])  # blocked where jobs are forked
     set_start_method(start_method, force=True)  # of decoding workers, as if not in a comparison
     log.parent.mkdir(parents=True, exist_ok=True)
     file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)

@@ -8,11 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from st_adapter.config import TrainConfig, check_method
-from st_adapter.data.annotations import (
-    Annotations,
-    checked_parts,
-    write_table,
-)
+from st_adapter.data.annotations import Annotations, checked_parts, write_table
 from st_adapter.data.holdout import split_validation
 from st_adapter.data.video_list import VideoList
 from st_adapter.errors import ArgumentError, DataError
