@@ -1,10 +1,10 @@
 """What adapters add to a training step, over the frozen model with the same graph.
 
-    python benchmarks/adapter_share.py [--backbone vit_base_patch16_224] [--precision bfloat16]
+    python benchmarks/adapter_share.py [--backbone vit_base_patch16_224] [--compile]
 
 Steps of one clip of 8 frames of noise, random weights. Without adapters, the class token that the
 first block is given takes a gradient, so that the backward pass goes as far. The ways take turns;
-times are medians.
+times are medians, after a step of each that compiles where that is asked for.
 """
 
 import argparse
@@ -25,12 +25,14 @@ ROUNDS, FRAMES, SIZE = 7, 8, 224
 PLACES = {"12x384": ("attention",), "24x384": "all"}
 
 
-def main(backbone: str, precision: str) -> None:
+def main(backbone: str, precision: str, compiled: bool) -> None:
     """Print both times and the share, in time and in operations of a forward pass."""
     for name, positions in PLACES.items():
         adapter = AdapterConfig(bottleneck=384, positions=positions)
         model = create_model(backbone, ["a", "b"], adapter, "random").train()
         hold_frozen(model, precision)
+        if compiled:
+            model.compile()
         frozen_gmacs = inspect_spec(_without(backbone), FRAMES, SIZE).gmacs
         more = inspect_spec(model.spec, FRAMES, SIZE).gmacs / frozen_gmacs - 1
         clip = torch.randint(0, 256, (1, FRAMES, 3, SIZE, SIZE), dtype=torch.uint8)
@@ -65,5 +67,6 @@ if __name__ == "__main__":
         "--backbone", default="vit_base_patch16_224", help="a ViT with a class token"
     )
     parser.add_argument("--precision", default="bfloat16")
+    parser.add_argument("--compile", action="store_true", help="both, by torch.compile")
     arguments = parser.parse_args()
-    main(arguments.backbone, arguments.precision)
+    main(arguments.backbone, arguments.precision, arguments.compile)

@@ -163,9 +163,11 @@ class VideoClassifier(nn.Module):
         return cast(Tensor, self.head(self.dropout(features)))
 
     def _normalise(self, frames: Tensor) -> Tensor:
-        if not frames.is_floating_point():
-            frames = frames.to(self.mean.dtype) / 255
-        return (frames - self.mean) / self.std
+        if frames.is_floating_point():
+            frames = frames - self.mean
+        else:
+            frames = frames.to(self.mean.dtype).div_(255).sub_(self.mean)
+        return frames.div_(self.std)  # in place: fresh memory costs more than the arithmetic
 
     def train(self, mode: bool = True) -> "VideoClassifier":
         """Switch the trained parts; the backbone stays in evaluation mode, trained or not."""
