@@ -2,9 +2,9 @@
 
     python benchmarks/adapter_share.py [--backbone vit_base_patch16_224] [--compile]
 
-Steps of one clip of 8 frames of noise, random weights. Without adapters, the class token that the
-first block is given takes a gradient, so that the backward pass goes as far. The ways take turns;
-times are medians, after a step of each that compiles where that is asked for.
+Forward and backward passes of one clip of 8 frames of noise, random weights. Without adapters, the
+class token that the first block is given takes a gradient, so that the backward pass goes as far.
+The ways take turns; times are medians, after one of each that compiles where that is asked for.
 """
 
 import argparse

@@ -6,27 +6,38 @@ The first group of PATTERN, a regular expression, is the part: "v_(.+?)_g" finds
 names of UCF101. Each EVAL_JSON, as `train` and `evaluate` write it, is a column.
 """
 
+import argparse
 import json
 import re
 import sys
 from collections import defaultdict
+from itertools import chain
 from pathlib import Path
 
 
-def main(pattern: str, files: list[Path]) -> None:
+def main(pattern: re.Pattern[str], files: list[Path]) -> None:
     """Print a row for each part and one for all."""
-    evaluations = [json.loads(file.read_text()) for file in files]
+    print(f"{'':20s}", *(f"{file.parent.name[-8:]:>8s}" for file in files))
     right: dict[str, list[list[bool]]] = defaultdict(lambda: [[] for _ in files])
-    for i, evaluation in enumerate(evaluations):
-        for prediction in evaluation["predictions"]:
-            found = re.search(pattern, Path(prediction["path"]).name)
-            part = found.group(1) if found else "other"
-            for row in (part, "all"):
-                right[row][i].append(prediction["label"] == prediction["predicted"])
-    for part in sorted(right, key=lambda name: (name == "all", name)):
-        shares = (f"{sum(own) / len(own):6.1%}" if own else "     -" for own in right[part])
-        print(f"{part:20s}", *shares)
+    for i, file in enumerate(files):
+        for prediction in json.loads(file.read_text())["predictions"]:
+            found = pattern.search(Path(prediction["path"]).name)
+            if found is None:
+                sys.exit(f"{prediction['path']} does not match {pattern.pattern}")
+            right[found.group(1)][i].append(prediction["label"] == prediction["predicted"])
+    for part in sorted(right):
+        print_row(part, right[part])
+    print_row("", [list(chain(*columns)) for columns in zip(*right.values(), strict=True)])
+
+
+def print_row(name: str, columns: list[list[bool]]) -> None:
+    """Print shares in %."""
+    print(f"{name:20s}", *(f"{sum(c) / len(c):8.1%}" if c else f"{'-':>8s}" for c in columns))
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], [Path(name) for name in sys.argv[2:]])
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("pattern", type=re.compile, metavar="PATTERN")
+    parser.add_argument("files", nargs="+", type=Path, metavar="EVAL_JSON")
+    arguments = parser.parse_args()
+    main(arguments.pattern, arguments.files)

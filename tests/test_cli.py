@@ -33,9 +33,9 @@ def run(capsys, *arguments):
     return code, captured.out, captured.err
 
 
-def run_python(code, *arguments):
-    """Run code in a process of its own, which must end well; return what it printed."""
-    command = [sys.executable, "-c", code, *map(str, arguments)]
+def run_python(program, *arguments):
+    """Run it in a process of its own, which must end well; return what it printed."""
+    command = [sys.executable, "-c", program, *map(str, arguments)]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return done.stdout
@@ -83,6 +83,21 @@ def test_what_asked_for_the_compiler_finds_it_when_called():
         "torchvision.ops.roi_align.__globals__['is_compile_supported']('cpu')\n"
         "assert torch.compile(torch.sin, backend='eager')(torch.zeros(1)) == 0\n"
         "sys.exit(before)\n"
+    )
+    run_python(code)
+
+
+@pytest.mark.parametrize(
+    ("statement", "frozen"),
+    [("import torch", True), ("from torch._dynamo.utils import counters", False)],
+)
+def test_what_was_imported_is_frozen_unless_the_compiler_came_in(statement, frozen):
+    code = (
+        "import gc\n"
+        "from st_adapter.imports import quick_imports\n"
+        "with quick_imports():\n"
+        f"    {statement}\n"
+        f"assert gc.isenabled() and (gc.get_freeze_count() > 0) == {frozen}\n"
     )
     run_python(code)
 

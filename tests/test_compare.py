@@ -209,7 +209,6 @@ def test_methods_that_do_not_fit_are_left_out_with_the_reason(folder_data, tmp_p
         ({"rates": [float("nan")]}, "learning rates must be above 0 and finite"),
         ({"processes": 0}, "processes must be at least 1"),
         ({"config": {"reversal": "brightens=darken"}}, "did you mean darkens"),
-        ({"config": {"group": "clip"}}, "all 12 paths in .* match the group 'clip' alike"),
         ({"config": {"group": "actor"}}, "no path matches the group 'actor'; the first is"),
     ],
 )
@@ -220,6 +219,12 @@ def test_a_comparison_that_makes_no_sense_writes_nothing(
     with pytest.raises(StAdapterError, match=message):
         compare(folder_data, tmp_path / "out", config, **{"methods": ["linear"], **arguments})
     assert not (tmp_path / "out").exists()
+
+
+def test_a_group_of_all_videos_is_refused_with_their_folder(folder_data, tmp_path, tiny):
+    message = f"all 12 paths in {re.escape(str(folder_data))} match the group 'clip' alike"
+    with pytest.raises(StAdapterError, match=message):
+        compare(folder_data, tmp_path / "out", replace(tiny, group="clip"), methods=["linear"])
 
 
 def test_the_rate_of_the_best_trial_is_chosen_then_that_of_the_lowest_loss(tmp_path, tiny):

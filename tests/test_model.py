@@ -82,8 +82,12 @@ def test_attach_renames_copies_and_changes_no_tensor():
 
 def test_float_clips_in_0_to_1_equal_uint8_clips():
     model, clips = make_model("test_vit"), random_clips()
+    floats = clips / 255
+    given = floats.clone(), clips.clone()
     with torch.no_grad():
-        torch.testing.assert_close(model(clips / 255), model(clips))
+        torch.testing.assert_close(model(floats), model(clips))
+    assert torch.equal(floats, given[0])
+    assert torch.equal(clips, given[1])
 
 
 def test_batch_norm_keeps_its_statistics_in_training():

@@ -13,8 +13,8 @@ from typing import Any
 def quick_imports() -> Iterator[None]:
     """Import without torch's compiler, and without looking for garbage, of which there is little.
 
-    What was imported is left out of later collections, that at exit among them. For a command's
-    own process.
+    What was imported is left out of later collections, that at exit among them, unless the
+    compiler came in after all. For a command's own process.
     """
     was_enabled = gc.isenabled()
     gc.disable()
@@ -22,7 +22,7 @@ def quick_imports() -> Iterator[None]:
         with compiler_deferred():
             yield
     finally:
-        if "torch._dynamo" not in sys.modules:  # it imports triton, which would complain at exit
+        if "torch._dynamo" not in sys.modules:  # its triton complains at exit where it is frozen
             gc.freeze()
         if was_enabled:
             gc.enable()

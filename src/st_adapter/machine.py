@@ -84,7 +84,8 @@ def choose_precision(
 
 def step_seconds(model: VideoClassifier, clips: Tensor, precision: str) -> float:
     """The fastest of three forward and backward passes; leaves no gradient and no random draw."""
-    best, size = float("inf"), len(clips)
+    best = float("inf")
+    size = len(clips)
     target = torch.zeros(size, dtype=torch.long, device=clips.device)
     devices = [clips.device] if clips.device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices):

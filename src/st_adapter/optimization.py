@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import clip_grad_norm_
 from torch.optim import AdamW
 
 from st_adapter.config import TrainConfig
@@ -27,6 +28,12 @@ def make_optimizer(model: VideoClassifier, config: TrainConfig) -> AdamW:
         first = len(groups) - 2 if id(parameter) in head else 0
         groups[first + (parameter.ndim <= 1)]["params"].append(parameter)
     return AdamW([group for group in groups if group["params"]], fused=True)
+
+
+def clip_gradient(model: VideoClassifier, config: TrainConfig) -> Tensor:
+    """Clip the gradient where the configuration says so; return the norm that it had."""
+    largest = config.clip_gradient or math.inf
+    return clip_grad_norm_(model.trainable_parameters(), largest)
 
 
 def learning_rate_factor(step: int, steps_per_epoch: int, config: TrainConfig) -> float:

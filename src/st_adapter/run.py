@@ -15,7 +15,6 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 from jaxtyping import Float
 from torch import Tensor
-from torch.nn.utils import clip_grad_norm_
 from torch.optim import AdamW
 
 from st_adapter import checkpoint
@@ -29,7 +28,7 @@ from st_adapter.errors import ArgumentError, CheckpointError, TrainingError
 from st_adapter.evaluate import Evaluation
 from st_adapter.files import append_json_line, atomic_path, read_json_lines, remove_unfinished
 from st_adapter.model import VideoClassifier
-from st_adapter.optimization import MovingAverage
+from st_adapter.optimization import MovingAverage, clip_gradient
 from st_adapter.prefix_cache import PrefixCache
 from st_adapter.progress import say
 from st_adapter.run_folder import write_config
@@ -136,8 +135,7 @@ class Run:
     def gradient_norm(self) -> float:
         """Norm of the gradient, which is clipped where the configuration says so."""
         self.scaler.unscale_(self.optimizer)
-        largest = self.config.clip_gradient or math.inf
-        return float(whole(clip_grad_norm_(self.model.trainable_parameters(), largest)))
+        return float(whole(clip_gradient(self.model, self.config)))
 
     def save_adapter(self, name: str) -> None:
         """Write the classifier as it counts into a folder of the run's."""

@@ -72,7 +72,7 @@ def gathered(model: nn.Module) -> Iterator[None]:
 
     What is written into its parameters meanwhile is forgotten.
     """
-    if all(_sharded(parameter) is None for parameter in model.parameters()):
+    if all(_as_dtensor(parameter) is None for parameter in model.parameters()):
         yield
         return
     from torch.distributed.fsdp import FSDPModule
@@ -90,8 +90,8 @@ def gathered(model: nn.Module) -> Iterator[None]:
             unit.reshard()
 
 
-def _sharded(tensor: Tensor) -> "DTensor | None":
-    """The tensor where it is in shards; none is before the module of that kind is imported."""
+def _as_dtensor(tensor: Tensor) -> "DTensor | None":
+    """The tensor as a DTensor, or None where it is whole: always before that module is imported."""
     if "torch.distributed.tensor" not in sys.modules:
         return None
     from torch.distributed.tensor import DTensor
@@ -101,13 +101,13 @@ def _sharded(tensor: Tensor) -> "DTensor | None":
 
 def whole(tensor: Tensor) -> Tensor:
     """A tensor that may be in shards, gathered by all processes."""
-    sharded = _sharded(tensor)
+    sharded = _as_dtensor(tensor)
     return tensor if sharded is None else sharded.full_tensor()
 
 
 def like(parameter: Tensor, tensor: Tensor) -> Tensor:
     """This process's share of a whole tensor, where `parameter` is in shards."""
-    sharded = _sharded(parameter)
+    sharded = _as_dtensor(parameter)
     if sharded is None:
         return tensor
     from torch.distributed.tensor import distribute_tensor

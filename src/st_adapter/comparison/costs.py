@@ -1,19 +1,17 @@
 """What a training step of each method costs, measured side by side in one process."""
 
-import math
 import statistics
 import time
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import nn
 
 from st_adapter.config import TrainConfig
 from st_adapter.inspection import count_parts, inspect_spec
 from st_adapter.machine import choose_device, hold_frozen
 from st_adapter.model import VideoClassifier, create_model
-from st_adapter.optimization import make_optimizer
+from st_adapter.optimization import clip_gradient, make_optimizer
 from st_adapter.passes import backward, clips_at_once
 from st_adapter.progress import bar
 
@@ -76,8 +74,7 @@ def _step_seconds(model: VideoClassifier, config: TrainConfig) -> list[float]:
     for _ in range(1 + _STEPS):
         start = time.perf_counter()
         backward(model, clips, target, F.cross_entropy, precision=config.precision, at_once=at_once)
-        largest = config.clip_gradient or math.inf  # training logs the norm of every step
-        nn.utils.clip_grad_norm_(model.trainable_parameters(), largest)
+        clip_gradient(model, config)
         optimizer.step()
         optimizer.zero_grad()
         float(model.head.bias.detach().sum())  # waits for the device
