@@ -16,6 +16,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -163,6 +164,21 @@ def compared(settings: list[str], tmp_path_factory: pytest.TempPathFactory) -> P
     process = start_comparison(settings, out)
     assert process.wait(timeout=300) == 0, (out.parent / "said.txt").read_text()
     return out
+
+
+@contextmanager
+def held_by_another(folder: Path) -> Iterator[None]:
+    """Let another process be the one that is at work in a folder, until this ends."""
+    program = (
+        "import sys\nfrom pathlib import Path\nfrom st_adapter.files import alone_in\n"
+        "with alone_in(Path(sys.argv[1])):\n    print(flush=True)\n    sys.stdin.read()\n"
+    )
+    command = [sys.executable, "-c", program, str(folder)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        yield
+        process.communicate()
 
 
 def start_comparison(

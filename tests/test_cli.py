@@ -133,10 +133,14 @@ def test_no_verb_shows_the_help():
         (["train", "x", "--out", "y", "--frames", "many"], "'many' is not a valid integer"),
         (["train", "x", "--out", "y", "--recipe", "k40"], "did you mean k400?"),
         (["train", "gone", "--out", "y"], "gone does not exist; DATA is a folder"),
+        (["train", "x", "--out", ""], "Invalid value for '--out': it is empty; give a path"),
+        (["train", "x", "--out", "y", "--batch-size", "many"], "neither a whole number nor auto"),
         (["predict", "gone", "x.mp4"], "x.mp4: no such file or folder"),
+        (["report", "gone"], "gone does not exist; give the folder of a run"),
         (["evaluate", "gone", "x"], "gone does not exist; give a run folder"),
         (["inspect", "--backbone", "vit_tiny_patch16_224", "--size", "100"], "frames of 100 px"),
         (["inspect"], "either a RUN or --backbone NAME"),
+        (["train", "x", "--out", "y", "--views", "3x2"], "1 or 3 in space, not 3x2"),
         (["inspect", "--backbone", "vit_bas_patch16_224"], "did you mean vit_base_patch16_224"),
         (["evaluate", "gone", "x", "--views", "axb"], "views are written like"),
     ],
@@ -236,6 +240,12 @@ def test_a_name_that_is_no_text_is_written_all_the_same(capsys, trained_run, fol
     code, out, _ = run(capsys, "predict", trained_run, tmp_path, "--json")
     assert code == 0
     assert json.loads(out)["path"] == os.fsdecode(name)
+
+
+def test_frames_that_no_memory_holds_are_one_line(capsys, trained_run, folder_data):
+    code, out, error = run(capsys, "evaluate", trained_run, folder_data, "--size", 9_999_999)
+    assert (code, out) == (1, "")
+    assert "out of memory on cpu; lower --size 9999999" in one_line(error)
 
 
 def test_a_folder_that_cannot_be_written_is_one_line(capsys, folder_data, tmp_path):

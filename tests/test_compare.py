@@ -1,4 +1,3 @@
-import fcntl
 import json
 import os
 import random
@@ -10,7 +9,7 @@ from dataclasses import replace
 
 import pytest
 
-from conftest import start_comparison
+from conftest import held_by_another, start_comparison
 from st_adapter.cli import main
 from st_adapter.comparison.plan import Plan
 from st_adapter.comparison.results import choose_rates
@@ -179,8 +178,7 @@ def test_damaged_costs_are_measured_again_and_a_damaged_plan_is_named(
 def test_a_folder_is_compared_in_by_one_process_at_a_time(settings, compared, tmp_path, capsys):
     out = tmp_path / "out"
     shutil.copytree(compared, out)
-    with (out / "comparison.json").open() as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+    with held_by_another(out):
         assert _compare(settings, out) == 2
     assert "another process is at work on" in capsys.readouterr().err
 

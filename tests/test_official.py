@@ -125,11 +125,11 @@ def test_other_forms_of_the_same_tensors_are_read(capsys, checkpoint, flags, tmp
     [
         (
             lambda model: model.pop(f"{LAST}.conv.bias"),
-            rf"does not fit \(1 of 14 tensors\): {LAST}.conv.bias: missing in the file",
+            rf"does not fit \(tensors that differ: 1\): {LAST}.conv.bias: missing in the file",
         ),
         (
             lambda model: model.update({f"{LAST}.fc3.bias": torch.zeros(32)}),
-            rf"\(1 of 14 tensors\): {LAST}.fc3.bias: not in the model",
+            rf"\(tensors that differ: 1\): {LAST}.fc3.bias: not in the model",
         ),
         (
             lambda model: model.update({"ln_post.bias": torch.zeros(64)}),
@@ -137,7 +137,7 @@ def test_other_forms_of_the_same_tensors_are_read(capsys, checkpoint, flags, tmp
         ),
         (
             lambda model: model.update({f"{FIRST}.fc1.weight": torch.zeros(16, 64)}),
-            rf"\(1 of 14.*{FIRST}.fc1.weight: file has \[16, 64\], model needs \[32, 64\]",
+            rf"{FIRST}.fc1.weight: file has \[16, 64\], model needs \[32, 64\]",
         ),
         (
             lambda model: [
@@ -177,7 +177,7 @@ def test_other_forms_of_the_same_tensors_are_read(capsys, checkpoint, flags, tmp
             lambda model: model.update({"fc.bias": torch.zeros(7).to_sparse()}),
             "fc.bias is a sparse or quantised tensor",
         ),
-        (lambda model: model.pop("fc.weight"), r"\(1 of 14 tensors\): fc.weight: missing"),
+        (lambda model: model.pop("fc.weight"), r"\(tensors that differ: 1\): fc.weight: missing"),
         (lambda model: model.update({"epoch": 3}), "holds no flat table of named tensors"),
     ],
 )

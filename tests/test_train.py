@@ -11,12 +11,13 @@ import sys
 import threading
 import time
 from dataclasses import replace
+from multiprocessing import get_context
 
 import pytest
 import torch
 import torch.nn.functional as F
 
-from conftest import write_audio
+from conftest import held_by_another, write_audio
 from st_adapter import machine, training_step
 from st_adapter.checkpoint import load, load_tensors
 from st_adapter.cli import main
@@ -24,6 +25,7 @@ from st_adapter.config import PRECISIONS, TrainConfig
 from st_adapter.data.annotations import read_annotations, read_parts
 from st_adapter.errors import ArgumentError, CheckpointError, DataError, TrainingError
 from st_adapter.evaluate import evaluate
+from st_adapter.files import alone_in
 from st_adapter.kernels import FEW_TOKENS, chosen_kernels
 from st_adapter.machine import _kept_bytes
 from st_adapter.model import create_model
@@ -249,6 +251,32 @@ def test_broken_files_are_listed_once_and_training_goes_on(folder_data, tmp_path
         "sound.mp4": "no video stream in it",
     }
     assert len(lines(tmp_path / "run" / "skipped.jsonl")) == 3
+
+
+def test_a_run_is_trained_by_one_process_at_a_time(trained_run, folder_data, tmp_path, tiny):
+    out = tmp_path / "run"
+    shutil.copytree(trained_run, out)
+    before = sorted(out.rglob("*"))
+    with (
+        held_by_another(out),
+        pytest.raises(ArgumentError, match=f"another process is at work on {re.escape(str(out))}"),
+    ):
+        train(folder_data, out, resume=True)
+    assert sorted(out.rglob("*")) == before
+    train(folder_data, out, resume=True)
+
+
+def test_what_a_process_starts_does_not_hold_its_folder(tmp_path):
+    fork = get_context("fork")
+    begun, done = fork.Event(), fork.Event()
+    child = fork.Process(target=lambda: begun.set() or done.wait())
+    with alone_in(tmp_path):
+        child.start()
+        assert begun.wait(60)
+    with alone_in(tmp_path):
+        assert child.is_alive()
+    done.set()
+    child.join()
 
 
 def test_a_run_is_not_overwritten(folder_data, trained_run, tiny):
@@ -507,7 +535,7 @@ def test_what_was_held_out_of_data_that_changed_is_not_known(folder_data, tmp_pa
 
 def test_a_folder_that_cannot_be_written_is_refused_first(folder_data, tmp_path, tiny):
     (tmp_path / "file").write_text("")
-    with pytest.raises(ArgumentError, match="file cannot be written to; choose another --out"):
+    with pytest.raises(ArgumentError, match="file is a file; --out takes a folder"):
         train(folder_data, tmp_path / "file" / "run", tiny)
 
 
@@ -574,7 +602,8 @@ def test_what_happens_to_the_disk_in_mid_run_is_told_and_the_last_state_kept(fol
     data.rename(tmp_path / "gone")
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 2
-    assert "no training video could be read; the last: " in errors.splitlines()[-1]
+    last = errors.splitlines()[-1]
+    assert re.search(r"ended at step \d+: no training video could be read; .* --resume", last)
     assert last_state(out)["step"] > before
     assert not list(out.rglob(".*"))
 

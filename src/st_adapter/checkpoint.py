@@ -54,7 +54,9 @@ def adapter_folder(path: Path) -> Path:
     for folder in (path, path / "adapter"):
         if (folder / CONFIG_FILE).is_file():
             return folder
-    what = "does not exist" if not path.exists() else f"holds no {CONFIG_FILE}"
+    what = f"holds no {CONFIG_FILE}" if path.is_dir() else "is a file"
+    if not path.exists():
+        what = "does not exist"
     raise CheckpointError(f"{path} {what}; give a run folder of `st-adapter train`, or its adapter")
 
 

@@ -33,7 +33,19 @@ from st_adapter.recipes import ALIASES, resolve
 
 _Item = TypeVar("_Item")
 DONE, SOME_FAILED, NONSENSE, STOPPED = 0, 1, 2, 130
-_PATH = click.Path(path_type=Path)
+
+
+class _Path(click.Path):
+    """A path, which an empty text is not: that would be this folder."""
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> Any:
+        """Refuse what a shell makes of a variable that is not set."""
+        if value == "":
+            self.fail("it is empty; give a path", param, ctx)
+        return super().convert(value, param, ctx)
+
+
+_PATH = _Path(path_type=Path)
 _NOT_MEASURED = (
     *("weights", "views", "keep", "patience", "save_steps", "save_minutes", "keep_states", "val"),
     *("val_fraction", "group", "videos", "columns", "split", "epochs", "fit_batch", "tracker"),

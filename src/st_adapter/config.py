@@ -101,7 +101,8 @@ class ClipConfig:
         _at_least("size", self.size, 1)
         if self.views[0] < 1 or self.views[1] not in (1, 3):
             raise ArgumentError(
-                f"views are 1 or more in time and 1 or 3 in space, not {self.views}"
+                "views are 1 or more in time and 1 or 3 in space, "
+                f"not {self.views[0]}x{self.views[1]}"
             )
 
 
@@ -204,7 +205,9 @@ class TrainConfig:
         "vit_base_patch16_clip_quickgelu_224.openai", "Model", "Image model, any timm name."
     )
     weights: str = _setting(
-        "hub", "Model", "hub, random, or a file: safetensors or .pth in timm's names, a CLIP .pt."
+        "hub",
+        "Model",
+        "hub, package, random, or a file: safetensors or .pth in timm's names, a CLIP .pt.",
     )
     method: str = _setting("st-adapter", "Model", f"What is trained: {', '.join(METHODS)}.")
     bottleneck: int | None = _setting(

@@ -102,9 +102,9 @@ def step_seconds(model: VideoClassifier, clips: Tensor, precision: str) -> float
 
 def check_input_size(model: VideoClassifier, size: int) -> None:
     """Raise ArgumentError unless the backbone takes square frames of `size` pixels."""
-    clip = torch.zeros(1, 2, 3, size, size, device=model.device)
+    clip = torch.zeros(1, 1, 1, 1, 1, device=model.device).expand(1, 2, 3, size, size)
     try:
-        with torch.inference_mode():
+        with torch.inference_mode(), clear_out_of_memory(model.device, f"lower --size {size}"):
             model(clip)
     except (AssertionError, RuntimeError, ValueError) as error:
         reason = f": {str(error).splitlines()[0]}" if str(error) else ""

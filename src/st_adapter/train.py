@@ -3,6 +3,7 @@
 import shlex
 import statistics
 import time
+from contextlib import nullcontext
 from dataclasses import asdict, replace
 from datetime import timedelta
 from pathlib import Path
@@ -21,6 +22,7 @@ from st_adapter.data.index import index_of
 from st_adapter.data.reader import make_reader
 from st_adapter.errors import DataError, TrainingError
 from st_adapter.evaluate import Evaluation, evaluate
+from st_adapter.files import alone_in
 from st_adapter.inspection import count_parts
 from st_adapter.interrupt import deferred_interrupt
 from st_adapter.launch import check_accelerate, is_launched, launch
@@ -97,25 +99,37 @@ def train(
         options: dict[str, Any] = {"recipe": recipe, "resume": resume, "temporal": temporal}
         return launch(count, train, data, out, config, **options)
     run = _prepare(Path(data), folder, config)
+    with alone_in(folder) if run.is_main else nullcontext():
+        return _run(run, Path(data), recipe, resume, temporal)
+
+
+def _run(run: Run, data: Path, recipe: str, resume: bool, temporal: bool) -> Evaluation:
+    """Start, or go on, and come to the end."""
     if resume:
         run.restore()
     else:
-        run.write_config(Path(data), recipe)
+        run.write_config(data, recipe)
     _announce(run)
-    start_tracker(run.accelerator, run.config, folder)
+    start_tracker(run.accelerator, run.config, run.folder)
     try:
         _train_epochs(run)
-    except DataError:
-        if not resume and run.step <= 1 and run.is_main:
-            (folder / "config.json").unlink()  # nothing has come of it
+    except DataError as error:
+        if resume or run.step > 1:
+            raise DataError(f"ended at step {run.step}: {error}; {_how_to_go_on(run)}") from None
+        if run.is_main:
+            (run.folder / "config.json").unlink()  # nothing has come of it
         raise
     except KeyboardInterrupt:
         raise Interrupted(
             f"stopped in epoch {run.epochs_done + 1} at step {run.step}; "
             f"go on with: st-adapter train {shlex.quote(str(data))} "
-            f"--out {shlex.quote(str(out))} --resume"
+            f"--out {shlex.quote(str(run.folder))} --resume"
         ) from None
-    return _finish(run, Path(data), temporal)
+    return _finish(run, data, temporal)
+
+
+def _how_to_go_on(run: Run) -> str:
+    return f"{run.folder} keeps the last good state: see to that, then go on with --resume"
 
 
 def processes_to_start(config: TrainConfig) -> int:
@@ -275,10 +289,7 @@ def _train_epochs(run: Run) -> None:
             _train_epoch(run, batches, view)
             view.last_score = _validate_epoch(run)
     except OSError as error:
-        raise TrainingError(
-            f"ended at step {run.step}: {error}; {run.folder} keeps the last good state: see to "
-            "that, then go on with --resume"
-        ) from None
+        raise TrainingError(f"ended at step {run.step}: {error}; {_how_to_go_on(run)}") from None
 
 
 def _train_epoch(run: Run, batches: Batches, view: RunView) -> None:

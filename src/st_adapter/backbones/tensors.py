@@ -28,7 +28,7 @@ def read_record(file: Path) -> Any:
     """Read all that a weights file holds: the table of tensors, or what it is nested in."""
     if not file.is_file():
         raise ArgumentError(
-            f"weights file {file} does not exist; --weights takes hub, random or a file"
+            f"weights file {file} does not exist; --weights takes hub, package, random or a file"
         )
     try:
         if is_torchscript(file):

@@ -294,7 +294,7 @@ def check_fit(source: str, given: Mapping[str, Tensor], wanted: Mapping[str, Ten
         shown = "; ".join(differences[:_SHOWN])
         more = f"; and {len(differences) - _SHOWN} more" if len(differences) > _SHOWN else ""
         raise CheckpointError(
-            f"{source} does not fit ({len(differences)} of {len(wanted)} tensors): {shown}{more}"
+            f"{source} does not fit (tensors that differ: {len(differences)}): {shown}{more}"
         )
     for name, tensor in given.items():
         if not tensor.isfinite().all():

@@ -1,20 +1,18 @@
 """Run a comparison: trials, runs, costs, table. Interrupted anywhere, it goes on where it was."""
 
-import fcntl
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from st_adapter.comparison.cell import time_steps, train_cell
 from st_adapter.comparison.jobs import Job, run_jobs
-from st_adapter.comparison.plan import PLAN_FILE, Cell, Plan, read_plan, write_plan
+from st_adapter.comparison.plan import Cell, Plan, read_plan, write_plan
 from st_adapter.comparison.results import COSTS_FILE, Row, choose_rates, is_done, read_rows
 from st_adapter.config import DataConfig, TrainConfig, check_method
 from st_adapter.data.annotations import read_annotations
 from st_adapter.data.shards import absolute
 from st_adapter.errors import ArgumentError
-from st_adapter.files import check_writable, read_json, write_json
+from st_adapter.files import alone_in, check_writable, read_json, write_json
 from st_adapter.inspection import inspect_spec, spec_of
 from st_adapter.machine import choose_device, choose_precision
 from st_adapter.method_table import METHODS
@@ -88,7 +86,7 @@ def compare(
     write_plan(folder, plan, videos)
     used = read_annotations(folder / "videos.csv", options=DataConfig(columns=plan.config.columns))
     _announce(plan)
-    with _alone(folder):
+    with alone_in(folder):
         _run_cells(folder, plan.trials(), "choosing learning rates", processes)
         _run_cells(folder, plan.runs(choose_rates(folder, plan)), "training", processes)
         _measure_costs(folder, plan, used.labels)  # those that occur
@@ -108,19 +106,6 @@ def _of_cells(config: TrainConfig) -> TrainConfig:
         )
     passes = config.accumulate * (config.processes or 1)
     return replace(config, keep="last", head_lr=None, accumulate=passes, processes=1, compile=False)
-
-
-@contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Hold the folder, so that no second comparison works in it."""
-    with (folder / PLAN_FILE).open() as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise ArgumentError(
-                f"another process is at work on {folder}; wait for it, or give another --out"
-            ) from None
-        yield
 
 
 def _refused(config: TrainConfig, methods: Sequence[str], labels: Sequence[str]) -> dict[str, str]:

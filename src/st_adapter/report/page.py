@@ -21,6 +21,9 @@ def write_report(folder: Path) -> Path:
         template, values_of = "comparison.html", comparison_values
     elif (folder / "eval.json").is_file():
         template, values_of = "run.html", run_values
+    elif not folder.is_dir():
+        what = "is a file" if folder.exists() else "does not exist"
+        raise ArgumentError(f"{folder} {what}; give the folder of a run or of a comparison")
     else:
         raise ArgumentError(
             f"{folder} holds no eval.json of a run and no results.json of a comparison; train, "
