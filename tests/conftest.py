@@ -176,9 +176,8 @@ def held_by_another(folder: Path) -> Iterator[None]:
     command = [sys.executable, "-c", program, str(folder)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
-        process.stdout.readline()
+        assert process.stdout.readline()
         yield
-        process.communicate()
 
 
 def start_comparison(

@@ -223,6 +223,7 @@ def test_a_group_of_all_videos_is_refused_with_their_folder(folder_data, tmp_pat
     message = f"all 12 paths in {re.escape(str(folder_data))} match the group 'clip' alike"
     with pytest.raises(StAdapterError, match=message):
         compare(folder_data, tmp_path / "out", replace(tiny, group="clip"), methods=["linear"])
+    assert not (tmp_path / "out").exists()
 
 
 def test_the_rate_of_the_best_trial_is_chosen_then_that_of_the_lowest_loss(tmp_path, tiny):

@@ -137,7 +137,7 @@ def test_other_forms_of_the_same_tensors_are_read(capsys, checkpoint, flags, tmp
         ),
         (
             lambda model: model.update({f"{FIRST}.fc1.weight": torch.zeros(16, 64)}),
-            rf"{FIRST}.fc1.weight: file has \[16, 64\], model needs \[32, 64\]",
+            rf"differ: 1\): {FIRST}.fc1.weight: file has \[16, 64\], model needs \[32, 64\]",
         ),
         (
             lambda model: [

@@ -603,7 +603,8 @@ def test_what_happens_to_the_disk_in_mid_run_is_told_and_the_last_state_kept(fol
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 2
     last = errors.splitlines()[-1]
-    assert re.search(r"ended at step \d+: no training video could be read; .* --resume", last)
+    assert "no training video could be read; the last: " in last
+    assert re.search(r"error: ended at step \d+: .* --resume", last)
     assert last_state(out)["step"] > before
     assert not list(out.rglob(".*"))
 

@@ -13,6 +13,7 @@ from torch import Tensor
 from st_adapter.backbones.weights import NAMED_SOURCES, build_backbone, check_fit, digest
 from st_adapter.config import AdapterConfig, ClipConfig, MethodConfig
 from st_adapter.errors import CheckpointError
+from st_adapter.files import no_folder
 from st_adapter.model import (
     CONFIG_FILE,
     FORMAT_VERSION,
@@ -54,9 +55,7 @@ def adapter_folder(path: Path) -> Path:
     for folder in (path, path / "adapter"):
         if (folder / CONFIG_FILE).is_file():
             return folder
-    what = f"holds no {CONFIG_FILE}" if path.is_dir() else "is a file"
-    if not path.exists():
-        what = "does not exist"
+    what = f"holds no {CONFIG_FILE}" if path.is_dir() else no_folder(path)
     raise CheckpointError(f"{path} {what}; give a run folder of `st-adapter train`, or its adapter")
 
 

@@ -494,7 +494,7 @@ def backbones(pattern: str, refused: bool, as_json: bool) -> int:
     "--weights",
     default="hub",
     show_default=True,
-    help="hub, random, or a file such as OpenAI's ViT-B-16.pt.",
+    help="hub, package, random, or a file such as OpenAI's ViT-B-16.pt.",
 )
 @click.option("--backbone", help="timm name; default is the CLIP of the checkpoint's sizes.")
 @click.option(

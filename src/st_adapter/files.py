@@ -59,6 +59,11 @@ def remove_unfinished(folder: Path, names: str = "*", seconds_old: float = 0.0) 
                     path.unlink()
 
 
+def no_folder(path: Path) -> str:
+    """What a path is that is no folder."""
+    return "is a file" if path.exists() else "does not exist"
+
+
 def check_writable(folder: Path, flag: str = "--out") -> None:
     """Raise ArgumentError where the folder that a flag names cannot be made or written to."""
     there = next(p for p in (folder, *folder.absolute().parents) if p.exists())
@@ -72,8 +77,8 @@ def check_writable(folder: Path, flag: str = "--out") -> None:
 def alone_in(folder: Path) -> Iterator[None]:
     """Work in a folder, which is made, as the only process that does.
 
-    Ends with this process at the latest; those that it starts hold nothing. Where the file system
-    has no locks there is none.
+    Ends with this process at the latest; those that it starts hold nothing. Where there are no
+    locks, others are let in.
 
     Raises:
         ArgumentError: another process is at work there.
@@ -82,13 +87,14 @@ def alone_in(folder: Path) -> Iterator[None]:
     handle = os.open(folder, os.O_RDONLY)
     _HELD.add(handle)
     try:
-        with suppress(OSError):
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise ArgumentError(
-                    f"another process is at work on {folder}; wait for it, or give another --out"
-                ) from None
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ArgumentError(
+                f"another process is at work on {folder}; wait for it, or give another --out"
+            ) from None
+        except OSError:
+            pass  # the file system has no locks
         yield
     finally:
         if handle in _HELD:

@@ -64,9 +64,10 @@ class _ConfigOption(click.Option):
 
 
 def _size_or_auto(text: str) -> int | str:
-    if text != "auto" and not text.isdecimal():
-        raise click.BadParameter(f"{text!r} is neither a whole number nor auto")
-    return text if text == "auto" else int(text)
+    try:
+        return text if text == "auto" else int(text)
+    except ValueError:
+        raise click.BadParameter(f"{text!r} is neither a whole number nor auto") from None
 
 
 def given_values(flags: dict[str, Any]) -> dict[str, Any]:

@@ -104,7 +104,7 @@ def train(
 
 
 def _run(run: Run, data: Path, recipe: str, resume: bool, temporal: bool) -> Evaluation:
-    """Start, or go on, and come to the end."""
+    """Take a prepared run to its end."""
     if resume:
         run.restore()
     else:
@@ -113,9 +113,11 @@ def _run(run: Run, data: Path, recipe: str, resume: bool, temporal: bool) -> Eva
     start_tracker(run.accelerator, run.config, run.folder)
     try:
         _train_epochs(run)
+    except OSError as error:
+        raise TrainingError(_ended(run, error)) from None
     except DataError as error:
         if resume or run.step > 1:
-            raise DataError(f"ended at step {run.step}: {error}; {_how_to_go_on(run)}") from None
+            raise DataError(_ended(run, error)) from None
         if run.is_main:
             (run.folder / "config.json").unlink()  # nothing has come of it
         raise
@@ -128,8 +130,12 @@ def _run(run: Run, data: Path, recipe: str, resume: bool, temporal: bool) -> Eva
     return _finish(run, data, temporal)
 
 
-def _how_to_go_on(run: Run) -> str:
-    return f"{run.folder} keeps the last good state: see to that, then go on with --resume"
+def _ended(run: Run, error: Exception) -> str:
+    """What is said of a run whose files or videos failed it."""
+    return (
+        f"ended at step {run.step}: {error}; {run.folder} keeps the last good state: see to that, "
+        "then go on with --resume"
+    )
 
 
 def processes_to_start(config: TrainConfig) -> int:
@@ -282,14 +288,11 @@ def _kind(task: Task) -> str:
 
 
 def _train_epochs(run: Run) -> None:
-    """Train and validate until the run is done; say what is left where files cannot be written."""
+    """Train and validate until the run is done."""
     batches, view = Batches(run), RunView(run)
-    try:
-        while not run.is_done:
-            _train_epoch(run, batches, view)
-            view.last_score = _validate_epoch(run)
-    except OSError as error:
-        raise TrainingError(f"ended at step {run.step}: {error}; {_how_to_go_on(run)}") from None
+    while not run.is_done:
+        _train_epoch(run, batches, view)
+        view.last_score = _validate_epoch(run)
 
 
 def _train_epoch(run: Run, batches: Batches, view: RunView) -> None:

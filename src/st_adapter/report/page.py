@@ -5,7 +5,7 @@ from pathlib import Path
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from st_adapter.errors import ArgumentError
-from st_adapter.files import atomic_path
+from st_adapter.files import atomic_path, no_folder
 from st_adapter.frame_order import ORDERS
 from st_adapter.report.comparison_page import comparison_values
 from st_adapter.report.run_page import ORDER_NAMES, run_values
@@ -22,8 +22,9 @@ def write_report(folder: Path) -> Path:
     elif (folder / "eval.json").is_file():
         template, values_of = "run.html", run_values
     elif not folder.is_dir():
-        what = "is a file" if folder.exists() else "does not exist"
-        raise ArgumentError(f"{folder} {what}; give the folder of a run or of a comparison")
+        raise ArgumentError(
+            f"{folder} {no_folder(folder)}; give the folder of a run or of a comparison"
+        )
     else:
         raise ArgumentError(
             f"{folder} holds no eval.json of a run and no results.json of a comparison; train, "
