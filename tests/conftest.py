@@ -170,7 +170,7 @@ def compared(settings: list[str], tmp_path_factory: pytest.TempPathFactory) -> P
 def held_by_another(folder: Path) -> Iterator[None]:
     """Let another process be the one that is at work in a folder, until this ends."""
     program = (
-        "import sys\nfrom pathlib import Path\nfrom st_adapter.files import alone_in\n"
+        "import sys\nfrom pathlib import Path\nfrom st_adapter.lock import alone_in\n"
         "with alone_in(Path(sys.argv[1])):\n    print(flush=True)\n    sys.stdin.read()\n"
     )
     command = [sys.executable, "-c", program, str(folder)]

@@ -25,8 +25,8 @@ from st_adapter.config import PRECISIONS, TrainConfig
 from st_adapter.data.annotations import read_annotations, read_parts
 from st_adapter.errors import ArgumentError, CheckpointError, DataError, TrainingError
 from st_adapter.evaluate import evaluate
-from st_adapter.files import alone_in
 from st_adapter.kernels import FEW_TOKENS, chosen_kernels
+from st_adapter.lock import alone_in
 from st_adapter.machine import _kept_bytes
 from st_adapter.model import create_model
 from st_adapter.optimization import MovingAverage, learning_rate_factor, make_optimizer

@@ -22,10 +22,10 @@ from st_adapter.data.index import index_of
 from st_adapter.data.reader import make_reader
 from st_adapter.errors import DataError, TrainingError
 from st_adapter.evaluate import Evaluation, evaluate
-from st_adapter.files import alone_in
 from st_adapter.inspection import count_parts
 from st_adapter.interrupt import deferred_interrupt
 from st_adapter.launch import check_accelerate, is_launched, launch
+from st_adapter.lock import alone_in
 from st_adapter.machine import (
     check_input_size,
     check_memory,

@@ -12,8 +12,9 @@ from st_adapter.config import DataConfig, TrainConfig, check_method
 from st_adapter.data.annotations import read_annotations
 from st_adapter.data.shards import absolute
 from st_adapter.errors import ArgumentError
-from st_adapter.files import alone_in, check_writable, read_json, write_json
+from st_adapter.files import check_writable, read_json, write_json
 from st_adapter.inspection import inspect_spec, spec_of
+from st_adapter.lock import alone_in
 from st_adapter.machine import choose_device, choose_precision
 from st_adapter.method_table import METHODS
 from st_adapter.model import create_model
