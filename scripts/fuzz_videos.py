@@ -91,8 +91,8 @@ def read_apart(path: Path, sound: Path) -> str:
 def read(path: Path, sound: Path) -> str:
     """Read a damaged file as evaluation does, then as training; its label is 1, another's 0."""
     try:
-        frames = read_views(Video(path=path), CLIP)
-        assert frames.shape == (3, 8, 3, 64, 64)
+        clips, clip_of = read_views(Video(path=path), CLIP)
+        assert clips[clip_of].shape == (3, 8, 3, 64, 64)
         outcome = "frames"
     except VideoError as error:
         outcome = "a reason" if str(error).startswith(str(path)) else f"no path: {error}"

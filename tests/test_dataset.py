@@ -81,12 +81,32 @@ def test_a_clip_depends_on_seed_epoch_and_index_alone(folder_data):
 def test_views_are_all_squares_of_all_windows_in_that_order(tmp_path):
     path = write_video(tmp_path / "n.mp4", [numbered_frame(i) for i in range(40)])
     clip = ClipConfig(frames=2, stride=4, size=64, views=(3, 3))
-    views = read_views(Video(path=path), clip)
+    clips, clip_of = read_views(Video(path=path), clip)
+    assert clip_of == list(range(9))
+    views = clips[clip_of]
     assert views.shape == (9, 2, 3, 64, 64)
     for window, start in enumerate((0, 18, 35)):
         (frames,) = read_clips(Video(path=path), [lambda n, s=start: [s, s + 4]], 64)
         for square, left in enumerate((0, 16, 32)):
             assert torch.equal(views[3 * window + square], frames[..., left : left + 64])
+
+
+@pytest.mark.parametrize(
+    ("stride", "square", "expected"),
+    [
+        (16, False, [0, 1, 2] * 3),  # shorter than a window
+        (16, True, [0] * 9),
+        (4, True, [0, 0, 0, 1, 1, 1, 2, 2, 2]),
+    ],
+)
+def test_views_that_are_the_same_are_cut_once(tmp_path, stride, square, expected):
+    frames = [numbered_frame(i)[:, : 64 if square else None] for i in range(20)]
+    path = write_video(tmp_path / "n.mp4", frames)
+    clip = ClipConfig(frames=4, stride=stride, size=64, views=(3, 3))
+    clips, clip_of = read_views(Video(path=path), clip)
+    assert clip_of == expected
+    different = {clip.numpy().tobytes() for clip in clips}
+    assert len(clips) == len(different) == max(expected) + 1
 
 
 def test_segment_limits_the_frames_chosen(tmp_path):

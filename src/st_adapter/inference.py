@@ -42,7 +42,6 @@ def score_videos(
         share: indices of those to score; None is all.
         prefix_cache: of the run that is being validated, on one view.
     """
-    temporal, spatial = clip.views
     at_once = videos_at_once(clip, batch_size)
     share = range(len(videos)) if share is None else share
     groups: Iterable[list[Views]]
@@ -54,22 +53,22 @@ def score_videos(
     model.eval()
     at_most = min(batch_size, clips_at_once(model, clip.frames, clip.size, precision))
     for group in groups:
-        readable = [
+        shown = [
             reorder(views.clips, order, seed=views.index)
             for views in group
             if views.clips is not None
             for order in orders
         ]
-        per_video: Iterator[Tensor] = iter(())
-        if readable:
-            scores = score_clips(model, torch.cat(readable), at_most, precision, forward)
-            by_order = scores.unflatten(0, (-1, len(orders), temporal * spatial)).mean(2)
-            per_video = iter(by_order)
+        scored: Iterator[Tensor] = iter(())
+        if shown:
+            scores = score_clips(model, torch.cat(shown), at_most, precision, forward)
+            scored = iter(scores.split([len(clips) for clips in shown]))
         for views in group:
             if views.clips is None:
                 yield views.index, Skipped(path=str(videos[views.index].path), reason=views.reason)
             else:
-                yield views.index, next(per_video)
+                by_order = [next(scored)[views.clip_of].mean(0) for _ in orders]
+                yield views.index, torch.stack(by_order)
 
 
 def videos_at_once(clip: ClipConfig, batch_size: int) -> int:
@@ -111,7 +110,7 @@ def _as_item(views: Views) -> TrainItem:
 def _as_views(index: int, item: TrainItem) -> Views:
     if item.skipped:
         return Views(index=index, clips=None, reason=item.skipped[0].reason)
-    return Views(index=index, clips=torch.stack(item.clips))
+    return Views(index=index, clips=torch.stack(item.clips), clip_of=[0])
 
 
 @torch.inference_mode()

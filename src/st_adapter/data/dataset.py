@@ -2,7 +2,7 @@
 
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import zip_longest
 
 import numpy as np
@@ -69,10 +69,15 @@ class Views:
     """All test views of one video; `clips` is None where the video could not be read.
 
     What frozen blocks make of clips may stand in their place.
+
+    Attributes:
+        clips: the different ones.
+        clip_of: the one that each view is.
     """
 
     index: int
-    clips: Shaped[Tensor, "v t ..."] | None
+    clips: Shaped[Tensor, "d t ..."] | None
+    clip_of: list[int] = field(default_factory=list)
     reason: str = ""
 
 
@@ -191,16 +196,21 @@ class ViewDataset(Dataset[Views]):
 
     def __getitem__(self, index: int) -> Views:
         try:
-            clips = read_views(self.videos[index], self.clip, self.reader)
-            return Views(index=index, clips=clips)
+            clips, clip_of = read_views(self.videos[index], self.clip, self.reader)
+            return Views(index=index, clips=clips, clip_of=clip_of)
         except VideoError as error:
             return Views(index=index, clips=None, reason=str(error))
 
 
 def read_views(
     video: Video, clip: ClipConfig, reader: Reader = Reader()
-) -> UInt8[Tensor, "v t 3 h w"]:
-    """Decode a video once and cut its test views, temporal-major.
+) -> tuple[UInt8[Tensor, "d t 3 h w"], list[int]]:
+    """Decode a video once and cut its test views, each different one once.
+
+    Where a video is shorter than a window, or square, views are the same.
+
+    Returns:
+        Clips, and the one that each view is, temporal-major.
 
     Raises:
         VideoError: it cannot be read.
@@ -213,7 +223,10 @@ def read_views(
         )
 
     windows = read_clips(video, [chooser(view) for view in range(temporal)], clip.size, reader)
-    return torch.stack([c for w in windows for c in spatial_views(w, clip.size, spatial)])
+    views = [view for window in windows for view in spatial_views(window, clip.size, spatial)]
+    different = {view.data_ptr(): view for view in views}
+    number = {first_pixel: i for i, first_pixel in enumerate(different)}
+    return torch.stack(list(different.values())), [number[view.data_ptr()] for view in views]
 
 
 Chooser = Callable[[int], list[int]]
@@ -226,7 +239,7 @@ def read_clips(
     short_side: int | None,
     reader: Reader = Reader(),
 ) -> list[UInt8[Tensor, "t 3 h w"]]:
-    """Choose frames of a video and decode them in one pass.
+    """Choose frames of a video and decode them in one pass; equal choices share a tensor.
 
     Where the file ends before its packets promise, the choice is made again among the frames
     that there are.
@@ -247,9 +260,11 @@ def read_clips(
                 raise
             continue
         row = {number: i for i, number in enumerate(union)}
-        return [
-            frames if indices == union else frames[[row[i] for i in indices]] for indices in chosen
-        ]
+        cut = {tuple(union): frames}
+        for indices in map(tuple, chosen):
+            if indices not in cut:
+                cut[indices] = frames[[row[i] for i in indices]]
+        return [cut[tuple(indices)] for indices in chosen]
     raise VideoError(f"{video.path}: decodes to another number of frames each time")
 
 

@@ -21,7 +21,7 @@ def film_strip(video: Video, clip: ClipConfig) -> str | None:
     None where the video cannot be read any more.
     """
     try:
-        frames = read_views(video, clip)[0]
+        (frames, *_), _ = read_views(video, clip)
     except VideoError:
         return None
     count = min(_FRAMES, len(frames))
