@@ -161,6 +161,7 @@ def evaluate(
     """
     chosen = parse_views(views) if views else None
     with quick_imports():
+        from st_adapter.compilation import compile_for_evaluation
         from st_adapter.data.index import index_of
         from st_adapter.data.reader import make_reader
         from st_adapter.evaluate import evaluate as run_evaluation
@@ -172,8 +173,12 @@ def evaluate(
 
     given = {name: options.pop(name) for name in ("videos", "columns", "split")}
     given = {name: value for name, value in given.items() if value is not None}
-    workers = options.pop("workers")
+    workers, compiled = options.pop("workers"), options.pop("compile")
     predictor = Predictor(run, views=chosen, **options)
+    if compiled:
+        compile_for_evaluation(
+            predictor.model, predictor.clip, predictor.precision, predictor.batch_size
+        )
     where = DataConfig(**given) if given else None
     videos = evaluation_videos(run, data, predictor.model.spec, where)
     result = run_evaluation(

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from st_adapter.config import ClipConfig, TrainConfig
 from st_adapter.errors import ArgumentError
+from st_adapter.lanes import lanes_of, side_by_side
 from st_adapter.machine import clear_out_of_memory, step_seconds
 from st_adapter.model import VideoClassifier
 from st_adapter.passes import clips_at_once, infer
@@ -31,7 +32,7 @@ def compile_for_training(model: VideoClassifier, config: TrainConfig, precision:
     before = _clip_seconds(model, clip, precision, most, kind)
     with _compiling(model):
         gain = before / _clip_seconds(model, clip, precision, most, kind)
-        _score(model, clip, precision, config.batch_size)
+        _score(model, clip, precision, config.batch_size, lanes_of(model.device))
     model.train()
     what_to_do = "; leave --compile out" if gain < _NO_GAIN else ""
     say(f"compiled, a step takes {1 / gain:.2f} times the time it took before{what_to_do}")
@@ -40,13 +41,25 @@ def compile_for_training(model: VideoClassifier, config: TrainConfig, precision:
 def compile_for_inference(
     model: VideoClassifier, clip: ClipConfig, precision: str, batch_size: int
 ) -> None:
-    """Compile the model for clips of this form.
+    """Compile the model for clips of this form, a batch at a time.
 
     Raises:
         ArgumentError: it cannot be compiled here.
     """
     with _compiling(model):
-        _score(model, clip, precision, batch_size)
+        _score(model, clip, precision, batch_size, lanes=1)
+
+
+def compile_for_evaluation(
+    model: VideoClassifier, clip: ClipConfig, precision: str, batch_size: int
+) -> None:
+    """Compile the model as `evaluate` runs it, in lanes.
+
+    Raises:
+        ArgumentError: it cannot be compiled here.
+    """
+    with _compiling(model):
+        _score(model, clip, precision, batch_size, lanes_of(model.device))
 
 
 def _clip_seconds(
@@ -58,11 +71,18 @@ def _clip_seconds(
         return step_seconds(model, clips, precision) / len(clips)
 
 
-def _score(model: VideoClassifier, clip: ClipConfig, precision: str, batch_size: int) -> None:
+def _score(
+    model: VideoClassifier, clip: ClipConfig, precision: str, batch_size: int, lanes: int
+) -> None:
+    """Score a pass in a lane: code is for as many threads as compiled it."""
     model.eval()
-    clips = _black(model, clip, precision, batch_size)
-    with clear_out_of_memory(model.device):
-        infer(model, clips, device=model.device, precision=precision, at_once=len(clips))
+    device = model.device
+
+    def score(clips: Tensor) -> Tensor:
+        return infer(model, clips, device=device, precision=precision, at_once=len(clips))
+
+    with clear_out_of_memory(device):
+        list(side_by_side(score, [_black(model, clip, precision, batch_size)], lanes))
 
 
 def _black(

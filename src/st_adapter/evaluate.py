@@ -20,6 +20,7 @@ from st_adapter.data.video_list import Video
 from st_adapter.errors import DataError
 from st_adapter.frame_order import ORDERS, Order
 from st_adapter.inference import score_videos, videos_at_once
+from st_adapter.lanes import lanes_of
 from st_adapter.metrics import Measures, measure
 from st_adapter.model import VideoClassifier
 from st_adapter.prefix_cache import PrefixCache
@@ -98,6 +99,7 @@ def evaluate(
             reader=reader,
             share=share,
             prefix_cache=prefix_cache,
+            lanes=lanes_of(model.device) if prefix_cache is None else 1,
         ):
             if isinstance(result, Skipped):
                 skipped.append(result)

@@ -1,5 +1,6 @@
 """Scores of videos: decoding in the background, views averaged."""
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import torch
@@ -11,6 +12,7 @@ from st_adapter.data.dataset import Skipped, TrainItem, ViewDataset, Views, view
 from st_adapter.data.reader import Reader
 from st_adapter.data.video_list import Video
 from st_adapter.frame_order import Order, reorder
+from st_adapter.lanes import side_by_side
 from st_adapter.machine import clear_out_of_memory
 from st_adapter.model import VideoClassifier
 from st_adapter.passes import clips_at_once, infer
@@ -30,6 +32,7 @@ def score_videos(
     reader: Reader = Reader(),
     share: Sequence[int] | None = None,
     prefix_cache: PrefixCache | None = None,
+    lanes: int = 1,
 ) -> Iterator[tuple[int, Tensor | Skipped]]:
     """Yield (index, scores [orders, classes]) of each video, or why it had to be skipped.
 
@@ -41,6 +44,7 @@ def score_videos(
         reader: of videos.
         share: indices of those to score; None is all.
         prefix_cache: of the run that is being validated, on one view.
+        lanes: batches that are scored side by side.
     """
     at_once = videos_at_once(clip, batch_size)
     share = range(len(videos)) if share is None else share
@@ -52,23 +56,43 @@ def score_videos(
     forward = model if prefix_cache is None else prefix_cache.logits
     model.eval()
     at_most = min(batch_size, clips_at_once(model, clip.frames, clip.size, precision))
-    for group in groups:
-        shown = [
-            reorder(views.clips, order, seed=views.index)
-            for views in group
-            if views.clips is not None
-            for order in orders
-        ]
-        scored: Iterator[Tensor] = iter(())
-        if shown:
-            scores = score_clips(model, torch.cat(shown), at_most, precision, forward)
-            scored = iter(scores.split([len(clips) for clips in shown]))
-        for views in group:
-            if views.clips is None:
+    if not model.is_compiled:  # whose code is for a lane
+        lanes = max(1, min(lanes, math.ceil(len(share) / at_once)))
+
+    def score(group: list[Views]) -> list[Tensor | None]:
+        return _score_group(
+            group,
+            orders,
+            lambda clips: score_clips(model, clips, at_most, precision, forward),
+        )
+
+    for group, scores in side_by_side(score, groups, lanes):
+        for views, of_video in zip(group, scores, strict=True):
+            if of_video is None:
                 yield views.index, Skipped(path=str(videos[views.index].path), reason=views.reason)
             else:
-                by_order = [next(scored)[views.clip_of].mean(0) for _ in orders]
-                yield views.index, torch.stack(by_order)
+                yield views.index, of_video
+
+
+def _score_group(
+    group: Sequence[Views], orders: Sequence[Order], score: Callable[[Tensor], Tensor]
+) -> list[Float[Tensor, "orders classes"] | None]:
+    """Scores of each video over its views; None of those that could not be read."""
+    shown = [
+        reorder(views.clips, order, seed=views.index)
+        for views in group
+        if views.clips is not None
+        for order in orders
+    ]
+    if not shown:
+        return [None] * len(group)
+    scores = iter(score(torch.cat(shown)).split([len(clips) for clips in shown]))
+    return [
+        None
+        if views.clips is None
+        else torch.stack([next(scores)[views.clip_of].mean(0) for _ in orders])
+        for views in group
+    ]
 
 
 def videos_at_once(clip: ClipConfig, batch_size: int) -> int:

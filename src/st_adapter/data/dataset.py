@@ -261,9 +261,11 @@ def read_clips(
             continue
         row = {number: i for i, number in enumerate(union)}
         cut = {tuple(union): frames}
+        pictures = frames.permute(0, 2, 3, 1)  # as they lie in memory, to be copied whole
         for indices in map(tuple, chosen):
             if indices not in cut:
-                cut[indices] = frames[[row[i] for i in indices]]
+                copied = torch.stack([pictures[row[i]] for i in indices])
+                cut[indices] = copied.permute(0, 3, 1, 2)
         return [cut[tuple(indices)] for indices in chosen]
     raise VideoError(f"{video.path}: decodes to another number of frames each time")
 
