@@ -20,10 +20,11 @@ from official import SIZES, build_official, build_ours, import_models
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from st_adapter.compilation import compile_for_evaluation
+from st_adapter.compilation import compile_for_inference
 from st_adapter.config import ClipConfig
 from st_adapter.data.video_list import Video
 from st_adapter.evaluate import evaluate
+from st_adapter.lanes import lanes_of
 from st_adapter.machine import hold_frozen
 from st_adapter.model import VideoClassifier
 
@@ -71,7 +72,7 @@ def main(videos: Sequence[Path], official: Path, name: str, stride: int, rounds:
     compiled = build_ours(theirs, SIZES[name])
     hold_frozen(compiled, "bfloat16")
     start = time.perf_counter()
-    compile_for_evaluation(compiled, clip, "bfloat16", batch_size=6)
+    compile_for_inference(compiled, clip, "bfloat16", 6, lanes_of(compiled.device))
     compiling = time.perf_counter() - start
     paths = [video.resolve() for video in videos]
     ways: dict[str, Callable[[], object]] = {

@@ -11,10 +11,12 @@ import torch.nn.functional as F
 
 import st_adapter
 from conftest import randomise
-from st_adapter.compilation import compile_for_training
-from st_adapter.config import TrainConfig
+from st_adapter.compilation import compile_for_inference, compile_for_training
+from st_adapter.config import ClipConfig, TrainConfig
 from st_adapter.data.formats.folders import find_videos
+from st_adapter.data.video_list import Video
 from st_adapter.errors import ArgumentError
+from st_adapter.evaluate import evaluate
 from st_adapter.passes import backward, clips_at_once
 from st_adapter.predict import Predictor
 
@@ -56,6 +58,24 @@ def test_compiled_scores_are_those_of_the_model(trained_run, folder_data):
     compiled = dict(Predictor(trained_run, device="cpu", compile=True)(video))
     for label, score in Predictor(trained_run, device="cpu")(video):
         assert compiled[label] == pytest.approx(score, abs=1e-5)
+
+
+@needs_compiler
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize("lanes", [1, 2])
+@pytest.mark.parametrize("backbone", ["test_vit", "test_convnext"])
+def test_evaluation_runs_what_was_compiled_before(backbone, lanes, folder_data):
+    torch.compiler.reset()  # code of another model of this kind would do
+    model = st_adapter.create_model(backbone, ["a", "b"], weights="random")
+    videos = [Video(path=path, targets=(0,)) for path in find_videos(folder_data)]
+    clip = ClipConfig(frames=2, size=32, views=(1, 1))
+    options = {"batch_size": 3, "workers": 0}
+    expected = evaluate(randomise(model), videos, clip, **options).predictions
+    compile_for_inference(model, clip, "float32", 3, lanes)
+    with torch.compiler.set_stance("fail_on_recompile"):
+        compiled = evaluate(model, videos, clip, **options).predictions
+    for ours, theirs in zip(compiled, expected, strict=True):
+        assert ours["score"] == pytest.approx(theirs["score"], abs=1e-5)
 
 
 def test_without_a_compiler_it_is_refused_in_one_line(trained_run, folder_data, tmp_path):

@@ -161,11 +161,12 @@ def evaluate(
     """
     chosen = parse_views(views) if views else None
     with quick_imports():
-        from st_adapter.compilation import compile_for_evaluation
+        from st_adapter.compilation import compile_for_inference
         from st_adapter.data.index import index_of
         from st_adapter.data.reader import make_reader
         from st_adapter.evaluate import evaluate as run_evaluation
         from st_adapter.files import append_json_line
+        from st_adapter.lanes import lanes_of
         from st_adapter.predict import Predictor
         from st_adapter.run_folder import evaluation_file, evaluation_videos, write_evaluation
 
@@ -176,8 +177,12 @@ def evaluate(
     workers, compiled = options.pop("workers"), options.pop("compile")
     predictor = Predictor(run, views=chosen, **options)
     if compiled:
-        compile_for_evaluation(
-            predictor.model, predictor.clip, predictor.precision, predictor.batch_size
+        compile_for_inference(
+            predictor.model,
+            predictor.clip,
+            predictor.precision,
+            predictor.batch_size,
+            lanes_of(predictor.model.device),
         )
     where = DataConfig(**given) if given else None
     videos = evaluation_videos(run, data, predictor.model.spec, where)

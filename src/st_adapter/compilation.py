@@ -30,36 +30,27 @@ def compile_for_training(model: VideoClassifier, config: TrainConfig, precision:
     kind = torch.float32 if config.mixup or config.cutmix else torch.uint8  # what mixing makes
     model.train()
     before = _clip_seconds(model, clip, precision, most, kind)
-    with _compiling(model):
+    with _compiling(model, lanes_of(model.device)):
         gain = before / _clip_seconds(model, clip, precision, most, kind)
-        _score(model, clip, precision, config.batch_size, lanes_of(model.device))
+        _score(model, clip, precision, config.batch_size)
     model.train()
     what_to_do = "; leave --compile out" if gain < _NO_GAIN else ""
     say(f"compiled, a step takes {1 / gain:.2f} times the time it took before{what_to_do}")
 
 
 def compile_for_inference(
-    model: VideoClassifier, clip: ClipConfig, precision: str, batch_size: int
+    model: VideoClassifier, clip: ClipConfig, precision: str, batch_size: int, lanes: int = 1
 ) -> None:
-    """Compile the model for clips of this form, a batch at a time.
+    """Compile the model for clips of this form.
+
+    Args:
+        lanes: batches that will be scored side by side.
 
     Raises:
         ArgumentError: it cannot be compiled here.
     """
-    with _compiling(model):
-        _score(model, clip, precision, batch_size, lanes=1)
-
-
-def compile_for_evaluation(
-    model: VideoClassifier, clip: ClipConfig, precision: str, batch_size: int
-) -> None:
-    """Compile the model as `evaluate` runs it, in lanes.
-
-    Raises:
-        ArgumentError: it cannot be compiled here.
-    """
-    with _compiling(model):
-        _score(model, clip, precision, batch_size, lanes_of(model.device))
+    with _compiling(model, lanes):
+        _score(model, clip, precision, batch_size)
 
 
 def _clip_seconds(
@@ -71,18 +62,17 @@ def _clip_seconds(
         return step_seconds(model, clips, precision) / len(clips)
 
 
-def _score(
-    model: VideoClassifier, clip: ClipConfig, precision: str, batch_size: int, lanes: int
-) -> None:
-    """Score a pass in a lane: code is for as many threads as compiled it."""
+def _score(model: VideoClassifier, clip: ClipConfig, precision: str, batch_size: int) -> None:
+    """Score a pass where it will be scored: code is for as many threads as compiled it."""
     model.eval()
     device = model.device
 
-    def score(clips: Tensor) -> Tensor:
+    def score(clips: Tensor, _dropped: object) -> Tensor:
         return infer(model, clips, device=device, precision=precision, at_once=len(clips))
 
+    clips = _black(model, clip, precision, batch_size)
     with clear_out_of_memory(device):
-        list(side_by_side(score, [_black(model, clip, precision, batch_size)], lanes))
+        list(side_by_side(score, [clips], model.compiled_lanes))
 
 
 def _black(
@@ -99,7 +89,7 @@ def _black(
 
 
 @contextmanager
-def _compiling(model: VideoClassifier) -> Iterator[None]:
+def _compiling(model: VideoClassifier, lanes: int) -> Iterator[None]:
     """Compile it, and turn the compiler's errors into one line."""
     from torch._dynamo.exc import TorchDynamoException  # takes seconds
     from torch._inductor.exc import CppCompileError, InvalidCxxCompiler
@@ -108,6 +98,7 @@ def _compiling(model: VideoClassifier) -> Iterator[None]:
     level = remarks.level
     remarks.setLevel(logging.ERROR)
     model.compile()
+    model.compiled_lanes = lanes
     try:
         yield
     except (TorchDynamoException, CppCompileError, InvalidCxxCompiler) as error:

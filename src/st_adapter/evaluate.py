@@ -99,7 +99,7 @@ def evaluate(
             reader=reader,
             share=share,
             prefix_cache=prefix_cache,
-            lanes=lanes_of(model.device) if prefix_cache is None else 1,
+            lanes=lanes_of(model.device),
         ):
             if isinstance(result, Skipped):
                 skipped.append(result)

@@ -1,7 +1,8 @@
 """Scores of videos: decoding in the background, views averaged."""
 
-import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import CancelledError
+from threading import Event
 
 import torch
 from jaxtyping import Float, Shaped
@@ -44,7 +45,8 @@ def score_videos(
         reader: of videos.
         share: indices of those to score; None is all.
         prefix_cache: of the run that is being validated, on one view.
-        lanes: batches that are scored side by side.
+        lanes: most batches that are scored side by side; of a compiled model, as many as it was
+            compiled for, and with a prefix cache one.
     """
     at_once = videos_at_once(clip, batch_size)
     share = range(len(videos)) if share is None else share
@@ -56,14 +58,16 @@ def score_videos(
     forward = model if prefix_cache is None else prefix_cache.logits
     model.eval()
     at_most = min(batch_size, clips_at_once(model, clip.frames, clip.size, precision))
-    if not model.is_compiled:  # whose code is for a lane
-        lanes = max(1, min(lanes, math.ceil(len(share) / at_once)))
+    if model.is_compiled:
+        lanes = model.compiled_lanes
+    elif prefix_cache is not None or len(share) <= at_once:
+        lanes = 1
 
-    def score(group: list[Views]) -> list[Tensor | None]:
+    def score(group: list[Views], dropped: Event) -> list[Tensor | None]:
         return _score_group(
             group,
             orders,
-            lambda clips: score_clips(model, clips, at_most, precision, forward),
+            lambda clips: score_clips(model, clips, at_most, precision, forward, dropped),
         )
 
     for group, scores in side_by_side(score, groups, lanes):
@@ -134,7 +138,7 @@ def _as_item(views: Views) -> TrainItem:
 def _as_views(index: int, item: TrainItem) -> Views:
     if item.skipped:
         return Views(index=index, clips=None, reason=item.skipped[0].reason)
-    return Views(index=index, clips=torch.stack(item.clips), clip_of=[0])
+    return Views(index=index, clips=torch.stack(item.clips), clip_of=list(range(len(item.clips))))
 
 
 @torch.inference_mode()
@@ -144,13 +148,21 @@ def score_clips(
     at_most: int,
     precision: str,
     forward: Callable[[Tensor], Tensor],
+    dropped: Event | None = None,
 ) -> Float[Tensor, "n classes"]:
     """Scores of clips in 0..1, `at_most` at a time, on the processor.
 
     Args:
         forward: gives a batch's logits, the model itself or the rest of it.
+        dropped: ends it between two passes.
     """
     device = model.device
+
+    def pass_on(part: Tensor) -> Tensor:
+        if dropped is not None and dropped.is_set():
+            raise CancelledError
+        return forward(part)
+
     with clear_out_of_memory(device):
-        logits = infer(forward, clips, device=device, precision=precision, at_once=at_most)
+        logits = infer(pass_on, clips, device=device, precision=precision, at_once=at_most)
     return probabilities(logits, model.spec.task).cpu()

@@ -1,5 +1,7 @@
 """Work side by side on a processor, in lanes that each have their share of its threads."""
 
+import math
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -22,26 +24,33 @@ def lanes_of(device: torch.device) -> int:
 
 
 def side_by_side(
-    work: Callable[[Item], Result], items: Iterable[Item], lanes: int
+    work: Callable[[Item, threading.Event], Result], items: Iterable[Item], lanes: int
 ) -> Iterator[tuple[Item, Result]]:
     """Yield each item with what `work` makes of it, in order; one more is taken than lanes.
 
-    In one lane it is done by the thread that calls. The first error ends all, after what runs.
+    In one lane the thread that calls does the work. Threads that start meanwhile have as many of
+    torch's as a lane.
+
+    Args:
+        work: is given an event, too, which is set when nobody waits for the result any more.
     """
+    dropped = threading.Event()
     if lanes == 1:
-        yield from ((item, work(item)) for item in items)
+        for item in items:
+            yield item, work(item, dropped)
         return
     threads = torch.get_num_threads()
-    pool = ThreadPoolExecutor(lanes, "lane", torch.set_num_threads, (max(1, threads // lanes),))
+    pool = ThreadPoolExecutor(lanes, "lane", torch.set_num_threads, (math.ceil(threads / lanes),))
     begun: deque[tuple[Item, Future[Result]]] = deque()
     try:
         for item in items:
-            begun.append((item, pool.submit(work, item)))
+            begun.append((item, pool.submit(work, item, dropped)))
             if len(begun) > lanes:
                 first, result = begun.popleft()
                 yield first, result.result()
         for last, result in begun:
             yield last, result.result()
     finally:
-        pool.shutdown(wait=False, cancel_futures=True)
-        torch.set_num_threads(threads)  # threads to come would have as many as a lane
+        dropped.set()
+        pool.shutdown(cancel_futures=True)
+        torch.set_num_threads(threads)

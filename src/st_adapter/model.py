@@ -71,6 +71,7 @@ class VideoClassifier(nn.Module):
         self._trained_names = tuple(n for n, p in self.named_parameters() if p.requires_grad)
         self._times_disabled = 0
         self._recomputes = False
+        self.compiled_lanes = 1  # batches side by side that compiled code is for
         self.register_buffer("mean", torch.tensor(spec.mean).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(spec.std).view(3, 1, 1), persistent=False)
 

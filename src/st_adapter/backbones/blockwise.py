@@ -60,7 +60,6 @@ _SHUFFLED = ".hiera"
 """Blocks whose tokens do not stand in the order of the picture."""
 
 _OPENED = "_st_adapter_opened"
-_THREAD = threading.local()
 _OPENING = threading.Lock()
 
 
@@ -88,6 +87,16 @@ class _Run(NamedTuple):
     adapters: Adapters
     frame_size: tuple[int, int]
     updates: dict[str, Tensor]
+
+
+class _Thread(threading.local):
+    """The call under way in a thread. Compiled code looks how it was found: alike in each."""
+
+    def __init__(self) -> None:
+        self.run: _Run | None = None
+
+
+_THREAD = _Thread()
 
 
 def supports(backbone: nn.Module) -> bool:
@@ -167,7 +176,7 @@ def _run(backbone: Any, frames: Tensor, inserted: Inserted) -> Any:
         )
     if any(place.layout.kind == "map" for place in _open(backbone).places):
         frames = frames.contiguous(memory_format=torch.channels_last)
-    before = getattr(_THREAD, "run", None)
+    before = _THREAD.run
     _THREAD.run = _Run(inserted.adapters, (frames.shape[-2], frames.shape[-1]), {})
     try:
         features = backbone.forward_features(frames)
@@ -343,7 +352,7 @@ def _put_hooks(index: int, block: nn.Module, layouts: list[Layout], entry: str) 
 
 def _adapted(place: _Place, args: tuple[Any, ...]) -> Tensor | None:
     """The first of a module's inputs, adapted, where the call under way has an adapter for it."""
-    run: _Run | None = getattr(_THREAD, "run", None)
+    run = _THREAD.run
     adapter = run.adapters.get(place.site.name) if run else None
     if run is None or adapter is None:
         return None
@@ -360,11 +369,12 @@ def _enter_mlp(place: _Place, _module: nn.Module, args: tuple[Any, ...]) -> Any:
     adapted = _adapted(place, args)
     if adapted is None:
         return None
+    assert _THREAD.run is not None
     _THREAD.run.updates[place.site.name] = adapted - args[0]
     return (adapted, *args[1:])
 
 
 def _leave_mlp(place: _Place, _module: nn.Module, _args: Any, output: Tensor) -> Tensor | None:
-    run: _Run | None = getattr(_THREAD, "run", None)
+    run = _THREAD.run
     update = run.updates.pop(place.site.name, None) if run else None
     return None if update is None else output + update.reshape(output.shape)

@@ -92,8 +92,8 @@ class AddToPatches(torch.autograd.Function):
 
 def _added(x: Tensor, update: Tensor, prefix: int) -> Tensor:
     """A copy of x with an update added to the tokens after the first ones."""
-    if torch.compiler.is_compiling():  # it would nest each slice that is written in the next one
-        return x + F.pad(update, (0, 0, prefix, 0))
+    if torch.compiler.is_compiling():  # the compiler nests each write to a slice in the next one
+        return (x + F.pad(update, (0, 0, prefix, 0))).to(x.dtype)
     result = x.clone()
     result[:, prefix:] += update
     return result

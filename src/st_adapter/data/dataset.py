@@ -71,8 +71,8 @@ class Views:
     What frozen blocks make of clips may stand in their place.
 
     Attributes:
-        clips: the different ones.
-        clip_of: the one that each view is.
+        clips: the d different ones.
+        clip_of: for each view, temporal-major, its row in `clips`.
     """
 
     index: int
@@ -224,9 +224,9 @@ def read_views(
 
     windows = read_clips(video, [chooser(view) for view in range(temporal)], clip.size, reader)
     views = [view for window in windows for view in spatial_views(window, clip.size, spatial)]
-    different = {view.data_ptr(): view for view in views}
-    number = {first_pixel: i for i, first_pixel in enumerate(different)}
-    return torch.stack(list(different.values())), [number[view.data_ptr()] for view in views]
+    different = {view.data_ptr(): view for view in views}  # crops lie within their window
+    row = {address: i for i, address in enumerate(different)}
+    return torch.stack(list(different.values())), [row[view.data_ptr()] for view in views]
 
 
 Chooser = Callable[[int], list[int]]
@@ -259,15 +259,22 @@ def read_clips(
             if not shown:
                 raise
             continue
-        row = {number: i for i, number in enumerate(union)}
-        cut = {tuple(union): frames}
-        pictures = frames.permute(0, 2, 3, 1)  # as they lie in memory, to be copied whole
-        for indices in map(tuple, chosen):
-            if indices not in cut:
-                copied = torch.stack([pictures[row[i]] for i in indices])
-                cut[indices] = copied.permute(0, 3, 1, 2)
-        return [cut[tuple(indices)] for indices in chosen]
+        return _share_out(frames, union, chosen)
     raise VideoError(f"{video.path}: decodes to another number of frames each time")
+
+
+def _share_out(
+    frames: UInt8[Tensor, "n 3 h w"], numbers: list[int], chosen: Sequence[list[int]]
+) -> list[UInt8[Tensor, "t 3 h w"]]:
+    """The frames of each choice, from those with these numbers."""
+    row = {number: i for i, number in enumerate(numbers)}
+    pictures = frames.permute(0, 2, 3, 1)  # as they lie in memory, to be copied whole
+    known = {tuple(numbers): frames}
+    for choice in map(tuple, chosen):
+        if choice not in known:
+            copied = torch.stack([pictures[row[number]] for number in choice])
+            known[choice] = copied.permute(0, 3, 1, 2)
+    return [known[tuple(choice)] for choice in chosen]
 
 
 def collate_train(num_classes: int, items: list[TrainItem]) -> TrainBatch | DataError:

@@ -21,9 +21,10 @@ def film_strip(video: Video, clip: ClipConfig) -> str | None:
     None where the video cannot be read any more.
     """
     try:
-        (frames, *_), _ = read_views(video, clip)
+        clips, _ = read_views(video, clip)
     except VideoError:
         return None
+    frames = clips[0]
     count = min(_FRAMES, len(frames))
     picks = torch.linspace(0, len(frames) - 1, count).round().long()
     pixels = torch.cat(list(frames[picks]), dim=2).permute(1, 2, 0)
