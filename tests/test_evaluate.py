@@ -1,12 +1,14 @@
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
 import st_adapter
-from conftest import write_audio
+from conftest import write_audio, write_video
 from st_adapter.config import ClipConfig
 from st_adapter.data.annotations import read_annotations
+from st_adapter.data.dataset import read_views
 from st_adapter.data.video_list import Video
 from st_adapter.errors import ArgumentError, DataError, VideoError
 from st_adapter.evaluate import evaluate
@@ -20,8 +22,6 @@ def predictor(trained_run):
 
 
 def test_views_are_fused_by_the_mean_of_their_softmax(predictor, folder_data):
-    from st_adapter.data.dataset import read_views
-
     video = read_annotations(folder_data).train[0]
     clip = ClipConfig(frames=4, size=32, views=(2, 3))
     clips, clip_of = read_views(video, clip)
@@ -30,6 +30,20 @@ def test_views_are_fused_by_the_mean_of_their_softmax(predictor, folder_data):
         expected = predictor.model(clips[clip_of]).softmax(-1).mean(0)
     result = evaluate(predictor.model, [video], clip, workers=0, batch_size=4)
     assert result.predictions[0]["score"] == pytest.approx(float(expected.max()), abs=1e-6)
+
+
+def test_a_view_counts_as_often_as_it_is_shown(predictor, tmp_path):
+    noise = np.random.default_rng(0).integers(0, 255, (14, 64, 64, 3), np.uint8)
+    video = Video(path=write_video(tmp_path / "n.mp4", list(noise)), targets=(0,))
+    clip = ClipConfig(frames=4, stride=4, size=32, views=(3, 1))
+    clips, clip_of = read_views(video, clip)
+    assert clip_of == [0, 0, 1]
+    with torch.no_grad():
+        first, last = predictor.model(clips).softmax(-1)
+    assert not torch.allclose(first, last, atol=1e-5)
+    result = evaluate(predictor.model, [video], clip, workers=0)
+    expected = float(((2 * first + last) / 3).max())
+    assert result.predictions[0]["score"] == pytest.approx(expected, abs=1e-6)
 
 
 def test_what_cannot_be_read_is_counted_and_listed(predictor, folder_data, tmp_path):

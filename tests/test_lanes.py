@@ -1,6 +1,7 @@
 """Work side by side: in order, a little ahead, each lane with its share of the threads."""
 
 import threading
+from concurrent.futures import CancelledError
 
 import pytest
 import torch
@@ -9,7 +10,7 @@ from st_adapter.config import ClipConfig
 from st_adapter.data.dataset import Skipped
 from st_adapter.data.formats.folders import find_videos
 from st_adapter.data.video_list import Video
-from st_adapter.inference import score_videos
+from st_adapter.inference import score_clips, score_videos
 from st_adapter.lanes import lanes_of, side_by_side
 from st_adapter.predict import Predictor
 
@@ -26,6 +27,11 @@ def two_threads():
     thread.join()
     torch.set_num_threads(before)
     assert counted == [2]
+
+
+@pytest.fixture(scope="module")
+def predictor(trained_run):
+    return Predictor(trained_run, device="cpu")
 
 
 @pytest.mark.usefixtures("two_threads")
@@ -58,30 +64,46 @@ def test_an_error_in_a_lane_is_raised_where_its_result_is_wanted():
 
 @pytest.mark.usefixtures("two_threads")
 def test_work_that_nobody_waits_for_is_told_so():
-    told = []
+    told, begun = [], threading.Event()
 
     def work(item, dropped):
         if item:
+            begun.set()
             told.append(dropped.wait(30))
 
     results = side_by_side(work, range(3), 2)
     assert next(results) == (0, None)
+    assert begun.wait(30)
     results.close()
     assert told in ([True], [True, True])
 
 
+def test_scoring_ends_between_two_passes(predictor):
+    clips = torch.zeros(3, 4, 3, 32, 32, dtype=torch.uint8)
+    dropped, passed = threading.Event(), []
+
+    def forward(part):
+        passed.append(len(part))
+        dropped.set()
+        return predictor.model(part)
+
+    with pytest.raises(CancelledError):
+        score_clips(predictor.model, clips, 1, "float32", forward, dropped)
+    assert passed == [1]
+
+
 @pytest.mark.usefixtures("two_threads")
-def test_videos_are_scored_the_same_in_lanes(trained_run, folder_data, tmp_path):
+def test_videos_are_scored_the_same_in_lanes(predictor, folder_data, tmp_path):
     (tmp_path / "broken.mp4").write_bytes(b"none")
     paths = [*find_videos(folder_data), tmp_path / "broken.mp4"]
     videos = [Video(path=path, targets=(0,)) for path in paths]
-    model = Predictor(trained_run, device="cpu").model
+    model = predictor.model
 
     def scores(lanes):
         threads = set()
         hook = model.register_forward_pre_hook(lambda *_: threads.add(threading.get_ident()))
         clip = ClipConfig(frames=4, size=32, views=(2, 1))
-        options = {"batch_size": 4, "workers": 0, "precision": "float32", "lanes": lanes}
+        options = {"batch_size": 2, "workers": 0, "precision": "float32", "lanes": lanes}
         scored = list(score_videos(model, videos, clip, **options))
         hook.remove()
         assert (threading.get_ident() in threads) == (lanes == 1)

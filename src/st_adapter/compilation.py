@@ -9,7 +9,7 @@ from torch import Tensor
 
 from st_adapter.config import ClipConfig, TrainConfig
 from st_adapter.errors import ArgumentError
-from st_adapter.lanes import lanes_of, side_by_side
+from st_adapter.lanes import side_by_side
 from st_adapter.machine import clear_out_of_memory, step_seconds
 from st_adapter.model import VideoClassifier
 from st_adapter.passes import clips_at_once, infer
@@ -19,8 +19,13 @@ _NO_GAIN = 0.95
 """Speed-up below which compiling is said to cost, with room for what the machine does beside."""
 
 
-def compile_for_training(model: VideoClassifier, config: TrainConfig, precision: str) -> None:
+def compile_for_training(
+    model: VideoClassifier, config: TrainConfig, precision: str, lanes: int = 1
+) -> None:
     """Compile the model for steps and for validation, and say what a step gains.
+
+    Args:
+        lanes: batches that will be scored side by side.
 
     Raises:
         ArgumentError: it cannot be compiled here.
@@ -30,7 +35,7 @@ def compile_for_training(model: VideoClassifier, config: TrainConfig, precision:
     kind = torch.float32 if config.mixup or config.cutmix else torch.uint8  # what mixing makes
     model.train()
     before = _clip_seconds(model, clip, precision, most, kind)
-    with _compiling(model, lanes_of(model.device)):
+    with _compiling(model, lanes):
         gain = before / _clip_seconds(model, clip, precision, most, kind)
         _score(model, clip, precision, config.batch_size)
     model.train()

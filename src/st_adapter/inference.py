@@ -45,8 +45,8 @@ def score_videos(
         reader: of videos.
         share: indices of those to score; None is all.
         prefix_cache: of the run that is being validated, on one view.
-        lanes: most batches that are scored side by side; of a compiled model, as many as it was
-            compiled for, and with a prefix cache one.
+        lanes: most batches that are scored side by side: one where there are few of them or a
+            prefix cache, and of a compiled model as many as it was compiled for.
     """
     at_once = videos_at_once(clip, batch_size)
     share = range(len(videos)) if share is None else share
@@ -58,10 +58,11 @@ def score_videos(
     forward = model if prefix_cache is None else prefix_cache.logits
     model.eval()
     at_most = min(batch_size, clips_at_once(model, clip.frames, clip.size, precision))
-    if model.is_compiled:
-        lanes = model.compiled_lanes
-    elif prefix_cache is not None or len(share) <= at_once:
+    few = len(share) <= 2 * lanes * at_once  # the last batch may run alone, with a lane's threads
+    if prefix_cache is not None or (few and not model.is_compiled):
         lanes = 1
+    elif model.is_compiled:
+        lanes = model.compiled_lanes
 
     def score(group: list[Views], dropped: Event) -> list[Tensor | None]:
         return _score_group(

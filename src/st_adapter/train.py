@@ -24,6 +24,7 @@ from st_adapter.errors import DataError, TrainingError
 from st_adapter.evaluate import Evaluation, evaluate
 from st_adapter.inspection import count_parts
 from st_adapter.interrupt import deferred_interrupt
+from st_adapter.lanes import lanes_of
 from st_adapter.launch import check_accelerate, is_launched, launch
 from st_adapter.lock import alone_in
 from st_adapter.machine import (
@@ -171,7 +172,7 @@ def _prepare(data: Path, folder: Path, config: TrainConfig) -> Run:
     check_memory(model, config, precision, config.batch_size * copies)
     say(f"{device}, {precision}: {reason}")
     if config.compile:
-        compile_for_training(model, config, precision)
+        compile_for_training(model, config, precision, lanes_of(model.device))
     reader = make_reader(config.decoder, config.workers, device, index_of(data))
     drawn_by = {
         "reader": [config.decoder, str(reader.device)],
