@@ -176,6 +176,8 @@ def evaluate(
     given = {name: value for name, value in given.items() if value is not None}
     workers, compiled = options.pop("workers"), options.pop("compile")
     predictor = Predictor(run, views=chosen, **options)
+    where = DataConfig(**given) if given else None
+    videos = evaluation_videos(run, data, predictor.model.spec, where)
     if compiled:
         compile_for_inference(
             predictor.model,
@@ -184,8 +186,6 @@ def evaluate(
             predictor.batch_size,
             lanes_of(predictor.model.device),
         )
-    where = DataConfig(**given) if given else None
-    videos = evaluation_videos(run, data, predictor.model.spec, where)
     result = run_evaluation(
         predictor.model,
         videos,
