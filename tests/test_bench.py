@@ -1,13 +1,12 @@
 """What `bench` measures, and the limits beside it."""
 
 import json
-from collections import Counter
 
 import pytest
 import torch
 
 from st_adapter import cli
-from st_adapter.bench.limits import Products, is_weight_gradient, seconds_of_products
+from st_adapter.bench.limits import Products, is_weight_gradient, seconds_beside
 
 SMALL = ["--backbone", "test_vit", "--size", "32", "--frames", "2", "--batch-size", "2"]
 
@@ -27,6 +26,9 @@ def test_bench_times_three_things_beside_their_limits(capsys):
     assert result["operations_per_second"] > 1e6
     assert result["bytes_per_second"] > 1e6
     assert result["forward_and_activation_gradient"] > 0
+    peak, step = result["peak_operations_per_second"], result["rows"][1]
+    operations = result["operations_per_second"] * step["limit_seconds"]
+    assert result["model_flops_utilisation"] == pytest.approx(operations / step["seconds"] / peak)
 
 
 def test_bench_loads_clips_of_a_video_that_is_given(capsys, folder_data):
@@ -48,8 +50,10 @@ def test_products_are_counted_with_their_operations():
         torch.bmm(torch.randn(2, 3, 4), torch.randn(2, 4, 5))
     assert sorted(p.operations for p in products.counted) == [2 * 60, 2 * 60, 2 * 2 * 60]
     assert products.counted.total() == 3
-    assert seconds_of_products(products.counted, torch.device("cpu")) > 0
-    assert seconds_of_products(Counter(), torch.device("cpu")) == 0
+    seconds, alone = seconds_beside(lambda: None, products.counted, torch.device("cpu"))
+    assert seconds > 0
+    assert alone.keys() == products.counted.keys()
+    assert all(of_one > 0 for of_one in alone.values())
 
 
 def test_products_are_counted_in_inference_mode():

@@ -1,8 +1,10 @@
 """Clips through a model, forwards and backwards, as many at once as the device is fastest with."""
 
+import ctypes
 import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from functools import cache
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -20,6 +22,21 @@ HALF = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 _LARGEST = 16 * 2**20
 """Bytes. Larger tensors leave the caches, and from 32 MB on malloc gives each back to the system
 and takes it anew, page by page."""
+
+_MALLOPT = {-3: 32 * 2**20, -1: 512 * 2**20}
+"""Of glibc's malloc.h: M_MMAP_THRESHOLD, at most 32 MB, and M_TRIM_THRESHOLD."""
+
+
+@cache
+def keep_freed_memory() -> None:
+    """Have malloc keep up to 512 MB of what tensors gave back, where the C library can be told so.
+
+    Left to itself it returns most of a pass to the system, and takes it anew in the next one, page
+    by page (`benchmarks/malloc.py`).
+    """
+    if mallopt := getattr(ctypes.CDLL(None), "mallopt", None):
+        for setting, value in _MALLOPT.items():
+            mallopt(setting, value)
 
 
 def autocast(device: torch.device, precision: str) -> AbstractContextManager[object]:
@@ -113,6 +130,8 @@ def infer(
         precision: of the forward pass.
         at_once: most clips in a pass.
     """
+    if device.type == "cpu":
+        keep_freed_memory()
     parts = []
     for part in clips.split(at_once):
         with chosen_kernels(device), autocast(device, precision):
@@ -141,6 +160,8 @@ def backward(
         scale: of what gradients are taken of.
     """
     device, total = clips.device, torch.zeros((), device=clips.device)
+    if device.type == "cpu":
+        keep_freed_memory()
     for part, wanted in zip(clips.split(at_once), targets.split(at_once), strict=True):
         with chosen_kernels(device), autocast(device, precision):
             logits = forward(part)

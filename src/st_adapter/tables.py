@@ -126,16 +126,8 @@ def _print(table: Table) -> None:
 def print_bench(result: dict[str, Any]) -> None:
     """Print what was measured beside the machine's limits."""
     console, table = Console(), Table(box=box.SIMPLE)
-    for title in (
-        "",
-        "ms",
-        "clips/s",
-        "limit, ms",
-        "of the limit",
-        "peak, GB",
-        "what the limit is",
-    ):
-        table.add_column(title, justify="left" if title in ("", "what the limit is") else "right")
+    for title in ("", "ms", "clips/s", "limit, ms", "of the limit", "peak, GB"):
+        table.add_column(title, justify="right" if title else "left")
     for row in result["rows"]:
         table.add_row(
             row["what"],
@@ -156,8 +148,13 @@ def print_bench(result: dict[str, Any]) -> None:
         console.print(f"limit of {row['what']}: {row['limit']}", soft_wrap=True)
     console.print(
         f"products of matrices {result['operations_per_second'] / 1e9:.0f} GFLOP/s at the shapes "
-        f"of the step, memory {result['bytes_per_second'] / 1e9:.1f} GB/s; forward pass and "
-        f"gradients of activations alone: {result['forward_and_activation_gradient']:.0%} of the "
-        "step",
+        f"of the step, {result['peak_operations_per_second'] / 1e9:.0f} of squares, of which "
+        f"the step keeps up {result['model_flops_utilisation']:.0%} (model-flops utilisation); "
+        f"memory {result['bytes_per_second'] / 1e9:.1f} GB/s",
+        soft_wrap=True,
+    )
+    console.print(
+        "forward pass and gradients of activations, at the rate of their products: "
+        f"{result['forward_and_activation_gradient']:.0%} of the step",
         soft_wrap=True,
     )

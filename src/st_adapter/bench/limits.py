@@ -3,7 +3,7 @@
 import statistics
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -77,15 +77,38 @@ def _side(factor: Tensor) -> Side:
     return Side(tuple(factor.shape), tuple(factor.stride()))
 
 
-def seconds_of_products(products: Counter[Product], device: torch.device) -> float:
-    """Time that the products take one after the other with nothing between them."""
-    return sum(count * _seconds_of_one(product, device) for product, count in products.items())
+def seconds_beside(
+    run: Callable[[], object], products: Iterable[Product], device: torch.device
+) -> tuple[float, dict[Product, float]]:
+    """Median times of a call and of each product with nothing between them.
+
+    They take turns, so that what slows the machine for a while slows both.
+    """
+    product_seconds: dict[Product, list[float]] = {product: [] for product in products}
+    run_seconds = []
+    run()
+    for _ in range(_ROUNDS):
+        run_seconds.append(_seconds_of(run, device))
+        for product, seconds in product_seconds.items():
+            seconds.append(_seconds_of_product(product, device))
+    medians = {product: statistics.median(times) for product, times in product_seconds.items()}
+    return statistics.median(run_seconds), medians
 
 
-def _seconds_of_one(product: Product, device: torch.device) -> float:
+def operations_per_second(dtype: torch.dtype, device: torch.device) -> float:
+    """The highest rate of products of square matrices that fill caches, and that leave them."""
+    rates = []
+    for size in (1024, 2048, 4096) if device.type == "cpu" else (4096, 8192):
+        side = Side((size, size), (size, 1))
+        product = Product(_aten.mm.default, side, side, dtype)
+        rates.append(product.operations / _seconds_of_product(product, device))
+    return max(rates)
+
+
+def _seconds_of_product(product: Product, device: torch.device) -> float:
     factors = [_draw(side, product.dtype, device) for side in (product.left, product.right)]
     multiply = torch.mm if len(product.left.shape) == 2 else torch.bmm
-    return median_seconds(lambda: multiply(*factors), device)
+    return median_seconds(lambda: multiply(*factors), device, rounds=3)
 
 
 def _draw(side: Side, dtype: torch.dtype, device: torch.device) -> Tensor:
@@ -98,14 +121,21 @@ def _draw(side: Side, dtype: torch.dtype, device: torch.device) -> Tensor:
 
 def median_seconds(run: Callable[[], object], device: torch.device, rounds: int = _ROUNDS) -> float:
     """Median time of a call, after one that is not timed."""
-    times = []
-    for _ in range(1 + rounds):
-        start = time.perf_counter()
-        run()
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        times.append(time.perf_counter() - start)
-    return statistics.median(times[1:])
+    run()
+    return statistics.median(_seconds_of(run, device) for _ in range(rounds))
+
+
+def _seconds_of(run: Callable[[], object], device: torch.device) -> float:
+    _wait_for(device)
+    start = time.perf_counter()
+    run()
+    _wait_for(device)
+    return time.perf_counter() - start
+
+
+def _wait_for(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
 
 
 def bytes_per_second(device: torch.device) -> float:

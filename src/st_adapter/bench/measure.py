@@ -32,7 +32,7 @@ from st_adapter.machine import (
 )
 from st_adapter.model import VideoClassifier, create_model
 from st_adapter.optimization import make_optimizer
-from st_adapter.passes import backward, clips_at_once, infer
+from st_adapter.passes import HALF, backward, clips_at_once, infer
 from st_adapter.progress import bar
 from st_adapter.provenance import versions
 from st_adapter.training_data import train_transform
@@ -68,12 +68,18 @@ class Row:
         return self.limit_seconds / self.seconds
 
 
+Measured = tuple[Row, Counter[limits.Product], dict[limits.Product, float]]
+"""A row, the products of matrices in it, and the seconds that each of them takes alone."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Bench:
     """What was measured of a configuration.
 
     Attributes:
         operations_per_second: of products of matrices, at the shapes of the training step.
+        peak_operations_per_second: of products of square matrices, the highest.
+        model_flops_utilisation: share of that rate that a training step's products keep up.
         bytes_per_second: of copying memory.
         forward_and_activation_gradient: share of the training step that its products would take
             without those of trained weights' gradients.
@@ -89,6 +95,8 @@ class Bench:
     threads: int
     trained_parameters: int
     operations_per_second: float
+    peak_operations_per_second: float
+    model_flops_utilisation: float
     bytes_per_second: float
     forward_and_activation_gradient: float
     rows: list[Row]
@@ -134,13 +142,14 @@ def bench(config: TrainConfig, video: Path | None = None) -> Bench:
     with bar("measuring", 3) as progress:
         loading = _loading(config, video)
         progress.advance()
-        step, products = _training(model, config, precision)
+        step, products, alone = _training(model, config, precision)
         progress.advance()
         inference = _inference(model, config, precision)
         progress.advance()
     trained = model.trainable_parameters()
     kept = Counter({p: n for p, n in products.items() if not limits.is_weight_gradient(p, trained)})
     operations = sum(product.operations * count for product, count in products.items())
+    peak = limits.operations_per_second(HALF.get(precision, torch.float32), device)
     return Bench(
         backbone=config.backbone,
         method=config.method,
@@ -152,8 +161,10 @@ def bench(config: TrainConfig, video: Path | None = None) -> Bench:
         threads=torch.get_num_threads(),
         trained_parameters=model.num_parameters(only_trainable=True),
         operations_per_second=operations / step.limit_seconds,
+        peak_operations_per_second=peak,
+        model_flops_utilisation=operations / step.seconds / peak,
         bytes_per_second=limits.bytes_per_second(device),
-        forward_and_activation_gradient=limits.seconds_of_products(kept, device) / step.seconds,
+        forward_and_activation_gradient=_total(kept, alone) / step.seconds,
         rows=[loading, step, inference],
         versions=versions(),
     )
@@ -205,9 +216,7 @@ def _write_clip(path: Path) -> Path:
     return path
 
 
-def _training(
-    model: VideoClassifier, config: TrainConfig, precision: str
-) -> tuple[Row, Counter[limits.Product]]:
+def _training(model: VideoClassifier, config: TrainConfig, precision: str) -> Measured:
     """Forward pass, backward pass and optimizer step."""
     optimizer = make_optimizer(model.train(), config)
     clips = _noise(model, config)
@@ -240,17 +249,21 @@ def _noise(model: VideoClassifier, config: TrainConfig) -> Tensor:
 
 def _measure(
     what: str, run: Callable[[Forward], None], model: VideoClassifier, num_clips: int
-) -> tuple[Row, Counter[limits.Product]]:
+) -> Measured:
     """Time a call of the model, and the products of matrices in it alone."""
-    seconds = limits.median_seconds(lambda: run(model), model.device)
     with limits.Products() as products:
         run(model.forward)  # as written: compiled code shows no products
+    seconds, alone = limits.seconds_beside(lambda: run(model), products.counted, model.device)
     row = Row(
         what=what,
         seconds=seconds,
         clips_per_second=num_clips / seconds,
-        limit_seconds=limits.seconds_of_products(products.counted, model.device),
+        limit_seconds=_total(products.counted, alone),
         limit="its products of matrices alone",
         peak_gb=peak_memory_gb(model.device),
     )
-    return row, products.counted
+    return row, products.counted, alone
+
+
+def _total(products: Counter[limits.Product], alone: dict[limits.Product, float]) -> float:
+    return sum(count * alone[product] for product, count in products.items())
