@@ -3,39 +3,48 @@
     python benchmarks/evaluation.py VIDEO... --official PATH [--model vit-tiny]
 
 PATH is a checkout of linziyi96/st-adapter. From files to scores, with two decoding processes each:
-theirs one video a batch in float32, as their main.py evaluates; ours as `evaluate --precision
-bfloat16` does, without and with --compile, whose compiling comes before and is told of apart. They
-take turns; videos a second are medians.
+theirs one video a batch as their main.py evaluates, in float32 on a processor and float16 on a
+GPU; ours as `evaluate
+--precision bfloat16` does, without and with --compile, whose compiling comes before and is told of
+apart. Each has a process of its own, with its settings of malloc; they take turns. Videos a second
+are medians.
 """
 
 import argparse
 import statistics
 import tempfile
-import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
-from official import SIZES, build_official, build_ours, import_models
+from official import SIZES, build_official, build_ours, faster_device, half_frozen, import_models
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
+from turns import take_turns
 
+from st_adapter.bench.limits import seconds_of
 from st_adapter.compilation import compile_for_inference
 from st_adapter.config import ClipConfig
 from st_adapter.data.video_list import Video
 from st_adapter.evaluate import evaluate
 from st_adapter.lanes import lanes_of
-from st_adapter.machine import hold_frozen
+from st_adapter.machine import choose_device, hold_frozen
 from st_adapter.model import VideoClassifier
 
 WORKERS, CLASSES = 2, 400
+WAYS = ("official", "ours", "compiled")
 
 
 @torch.no_grad()
 def official_scores(
-    checkout: Path, model: nn.Module, videos: Sequence[Path], clip: ClipConfig
+    checkout: Path,
+    model: nn.Module,
+    videos: Sequence[Path],
+    clip: ClipConfig,
+    device: torch.device,
 ) -> Tensor:
-    """As in their main.py, without a GPU."""
+    """As in their main.py; float32 on a processor."""
     import_models(checkout)
     from video_dataset.dataset import VideoDataset  # type: ignore[import-not-found]
 
@@ -50,10 +59,11 @@ def official_scores(
             num_temporal_views=clip.views[0],
             random_sample=False,
         )
-        scores = [
-            model(views.flatten(0, 1)).softmax(-1).mean(0)
-            for views, _ in DataLoader(dataset, batch_size=1, num_workers=WORKERS)
-        ]
+        scores = []
+        for views, _ in DataLoader(dataset, batch_size=1, num_workers=WORKERS):
+            with torch.autocast(device.type, enabled=device.type == "cuda"):
+                logits = model(views.flatten(0, 1).to(device))
+            scores.append(logits.softmax(-1).mean(0).cpu())
     return torch.stack(scores)
 
 
@@ -63,36 +73,50 @@ def our_evaluation(model: VideoClassifier, videos: Sequence[Path], clip: ClipCon
     evaluate(model, listed, clip, batch_size=6, workers=WORKERS, precision="bfloat16")
 
 
-def main(videos: Sequence[Path], official: Path, name: str, stride: int, rounds: int) -> None:
+def prepare(
+    way: str,
+    official: Path,
+    name: str,
+    videos: Sequence[Path],
+    clip: ClipConfig,
+    device: torch.device,
+) -> Callable[[], tuple[float, float]]:
+    """Build a model; return what evaluates it and tells the seconds, and those of compiling."""
+    theirs = build_official(official, SIZES[name], CLASSES).eval()
+    if way == "official":
+        model = (half_frozen(theirs) if device.type == "cuda" else theirs).to(device)
+        scores = partial(official_scores, official, model, videos, clip, device)
+        return lambda: (seconds_of(scores, device), 0)
+    ours = build_ours(theirs, SIZES[name]).to(device)
+    hold_frozen(ours, "bfloat16")
+    compiling = 0.0
+    if way == "compiled":
+        compiling = seconds_of(
+            lambda: compile_for_inference(ours, clip, "bfloat16", 6, lanes_of(device)), device
+        )
+    return lambda: (seconds_of(lambda: our_evaluation(ours, videos, clip), device), compiling)
+
+
+def main(
+    videos: Sequence[Path],
+    official: Path,
+    name: str,
+    stride: int,
+    rounds: int,
+    device: torch.device,
+) -> None:
     """Print videos a second and the ratio."""
     clip = ClipConfig(frames=8, stride=stride, size=224, views=(3, 1))
-    theirs = build_official(official, SIZES[name], CLASSES).eval()
-    ours = build_ours(theirs, SIZES[name])
-    hold_frozen(ours, "bfloat16")
-    compiled = build_ours(theirs, SIZES[name])
-    hold_frozen(compiled, "bfloat16")
-    start = time.perf_counter()
-    compile_for_inference(compiled, clip, "bfloat16", 6, lanes_of(compiled.device))
-    compiling = time.perf_counter() - start
     paths = [video.resolve() for video in videos]
-    ways: dict[str, Callable[[], object]] = {
-        "official": lambda: official_scores(official, theirs, paths, clip),
-        "ours": lambda: our_evaluation(ours, paths, clip),
-        "compiled": lambda: our_evaluation(compiled, paths, clip),
-    }
-    seconds: dict[str, list[float]] = {way: [] for way in ways}
-    for _ in range(rounds):
-        for way, run in ways.items():
-            start = time.perf_counter()
-            run()
-            seconds[way].append(time.perf_counter() - start)
-    rate = {way: len(paths) / statistics.median(times) for way, times in seconds.items()}
+    ways = {way: (way, official, name, paths, clip, device) for way in WAYS}
+    found = take_turns(prepare, ways, rounds)
+    rate = {way: len(paths) / statistics.median(s for s, _ in runs) for way, runs in found.items()}
     print(
         f"{name}, 3 views of 8 frames, stride {stride}, of {len(paths)} videos: "
         f"official {rate['official']:.3f}, ours {rate['ours']:.3f} videos/s: "
         f"{rate['ours'] / rate['official']:.2f} times; "
         f"compiled {rate['compiled']:.3f}: {rate['compiled'] / rate['official']:.2f} times, "
-        f"after {compiling:.0f} s of compiling"
+        f"after {found['compiled'][0][1]:.0f} s of compiling"
     )
 
 
@@ -105,5 +129,13 @@ if __name__ == "__main__":
         "--stride", type=int, default=16, help="of frames; views of shorter videos are the same"
     )
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--device", choices=("cpu", "cuda"), default=faster_device())
     arguments = parser.parse_args()
-    main(arguments.videos, arguments.official, arguments.model, arguments.stride, arguments.rounds)
+    main(
+        arguments.videos,
+        arguments.official,
+        arguments.model,
+        arguments.stride,
+        arguments.rounds,
+        choose_device(arguments.device),
+    )

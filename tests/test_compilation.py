@@ -17,6 +17,8 @@ from st_adapter.data.formats.folders import find_videos
 from st_adapter.data.video_list import Video
 from st_adapter.errors import ArgumentError
 from st_adapter.evaluate import evaluate
+from st_adapter.kernels import chosen_kernels
+from st_adapter.machine import hold_frozen
 from st_adapter.passes import backward, clips_at_once
 from st_adapter.predict import Predictor
 
@@ -27,28 +29,47 @@ needs_compiler = pytest.mark.skipif(
 
 @needs_compiler
 @pytest.mark.usefixtures("unchecked")
-def test_a_compiled_step_has_the_gradients_of_one_that_is_not(capsys):
+@pytest.mark.parametrize(("precision", "near"), [("float32", 1e-4), ("bfloat16", 0.05)])
+def test_a_compiled_step_has_the_gradients_of_one_that_is_not(precision, near, capsys):
     torch.manual_seed(0)
     model = st_adapter.create_model("test_vit", ["a", "b"], weights="random", dropout=0.0)
     randomise(model).train()
+    hold_frozen(model, precision)
     clips = torch.randint(0, 256, (3, 3, 3, 32, 32), dtype=torch.uint8)
     targets = torch.tensor([0, 1, 0])
 
     def step():
         model.zero_grad()
-        loss = backward(model, clips, targets, F.cross_entropy, precision="float32", at_once=1)
+        loss = backward(model, clips, targets, F.cross_entropy, precision=precision, at_once=1)
         gradients = [p.grad for p in model.trainable_parameters() if p.grad is not None]
         return [loss, *(gradient.clone() for gradient in gradients)]
 
     expected, before = step(), torch.get_rng_state()
-    compile_for_training(model, TrainConfig(frames=3, size=32, batch_size=3), "float32")
+    compile_for_training(model, TrainConfig(frames=3, size=32, batch_size=3), precision)
     assert torch.equal(torch.get_rng_state(), before)
     assert model.is_compiled
-    assert clips_at_once(model, 3, 32, "float32") == 1
+    assert clips_at_once(model, 3, 32, precision) == 1
     assert model.training
     assert "compiled, a step takes" in capsys.readouterr().err
     for ours, theirs in zip(step(), expected, strict=True):
-        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
+        assert (ours - theirs).norm() <= near * theirs.norm()
+
+
+@needs_compiler
+def test_a_bias_is_added_to_a_rounded_product_in_compiled_steps_alone():
+    torch.manual_seed(0)
+    x, weight, bias = (torch.randn(*n).bfloat16() for n in ((64, 32), (48, 32), (48,)))
+
+    @torch.compile
+    def apply(x):
+        with chosen_kernels(x.device), torch.autocast("cpu", torch.bfloat16):
+            return F.linear(x, weight, bias)
+
+    fused, in_step = F.linear(x, weight, bias), (x @ weight.T).float() + bias.float()
+    assert not torch.equal(fused, in_step.bfloat16())
+    assert torch.equal(apply(x), in_step.bfloat16())
+    with torch.no_grad():
+        assert torch.equal(apply(x), fused)
 
 
 @needs_compiler

@@ -1,5 +1,9 @@
 """Clips in several passes come to what they come to in one."""
 
+import platform
+import resource
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -7,6 +11,7 @@ import torch.nn.functional as F
 import st_adapter
 from conftest import randomise
 from st_adapter.machine import hold_frozen
+from st_adapter.malloc import keep_freed_memory
 from st_adapter.passes import backward, clips_at_once
 
 
@@ -51,6 +56,24 @@ def test_copies_of_trained_weights_make_no_pass_smaller():
         hold_frozen(model.train(), "bfloat16")
         found.append(clips_at_once(model, 4, 96, "bfloat16"))
     assert found[0] == found[1] > 1
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="settings of glibc's malloc")
+def test_memory_that_a_pass_frees_is_not_taken_from_the_system_again():
+    def pages_taken():
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        tensors = [torch.ones(4 * 2**20) for _ in range(10)]  # 16 MB each
+        del tensors
+        return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+    def taken_in_the_end():
+        return min(pages_taken() for _ in range(20))
+
+    keep_freed_memory(torch.device("cpu"))
+    few = 10 * 16 * 2**20 / resource.getpagesize() / 10
+    assert taken_in_the_end() < few
+    with ThreadPoolExecutor(1) as thread:  # which malloc gives heaps of its own
+        assert thread.submit(taken_in_the_end).result() < few
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 8])

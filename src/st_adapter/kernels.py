@@ -32,10 +32,11 @@ def same_kernels() -> tuple[AbstractContextManager[object], AbstractContextManag
 
 
 class ChosenKernels(TorchFunctionMode):
-    """Call attention, convolutions and batch norms in forms that torch does not choose.
+    """Call attention, convolutions, norms and linear maps in forms that torch does not choose.
 
-    Attention over few tokens and strided depthwise convolutions change in bfloat16 alone; frozen
-    convolutions and batch norms compute the same and keep less. Holds for the thread that enters.
+    Attention over few tokens, strided depthwise convolutions and compiled linear maps change in
+    bfloat16 alone; frozen convolutions and batch norms compute the same and keep less. Holds for
+    the thread that enters.
     """
 
     def __enter__(self) -> Self:

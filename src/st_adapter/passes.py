@@ -1,10 +1,8 @@
 """Clips through a model, forwards and backwards, as many at once as the device is fastest with."""
 
-import ctypes
 import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from functools import cache
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -15,6 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from st_adapter.kernels import chosen_kernels
+from st_adapter.malloc import keep_freed_memory
 from st_adapter.model import VideoClassifier
 
 HALF = {"bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -22,21 +21,6 @@ HALF = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 _LARGEST = 16 * 2**20
 """Bytes. Larger tensors leave the caches, and from 32 MB on malloc gives each back to the system
 and takes it anew, page by page."""
-
-_MALLOPT = {-3: 32 * 2**20, -1: 512 * 2**20}
-"""Of glibc's malloc.h: M_MMAP_THRESHOLD, at most 32 MB, and M_TRIM_THRESHOLD."""
-
-
-@cache
-def keep_freed_memory() -> None:
-    """Have malloc keep up to 512 MB of what tensors gave back, where the C library can be told so.
-
-    Left to itself it returns most of a pass to the system, and takes it anew in the next one, page
-    by page (`benchmarks/malloc.py`).
-    """
-    if mallopt := getattr(ctypes.CDLL(None), "mallopt", None):
-        for setting, value in _MALLOPT.items():
-            mallopt(setting, value)
 
 
 def autocast(device: torch.device, precision: str) -> AbstractContextManager[object]:
@@ -130,8 +114,7 @@ def infer(
         precision: of the forward pass.
         at_once: most clips in a pass.
     """
-    if device.type == "cpu":
-        keep_freed_memory()
+    keep_freed_memory(device)
     parts = []
     for part in clips.split(at_once):
         with chosen_kernels(device), autocast(device, precision):
@@ -160,8 +143,7 @@ def backward(
         scale: of what gradients are taken of.
     """
     device, total = clips.device, torch.zeros((), device=clips.device)
-    if device.type == "cpu":
-        keep_freed_memory()
+    keep_freed_memory(device)
     for part, wanted in zip(clips.split(at_once), targets.split(at_once), strict=True):
         with chosen_kernels(device), autocast(device, precision):
             logits = forward(part)

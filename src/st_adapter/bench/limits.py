@@ -88,21 +88,18 @@ def seconds_beside(
     run_seconds = []
     run()
     for _ in range(_ROUNDS):
-        run_seconds.append(_seconds_of(run, device))
+        run_seconds.append(seconds_of(run, device))
         for product, seconds in product_seconds.items():
             seconds.append(_seconds_of_product(product, device))
     medians = {product: statistics.median(times) for product, times in product_seconds.items()}
     return statistics.median(run_seconds), medians
 
 
-def operations_per_second(dtype: torch.dtype, device: torch.device) -> float:
-    """The highest rate of products of square matrices that fill caches, and that leave them."""
-    rates = []
-    for size in (1024, 2048, 4096) if device.type == "cpu" else (4096, 8192):
-        side = Side((size, size), (size, 1))
-        product = Product(_aten.mm.default, side, side, dtype)
-        rates.append(product.operations / _seconds_of_product(product, device))
-    return max(rates)
+def squares(dtype: torch.dtype, device: torch.device) -> list[Product]:
+    """Products whose rate is about the highest here."""
+    sizes = (1024, 2048) if device.type == "cpu" else (4096,)
+    sides = [Side((size, size), (size, 1)) for size in sizes]
+    return [Product(_aten.mm.default, side, side, dtype) for side in sides]
 
 
 def _seconds_of_product(product: Product, device: torch.device) -> float:
@@ -122,10 +119,11 @@ def _draw(side: Side, dtype: torch.dtype, device: torch.device) -> Tensor:
 def median_seconds(run: Callable[[], object], device: torch.device, rounds: int = _ROUNDS) -> float:
     """Median time of a call, after one that is not timed."""
     run()
-    return statistics.median(_seconds_of(run, device) for _ in range(rounds))
+    return statistics.median(seconds_of(run, device) for _ in range(rounds))
 
 
-def _seconds_of(run: Callable[[], object], device: torch.device) -> float:
+def seconds_of(run: Callable[[], object], device: torch.device) -> float:
+    """Time of a call, until the device is done with it."""
     _wait_for(device)
     start = time.perf_counter()
     run()
@@ -134,8 +132,8 @@ def _seconds_of(run: Callable[[], object], device: torch.device) -> float:
 
 
 def _wait_for(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+    if device.type != "cpu":
+        torch.accelerator.synchronize(device)
 
 
 def bytes_per_second(device: torch.device) -> float:

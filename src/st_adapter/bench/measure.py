@@ -2,17 +2,18 @@
 
 import tempfile
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import av
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
 
 from st_adapter.bench import limits
 from st_adapter.compilation import compile_for_training
@@ -68,8 +69,15 @@ class Row:
         return self.limit_seconds / self.seconds
 
 
-Measured = tuple[Row, Counter[limits.Product], dict[limits.Product, float]]
-"""A row, the products of matrices in it, and the seconds that each of them takes alone."""
+class Work(NamedTuple):
+    """Products of matrices in a call, and all its operations that torch counts."""
+
+    products: Counter[limits.Product]
+    operations: int
+
+
+Measured = tuple[Row, Work, dict[limits.Product, float]]
+"""A row, what is done in it, and the seconds that each product takes alone."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,7 +87,8 @@ class Bench:
     Attributes:
         operations_per_second: of products of matrices, at the shapes of the training step.
         peak_operations_per_second: of products of square matrices, the highest.
-        model_flops_utilisation: share of that rate that a training step's products keep up.
+        model_flops_utilisation: share of that rate that a training step keeps up, by what torch
+            counts: products, convolutions and, on a GPU, fused attention.
         bytes_per_second: of copying memory.
         forward_and_activation_gradient: share of the training step that its products would take
             without those of trained weights' gradients.
@@ -142,14 +151,14 @@ def bench(config: TrainConfig, video: Path | None = None) -> Bench:
     with bar("measuring", 3) as progress:
         loading = _loading(config, video)
         progress.advance()
-        step, products, alone = _training(model, config, precision)
+        step, work, alone = _training(model, config, precision)
         progress.advance()
         inference = _inference(model, config, precision)
         progress.advance()
     trained = model.trainable_parameters()
-    kept = Counter({p: n for p, n in products.items() if not limits.is_weight_gradient(p, trained)})
-    operations = sum(product.operations * count for product, count in products.items())
-    peak = limits.operations_per_second(HALF.get(precision, torch.float32), device)
+    kept = [(p, n) for p, n in work.products.items() if not limits.is_weight_gradient(p, trained)]
+    operations = sum(product.operations * count for product, count in work.products.items())
+    peak = max(p.operations / alone[p] for p in _squares(model, precision))
     return Bench(
         backbone=config.backbone,
         method=config.method,
@@ -162,7 +171,7 @@ def bench(config: TrainConfig, video: Path | None = None) -> Bench:
         trained_parameters=model.num_parameters(only_trainable=True),
         operations_per_second=operations / step.limit_seconds,
         peak_operations_per_second=peak,
-        model_flops_utilisation=operations / step.seconds / peak,
+        model_flops_utilisation=work.operations / step.seconds / peak,
         bytes_per_second=limits.bytes_per_second(device),
         forward_and_activation_gradient=_total(kept, alone) / step.seconds,
         rows=[loading, step, inference],
@@ -228,7 +237,7 @@ def _training(model: VideoClassifier, config: TrainConfig, precision: str) -> Me
         optimizer.step()
         optimizer.zero_grad()
 
-    return _measure("training step", step, model, len(clips))
+    return _measure("training step", step, model, len(clips), precision)
 
 
 def _inference(model: VideoClassifier, config: TrainConfig, precision: str) -> Row:
@@ -239,7 +248,7 @@ def _inference(model: VideoClassifier, config: TrainConfig, precision: str) -> R
     def score(forward: Forward) -> None:
         infer(forward, clips, device=model.device, precision=precision, at_once=at_once)
 
-    return _measure("inference", score, model, len(clips))[0]
+    return _measure("inference", score, model, len(clips), precision)[0]
 
 
 def _noise(model: VideoClassifier, config: TrainConfig) -> Tensor:
@@ -248,22 +257,34 @@ def _noise(model: VideoClassifier, config: TrainConfig) -> Tensor:
 
 
 def _measure(
-    what: str, run: Callable[[Forward], None], model: VideoClassifier, num_clips: int
+    what: str,
+    run: Callable[[Forward], None],
+    model: VideoClassifier,
+    num_clips: int,
+    precision: str,
 ) -> Measured:
     """Time a call of the model, and the products of matrices in it alone."""
-    with limits.Products() as products:
-        run(model.forward)  # as written: compiled code shows no products
-    seconds, alone = limits.seconds_beside(lambda: run(model), products.counted, model.device)
+    with limits.Products() as products, FlopCounterMode(display=False) as flops:
+        run(model.forward)  # as written: compiled code shows no operations
+    seconds, alone = limits.seconds_beside(
+        lambda: run(model), [*products.counted, *_squares(model, precision)], model.device
+    )
     row = Row(
         what=what,
         seconds=seconds,
         clips_per_second=num_clips / seconds,
-        limit_seconds=_total(products.counted, alone),
+        limit_seconds=_total(products.counted.items(), alone),
         limit="its products of matrices alone",
         peak_gb=peak_memory_gb(model.device),
     )
-    return row, products.counted, alone
+    return row, Work(products.counted, flops.get_total_flops()), alone
 
 
-def _total(products: Counter[limits.Product], alone: dict[limits.Product, float]) -> float:
-    return sum(count * alone[product] for product, count in products.items())
+def _squares(model: VideoClassifier, precision: str) -> list[limits.Product]:
+    return limits.squares(HALF.get(precision, torch.float32), model.device)
+
+
+def _total(
+    products: Iterable[tuple[limits.Product, int]], alone: dict[limits.Product, float]
+) -> float:
+    return sum(count * alone[product] for product, count in products)
