@@ -4,10 +4,9 @@
 
 PATH is a checkout of linziyi96/st-adapter. From files to scores, with two decoding processes each:
 theirs one video a batch as their main.py evaluates, in float32 on a processor and float16 on a
-GPU; ours as `evaluate
---precision bfloat16` does, without and with --compile, whose compiling comes before and is told of
-apart. Each has a process of its own, with its settings of malloc; they take turns. Videos a second
-are medians.
+GPU; ours as `evaluate --precision bfloat16` does, without and with --compile, whose compiling comes
+before and is told of apart. Each has a process of its own, with its settings of malloc; they take
+turns. Videos a second are medians.
 """
 
 import argparse

@@ -12,12 +12,13 @@ import json
 import statistics
 import tempfile
 import time
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Callable
 from dataclasses import replace
-from multiprocessing import get_context, get_start_method, set_start_method
+from functools import partial
 from pathlib import Path
 
 import numpy as np
+from turns import take_turns
 
 from st_adapter.checkpoint import load_tensors
 from st_adapter.config import TrainConfig
@@ -27,14 +28,8 @@ from st_adapter.train import train
 def main(data: Path, config: TrainConfig, rounds: int) -> None:
     """Print seconds of each way, the ratio, and how far the results are apart."""
     ways = {"without": config, "with": replace(config, prefix_cache=4.0)}
-    found: dict[str, list[tuple[float, float]]] = {way: [] for way in ways}
-    tensors = {}
-    for _ in range(rounds):
-        for way, chosen in ways.items():
-            with ProcessPoolExecutor(1, get_context("spawn")) as pool:
-                job = pool.submit(run, data, chosen, get_start_method())
-                *seconds, tensors[way] = job.result()
-            found[way].append((seconds[0], seconds[1]))
+    given = {way: (data, chosen) for way, chosen in ways.items()}
+    found = take_turns(prepare, given, rounds)
     for i, name in enumerate(("steps alone", "the whole run")):
         without, with_cache = (statistics.median(times[i] for times in found[w]) for w in ways)
         each = ", ".join(
@@ -45,18 +40,18 @@ def main(data: Path, config: TrainConfig, rounds: int) -> None:
             f"{name}: {without / with_cache:.2f} times as fast with the cache; seconds with for "
             f"without: {each}"
         )
-    one, other = (tensors[way] for way in ways)
+    one, other = (found[way][-1][2] for way in ways)
     apart = np.linalg.norm(one - other) / np.linalg.norm(one)
     print(f"trained tensors differ by {apart:.1e} of their norm")
 
 
-def run(data: Path, config: TrainConfig, start_method: str) -> tuple[float, float, np.ndarray]:
-    """Seconds of the steps and of the whole run, and what it trained.
+def prepare(data: Path, config: TrainConfig) -> Callable[[], tuple[float, float, np.ndarray]]:
+    """What trains, in its process."""
+    return partial(run, data, config)
 
-    Args:
-        start_method: of decoding processes, which would be spawned here otherwise.
-    """
-    set_start_method(start_method, force=True)
+
+def run(data: Path, config: TrainConfig) -> tuple[float, float, np.ndarray]:
+    """Seconds of the steps and of the whole run, and what it trained."""
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "run"
         start = time.perf_counter()

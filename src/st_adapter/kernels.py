@@ -1,6 +1,7 @@
 """Ways of computing the same thing that are faster on a processor.
 
-`benchmarks/kernels.py` measures each against what torch would choose.
+`benchmarks/kernels.py` measures each, but for that of compiled steps, against what torch would
+choose.
 """
 
 import threading

@@ -6,7 +6,8 @@ from functools import cache
 import torch
 
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD = -1, -2, -3  # of its malloc.h
-_KEPT, _LARGEST_ON_HEAP = 512 * 2**20, 32 * 2**20  # bytes; it takes no larger one for the second
+_KEPT = 512 * 2**20  # bytes
+_LARGEST_ON_HEAP = 32 * 2**20  # bytes, the most that it takes
 
 
 def keep_freed_memory(device: torch.device) -> None:

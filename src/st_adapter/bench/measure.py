@@ -2,7 +2,7 @@
 
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -69,15 +69,19 @@ class Row:
         return self.limit_seconds / self.seconds
 
 
-class Work(NamedTuple):
-    """Products of matrices in a call, and all its operations that torch counts."""
+class Measured(NamedTuple):
+    """A row and what is behind it.
 
+    Attributes:
+        products: of matrices in a call.
+        product_seconds: that each takes alone.
+        operations: all in a call that torch counts.
+    """
+
+    row: Row
     products: Counter[limits.Product]
+    product_seconds: dict[limits.Product, float]
     operations: int
-
-
-Measured = tuple[Row, Work, dict[limits.Product, float]]
-"""A row, what is done in it, and the seconds that each product takes alone."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,14 +155,16 @@ def bench(config: TrainConfig, video: Path | None = None) -> Bench:
     with bar("measuring", 3) as progress:
         loading = _loading(config, video)
         progress.advance()
-        step, work, alone = _training(model, config, precision)
+        squares = limits.squares(HALF.get(precision, torch.float32), device)
+        training = _training(model, config, precision, squares)
         progress.advance()
         inference = _inference(model, config, precision)
         progress.advance()
+    step, products, alone = training.row, training.products, training.product_seconds
     trained = model.trainable_parameters()
-    kept = [(p, n) for p, n in work.products.items() if not limits.is_weight_gradient(p, trained)]
-    operations = sum(product.operations * count for product, count in work.products.items())
-    peak = max(p.operations / alone[p] for p in _squares(model, precision))
+    kept = Counter({p: n for p, n in products.items() if not limits.is_weight_gradient(p, trained)})
+    operations = sum(product.operations * count for product, count in products.items())
+    peak = max(square.operations / alone[square] for square in squares)
     return Bench(
         backbone=config.backbone,
         method=config.method,
@@ -171,7 +177,7 @@ def bench(config: TrainConfig, video: Path | None = None) -> Bench:
         trained_parameters=model.num_parameters(only_trainable=True),
         operations_per_second=operations / step.limit_seconds,
         peak_operations_per_second=peak,
-        model_flops_utilisation=work.operations / step.seconds / peak,
+        model_flops_utilisation=training.operations / step.seconds / peak,
         bytes_per_second=limits.bytes_per_second(device),
         forward_and_activation_gradient=_total(kept, alone) / step.seconds,
         rows=[loading, step, inference],
@@ -225,8 +231,13 @@ def _write_clip(path: Path) -> Path:
     return path
 
 
-def _training(model: VideoClassifier, config: TrainConfig, precision: str) -> Measured:
-    """Forward pass, backward pass and optimizer step."""
+def _training(
+    model: VideoClassifier,
+    config: TrainConfig,
+    precision: str,
+    squares: Sequence[limits.Product],
+) -> Measured:
+    """Forward pass, backward pass and optimizer step; the squares take turns with them, too."""
     optimizer = make_optimizer(model.train(), config)
     clips = _noise(model, config)
     target = torch.zeros(len(clips), dtype=torch.long, device=model.device)
@@ -237,7 +248,7 @@ def _training(model: VideoClassifier, config: TrainConfig, precision: str) -> Me
         optimizer.step()
         optimizer.zero_grad()
 
-    return _measure("training step", step, model, len(clips), precision)
+    return _measure("training step", step, model, len(clips), squares)
 
 
 def _inference(model: VideoClassifier, config: TrainConfig, precision: str) -> Row:
@@ -248,7 +259,7 @@ def _inference(model: VideoClassifier, config: TrainConfig, precision: str) -> R
     def score(forward: Forward) -> None:
         infer(forward, clips, device=model.device, precision=precision, at_once=at_once)
 
-    return _measure("inference", score, model, len(clips), precision)[0]
+    return _measure("inference", score, model, len(clips)).row
 
 
 def _noise(model: VideoClassifier, config: TrainConfig) -> Tensor:
@@ -261,30 +272,24 @@ def _measure(
     run: Callable[[Forward], None],
     model: VideoClassifier,
     num_clips: int,
-    precision: str,
+    squares: Sequence[limits.Product] = (),
 ) -> Measured:
     """Time a call of the model, and the products of matrices in it alone."""
     with limits.Products() as products, FlopCounterMode(display=False) as flops:
         run(model.forward)  # as written: compiled code shows no operations
     seconds, alone = limits.seconds_beside(
-        lambda: run(model), [*products.counted, *_squares(model, precision)], model.device
+        lambda: run(model), [*products.counted, *squares], model.device
     )
     row = Row(
         what=what,
         seconds=seconds,
         clips_per_second=num_clips / seconds,
-        limit_seconds=_total(products.counted.items(), alone),
+        limit_seconds=_total(products.counted, alone),
         limit="its products of matrices alone",
         peak_gb=peak_memory_gb(model.device),
     )
-    return row, Work(products.counted, flops.get_total_flops()), alone
+    return Measured(row, products.counted, alone, flops.get_total_flops())
 
 
-def _squares(model: VideoClassifier, precision: str) -> list[limits.Product]:
-    return limits.squares(HALF.get(precision, torch.float32), model.device)
-
-
-def _total(
-    products: Iterable[tuple[limits.Product, int]], alone: dict[limits.Product, float]
-) -> float:
-    return sum(count * alone[product] for product, count in products)
+def _total(products: Counter[limits.Product], seconds: dict[limits.Product, float]) -> float:
+    return sum(count * seconds[product] for product, count in products.items())
