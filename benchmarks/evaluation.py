@@ -4,9 +4,9 @@
 
 PATH is a checkout of linziyi96/st-adapter. From files to scores, with two decoding processes each:
 theirs one video a batch as their main.py evaluates, in float32 on a processor and float16 on a
-GPU; ours as `evaluate --precision bfloat16` does, without and with --compile, whose compiling comes
-before and is told of apart. Each has a process of its own, with its settings of malloc; they take
-turns. Videos a second are medians.
+GPU; ours as `evaluate --precision` does (bfloat16, if not told), without and with --compile, whose
+compiling comes before and is told of apart. Each has a process of its own, with its settings of
+malloc; they take turns. Videos a second are medians.
 """
 
 import argparse
@@ -66,10 +66,12 @@ def official_scores(
     return torch.stack(scores)
 
 
-def our_evaluation(model: VideoClassifier, videos: Sequence[Path], clip: ClipConfig) -> None:
+def our_evaluation(
+    model: VideoClassifier, videos: Sequence[Path], clip: ClipConfig, precision: str
+) -> None:
     """As `evaluate`, from the opened list on."""
     listed = [Video(path=video, targets=(0,)) for video in videos]
-    evaluate(model, listed, clip, batch_size=6, workers=WORKERS, precision="bfloat16")
+    evaluate(model, listed, clip, batch_size=6, workers=WORKERS, precision=precision)
 
 
 def prepare(
@@ -78,6 +80,7 @@ def prepare(
     name: str,
     videos: Sequence[Path],
     clip: ClipConfig,
+    precision: str,
     device: torch.device,
 ) -> Callable[[], tuple[float, float]]:
     """Build a model; return what evaluates it and tells the seconds, and those of compiling."""
@@ -87,13 +90,14 @@ def prepare(
         scores = partial(official_scores, official, model, videos, clip, device)
         return lambda: (seconds_of(scores, device), 0)
     ours = build_ours(theirs, SIZES[name]).to(device)
-    hold_frozen(ours, "bfloat16")
+    hold_frozen(ours, precision)
     compiling = 0.0
     if way == "compiled":
         compiling = seconds_of(
-            lambda: compile_for_inference(ours, clip, "bfloat16", 6, lanes_of(device)), device
+            lambda: compile_for_inference(ours, clip, precision, 6, lanes_of(device)), device
         )
-    return lambda: (seconds_of(lambda: our_evaluation(ours, videos, clip), device), compiling)
+    scores = partial(our_evaluation, ours, videos, clip, precision)
+    return lambda: (seconds_of(scores, device), compiling)
 
 
 def main(
@@ -102,17 +106,18 @@ def main(
     name: str,
     stride: int,
     rounds: int,
+    precision: str,
     device: torch.device,
 ) -> None:
     """Print videos a second and the ratio."""
     clip = ClipConfig(frames=8, stride=stride, size=224, views=(3, 1))
     paths = [video.resolve() for video in videos]
-    ways = {way: (way, official, name, paths, clip, device) for way in WAYS}
+    ways = {way: (way, official, name, paths, clip, precision, device) for way in WAYS}
     found = take_turns(prepare, ways, rounds)
     rate = {way: len(paths) / statistics.median(s for s, _ in runs) for way, runs in found.items()}
     print(
         f"{name}, 3 views of 8 frames, stride {stride}, of {len(paths)} videos: "
-        f"official {rate['official']:.3f}, ours {rate['ours']:.3f} videos/s: "
+        f"official {rate['official']:.3f}, ours in {precision} {rate['ours']:.3f} videos/s: "
         f"{rate['ours'] / rate['official']:.2f} times; "
         f"compiled {rate['compiled']:.3f}: {rate['compiled'] / rate['official']:.2f} times, "
         f"after {found['compiled'][0][1]:.0f} s of compiling"
@@ -128,6 +133,7 @@ if __name__ == "__main__":
         "--stride", type=int, default=16, help="of frames; views of shorter videos are the same"
     )
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--precision", choices=("float32", "bfloat16"), default="bfloat16")
     parser.add_argument("--device", choices=("cpu", "cuda"), default=faster_device())
     arguments = parser.parse_args()
     main(
@@ -136,5 +142,6 @@ if __name__ == "__main__":
         arguments.model,
         arguments.stride,
         arguments.rounds,
+        arguments.precision,
         choose_device(arguments.device),
     )

@@ -19,7 +19,7 @@ from st_adapter.errors import ArgumentError
 from st_adapter.evaluate import evaluate
 from st_adapter.kernels import chosen_kernels
 from st_adapter.machine import hold_frozen
-from st_adapter.passes import backward, clips_at_once
+from st_adapter.passes import backward, clips_at_once, infer
 from st_adapter.predict import Predictor
 
 needs_compiler = pytest.mark.skipif(
@@ -77,9 +77,10 @@ def test_a_bias_is_added_to_a_rounded_product_in_compiled_steps_alone():
 
 @needs_compiler
 @pytest.mark.usefixtures("unchecked")
-def test_compiled_scores_are_those_of_the_model(trained_run, folder_data):
+def test_compiled_scores_are_those_of_the_model(trained_run, folder_data, capsys):
     video = find_videos(folder_data)[0]
     compiled = dict(Predictor(trained_run, device="cpu", compile=True)(video))
+    assert "compiled, scoring takes" in capsys.readouterr().err
     for label, score in Predictor(trained_run, device="cpu")(video):
         assert compiled[label] == pytest.approx(score, abs=1e-5)
 
@@ -102,13 +103,42 @@ def test_evaluation_runs_what_was_compiled_before(backbone, lanes, folder_data):
         assert ours["score"] == pytest.approx(theirs["score"], abs=1e-5)
 
 
+@needs_compiler
+@pytest.mark.usefixtures("unchecked")
+def test_weights_are_packed_for_inference_and_followed_in_training():
+    torch.compiler.reset()
+    model = randomise(st_adapter.create_model("test_vit", ["a", "b"], weights="random")).eval()
+    clips = torch.randint(0, 256, (1, 2, 3, 32, 32), dtype=torch.uint8)
+
+    def compiled_scores():
+        with torch.profiler.profile() as profile:
+            scores = infer(model, clips, device=model.device, precision="float32", at_once=1)
+        return scores, any(event.key.startswith("mkldnn::_") for event in profile.key_averages())
+
+    model.compile()
+    compiled_scores()
+    for parameter in model.trainable_parameters():
+        parameter.data.mul_(1.5)
+    expected = model.forward(clips)
+    scores, packed = compiled_scores()
+    torch.testing.assert_close(scores, expected, rtol=1e-4, atol=1e-5)
+    assert not packed
+
+    torch.compiler.reset()
+    compile_for_inference(model, ClipConfig(frames=2, size=32, views=(1, 1)), "float32", 1)
+    scores, packed = compiled_scores()
+    torch.testing.assert_close(scores, expected, rtol=1e-4, atol=1e-5)
+    assert packed == torch.backends.mkldnn.is_available()
+
+
 def test_without_a_compiler_it_is_refused_in_one_line(trained_run, folder_data, tmp_path):
     changes = {"CXX": str(tmp_path / "none"), "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "cache")}
     given = ["predict", trained_run, find_videos(folder_data)[0], "--compile", "--device", "cpu"]
     command = [sys.executable, "-m", "st_adapter", *map(str, given)]
     done = subprocess.run(command, capture_output=True, text=True, env=os.environ | changes)
     assert done.returncode == 2, done.stderr
-    (line,) = done.stderr.strip().splitlines()
+    *begun, line = done.stderr.strip().splitlines()
+    assert begun == ["compiling the model"]
     assert "C++ compiler" in line
     assert "leave out --compile" in line
 

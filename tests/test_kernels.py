@@ -5,7 +5,7 @@ from contextlib import nullcontext
 import pytest
 import torch
 import torch.nn.functional as F
-from timm.layers import QuickGELU
+from timm.layers import Mlp, QuickGELU
 from timm.models.vision_transformer import VisionTransformer
 
 import st_adapter
@@ -19,6 +19,7 @@ from st_adapter.kernels import (
     FrozenConvolution,
     QuickGELUFunction,
     chosen_kernels,
+    quick_gelu_mlp,
 )
 from st_adapter.machine import hold_frozen
 from st_adapter.method_table import METHODS
@@ -79,6 +80,22 @@ def test_quick_gelu_is_clips():
     x = torch.linspace(-8, 8, 101, dtype=torch.float64, requires_grad=True)
     torch.testing.assert_close(QuickGELUFunction.apply(x), QuickGELU()(x))
     assert torch.autograd.gradcheck(QuickGELUFunction.apply, (x,))
+
+
+@pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="no oneDNN")
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_quick_gelu_in_the_pass_of_a_product_is_as_near_as_after_it(precision):
+    torch.manual_seed(0)
+    mlp, x = Mlp(32, 128, act_layer=QuickGELU), torch.randn(4, 9, 32)
+    with autocast(CPU, precision):
+        after = quick_gelu_mlp(mlp, x).detach()
+        with torch.no_grad(), torch.profiler.profile() as profile:
+            within = quick_gelu_mlp(mlp, x)
+    fuses = precision == "float32" or torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    assert fuses == any("_linear_pointwise" in event.key for event in profile.key_averages())
+    exact = mlp.double()(x.double()).detach()
+    assert (within - exact).norm() <= 1.1 * (after - exact).norm()
+    assert (after - exact).norm() <= 0.01 * exact.norm()
 
 
 def test_a_frozen_convolution_has_the_gradient_of_torchs():

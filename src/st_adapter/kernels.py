@@ -11,7 +11,8 @@ from typing import Any, Self
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from timm.layers import Mlp
+from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 FEW_TOKENS = 256
@@ -253,6 +254,31 @@ _INSTEAD: dict[Callable[..., Any], Callable[..., Any]] = {
     F.linear: _linear,
     F.scaled_dot_product_attention: _attention,
 }
+
+
+def quick_gelu_mlp(mlp: Mlp, x: Tensor) -> Tensor:
+    """Timm's MLP with CLIP's activation; in scoring, in the pass that makes the first product."""
+    first, second = mlp.fc1, mlp.fc2
+    plain = type(first) is type(second) is nn.Linear and type(mlp.norm) is nn.Identity
+    biased = plain and first.bias is not None and second.bias is not None
+    result: Tensor
+    if biased and not torch.is_grad_enabled() and _has_swish(x):
+        kind = torch.bfloat16 if _computes_in_bfloat16() else x.dtype
+        given = [t.to(kind) for t in (1.702 * x, first.weight, 1.702 * first.bias)]
+        hidden = torch.ops.mkldnn._linear_pointwise(*given, "swish", [], "").flatten(0, -2)
+        result = torch.addmm(second.bias, hidden, second.weight.T, alpha=1 / 1.702)
+        return result.view(*x.shape[:-1], -1)
+    result = second(mlp.norm(QuickGELUFunction.apply(first(x))))
+    return result
+
+
+def _has_swish(x: Tensor) -> bool:
+    """Whether oneDNN applies x sigmoid(x) to a product as it makes it, in this arithmetic."""
+    if x.device.type != "cpu" or not torch.backends.mkldnn.is_available():
+        return False
+    if torch.is_autocast_enabled("cpu"):
+        return _computes_in_bfloat16() and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    return x.dtype is torch.float32
 
 
 class QuickGELUFunction(torch.autograd.Function):

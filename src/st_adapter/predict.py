@@ -51,7 +51,7 @@ class Predictor:
         frames: frames in a clip; unset takes as many as in training.
         size: height and width of a clip, pixels; unset takes that of training.
         batch_size: clips in a forward pass.
-        compile: compile the model (torch.compile): for many videos.
+        compile: compile the model (torch.compile) as its weights are: for many videos.
         decoder: "pyav" or "torchcodec".
 
     Raises:

@@ -14,7 +14,7 @@ from torch.utils.checkpoint import checkpoint
 from st_adapter.backbones.layout import adapt_tokens
 from st_adapter.backbones.site import Inserted, Site
 from st_adapter.errors import ArgumentError
-from st_adapter.kernels import QuickGELUFunction, same_kernels
+from st_adapter.kernels import quick_gelu_mlp, same_kernels
 
 Adapter = Callable[[Tensor], Tensor]
 
@@ -197,7 +197,7 @@ def _add_mlp(block: Any, x: Tensor) -> Tensor:
     """The residual stream after a block's MLP."""
     hidden, mlp = block.norm2(x), block.mlp
     if type(mlp) is Mlp and type(mlp.act) is QuickGELU and not torch.compiler.is_compiling():
-        hidden = mlp.fc2(mlp.norm(QuickGELUFunction.apply(mlp.fc1(hidden))))
+        hidden = quick_gelu_mlp(mlp, hidden)
     else:
         hidden = mlp(hidden)
     after: Tensor = x + block.drop_path2(block.ls2(hidden))
