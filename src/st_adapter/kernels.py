@@ -1,7 +1,7 @@
 """Ways of computing the same thing that are faster on a processor.
 
-`benchmarks/kernels.py` measures each, but for that of compiled steps, against what torch would
-choose.
+`benchmarks/kernels.py` measures each against what torch would choose, but for those of compiled
+steps; `benchmarks/scoring.py` those of scoring.
 """
 
 import threading
@@ -257,7 +257,10 @@ _INSTEAD: dict[Callable[..., Any], Callable[..., Any]] = {
 
 
 def quick_gelu_mlp(mlp: Mlp, x: Tensor) -> Tensor:
-    """Timm's MLP with CLIP's activation; in scoring, in the pass that makes the first product."""
+    """Timm's MLP with CLIP's activation; in scoring, in the pass that makes the first product.
+
+    QuickGELU(z) is swish(1.702 z) / 1.702. Scoring calls neither map, hooks on them do not run.
+    """
     first, second = mlp.fc1, mlp.fc2
     plain = type(first) is type(second) is nn.Linear and type(mlp.norm) is nn.Identity
     biased = plain and first.bias is not None and second.bias is not None
@@ -267,14 +270,15 @@ def quick_gelu_mlp(mlp: Mlp, x: Tensor) -> Tensor:
         given = [t.to(kind) for t in (1.702 * x, first.weight, 1.702 * first.bias)]
         hidden = torch.ops.mkldnn._linear_pointwise(*given, "swish", [], "").flatten(0, -2)
         result = torch.addmm(second.bias, hidden, second.weight.T, alpha=1 / 1.702)
-        return result.view(*x.shape[:-1], -1)
+        return result.view(*x.shape[:-1], result.shape[-1])
     result = second(mlp.norm(QuickGELUFunction.apply(first(x))))
     return result
 
 
 def _has_swish(x: Tensor) -> bool:
     """Whether oneDNN applies x sigmoid(x) to a product as it makes it, in this arithmetic."""
-    if x.device.type != "cpu" or not torch.backends.mkldnn.is_available():
+    here = x.device.type == "cpu" and torch.backends.mkldnn.is_available()
+    if not here or x.dtype is torch.float64:
         return False
     if torch.is_autocast_enabled("cpu"):
         return _computes_in_bfloat16() and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
