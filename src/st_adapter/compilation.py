@@ -31,14 +31,13 @@ def compile_for_training(
     Raises:
         ArgumentError: it cannot be compiled here.
     """
-    say("compiling the model")
     clip, most = config.clip, config.batch_size * (2 if config.reversal else 1)
     kind = torch.float32 if config.mixup or config.cutmix else torch.uint8  # what mixing makes
     model.train()
     before = _clip_seconds(model, clip, precision, most, kind)
     with _compiling(model, lanes):
         gain = before / _clip_seconds(model, clip, precision, most, kind)
-        _scoring_seconds(model, clip, precision, config.batch_size, lanes)
+        _score(model, clip, precision, config.batch_size, lanes)
     model.train()
     _say_gain("a step", gain)
 
@@ -57,14 +56,16 @@ def compile_for_inference(
     Raises:
         ArgumentError: it cannot be compiled here.
     """
-    say("compiling the model")
     packed = model.device.type == "cpu"
-    before = _scoring_seconds(model, clip, precision, batch_size, lanes)
-    dynamic = (
-        False if packed else None
-    )  # packed convolutions (torch 2.15) fail in code for any shape
-    with _compiling(model, lanes, dynamic):
-        gain = before / _scoring_seconds(model, clip, precision, batch_size, lanes, packed)
+
+    def clip_seconds(packed: bool) -> float:
+        _score(model, clip, precision, batch_size, lanes, packed)
+        return min(_score(model, clip, precision, batch_size, lanes, packed) for _ in range(3))
+
+    before = clip_seconds(packed=False)
+    # Packed convolutions (torch 2.15) fail in code for any shape.
+    with _compiling(model, lanes, dynamic=False if packed else None):
+        gain = before / clip_seconds(packed)
     _say_gain("scoring", gain)
 
 
@@ -82,7 +83,7 @@ def _clip_seconds(
         return step_seconds(model, clips, precision) / len(clips)
 
 
-def _scoring_seconds(
+def _score(
     model: VideoClassifier,
     clip: ClipConfig,
     precision: str,
@@ -90,29 +91,26 @@ def _scoring_seconds(
     lanes: int,
     packed: bool = False,
 ) -> float:
-    """Time that a clip takes, scored where it will be: code is for the threads that compiled it.
+    """Score a pass in each lane: code is for as many threads as compiled it.
 
-    The fastest of three runs in all lanes, after a first.
+    Returns:
+        Time that a clip takes, seconds.
     """
     from torch._inductor import config
 
     model.eval()
-    clips = _black(model, clip, precision, batch_size)
+    device = model.device
 
     def score(clips: Tensor, _dropped: object) -> Tensor:
-        device = model.device
         with config.patch(freezing=packed):  # for this thread
             logits = infer(model, clips, device=device, precision=precision, at_once=len(clips))
         return logits.cpu()
 
-    def seconds(passes: int) -> float:
-        start = time.perf_counter()
-        list(side_by_side(score, passes * [clips], lanes))
-        return (time.perf_counter() - start) / (passes * len(clips))
-
-    with clear_out_of_memory(model.device):
-        seconds(1)
-        return min(seconds(2 * lanes) for _ in range(3))
+    clips = _black(model, clip, precision, batch_size)
+    start = time.perf_counter()
+    with clear_out_of_memory(device):
+        list(side_by_side(score, lanes * [clips], lanes))
+    return (time.perf_counter() - start) / (lanes * len(clips))
 
 
 def _black(
@@ -131,6 +129,7 @@ def _black(
 @contextmanager
 def _compiling(model: VideoClassifier, lanes: int, dynamic: bool | None = None) -> Iterator[None]:
     """Compile it, and turn the compiler's errors into one line."""
+    say("compiling the model")
     from torch._dynamo.exc import TorchDynamoException  # takes seconds
     from torch._inductor.exc import CppCompileError, InvalidCxxCompiler
 
