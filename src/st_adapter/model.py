@@ -124,8 +124,9 @@ class VideoClassifier(nn.Module):
         inserted = inserted._replace(recompute=recompute, cut=cut)
         if self.token_pool is not None and enabled:
             tokens = self._family.frame_tokens(self.backbone, frames, inserted)
-            return cast(Tensor, self.token_pool(tokens.unflatten(0, (b, t)).flatten(1, 2)))
-        pooled = self._family.frame_features(self.backbone, frames, inserted).unflatten(0, (b, t))
+            return cast(Tensor, self.token_pool(tokens.reshape(b, -1, tokens.shape[-1])))
+        pooled = self._family.frame_features(self.backbone, frames, inserted)
+        pooled = pooled.view(b, t, *pooled.shape[1:])
         if self.frame_mixer is not None and enabled:
             pooled = self.frame_mixer(pooled)
         return self._family.clip_features(self.backbone, pooled.mean(1))
@@ -280,7 +281,7 @@ class VideoClassifier(nn.Module):
 
 def _over_clips(adapter: STAdapter, b: int, t: int, features: Tensor) -> Tensor:
     """Give an adapter the clip axis that the backbone does not know: [b * t, ...] features."""
-    return adapter.update(features.unflatten(0, (b, t))).flatten(0, 1)
+    return adapter.update(features.view(b, t, *features.shape[1:])).flatten(0, 1)
 
 
 def create_model(

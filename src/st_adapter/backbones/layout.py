@@ -48,11 +48,19 @@ def adapt_tokens(
         adapter: gives what is added to a grid of patches.
     """
     if not prefix:
-        return x + adapter(x.unflatten(1, grid)).flatten(1, 2)
+        return x + adapter(_on_grid(x, grid)).flatten(1, 2)
+    if torch.compiler.is_compiling():  # which fuses all of this, and the backward pass of the slice
+        update = adapter(_on_grid(x[:, prefix:], grid)).flatten(1, 2)
+        return (x + F.pad(update, (0, 0, prefix, 0))).to(x.dtype)
     stream, patches = TakePatches.apply(x, prefix)
-    update = adapter(patches.unflatten(1, grid)).flatten(1, 2)
+    update = adapter(_on_grid(patches, grid)).flatten(1, 2)
     adapted: Tensor = AddToPatches.apply(stream, update, prefix)
     return adapted
+
+
+def _on_grid(patches: Tensor, grid: tuple[int, int]) -> Tensor:
+    """[n, h * w, c] as [n, h, w, c]; torch before 2.15 compiles no `unflatten` in a mode."""
+    return patches.view(patches.shape[0], *grid, patches.shape[-1])
 
 
 class TakePatches(torch.autograd.Function):
@@ -92,8 +100,6 @@ class AddToPatches(torch.autograd.Function):
 
 def _added(x: Tensor, update: Tensor, prefix: int) -> Tensor:
     """A copy of x with an update added to the tokens after the first ones."""
-    if torch.compiler.is_compiling():  # the compiler nests each write to a slice in the next one
-        return (x + F.pad(update, (0, 0, prefix, 0))).to(x.dtype)
     result = x.clone()
     result[:, prefix:] += update
     return result
