@@ -1,0 +1,153 @@
+"""Forms of the convolution over time on a GPU: alone, in an adapter with its residual, in a step.
+
+    python benchmarks/temporal_convolution.py [--clips 2 8 32] [--precision bfloat16]
+
+A depthwise 2-D convolution by cuDNN, a sum of shifted frames, both as written and compiled, and the
+Triton kernel. Each is checked against float64. Microseconds of a forward and a backward pass are
+medians of what the GPU takes when it has been told all before (replays of CUDA graphs). Steps are
+forward and backward passes of ViT-B/16 with 24 adapters as written.
+"""
+
+import argparse
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from triton.testing import do_bench_cudagraph
+
+from st_adapter import adapter, create_model
+from st_adapter.bench.limits import median_seconds
+from st_adapter.config import AdapterConfig
+from st_adapter.machine import hold_frozen
+from st_adapter.passes import autocast, backward
+from st_adapter.temporal_kernel import convolve_over_time
+
+FRAMES, SIDE, CHANNELS, BOTTLENECK = 8, 14, 768, 384
+DEVICE = torch.device("cuda")
+Convolve = Callable[[Tensor, Tensor, Tensor | None], Tensor]
+
+
+def conv2d(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """Over (t, h * w), as on a processor."""
+    b, t, h, w, d = x.shape
+    rows = x.reshape(b, t, h * w, d).permute(0, 3, 1, 2)
+    out = F.conv2d(rows, weight[..., 0], bias, padding=(weight.shape[2] // 2, 0), groups=d)
+    return out.permute(0, 2, 3, 1).reshape(x.shape)
+
+
+def shifted(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """The sum of frames before, at and after each, times their weights."""
+    taps, frames = weight.shape[2], x.shape[1]
+    padded = F.pad(x, (0, 0, 0, 0, 0, 0, taps // 2, taps // 2))
+    parts = [padded[:, i : i + frames] * weight[:, 0, i, 0, 0] for i in range(taps)]
+    total: Tensor = sum(parts[1:], parts[0])
+    return (total if bias is None else total + bias).to(x.dtype)
+
+
+def kernel(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """The Triton kernel."""
+    assert bias is not None
+    return convolve_over_time(x.flatten(2, 3), weight[:, 0, :, 0, 0], bias).view(x.shape)
+
+
+FORMS: dict[str, Convolve] = {"conv2d": conv2d, "shifted": shifted, "kernel": kernel}
+
+
+def main(clips: list[int], precision: str) -> None:
+    """Print a line for each number of clips and form."""
+    for count in clips:
+        torch.manual_seed(0)
+        module = adapter.STAdapter(CHANNELS, BOTTLENECK, init="up-zero").to(DEVICE)
+        torch.nn.init.normal_(module.up.weight, std=0.02)
+        features = torch.randn(count, FRAMES, SIDE, SIDE, CHANNELS, device=DEVICE)
+        for name, form in FORMS.items():
+            for compiled in (False, True):
+                alone, whole = times(form, compiled, module, features.requires_grad_(), precision)
+                print(
+                    f"{count} clips, {name}{', compiled' * compiled}: "
+                    f"alone {alone[0]:.0f} + {alone[1]:.0f} us, "
+                    f"adapter with residual {whole[0]:.0f} + {whole[1]:.0f} us",
+                    flush=True,
+                )
+        for name, form in FORMS.items():
+            milliseconds = 1000 * step_seconds(form, count, precision)
+            print(f"{count} clips, {name}: a step {milliseconds:.1f} ms", flush=True)
+
+
+def step_seconds(form: Convolve, clips: int, precision: str) -> float:
+    """Forward and backward pass of ViT-B/16, 24x384."""
+    adapter.depthwise_conv3d = form
+    config = AdapterConfig(bottleneck=BOTTLENECK)
+    model = create_model("vit_base_patch16_clip_224", ["a", "b"], config, "random").to(DEVICE)
+    hold_frozen(model.train(), precision)
+    shape = (clips, FRAMES, 3, 16 * SIDE, 16 * SIDE)
+    noise = torch.randint(0, 256, shape, dtype=torch.uint8, device=DEVICE)
+    labels = torch.zeros(clips, dtype=torch.long, device=DEVICE)
+
+    def step() -> None:
+        backward(model, noise, labels, F.cross_entropy, precision=precision, at_once=clips)
+
+    return median_seconds(step, DEVICE, rounds=9)
+
+
+def times(
+    form: Convolve, compiled: bool, module: adapter.STAdapter, features: Tensor, precision: str
+) -> tuple[tuple[float, float], tuple[float, float]]:
+    """Forward and backward pass of the convolution, and of the adapter with it."""
+    torch.compiler.reset()
+    adapter.depthwise_conv3d = form
+    with autocast(DEVICE, precision):
+        hidden = module.down(features).detach().requires_grad_()
+    given = [hidden, module.conv.weight, module.conv.bias]
+    alone, whole = (torch.compile(form), torch.compile(module)) if compiled else (form, module)
+    check(alone, given, precision)
+    trained = [features, *module.parameters()]
+    return (
+        forward_and_backward(lambda: alone(*given), given, precision),
+        forward_and_backward(lambda: whole(features), trained, precision),
+    )
+
+
+def forward_and_backward(
+    run: Callable[[], Tensor], wanted: list[Any], precision: str
+) -> tuple[float, float]:
+    """Microseconds of both passes."""
+    with autocast(DEVICE, precision):
+        grad = torch.randn_like(run())
+
+    def forward() -> Tensor:
+        with autocast(DEVICE, precision):
+            return run()
+
+    def both() -> None:
+        torch.autograd.grad(forward(), wanted, grad)
+
+    first, total = (
+        1000 * float(do_bench_cudagraph(work, rep=50, return_mode="median"))
+        for work in (forward, both)
+    )
+    return first, total - first
+
+
+def check(form: Convolve, given: list[Tensor], precision: str) -> None:
+    """Fail where a result or gradient is far from that of float64."""
+    with autocast(DEVICE, precision):
+        out = form(*given)
+    grad = torch.randn_like(out)
+    found = [out, *torch.autograd.grad(out, given, grad)]
+    double = [x.detach().double().requires_grad_() for x in given]
+    exact = conv2d(*double)
+    wanted = [exact, *torch.autograd.grad(exact, double, grad.double())]
+    for value, truth in zip(found, wanted, strict=True):
+        error = float((value.detach().double() - truth).norm() / truth.norm())
+        assert error < (1e-3 if precision == "float32" else 2e-2), f"{form}: {error:.1e}"
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--clips", type=int, nargs="+", default=[2, 8, 32])
+    parser.add_argument("--precision", default="bfloat16")
+    arguments = parser.parse_args()
+    main(arguments.clips, arguments.precision)

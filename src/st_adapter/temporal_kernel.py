@@ -1,0 +1,118 @@
+"""The depthwise convolution over time as one Triton kernel each way, for GPUs.
+
+Faster than what torch's compiler makes of it; `benchmarks/temporal_convolution.py` tells how much.
+"""
+
+# Triton reads the annotations of its kernels, which have types of its own.
+# mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-decorators
+
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+from jaxtyping import Float
+from torch import Tensor
+
+_ROWS, _CHANNELS = 64, 64
+
+
+def convolve_over_time(
+    x: Float[Tensor, "b t n d"], weight: Float[Tensor, "d k"], bias: Float[Tensor, " d"]
+) -> Float[Tensor, "b t n d"]:
+    """Convolve each channel over time with zero padding, in float32.
+
+    Args:
+        weight: of an odd number of frames, k.
+    """
+    result: Tensor = _TemporalConvolution.apply(x, weight, bias)
+    return result
+
+
+class _TemporalConvolution(torch.autograd.Function):
+    """Each way reads and writes features once, but for what the caches hold."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        x, weight = x.contiguous(), weight.contiguous()
+        ctx.save_for_backward(x, weight)
+        out = torch.empty_like(x)
+        with _on_device_of(x):
+            _forward[_grid(x)](x, weight, bias, out, *_sizes(x, weight))
+        return out
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """All three gradients in one pass; those of weights are added up in a fixed order."""
+        x, weight = ctx.saved_tensors
+        grad, of_x, taps = grad.contiguous(), torch.empty_like(x), weight.shape[1]
+        grid = _grid(x)
+        parts = torch.empty(grid[0], taps + 1, x.shape[-1], dtype=torch.float32, device=x.device)
+        with _on_device_of(x):
+            _backward[grid](grad, x, weight, of_x, parts, *_sizes(x, weight))
+        total = parts.sum(0)
+        return of_x, total[:taps].T.to(weight.dtype), total[taps].to(weight.dtype)
+
+
+def _on_device_of(x: Tensor) -> AbstractContextManager[object]:
+    """Triton starts kernels on the current device; torch's compiler sees to that itself."""
+    return (
+        nullcontext() if torch.compiler.is_compiling() or x.is_cpu else torch.cuda.device(x.device)
+    )
+
+
+def _grid(x: Tensor) -> tuple[int, int]:
+    return triton.cdiv(x[..., 0].numel(), _ROWS), triton.cdiv(x.shape[-1], _CHANNELS)
+
+
+def _sizes(x: Tensor, weight: Tensor) -> tuple[int, ...]:
+    return x[..., 0].numel(), *x.shape[1:], weight.shape[1], _ROWS, _CHANNELS
+
+
+@triton.jit
+def _forward(
+    x, weight, bias, out, num_rows, num_frames, plane, channels,
+    TAPS: tl.constexpr, ROWS: tl.constexpr, CHANNELS: tl.constexpr,
+):  # fmt: skip
+    row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)[:, None]
+    channel = tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)[None, :]
+    is_here = (row < num_rows) & (channel < channels)
+    time = row // plane % num_frames
+    total = tl.load(bias + channel, channel < channels, 0).to(tl.float32)
+    total = tl.broadcast_to(total, (ROWS, CHANNELS))
+    for tap in tl.static_range(TAPS):
+        step = tap - TAPS // 2
+        is_inside = is_here & (time + step >= 0) & (time + step < num_frames)
+        factor = tl.load(weight + channel * TAPS + tap, channel < channels, 0).to(tl.float32)
+        offsets = (row + step * plane).to(tl.int64) * channels + channel
+        total += factor * tl.load(x + offsets, is_inside, 0).to(tl.float32)
+    tl.store(out + row.to(tl.int64) * channels + channel, total, is_here)
+
+
+@triton.jit
+def _backward(
+    grad, x, weight, of_x, parts, num_rows, num_frames, plane, channels,
+    TAPS: tl.constexpr, ROWS: tl.constexpr, CHANNELS: tl.constexpr,
+):  # fmt: skip
+    row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)[:, None]
+    channel = tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)[None, :]
+    is_here = (row < num_rows) & (channel < channels)
+    time = row // plane % num_frames
+    here = row.to(tl.int64) * channels + channel
+    centre = tl.load(grad + here, is_here, 0).to(tl.float32)
+    total = tl.zeros((ROWS, CHANNELS), tl.float32)
+    part = parts + tl.program_id(0).to(tl.int64) * (TAPS + 1) * channels + channel
+    tl.store(part + TAPS * channels, tl.sum(centre, 0)[None, :], channel < channels)
+    for tap in tl.static_range(TAPS):
+        step = tap - TAPS // 2
+        before = (row - step * plane).to(tl.int64) * channels + channel
+        is_before = is_here & (time - step >= 0) & (time - step < num_frames)
+        factor = tl.load(weight + channel * TAPS + tap, channel < channels, 0).to(tl.float32)
+        total += factor * tl.load(grad + before, is_before, 0).to(tl.float32)
+        after = (row + step * plane).to(tl.int64) * channels + channel
+        is_after = is_here & (time + step >= 0) & (time + step < num_frames)
+        seen = tl.load(x + after, is_after, 0).to(tl.float32)
+        tl.store(part + tap * channels, tl.sum(centre * seen, 0)[None, :], channel < channels)
+    tl.store(of_x + here, total, is_here)
