@@ -120,7 +120,7 @@ TINY = TrainConfig(
     workers=0,
     dropout=0.1,
     precision="float32",
-    device="cpu",
+    device=os.environ.get("ST_ADAPTER_TEST_DEVICE", "cpu"),
 )
 
 

@@ -131,7 +131,8 @@ def test_in_shards_a_model_is_trained_as_whole(folder_data, tmp_path, tiny, monk
     shutil.rmtree(again / "adapter_last")
     train(data, again, shared, resume=True)
     assert losses(again) == losses(out)
-    equal_adapters(again, out, rtol=0, atol=0)
+    to_the_bit = {"rtol": 0, "atol": 0} if tiny.device == "cpu" else {}  # cuDNN's sums vary
+    equal_adapters(again, out, **to_the_bit)
 
     monkeypatch.delenv("ACCELERATE_USE_FSDP")
     train(data, out, replace(shared, processes=1), resume=True)

@@ -15,6 +15,9 @@ from torch.utils.flop_counter import bmm_flop, mm_flop
 
 _BYTES = 256 * 2**20
 _ROUNDS = 5
+_IN_A_ROW = 20
+"""Calls that another device than a processor is given at once: one may be over before it is told
+of the next."""
 _aten = torch.ops.aten
 _PRODUCTS: dict[Any, tuple[int, Callable[..., int]]] = {
     _aten.mm.default: (0, mm_flop),
@@ -105,7 +108,7 @@ def squares(dtype: torch.dtype, device: torch.device) -> list[Product]:
 def _seconds_of_product(product: Product, device: torch.device) -> float:
     factors = [_draw(side, product.dtype, device) for side in (product.left, product.right)]
     multiply = torch.mm if len(product.left.shape) == 2 else torch.bmm
-    return median_seconds(lambda: multiply(*factors), device, rounds=3)
+    return _seconds_of_kernel(lambda: multiply(*factors), device, rounds=3)
 
 
 def _draw(side: Side, dtype: torch.dtype, device: torch.device) -> Tensor:
@@ -136,11 +139,22 @@ def _wait_for(device: torch.device) -> None:
         torch.accelerator.synchronize(device)
 
 
+def _seconds_of_kernel(run: Callable[[], object], device: torch.device, rounds: int) -> float:
+    """Median time on the device of what may be shorter than starting it takes."""
+    calls = 1 if device.type == "cpu" else _IN_A_ROW
+
+    def run_all() -> None:
+        for _ in range(calls):
+            run()
+
+    return median_seconds(run_all, device, rounds) / calls
+
+
 def bytes_per_second(device: torch.device) -> float:
     """Rate of reading and writing memory, by copying 256 MB."""
     source = torch.zeros(_BYTES, dtype=torch.uint8, device=device)
     target = torch.empty_like(source)
-    return 2 * _BYTES / median_seconds(lambda: target.copy_(source), device)
+    return 2 * _BYTES / _seconds_of_kernel(lambda: target.copy_(source), device, _ROUNDS)
 
 
 def seconds_to_decode(path: Path, num_frames: int) -> float:
