@@ -7,12 +7,12 @@ Clips of noise, random weights, each way in a process of its own, whose whole me
 
 import argparse
 import sys
-import time
 from multiprocessing import get_context
 
 import torch
 
 from st_adapter import create_model
+from st_adapter.bench.limits import seconds_of
 from st_adapter.machine import hold_frozen, peak_memory_gb
 from st_adapter.passes import backward
 
@@ -39,15 +39,14 @@ def measure(
     if checkpointed:
         model.checkpoint_activations()
     clip = torch.randint(0, 256, (clips, frames, 3, 224, 224), dtype=torch.uint8, device=device)
-    times = []
-    for _ in range(2):
-        start = time.perf_counter()
-        loss = backward(
+
+    def step() -> None:
+        backward(
             model, clip, clip, lambda x, _: x.square().sum(), precision=precision, at_once=clips
         )
-        float(loss)  # waits for the device
-        times.append(time.perf_counter() - start)
-    return peak_memory_gb(device), min(times)
+
+    fastest = min(seconds_of(step, device) for _ in range(2))
+    return peak_memory_gb(device), fastest
 
 
 if __name__ == "__main__":

@@ -9,9 +9,7 @@ random: what a model costs does not depend on them.
 
 import argparse
 import os
-import statistics
 import tempfile
-import time
 from dataclasses import replace
 from multiprocessing import get_context
 from pathlib import Path
@@ -22,6 +20,7 @@ from matplotlib.figure import Figure
 from processes import clips_per_second
 
 from st_adapter import create_model
+from st_adapter.bench.limits import median_seconds, seconds_of
 from st_adapter.config import TrainConfig
 from st_adapter.data.annotations import read_annotations
 from st_adapter.evaluate import evaluate
@@ -71,15 +70,11 @@ def _step(config: TrainConfig) -> tuple[float, float]:
     hold_frozen(model, PRECISION)
     shape = (1, config.frames, 3, config.size, config.size)
     clip = torch.randint(0, 256, shape, dtype=torch.uint8, device=device)
-    times = []
-    for _ in range(1 + STEPS):
-        start = time.perf_counter()
-        loss = backward(
-            model, clip, clip, lambda x, _: x.square().sum(), precision=PRECISION, at_once=1
-        )
-        float(loss)  # waits for the device
-        times.append(time.perf_counter() - start)
-    return 1000 * statistics.median(times[1:]), peak_memory_gb(device)
+
+    def step() -> None:
+        backward(model, clip, clip, lambda x, _: x.square().sum(), precision=PRECISION, at_once=1)
+
+    return 1000 * median_seconds(step, device, STEPS), peak_memory_gb(device)
 
 
 def training(data: Path, config: TrainConfig, processes: int) -> float:
@@ -98,9 +93,8 @@ def scoring(data: Path, config: TrainConfig, count: int) -> float:
     model = create_model(config.backbone, annotations.labels, weights="random").to(device)
     hold_frozen(model, PRECISION)
     evaluate(model, videos[:2], config.clip, workers=0, precision=PRECISION)  # warms up
-    start = time.perf_counter()
-    evaluate(model, videos, replace(config.clip, views=(3, 1)), workers=2, precision=PRECISION)
-    return time.perf_counter() - start
+    clip = replace(config.clip, views=(3, 1))
+    return seconds_of(lambda: evaluate(model, videos, clip, workers=2, precision=PRECISION), device)
 
 
 def draw(found: dict[tuple[str, str], Points], out: Path) -> None:

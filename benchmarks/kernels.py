@@ -7,13 +7,15 @@ ratio of the medians: above 1 the choice is right, 1 where it changes nothing.
 """
 
 import statistics
-import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 
 import torch
+from torch import Tensor
 
 from st_adapter import VideoClassifier, create_model
+from st_adapter.bench.limits import seconds_of
 from st_adapter.kernels import ChosenKernels
 
 CLIPS, FRAMES, ROUNDS = 4, 8, 7
@@ -35,13 +37,17 @@ def _compare(name: str, model: VideoClassifier, size: int) -> None:
     }
     for _ in range(1 + ROUNDS):
         for chosen, times in seconds.items():
-            start = time.perf_counter()
-            with chosen(), torch.autocast("cpu", torch.bfloat16):
-                loss = model(clips).float().square().sum()
-            torch.autograd.grad(loss, model.trainable_parameters(), allow_unused=True)
-            times.append(time.perf_counter() - start)
+            times.append(seconds_of(partial(_step, model, clips, chosen), clips.device))
     ours, theirs = (statistics.median(times[1:]) for times in seconds.values())
     print(f"{name}: {1000 * ours:.0f} ms, not {1000 * theirs:.0f}: {theirs / ours:.2f}")
+
+
+def _step(
+    model: VideoClassifier, clips: Tensor, chosen: Callable[[], AbstractContextManager[object]]
+) -> None:
+    with chosen(), torch.autocast("cpu", torch.bfloat16):
+        loss = model(clips).float().square().sum()
+    torch.autograd.grad(loss, model.trainable_parameters(), allow_unused=True)
 
 
 if __name__ == "__main__":

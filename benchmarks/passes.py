@@ -8,14 +8,15 @@ and which size `st_adapter.passes.clips_at_once` chooses.
 
 import argparse
 import statistics
-import time
 from collections.abc import Callable
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from st_adapter import VideoClassifier, create_model
+from st_adapter.bench.limits import seconds_of
 from st_adapter.machine import hold_frozen
 from st_adapter.passes import backward, clips_at_once, infer
 
@@ -52,9 +53,7 @@ def time_sizes(
     seconds: dict[int, list[float]] = {size: [] for size in sizes}
     for _ in range(1 + ROUNDS):
         for size, times in seconds.items():
-            start = time.perf_counter()
-            run(model, clips, size)
-            times.append(time.perf_counter() - start)
+            times.append(seconds_of(partial(run, model, clips, size), clips.device))
     return {size: statistics.median(times[1:]) for size, times in seconds.items()}
 
 

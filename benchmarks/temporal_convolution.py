@@ -3,9 +3,9 @@
     python benchmarks/temporal_convolution.py [--clips 2 8 32] [--precision bfloat16]
 
 A depthwise 2-D convolution by cuDNN, a sum of shifted frames, both as written and compiled, and the
-Triton kernel. Each is checked against float64. Microseconds of a forward and a backward pass are
-medians of what the GPU takes when it has been told all before (replays of CUDA graphs). Steps are
-forward and backward passes of ViT-B/16 with 24 adapters as written.
+Triton kernel. Each convolution is checked against float64. Microseconds of a forward and a backward
+pass are medians of what the GPU takes when it has been told all before (replays of CUDA graphs).
+Steps are forward and backward passes of ViT-B/16 with 24 adapters as written.
 """
 
 import argparse
@@ -20,9 +20,9 @@ from triton.testing import do_bench_cudagraph
 from st_adapter import adapter, create_model
 from st_adapter.bench.limits import median_seconds
 from st_adapter.config import AdapterConfig
+from st_adapter.convolution import depthwise_conv3d
 from st_adapter.machine import hold_frozen
 from st_adapter.passes import autocast, backward
-from st_adapter.temporal_kernel import convolve_over_time
 
 FRAMES, SIDE, CHANNELS, BOTTLENECK = 8, 14, 768, 384
 DEVICE = torch.device("cuda")
@@ -46,13 +46,8 @@ def shifted(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     return (total if bias is None else total + bias).to(x.dtype)
 
 
-def kernel(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """The Triton kernel."""
-    assert bias is not None
-    return convolve_over_time(x.flatten(2, 3), weight[:, 0, :, 0, 0], bias).view(x.shape)
-
-
-FORMS: dict[str, Convolve] = {"conv2d": conv2d, "shifted": shifted, "kernel": kernel}
+FORMS: dict[str, Convolve] = {"conv2d": conv2d, "shifted": shifted, "kernel": depthwise_conv3d}
+"""The last is what adapters run, with the Triton kernel."""
 
 
 def main(clips: list[int], precision: str) -> None:
@@ -61,10 +56,11 @@ def main(clips: list[int], precision: str) -> None:
         torch.manual_seed(0)
         module = adapter.STAdapter(CHANNELS, BOTTLENECK, init="up-zero").to(DEVICE)
         torch.nn.init.normal_(module.up.weight, std=0.02)
-        features = torch.randn(count, FRAMES, SIDE, SIDE, CHANNELS, device=DEVICE)
+        shape = (count, FRAMES, SIDE, SIDE, CHANNELS)
+        features = torch.randn(shape, device=DEVICE, requires_grad=True)
         for name, form in FORMS.items():
             for compiled in (False, True):
-                alone, whole = times(form, compiled, module, features.requires_grad_(), precision)
+                alone, whole = times(form, compiled, module, features, precision)
                 print(
                     f"{count} clips, {name}{', compiled' * compiled}: "
                     f"alone {alone[0]:.0f} + {alone[1]:.0f} us, "

@@ -9,7 +9,7 @@ set_forkserver_preload(["st_adapter.comparison.cell"])  # torch is imported once
 import jaxtyping
 from jaxtyping import install_import_hook
 
-SHAPED = ("adapter", "backbones", "data", "inference", "model")
+SHAPED = ("adapter", "backbones", "convolution", "data", "inference", "model")
 install_import_hook([f"st_adapter.{name}" for name in SHAPED], "shape_checks.typechecker")
 
 import json

@@ -5,7 +5,8 @@ import torch
 import torch.nn.functional as F
 
 from st_adapter import STAdapter
-from st_adapter.adapter import Init, depthwise_conv3d
+from st_adapter.adapter import Init
+from st_adapter.convolution import depthwise_conv3d
 from st_adapter.errors import ArgumentError
 
 KERNELS = [(3, 1, 1), (1, 1, 1), (1, 3, 3), (3, 3, 3), (5, 1, 3)]

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 import st_adapter
 from conftest import randomise
 from st_adapter import cli
+from st_adapter.checkpoint import load_tensors
 from st_adapter.compilation import compile_for_training
 from st_adapter.config import TrainConfig
 from st_adapter.data.formats.folders import find_videos
@@ -48,18 +49,27 @@ def test_scores_and_gradients_are_those_of_a_processor(backbone, precision):
     assert (found - scores).norm() <= NEAR[precision] * scores.norm()
     ours = gradients(model.train(), clips.to("cuda"), precision)
     assert ours.keys() == expected.keys()
-    together = torch.cat([ours[name].flatten() for name in expected])
-    wanted = torch.cat([gradient.flatten() for gradient in expected.values()])
-    assert (together - wanted).norm() <= 3 * NEAR[precision] * wanted.norm()
+    groups = [[name] for name in expected] if precision == "float32" else [list(expected)]
+    for names in groups:  # in half precision small ones are noise
+        found, wanted = (torch.cat([g[n].flatten() for n in names]) for g in (ours, expected))
+        assert (found - wanted).norm() <= 3 * NEAR[precision] * wanted.norm() + 1e-6, names
 
 
 @pytest.mark.parametrize("precision", NEAR)
 def test_a_run_of_a_gpu_is_resumed_there_and_predicts_on_a_processor(
     precision, folder_data, tmp_path, tiny
 ):
-    config = replace(tiny, device="cuda", precision=precision, workers=2, save_steps=1)
+    config = replace(tiny, device="cuda", precision=precision, workers=2)
+    config = replace(config, save_steps=1, keep_states=9)
     train(folder_data, tmp_path / "run", config)
+    straight = load_tensors(tmp_path / "run" / "adapter_last")
+    first, *later = sorted((tmp_path / "run" / "state").iterdir())
+    for state in later:
+        state.unlink()
     assert train(folder_data, tmp_path / "run", config, resume=True).num_videos == 2
+    for name, tensor in load_tensors(tmp_path / "run" / "adapter_last").items():
+        torch.testing.assert_close(tensor, straight[name], rtol=1e-4, atol=1e-6)
+    assert first.exists()
     video = find_videos(folder_data)[0]
     on_gpu = dict(Predictor(tmp_path / "run", device="cuda", precision=precision)(video))
     for label, score in Predictor(tmp_path / "run", device="cpu")(video):
@@ -75,13 +85,18 @@ def test_compiled_steps_and_scores_are_the_same(trained_run, folder_data, capsys
     clips = torch.randint(0, 256, (2, 3, 3, 32, 32), dtype=torch.uint8, device="cuda")
     expected = gradients(model, clips, "bfloat16")
     compile_for_training(model, TrainConfig(frames=3, size=32, batch_size=2), "bfloat16")
-    for name, gradient in gradients(model, clips, "bfloat16").items():
-        assert (gradient - expected[name]).norm() <= 0.05 * expected[name].norm(), name
+    assert model.is_compiled
+    compiled = gradients(model, clips, "bfloat16")
+    assert compiled.keys() == expected.keys()
+    for name, gradient in compiled.items():
+        assert (gradient - expected[name]).norm() <= 0.1 * expected[name].norm(), name
     video = find_videos(folder_data)[0]
-    compiled = dict(Predictor(trained_run, device="cuda", compile=True)(video))
-    assert "compiled, scoring takes" in capsys.readouterr().err
+    scores = dict(Predictor(trained_run, device="cuda", compile=True)(video))
+    said = capsys.readouterr().err
+    assert "compiled, a step takes" in said
+    assert "compiled, scoring takes" in said
     for label, score in Predictor(trained_run, device="cpu")(video):
-        assert compiled[label] == pytest.approx(score, abs=1e-2)
+        assert scores[label] == pytest.approx(score, abs=1e-2)
 
 
 def test_bench_stays_below_the_limits_of_the_gpu(capsys):

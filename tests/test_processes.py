@@ -105,6 +105,8 @@ def test_what_accelerate_is_set_to_and_is_not_used_here_is_told(monkeypatch, cap
 
 
 def test_in_shards_a_model_is_trained_as_whole(folder_data, tmp_path, tiny, monkeypatch):
+    if tiny.device != "cpu":
+        pytest.skip("a GPU is for one process, and cuDNN adds up in no fixed order")
     data = tmp_path / "data"
     shutil.copytree(folder_data, data)
     (data / "darkens" / "clip 0.mp4").unlink()  # steps of 6 and 3: one process has a batch more
@@ -131,8 +133,7 @@ def test_in_shards_a_model_is_trained_as_whole(folder_data, tmp_path, tiny, monk
     shutil.rmtree(again / "adapter_last")
     train(data, again, shared, resume=True)
     assert losses(again) == losses(out)
-    to_the_bit = {"rtol": 0, "atol": 0} if tiny.device == "cpu" else {}  # cuDNN's sums vary
-    equal_adapters(again, out, **to_the_bit)
+    equal_adapters(again, out, rtol=0, atol=0)
 
     monkeypatch.delenv("ACCELERATE_USE_FSDP")
     train(data, out, replace(shared, processes=1), resume=True)

@@ -10,14 +10,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from st_adapter.adapter import depthwise_conv3d
+from st_adapter.convolution import _builds_kernels, depthwise_conv3d
 
 pytest.importorskip("triton")
 SHAPES = [(2, 8, 12, 96, 3), (1, 1, 7, 5, 3), (2, 4, 9, 70, 5), (3, 2, 64, 64, 1), (2, 3, 65, 1, 3)]
 """Clips, frames, patches, channels and frames that the kernel spans: no multiples of its blocks."""
-
-
-NEAR = {"float32": 1e-6, "bfloat16": 4e-3}
+NEAR = {"float32": 1e-6, "bfloat16": 8e-3, "float16": 5e-4}
+"""Of the norm: results are computed in float32 and rounded once; the interpreter cuts bfloat16."""
 
 
 @pytest.fixture(scope="module")
@@ -43,11 +42,12 @@ def errors(shape, dtype, device):
 
     torch.manual_seed(0)
     b, t, n, d, k = shape
-    x, grad = (torch.randn(b, t, n, d, device=device).to(dtype) for _ in range(2))
-    weight, bias = torch.randn(d, k, device=device), torch.randn(d, device=device)
-    found = convolve_over_time(*(given := [v.requires_grad_() for v in (x, weight, bias)]))
-    assert found.dtype == dtype
-    found = [found, *torch.autograd.grad(found, given, grad)]
+    x, grad = (torch.randn(b, t, d, n, device=device).to(dtype).mT for _ in range(2))
+    weight, bias = torch.randn(k, d, device=device).T, torch.randn(d, 2, device=device)[:, 0]
+    given = [x.requires_grad_(), weight.requires_grad_(), bias.requires_grad_()]
+    out = convolve_over_time(*given)
+    assert out.dtype == dtype
+    found = [out, *torch.autograd.grad(out, given, grad)]
     rows, weight, bias = (v.detach().double().requires_grad_() for v in given)
     rows_first = rows.permute(0, 3, 1, 2)
     exact = F.conv2d(rows_first, weight[:, None, :, None], bias, padding=(k // 2, 0), groups=d)
@@ -86,6 +86,15 @@ def test_adapters_on_a_gpu_run_the_kernel_and_get_the_same_gradients_each_time()
 
     with torch.profiler.profile() as profile:
         once = run()
-    assert any("_forward" in event.key for event in profile.key_averages())
+    assert {"_convolve", "_gradients"} <= {event.key for event in profile.key_averages()}
     for ours, again in zip(once, run(), strict=True):
         assert torch.equal(ours, again)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="Triton works here")
+def test_where_triton_does_not_work_it_is_said_and_torch_convolves(capsys):
+    _builds_kernels.cache_clear()
+    assert not _builds_kernels(torch.device("cuda"), torch.float32)
+    (said,) = capsys.readouterr().err.splitlines()
+    assert said.startswith("note: Triton builds no kernels here (")
+    assert said.endswith("); adapters run a slower convolution")

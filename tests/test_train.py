@@ -361,7 +361,10 @@ def test_memory_of_a_step_is_estimated_in_the_chosen_precision():
 def test_what_cannot_work_is_refused_before_anything_is_written(folder_data, tmp_path, tiny):
     out = tmp_path / "run"
     for change, message in (
-        ({"frames": 10**7}, "GB are free on .*; use --checkpoint-act.* step; or lower --frames"),
+        (
+            {"frames": 10**7},
+            f"GB are free on {tiny.device}.*; use --checkpoint-act.* step; or lower --frames",
+        ),
         ({"device": "cuda:7"}, "device 'cuda:7' is not there; this machine has cpu"),
         ({"device": "tpux"}, "device 'tpux' is not there"),
         ({"backbone": "vit_tny"}, "unknown backbone 'vit_tny'"),

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from st_adapter.adapter import STAdapter
 from st_adapter.backbones import family_named, family_of
 from st_adapter.backbones.clip import remark_on_activation
+from st_adapter.backbones.layout import unflatten
 from st_adapter.backbones.site import Cut, Family, Inserted
 from st_adapter.backbones.weights import NAMED_SOURCES, build_from, digest, resolve_source
 from st_adapter.config import AdapterConfig, ClipConfig, MethodConfig, check_method
@@ -124,9 +125,8 @@ class VideoClassifier(nn.Module):
         inserted = inserted._replace(recompute=recompute, cut=cut)
         if self.token_pool is not None and enabled:
             tokens = self._family.frame_tokens(self.backbone, frames, inserted)
-            return cast(Tensor, self.token_pool(tokens.reshape(b, -1, tokens.shape[-1])))
-        pooled = self._family.frame_features(self.backbone, frames, inserted)
-        pooled = pooled.view(b, t, *pooled.shape[1:])
+            return cast(Tensor, self.token_pool(unflatten(tokens, 0, (b, t)).flatten(1, 2)))
+        pooled = unflatten(self._family.frame_features(self.backbone, frames, inserted), 0, (b, t))
         if self.frame_mixer is not None and enabled:
             pooled = self.frame_mixer(pooled)
         return self._family.clip_features(self.backbone, pooled.mean(1))
@@ -152,8 +152,7 @@ class VideoClassifier(nn.Module):
         """What the frozen blocks make of each frame; `forward_from` goes on from there."""
         frames = self._normalise(clips.flatten(0, 1))
         stream = self._family.frame_prefix(self.backbone, frames, self.num_frozen_blocks)
-        unflattened: Tensor = stream.unflatten(0, tuple(clips.shape[:2]))
-        return unflattened
+        return unflatten(stream, 0, clips.shape[:2])
 
     def forward_from(
         self, prefix: Float[Tensor, "b t n c"], frame_size: tuple[int, int]
@@ -281,7 +280,7 @@ class VideoClassifier(nn.Module):
 
 def _over_clips(adapter: STAdapter, b: int, t: int, features: Tensor) -> Tensor:
     """Give an adapter the clip axis that the backbone does not know: [b * t, ...] features."""
-    return adapter.update(features.view(b, t, *features.shape[1:])).flatten(0, 1)
+    return adapter.update(unflatten(features, 0, (b, t))).flatten(0, 1)
 
 
 def create_model(

@@ -21,25 +21,27 @@ _ROWS, _CHANNELS = 64, 64
 def convolve_over_time(
     x: Float[Tensor, "b t n d"], weight: Float[Tensor, "d k"], bias: Float[Tensor, " d"]
 ) -> Float[Tensor, "b t n d"]:
-    """Convolve each channel over time with zero padding, in float32.
+    """Convolve each channel over time with zero padding, in float32; the result is held as x is.
 
     Args:
-        weight: of an odd number of frames, k.
+        weight: of k frames, an odd number.
     """
+    assert weight.shape[0] == bias.shape[0] == x.shape[-1]
+    assert weight.shape[1] % 2
     result: Tensor = _TemporalConvolution.apply(x, weight, bias)
     return result
 
 
 class _TemporalConvolution(torch.autograd.Function):
-    """Each way reads and writes features once, but for what the caches hold."""
+    """One kernel each way; frames are read for every tap, but for the first from the caches."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        x, weight = x.contiguous(), weight.contiguous()
+        x, weight, bias = (given.contiguous() for given in (x, weight, bias))
         ctx.save_for_backward(x, weight)
         out = torch.empty_like(x)
         with _on_device_of(x):
-            _forward[_grid(x)](x, weight, bias, out, *_sizes(x, weight))
+            _convolve[_grid(x)](x, weight, bias, out, *_sizes(x, weight))
         return out
 
     @staticmethod
@@ -51,28 +53,29 @@ class _TemporalConvolution(torch.autograd.Function):
         grid = _grid(x)
         parts = torch.empty(grid[0], taps + 1, x.shape[-1], dtype=torch.float32, device=x.device)
         with _on_device_of(x):
-            _backward[grid](grad, x, weight, of_x, parts, *_sizes(x, weight))
+            _gradients[grid](grad, x, weight, of_x, parts, *_sizes(x, weight))
         total = parts.sum(0)
         return of_x, total[:taps].T.to(weight.dtype), total[taps].to(weight.dtype)
 
 
 def _on_device_of(x: Tensor) -> AbstractContextManager[object]:
     """Triton starts kernels on the current device; torch's compiler sees to that itself."""
-    return (
-        nullcontext() if torch.compiler.is_compiling() or x.is_cpu else torch.cuda.device(x.device)
-    )
+    interpreted = x.is_cpu
+    if torch.compiler.is_compiling() or interpreted:
+        return nullcontext()
+    return torch.cuda.device(x.device)
 
 
 def _grid(x: Tensor) -> tuple[int, int]:
-    return triton.cdiv(x[..., 0].numel(), _ROWS), triton.cdiv(x.shape[-1], _CHANNELS)
+    return triton.cdiv(x.shape[:-1].numel(), _ROWS), triton.cdiv(x.shape[-1], _CHANNELS)
 
 
 def _sizes(x: Tensor, weight: Tensor) -> tuple[int, ...]:
-    return x[..., 0].numel(), *x.shape[1:], weight.shape[1], _ROWS, _CHANNELS
+    return x.shape[:-1].numel(), *x.shape[1:], weight.shape[1], _ROWS, _CHANNELS
 
 
 @triton.jit
-def _forward(
+def _convolve(
     x, weight, bias, out, num_rows, num_frames, plane, channels,
     TAPS: tl.constexpr, ROWS: tl.constexpr, CHANNELS: tl.constexpr,
 ):  # fmt: skip
@@ -92,7 +95,7 @@ def _forward(
 
 
 @triton.jit
-def _backward(
+def _gradients(
     grad, x, weight, of_x, parts, num_rows, num_frames, plane, channels,
     TAPS: tl.constexpr, ROWS: tl.constexpr, CHANNELS: tl.constexpr,
 ):  # fmt: skip

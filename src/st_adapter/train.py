@@ -146,8 +146,6 @@ def processes_to_start(config: TrainConfig) -> int:
     if choose_device(config.device).type != "cuda":
         return config.processes or 1
     gpus = 1 if ":" in config.device else torch.cuda.device_count()
-    if config.processes and config.processes > gpus:
-        say(f"note: one process for each GPU, so {gpus}, not {config.processes}")
     return min(config.processes or gpus, gpus)
 
 

@@ -1,6 +1,6 @@
 """How the features of a block hold the grid of patches."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -48,19 +48,19 @@ def adapt_tokens(
         adapter: gives what is added to a grid of patches.
     """
     if not prefix:
-        return x + adapter(_on_grid(x, grid)).flatten(1, 2)
-    if torch.compiler.is_compiling():  # which fuses all of this, and the backward pass of the slice
-        update = adapter(_on_grid(x[:, prefix:], grid)).flatten(1, 2)
+        return x + adapter(unflatten(x, 1, grid)).flatten(1, 2)
+    if torch.compiler.is_compiling():  # torch 2.11 loses gradients of views that functions return
+        update = adapter(unflatten(x[:, prefix:], 1, grid)).flatten(1, 2)
         return (x + F.pad(update, (0, 0, prefix, 0))).to(x.dtype)
     stream, patches = TakePatches.apply(x, prefix)
-    update = adapter(_on_grid(patches, grid)).flatten(1, 2)
+    update = adapter(unflatten(patches, 1, grid)).flatten(1, 2)
     adapted: Tensor = AddToPatches.apply(stream, update, prefix)
     return adapted
 
 
-def _on_grid(patches: Tensor, grid: tuple[int, int]) -> Tensor:
-    """[n, h * w, c] as [n, h, w, c]; torch before 2.15 compiles no `unflatten` in a mode."""
-    return patches.view(patches.shape[0], *grid, patches.shape[-1])
+def unflatten(x: Tensor, axis: int, sizes: Sequence[int]) -> Tensor:
+    """Tensor.unflatten, which torch 2.11 cannot compile where kernels are chosen by a mode."""
+    return x.view(*x.shape[:axis], *sizes, *x.shape[axis + 1 :])
 
 
 class TakePatches(torch.autograd.Function):

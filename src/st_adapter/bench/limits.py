@@ -16,8 +16,7 @@ from torch.utils.flop_counter import bmm_flop, mm_flop
 _BYTES = 256 * 2**20
 _ROUNDS = 5
 _IN_A_ROW = 20
-"""Calls that another device than a processor is given at once: one may be over before it is told
-of the next."""
+"""Calls queued together on a GPU, so that the time to start one does not count."""
 _aten = torch.ops.aten
 _PRODUCTS: dict[Any, tuple[int, Callable[..., int]]] = {
     _aten.mm.default: (0, mm_flop),
@@ -140,7 +139,7 @@ def _wait_for(device: torch.device) -> None:
 
 
 def _seconds_of_kernel(run: Callable[[], object], device: torch.device, rounds: int) -> float:
-    """Median time on the device of what may be shorter than starting it takes."""
+    """Median time of work on the device; of small factors on a GPU, which its caches then hold."""
     calls = 1 if device.type == "cpu" else _IN_A_ROW
 
     def run_all() -> None:

@@ -92,7 +92,7 @@ class Bench:
         operations_per_second: of products of matrices, at the shapes of the training step.
         peak_operations_per_second: of products of square matrices, the highest.
         model_flops_utilisation: share of that rate that a training step keeps up, by what torch
-            counts: products, convolutions and, on a GPU, fused attention.
+            counts: products, convolutions and, on a GPU, fused attention, but no Triton kernel.
         bytes_per_second: of copying memory.
         forward_and_activation_gradient: share of the training step that its products would take
             without those of trained weights' gradients.
