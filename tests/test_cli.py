@@ -1,5 +1,6 @@
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -268,3 +269,13 @@ def test_every_awkward_file_is_labelled_or_named(capsys, trained_run):
     assert code in (0, 1)
     assert sorted(r["path"] for r in records) == [str(f) for f in files]
     assert all(("predictions" in r) != ("error" in r) for r in records)
+
+
+def test_training_names_what_could_not_be_read_where_it_ends(folder_data, tmp_path, capsys):
+    shutil.copytree(folder_data, data := tmp_path / "data")
+    (data / "darkens" / "broken.mp4").write_bytes(b"no video")
+    flags = "--backbone test_vit --weights random --size 32 --frames 2 --epochs 1 --device cpu"
+    options = [*flags.split(), "--workers", "0", "--precision", "float32", "--val-fraction", "0.2"]
+    code, out, err = run(capsys, "train", data, "--out", tmp_path / "run", *options)
+    assert (code, "adapter: " in out) == (1, True)
+    assert err.endswith(f"some videos could not be read: {tmp_path / 'run' / 'skipped.jsonl'}\n")

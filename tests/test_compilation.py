@@ -1,5 +1,6 @@
 """Compiled models compute the same, and what cannot be compiled says so in one line."""
 
+import functools
 import os
 import shutil
 import subprocess
@@ -11,14 +12,14 @@ import torch.nn.functional as F
 
 import st_adapter
 from conftest import randomise
-from st_adapter.compilation import compile_for_inference, compile_for_training
+from st_adapter.compilation import _say_gain, compile_for_inference, compile_for_training
 from st_adapter.config import ClipConfig, TrainConfig
 from st_adapter.data.formats.folders import find_videos
 from st_adapter.data.video_list import Video
 from st_adapter.errors import ArgumentError
 from st_adapter.evaluate import evaluate
 from st_adapter.kernels import chosen_kernels
-from st_adapter.machine import hold_frozen
+from st_adapter.machine import hold_frozen, least_in_turns
 from st_adapter.passes import backward, clips_at_once, infer
 from st_adapter.predict import Predictor
 
@@ -147,3 +148,22 @@ def test_without_a_compiler_it_is_refused_in_one_line(trained_run, folder_data, 
 def test_what_is_not_compiled_is_refused(other):
     with pytest.raises(ArgumentError, match="not compiled"):
         TrainConfig(compile=True, draws=1, **other)
+
+
+def test_what_compiling_brings_is_timed_in_turns():
+    order, times = [], iter((3.0, 9.0, 2.0, 1.0, 4.0, 5.0))
+
+    def measure(way):
+        order.append(way)
+        return next(times)
+
+    ways = {way: functools.partial(measure, way) for way in ("before", "after")}
+    assert least_in_turns(ways, rounds=3) == {"before": 2.0, "after": 1.0}
+    assert order == ["before", "after"] * 3
+
+
+@pytest.mark.parametrize(("after", "advice"), [(1.0, ""), (1.7, "; it is faster without")])
+def test_where_compiling_costs_it_is_said(after, advice, capsys):
+    _say_gain("scoring", before=1.0, after=after)
+    said = f"compiled, scoring takes {after:.2f} times the time it took before{advice}\n"
+    assert capsys.readouterr().err == said

@@ -135,7 +135,11 @@ def train(
         _print_evaluation(result.to_json())
         hint = f"try: st-adapter predict {shlex.quote(str(out))} VIDEO"
         click.echo(f"adapter: {out / 'adapter'}; {hint}")
-    return SOME_FAILED if (out / "skipped.jsonl").exists() else DONE
+    if not (skipped := out / "skipped.jsonl").exists():
+        return DONE
+    if is_first():
+        click.echo(f"some videos could not be read: {skipped}", err=True)
+    return SOME_FAILED
 
 
 @app.command()

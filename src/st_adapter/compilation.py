@@ -2,8 +2,9 @@
 
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -11,10 +12,15 @@ from torch import Tensor
 from st_adapter.config import ClipConfig, TrainConfig
 from st_adapter.errors import ArgumentError
 from st_adapter.lanes import side_by_side
-from st_adapter.machine import clear_out_of_memory, step_seconds
+from st_adapter.machine import clear_out_of_memory, least_in_turns, step_seconds
 from st_adapter.model import VideoClassifier
 from st_adapter.passes import clips_at_once, infer
 from st_adapter.progress import say
+
+Forward = Callable[[Tensor], Tensor]
+
+_ROUNDS = 4
+"""Of what is timed before it is said what compiling gains, the first of which compiles."""
 
 _NO_GAIN = 0.95
 """Speed-up below which compiling is said to cost, with room for what the machine does beside."""
@@ -33,13 +39,22 @@ def compile_for_training(
     """
     clip, most = config.clip, config.batch_size * (2 if config.reversal else 1)
     kind = torch.float32 if config.mixup or config.cutmix else torch.uint8  # what mixing makes
+
+    def clip_seconds(clips: Tensor, forward: Forward | None = None) -> float:
+        return step_seconds(model, clips, precision, forward) / len(clips)
+
     model.train()
-    before = _clip_seconds(model, clip, precision, most, kind)
-    with _compiling(model, lanes):
-        gain = before / _clip_seconds(model, clip, precision, most, kind)
-        _score(model, clip, precision, config.batch_size, lanes)
+    before = _black(model, clip, precision, most, kind)
+    with _compiling(model, lanes), clear_out_of_memory(model.device):
+        after = _black(model, clip, precision, most, kind)
+        ways = {
+            "before": partial(clip_seconds, before, model.forward),
+            "after": partial(clip_seconds, after),
+        }
+        seconds = least_in_turns(ways, _ROUNDS)
+        _score(model, _black(model, clip, precision, config.batch_size), precision, lanes)
     model.train()
-    _say_gain("a step", gain)
+    _say_gain("a step", **seconds)
 
 
 def compile_for_inference(
@@ -57,39 +72,31 @@ def compile_for_inference(
         ArgumentError: it cannot be compiled here.
     """
     packed = model.device.type == "cpu"
-
-    def clip_seconds(packed: bool) -> float:
-        _score(model, clip, precision, batch_size, lanes, packed)
-        return min(_score(model, clip, precision, batch_size, lanes, packed) for _ in range(3))
-
-    before = clip_seconds(packed=False)
+    before = _black(model, clip, precision, batch_size)
     # Packed convolutions (torch 2.15) fail in code for any shape.
-    with _compiling(model, lanes, dynamic=False if packed else None):
-        gain = before / clip_seconds(packed)
-    _say_gain("scoring", gain)
+    compiling = _compiling(model, lanes, dynamic=False if packed else None)
+    with compiling, clear_out_of_memory(model.device):
+        after = _black(model, clip, precision, batch_size)
+        ways = {
+            "before": partial(_score, model, before, precision, lanes, forward=model.forward),
+            "after": partial(_score, model, after, precision, lanes, packed),
+        }
+        seconds = least_in_turns(ways, _ROUNDS)
+    _say_gain("scoring", **seconds)
 
 
-def _say_gain(what: str, gain: float) -> None:
-    what_to_do = "; leave --compile out" if gain < _NO_GAIN else ""
-    say(f"compiled, {what} takes {1 / gain:.2f} times the time it took before{what_to_do}")
-
-
-def _clip_seconds(
-    model: VideoClassifier, clip: ClipConfig, precision: str, most: int, kind: torch.dtype
-) -> float:
-    """Time that a clip takes forwards and backwards, where `most` are a batch."""
-    clips = _black(model, clip, precision, most, kind)
-    with clear_out_of_memory(model.device):
-        return step_seconds(model, clips, precision) / len(clips)
+def _say_gain(what: str, before: float, after: float) -> None:
+    advice = "; it is faster without" if before / after < _NO_GAIN else ""
+    say(f"compiled, {what} takes {after / before:.2f} times the time it took before{advice}")
 
 
 def _score(
     model: VideoClassifier,
-    clip: ClipConfig,
+    clips: Tensor,
     precision: str,
-    batch_size: int,
     lanes: int,
     packed: bool = False,
+    forward: Forward | None = None,
 ) -> float:
     """Score a pass in each lane: code is for as many threads as compiled it.
 
@@ -103,13 +110,13 @@ def _score(
 
     def score(clips: Tensor, _dropped: object) -> Tensor:
         with config.patch(freezing=packed):  # for this thread
-            logits = infer(model, clips, device=device, precision=precision, at_once=len(clips))
+            logits = infer(
+                forward or model, clips, device=device, precision=precision, at_once=len(clips)
+            )
         return logits.cpu()
 
-    clips = _black(model, clip, precision, batch_size)
     start = time.perf_counter()
-    with clear_out_of_memory(device):
-        list(side_by_side(score, lanes * [clips], lanes))
+    list(side_by_side(score, lanes * [clips], lanes))
     return (time.perf_counter() - start) / (lanes * len(clips))
 
 

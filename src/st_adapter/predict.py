@@ -73,11 +73,10 @@ class Predictor:
         decoder: Decoder = "pyav",
         compile: bool = False,
     ) -> None:
-        if precision not in PRECISIONS[1:] or batch_size < 1:
-            raise ArgumentError(
-                f"precision is one of {PRECISIONS[1:]} and batch_size at least 1, "
-                f"not {precision!r} and {batch_size}"
-            )
+        if precision not in PRECISIONS[1:]:
+            raise ArgumentError(f"precision is one of {PRECISIONS[1:]}, not {precision!r}")
+        if batch_size < 1:
+            raise ArgumentError(f"batch_size must be at least 1, not {batch_size}")
         chosen = choose_device(device)
         self.model = load(path, weights).to(chosen)
         spec = self.model.spec

@@ -135,6 +135,8 @@ def bench(config: TrainConfig, video: Path | None = None) -> Bench:
         VideoError: the video cannot be read.
     """
     device = choose_device(config.device)
+    if video is not None:
+        VideoIndex(video.parent)(video)  # that it cannot be read is said at once
     labels = [str(i) for i in range(400)]
     model = create_model(
         config.backbone,
@@ -212,7 +214,7 @@ def _loading(config: TrainConfig, video: Path | None) -> Row:
         seconds=seconds,
         clips_per_second=1 / seconds,
         limit_seconds=decoding,
-        limit="PyAV decoding the whole video, one thread",
+        limit="PyAV decoding the whole video, one thread, which clips of a part of it pass",
     )
 
 
