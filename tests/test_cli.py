@@ -279,3 +279,10 @@ def test_training_names_what_could_not_be_read_where_it_ends(folder_data, tmp_pa
     code, out, err = run(capsys, "train", data, "--out", tmp_path / "run", *options)
     assert (code, "adapter: " in out) == (1, True)
     assert err.endswith(f"some videos could not be read: {tmp_path / 'run' / 'skipped.jsonl'}\n")
+
+
+def test_a_link_to_nothing_is_named_as_a_video_that_cannot_be_read(trained_run, tmp_path, capsys):
+    (link := tmp_path / "gone.mp4").symlink_to(tmp_path / "nowhere.mp4")
+    code, _, err = run(capsys, "predict", trained_run, tmp_path, "--device", "cpu")
+    assert code == 1
+    assert f"skipped {link}: no such file" in err

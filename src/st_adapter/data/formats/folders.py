@@ -39,8 +39,8 @@ def _find(folder: Path) -> Iterator[str]:
             yield at
         for name, suffix in zip(visible, suffixes, strict=True):
             path = os.path.join(at, name)
-            if suffix in VIDEO_SUFFIXES and os.path.isfile(path):
-                yield path
+            if suffix in VIDEO_SUFFIXES and (os.path.isfile(path) or os.path.islink(path)):
+                yield path  # a link to nothing, too: whoever reads it says so
 
 
 def _read_classes(folder: Path, split: str, listing: Listing) -> None:
