@@ -40,6 +40,7 @@ def test_bench_of_a_broken_video_is_one_line(capsys, tmp_path):
     (broken := tmp_path / "broken.mp4").write_bytes(b"no video")
     assert cli.main(["bench", *SMALL, "--video", str(broken)]) == 2
     assert "broken.mp4: " in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == [broken]  # no index is left beside it
 
 
 def test_products_are_counted_with_their_operations():

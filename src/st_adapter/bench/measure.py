@@ -20,6 +20,7 @@ from st_adapter.compilation import compile_for_training
 from st_adapter.config import TrainConfig
 from st_adapter.data.dataset import TrainDataset
 from st_adapter.data.index import VideoIndex
+from st_adapter.data.packets import probe
 from st_adapter.data.reader import Reader
 from st_adapter.data.video_list import Video
 from st_adapter.errors import VideoError
@@ -136,7 +137,7 @@ def bench(config: TrainConfig, video: Path | None = None) -> Bench:
     """
     device = choose_device(config.device)
     if video is not None:
-        VideoIndex(video.parent)(video)  # that it cannot be read is said at once
+        probe(video)  # that it cannot be read is said at once
     labels = [str(i) for i in range(400)]
     model = create_model(
         config.backbone,
@@ -191,7 +192,7 @@ def _loading(config: TrainConfig, video: Path | None) -> Row:
     """Training clips of one video, drawn anew each time, from one process."""
     with tempfile.TemporaryDirectory() as folder:
         path = video or _write_clip(Path(folder) / "clip.mp4")
-        index = VideoIndex(path.parent if video is None else Path(folder))
+        index = VideoIndex(Path(folder))
         num_frames = index(path).num_frames
         dataset = TrainDataset(
             [Video(path=path, targets=(0,))],
