@@ -75,13 +75,18 @@ def _sizes(x: Tensor, weight: Tensor) -> tuple[int, ...]:
 
 
 @triton.jit
+def _block(num_rows, channels, ROWS: tl.constexpr, CHANNELS: tl.constexpr):
+    row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)[:, None]
+    channel = tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)[None, :]
+    return row, channel, (row < num_rows) & (channel < channels)
+
+
+@triton.jit
 def _convolve(
     x, weight, bias, out, num_rows, num_frames, plane, channels,
     TAPS: tl.constexpr, ROWS: tl.constexpr, CHANNELS: tl.constexpr,
 ):  # fmt: skip
-    row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)[:, None]
-    channel = tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)[None, :]
-    is_here = (row < num_rows) & (channel < channels)
+    row, channel, is_here = _block(num_rows, channels, ROWS, CHANNELS)
     time = row // plane % num_frames
     total = tl.load(bias + channel, channel < channels, 0).to(tl.float32)
     total = tl.broadcast_to(total, (ROWS, CHANNELS))
@@ -99,9 +104,7 @@ def _gradients(
     grad, x, weight, of_x, parts, num_rows, num_frames, plane, channels,
     TAPS: tl.constexpr, ROWS: tl.constexpr, CHANNELS: tl.constexpr,
 ):  # fmt: skip
-    row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)[:, None]
-    channel = tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)[None, :]
-    is_here = (row < num_rows) & (channel < channels)
+    row, channel, is_here = _block(num_rows, channels, ROWS, CHANNELS)
     time = row // plane % num_frames
     here = row.to(tl.int64) * channels + channel
     centre = tl.load(grad + here, is_here, 0).to(tl.float32)
