@@ -20,21 +20,13 @@ from triton.testing import do_bench_cudagraph
 from st_adapter import adapter, create_model
 from st_adapter.bench.limits import median_seconds
 from st_adapter.config import AdapterConfig
-from st_adapter.convolution import depthwise_conv3d
+from st_adapter.convolution import conv2d_over_time, depthwise_conv3d
 from st_adapter.machine import hold_frozen
 from st_adapter.passes import autocast, backward
 
 FRAMES, SIDE, CHANNELS, BOTTLENECK = 8, 14, 768, 384
 DEVICE = torch.device("cuda")
 Convolve = Callable[[Tensor, Tensor, Tensor | None], Tensor]
-
-
-def conv2d(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """Over (t, h * w), as on a processor."""
-    b, t, h, w, d = x.shape
-    rows = x.reshape(b, t, h * w, d).permute(0, 3, 1, 2)
-    out = F.conv2d(rows, weight[..., 0], bias, padding=(weight.shape[2] // 2, 0), groups=d)
-    return out.permute(0, 2, 3, 1).reshape(x.shape)
 
 
 def shifted(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -46,7 +38,11 @@ def shifted(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     return (total if bias is None else total + bias).to(x.dtype)
 
 
-FORMS: dict[str, Convolve] = {"conv2d": conv2d, "shifted": shifted, "kernel": depthwise_conv3d}
+FORMS: dict[str, Convolve] = {
+    "conv2d": conv2d_over_time,
+    "shifted": shifted,
+    "kernel": depthwise_conv3d,
+}
 """The last is what adapters run, with the Triton kernel."""
 
 
@@ -134,7 +130,7 @@ def check(form: Convolve, given: list[Tensor], precision: str) -> None:
     grad = torch.randn_like(out)
     found = [out, *torch.autograd.grad(out, given, grad)]
     double = [x.detach().double().requires_grad_() for x in given]
-    exact = conv2d(*double)
+    exact = conv2d_over_time(*double)
     wanted = [exact, *torch.autograd.grad(exact, double, grad.double())]
     for value, truth in zip(found, wanted, strict=True):
         error = float((value.detach().double() - truth).norm() / truth.norm())

@@ -30,9 +30,7 @@ def depthwise_conv3d(
 
             out = convolve_over_time(x.flatten(2, 3), weight[:, 0, :, 0, 0], bias)
             return out.view(x.shape)
-        rows = x.reshape(b, t, h * w, d).permute(0, 3, 1, 2)
-        out = F.conv2d(rows, weight[..., 0], bias, padding=(time_taps // 2, 0), groups=d)
-        return out.permute(0, 2, 3, 1).reshape(b, t, h, w, d)
+        return conv2d_over_time(x, weight, bias)
     half = time_taps // 2
     padded = F.pad(x, (0, 0, 0, 0, 0, 0, half, half))
     padding = (spatial[0] // 2, spatial[1] // 2)
@@ -43,6 +41,18 @@ def depthwise_conv3d(
         taps.append(F.conv2d(frames, weight[:, :, tap], tap_bias, padding=padding, groups=d))
     total = torch.stack(taps).sum(0) if len(taps) > 1 else taps[0]
     return total.permute(0, 2, 3, 1).reshape(b, t, h, w, d)
+
+
+def conv2d_over_time(
+    x: Float[Tensor, "b t h w d"],
+    weight: Float[Tensor, "d 1 kt 1 1"],
+    bias: Float[Tensor, " d"] | None,
+) -> Float[Tensor, "b t h w d"]:
+    """Convolve over time alone, as one 2-D convolution over (t, h * w)."""
+    b, t, h, w, d = x.shape
+    rows = x.reshape(b, t, h * w, d).permute(0, 3, 1, 2)
+    out = F.conv2d(rows, weight[..., 0], bias, padding=(weight.shape[2] // 2, 0), groups=d)
+    return out.permute(0, 2, 3, 1).reshape(b, t, h, w, d)
 
 
 def _runs_kernel(x: Tensor) -> bool:
