@@ -1,5 +1,6 @@
 """Work side by side: in order, a little ahead, each lane with its share of the threads."""
 
+import copy
 import threading
 from concurrent.futures import CancelledError
 
@@ -10,7 +11,7 @@ from st_adapter.config import ClipConfig
 from st_adapter.data.dataset import Skipped
 from st_adapter.data.formats.folders import find_videos
 from st_adapter.data.video_list import Video
-from st_adapter.inference import score_clips, score_videos
+from st_adapter.inference import score_clips, score_videos, videos_at_once
 from st_adapter.lanes import lanes_of, side_by_side
 from st_adapter.predict import Predictor
 
@@ -90,6 +91,14 @@ def test_scoring_ends_between_two_passes(predictor):
     with pytest.raises(CancelledError):
         score_clips(predictor.model, clips, 1, "float32", forward, dropped)
     assert passed == [1]
+
+
+def test_videos_come_as_many_at_once_as_fill_a_pass(predictor):
+    clip = ClipConfig(frames=4, size=32, views=(3, 1))
+    assert videos_at_once(predictor.model, clip, 6, "float32") == 2
+    compiled = copy.deepcopy(predictor.model)
+    compiled.compile()  # for one clip at a time, so that lanes share out single videos
+    assert videos_at_once(compiled, clip, 6, "float32") == 1
 
 
 @pytest.mark.usefixtures("two_threads")

@@ -86,7 +86,8 @@ def evaluate(
     orders = ORDERS if temporal else ORDERS[:1]
     scored: list[tuple[int, Tensor]] = []
     skipped: list[Skipped] = []
-    share = _share(len(videos), clip, batch_size, accelerator)
+    at_once = videos_at_once(model, clip, batch_size, precision)
+    share = _share(len(videos), at_once, accelerator)
     with bar("evaluating", len(share)) as progress:
         for index, result in score_videos(
             model,
@@ -148,13 +149,11 @@ def _evaluation(
     )
 
 
-def _share(
-    num_videos: int, clip: ClipConfig, batch_size: int, accelerator: Accelerator | None
-) -> Sequence[int]:
+def _share(num_videos: int, at_once: int, accelerator: Accelerator | None) -> Sequence[int]:
     """The videos that this process scores: whole batches in turn, the same as of one process."""
     if accelerator is None:
         return range(num_videos)
-    at_once, count = videos_at_once(clip, batch_size), accelerator.num_processes
+    count = accelerator.num_processes
     own = range(accelerator.process_index * at_once, num_videos, count * at_once)
     return [i for first in own for i in range(first, min(first + at_once, num_videos))]
 

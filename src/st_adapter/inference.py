@@ -48,7 +48,8 @@ def score_videos(
         lanes: most batches that are scored side by side: one where there are few of them or a
             prefix cache, and of a compiled model as many as it was compiled for.
     """
-    at_once = videos_at_once(clip, batch_size)
+    at_most = _clips_in_a_pass(model, clip, batch_size, precision)
+    at_once = videos_at_once(model, clip, batch_size, precision)
     share = range(len(videos)) if share is None else share
     groups: Iterable[list[Views]]
     if prefix_cache is None:
@@ -57,7 +58,6 @@ def score_videos(
         groups = _kept_views(prefix_cache, videos, clip, at_once, workers, reader, share)
     forward = model if prefix_cache is None else prefix_cache.logits
     model.eval()
-    at_most = min(batch_size, clips_at_once(model, clip.frames, clip.size, precision))
     few = len(share) <= 2 * lanes * at_once  # the last batch may run alone, with a lane's threads
     if prefix_cache is not None or (few and not model.is_compiled):
         lanes = 1
@@ -100,10 +100,18 @@ def _score_group(
     ]
 
 
-def videos_at_once(clip: ClipConfig, batch_size: int) -> int:
-    """Videos whose views fill a batch."""
+def videos_at_once(
+    model: VideoClassifier, clip: ClipConfig, batch_size: int, precision: str
+) -> int:
+    """Videos whose views fill a pass; more would leave lanes without work at the end."""
     temporal, spatial = clip.views
-    return max(1, batch_size // (temporal * spatial))
+    return max(1, _clips_in_a_pass(model, clip, batch_size, precision) // (temporal * spatial))
+
+
+def _clips_in_a_pass(
+    model: VideoClassifier, clip: ClipConfig, batch_size: int, precision: str
+) -> int:
+    return min(batch_size, clips_at_once(model, clip.frames, clip.size, precision))
 
 
 def _kept_views(
