@@ -15,10 +15,9 @@ import torch
 from torch import Tensor
 
 from st_adapter import VideoClassifier, create_model
-from st_adapter.bench.limits import seconds_of
 from st_adapter.config import AdapterConfig
 from st_adapter.inspection import inspect_spec
-from st_adapter.machine import choose_device, hold_frozen
+from st_adapter.machine import choose_device, hold_frozen, seconds_of
 from st_adapter.passes import backward
 from st_adapter.spec import ModelSpec
 

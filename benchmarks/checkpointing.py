@@ -12,8 +12,7 @@ from multiprocessing import get_context
 import torch
 
 from st_adapter import create_model
-from st_adapter.bench.limits import seconds_of
-from st_adapter.machine import hold_frozen, peak_memory_gb
+from st_adapter.machine import hold_frozen, peak_memory_gb, seconds_of
 from st_adapter.passes import backward
 
 

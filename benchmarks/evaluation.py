@@ -22,13 +22,12 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from turns import take_turns
 
-from st_adapter.bench.limits import seconds_of
 from st_adapter.compilation import compile_for_inference
 from st_adapter.config import ClipConfig
 from st_adapter.data.video_list import Video
 from st_adapter.evaluate import evaluate
 from st_adapter.lanes import lanes_of
-from st_adapter.machine import choose_device, hold_frozen
+from st_adapter.machine import choose_device, hold_frozen, seconds_of
 from st_adapter.model import VideoClassifier
 
 WORKERS, CLASSES = 2, 400

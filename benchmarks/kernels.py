@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from st_adapter import VideoClassifier, create_model
-from st_adapter.bench.limits import seconds_of
 from st_adapter.kernels import ChosenKernels
+from st_adapter.machine import seconds_of
 
 CLIPS, FRAMES, ROUNDS = 4, 8, 7
 

@@ -17,8 +17,7 @@ import torch.nn.functional as F
 from turns import take_turns
 
 from st_adapter import create_model, passes
-from st_adapter.bench.limits import seconds_of
-from st_adapter.machine import hold_frozen
+from st_adapter.machine import hold_frozen, seconds_of
 
 WARM, ROUNDS, PRECISION, FRAMES, SIZE = 8, 12, "bfloat16", 8, 224
 

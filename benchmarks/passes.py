@@ -16,8 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from st_adapter import VideoClassifier, create_model
-from st_adapter.bench.limits import seconds_of
-from st_adapter.machine import hold_frozen
+from st_adapter.machine import hold_frozen, seconds_of
 from st_adapter.passes import backward, clips_at_once, infer
 
 PRECISION, FRAMES, ROUNDS = "bfloat16", 8, 5

@@ -17,10 +17,9 @@ from turns import take_turns
 
 import st_adapter.kernels
 from st_adapter import VideoClassifier, create_model
-from st_adapter.bench.limits import seconds_of
 from st_adapter.compilation import compile_for_inference
 from st_adapter.config import ClipConfig
-from st_adapter.machine import hold_frozen
+from st_adapter.machine import hold_frozen, seconds_of
 from st_adapter.passes import clips_at_once, infer
 
 CPU, CLIPS, FRAMES = torch.device("cpu"), 4, 8

@@ -20,7 +20,7 @@ from st_adapter.config import TrainConfig
 from st_adapter.errors import ArgumentError, MemoryShortError
 from st_adapter.kernels import chosen_kernels
 from st_adapter.model import VideoClassifier
-from st_adapter.passes import HALF, autocast, backward
+from st_adapter.passes import HALF, autocast, backward, infer
 from st_adapter.sharding import num_shards
 
 _WORTH_IT = 1.15
@@ -68,20 +68,25 @@ def hold_frozen(model: VideoClassifier, precision: str) -> None:
 
 
 def choose_precision(
-    name: str, model: VideoClassifier, *, clip_frames: int, size: int
+    name: str, model: VideoClassifier, *, clip_frames: int, size: int, scoring: bool = False
 ) -> tuple[str, str]:
-    """Return the precision to use and why; "auto" times a step in float32 and bfloat16."""
+    """Return the precision to use and why; "auto" times a step in float32 and bfloat16.
+
+    Args:
+        scoring: time forward passes alone.
+    """
     if name != "auto":
         return name, "as asked"
     device = model.device
     if device.type == "cuda" and not torch.cuda.is_bf16_supported():
         return "float32", "this GPU has no bfloat16"
     clips = torch.zeros(2, min(clip_frames, 8), 3, size, size, dtype=torch.uint8, device=device)
-    ways = {p: partial(step_seconds, model, clips, p) for p in ("float32", "bfloat16")}
+    measure, what = (_pass_seconds, "pass") if scoring else (step_seconds, "step")
+    ways = {p: partial(measure, model, clips, p) for p in ("float32", "bfloat16")}
     seconds = least_in_turns(ways)
     gain = seconds["float32"] / seconds["bfloat16"]
     chosen = "bfloat16" if gain >= _WORTH_IT else "float32"
-    return chosen, f"a bfloat16 step takes {1 / gain:.2f} times the time of a float32 one"
+    return chosen, f"a bfloat16 {what} takes {1 / gain:.2f} times the time of a float32 one"
 
 
 def least_in_turns(ways: Mapping[str, Callable[[], float]], rounds: int = 3) -> dict[str, float]:
@@ -104,18 +109,40 @@ def step_seconds(
     Args:
         forward: the model's, compiled or not; unset runs it as it is.
     """
-    size = len(clips)
-    target = torch.zeros(size, dtype=torch.long, device=clips.device)
-    devices = [clips.device] if clips.device.type == "cuda" else []
-    with torch.random.fork_rng(devices=devices):
-        start = time.perf_counter()
-        loss = backward(
+    size, device = len(clips), clips.device
+    target = torch.zeros(size, dtype=torch.long, device=device)
+
+    def step() -> None:
+        backward(
             forward or model, clips, target, F.cross_entropy, precision=precision, at_once=size
         )
-        float(loss)  # waits for the device
-        seconds = time.perf_counter() - start
+
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        seconds = seconds_of(step, device)
     model.zero_grad()
     return seconds
+
+
+def _pass_seconds(model: VideoClassifier, clips: Tensor, precision: str) -> float:
+    """Time of a forward pass that keeps nothing, of a model in evaluation mode."""
+    device, size = clips.device, len(clips)
+    return seconds_of(
+        lambda: infer(model, clips, device=device, precision=precision, at_once=size), device
+    )
+
+
+def seconds_of(run: Callable[[], object], device: torch.device) -> float:
+    """Time of a call, until the device is done with it."""
+    _wait_for(device)
+    start = time.perf_counter()
+    run()
+    _wait_for(device)
+    return time.perf_counter() - start
+
+
+def _wait_for(device: torch.device) -> None:
+    if device.type != "cpu":
+        torch.accelerator.synchronize(device)
 
 
 def check_input_size(model: VideoClassifier, size: int) -> None:

@@ -1,7 +1,6 @@
 """What this machine can do at most: products of matrices, moving memory, decoding."""
 
 import statistics
-import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -12,6 +11,8 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import bmm_flop, mm_flop
+
+from st_adapter.machine import seconds_of
 
 _BYTES = 256 * 2**20
 _ROUNDS = 5
@@ -122,20 +123,6 @@ def median_seconds(run: Callable[[], object], device: torch.device, rounds: int 
     """Median time of a call, after one that is not timed."""
     run()
     return statistics.median(seconds_of(run, device) for _ in range(rounds))
-
-
-def seconds_of(run: Callable[[], object], device: torch.device) -> float:
-    """Time of a call, until the device is done with it."""
-    _wait_for(device)
-    start = time.perf_counter()
-    run()
-    _wait_for(device)
-    return time.perf_counter() - start
-
-
-def _wait_for(device: torch.device) -> None:
-    if device.type != "cpu":
-        torch.accelerator.synchronize(device)
 
 
 def _seconds_of_kernel(run: Callable[[], object], device: torch.device, rounds: int) -> float:

@@ -1,7 +1,6 @@
 """What a training step of each method costs, measured side by side in one process."""
 
 import statistics
-import time
 from typing import Any
 
 import torch
@@ -9,7 +8,7 @@ import torch.nn.functional as F
 
 from st_adapter.config import TrainConfig
 from st_adapter.inspection import count_parts, inspect_spec
-from st_adapter.machine import choose_device, hold_frozen
+from st_adapter.machine import choose_device, hold_frozen, seconds_of
 from st_adapter.model import VideoClassifier, create_model
 from st_adapter.optimization import clip_gradient, make_optimizer
 from st_adapter.passes import backward, clips_at_once
@@ -70,13 +69,11 @@ def _step_seconds(model: VideoClassifier, config: TrainConfig) -> list[float]:
     clips = torch.randint(0, 256, shape, dtype=torch.uint8, device=model.device)
     target = torch.zeros(num_clips, dtype=torch.long, device=model.device)
     at_once = clips_at_once(model, config.frames, config.size, config.precision)
-    times = []
-    for _ in range(1 + _STEPS):
-        start = time.perf_counter()
+
+    def step() -> None:
         backward(model, clips, target, F.cross_entropy, precision=config.precision, at_once=at_once)
         clip_gradient(model, config)
         optimizer.step()
         optimizer.zero_grad()
-        float(model.head.bias.detach().sum())  # waits for the device
-        times.append(time.perf_counter() - start)
-    return times[1:]
+
+    return [seconds_of(step, model.device) for _ in range(1 + _STEPS)][1:]
