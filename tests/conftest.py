@@ -27,6 +27,7 @@ import torch
 
 from st_adapter.config import TrainConfig
 from st_adapter.model import VideoClassifier
+from st_adapter.predict import Predictor
 
 VideoMaker = Callable[..., Path]
 
@@ -138,6 +139,12 @@ def trained_run(folder_data: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     out = tmp_path_factory.mktemp("runs") / "run"
     train(folder_data, out, replace(TINY, epochs=1, dropout=0.5))
     return out
+
+
+@pytest.fixture(scope="module")
+def predictor(trained_run: Path) -> Predictor:
+    """Of the finished run."""
+    return Predictor(trained_run, device="cpu")
 
 
 @pytest.fixture

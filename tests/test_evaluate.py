@@ -16,11 +16,6 @@ from st_adapter.inspection import inspect_backbone, inspect_run
 from st_adapter.predict import Predictor, expand
 
 
-@pytest.fixture(scope="module")
-def predictor(trained_run):
-    return Predictor(trained_run, device="cpu")
-
-
 def test_views_are_fused_by_the_mean_of_their_softmax(predictor, folder_data):
     video = read_annotations(folder_data).train[0]
     clip = ClipConfig(frames=4, size=32, views=(2, 3))
@@ -68,6 +63,15 @@ def test_predictor_ranks_all_labels(predictor, folder_data):
 def test_predictor_preprocesses_as_the_adapter_records(predictor):
     assert (predictor.clip.frames, predictor.clip.size) == (4, 32)
     assert replace(predictor.clip, views=(1, 1)) == predictor.model.spec.clip
+
+
+def test_the_faster_arithmetic_is_chosen_where_asked(trained_run, capsys):
+    predictor = Predictor(trained_run, device="cpu", precision="auto")
+    assert f"cpu, {predictor.precision}: a bfloat16 pass takes" in capsys.readouterr().err
+    held = {p.dtype for p in predictor.model.backbone.blocks.parameters()}
+    assert (torch.bfloat16 in held) == (predictor.precision == "bfloat16")
+    with pytest.raises(ArgumentError, match="precision is one of .* not 'half'"):
+        Predictor(trained_run, device="cpu", precision="half")
 
 
 def test_folders_are_expanded_and_nothing_at_all_is_an_error(folder_data, tmp_path):

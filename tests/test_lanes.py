@@ -13,7 +13,6 @@ from st_adapter.data.formats.folders import find_videos
 from st_adapter.data.video_list import Video
 from st_adapter.inference import score_clips, score_videos, videos_at_once
 from st_adapter.lanes import lanes_of, side_by_side
-from st_adapter.predict import Predictor
 
 
 @pytest.fixture
@@ -28,11 +27,6 @@ def two_threads():
     thread.join()
     torch.set_num_threads(before)
     assert counted == [2]
-
-
-@pytest.fixture(scope="module")
-def predictor(trained_run):
-    return Predictor(trained_run, device="cpu")
 
 
 @pytest.mark.usefixtures("two_threads")

@@ -17,7 +17,8 @@ from st_adapter.data.reader import Decoder, make_reader
 from st_adapter.data.video_list import Video
 from st_adapter.errors import ArgumentError, VideoError
 from st_adapter.inference import score_videos
-from st_adapter.machine import check_input_size, choose_device, hold_frozen
+from st_adapter.machine import check_input_size, choose_device, choose_precision, hold_frozen
+from st_adapter.progress import say
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +47,8 @@ class Predictor:
         path: a run folder or an adapter folder.
         weights: of the backbone; unset takes what the folder records.
         device: "auto", "cpu", "cuda:0" ...
-        precision: "float32", or "bfloat16" or "float16", which frozen weights are then held in.
+        precision: "float32", or "bfloat16" or "float16", which frozen weights are then held in;
+            "auto" times a pass and takes bfloat16 where that is faster.
         views: temporal and spatial views; unset takes what the adapter was trained for.
         frames: frames in a clip; unset takes as many as in training.
         size: height and width of a clip, pixels; unset takes that of training.
@@ -73,8 +75,8 @@ class Predictor:
         decoder: Decoder = "pyav",
         compile: bool = False,
     ) -> None:
-        if precision not in PRECISIONS[1:]:
-            raise ArgumentError(f"precision is one of {PRECISIONS[1:]}, not {precision!r}")
+        if precision not in PRECISIONS:
+            raise ArgumentError(f"precision is one of {PRECISIONS}, not {precision!r}")
         if batch_size < 1:
             raise ArgumentError(f"batch_size must be at least 1, not {batch_size}")
         chosen = choose_device(device)
@@ -84,10 +86,14 @@ class Predictor:
         given: dict[str, Any] = {k: v for k, v in changes.items() if v is not None}
         self.clip: ClipConfig = replace(spec.clip, **given)
         check_input_size(self.model, self.clip.size)
-        hold_frozen(self.model, precision)
+        self.precision, reason = choose_precision(
+            precision, self.model, clip_frames=self.clip.frames, size=self.clip.size, scoring=True
+        )
+        if precision == "auto":
+            say(f"{chosen}, {self.precision}: {reason}")
+        hold_frozen(self.model, self.precision)
         if compile:
-            compile_for_inference(self.model, self.clip, precision, batch_size)
-        self.precision = precision
+            compile_for_inference(self.model, self.clip, self.precision, batch_size)
         self.batch_size = batch_size
         self.decoder = decoder
 
