@@ -31,6 +31,27 @@ from st_adapter.predict import Predictor
 
 VideoMaker = Callable[..., Path]
 
+SIGNALLED_RUN = """
+import json, os, pathlib, sys, torch
+from st_adapter.config import TrainConfig
+import st_adapter.train as t
+
+t._LOG_EVERY = 1
+passes = []
+
+def signal_in_a_step(module, given, logits):
+    if module.training and torch.is_grad_enabled() and getattr(module, "out_features", 0) == 2:
+        passes.append(module)  # the head, of two classes
+        if len(passes) == 8:
+            os.kill(os.getpid(), int(sys.argv[1]))
+
+torch.nn.modules.module.register_module_forward_hook(signal_in_a_step)
+config = TrainConfig.from_json(json.loads(sys.argv[2]), "argv")
+out = pathlib.Path(sys.argv[4])
+t.train(sys.argv[3], out, config, resume=out.exists())
+"""
+"""A program that trains and is sent a signal in its eighth pass: signal, config, DATA, RUN."""
+
 
 def numbered_frame(number: int, width: int = 96, height: int = 64) -> np.ndarray:
     """A frame that shows its number: bit k lights column k of a row of eight bars."""

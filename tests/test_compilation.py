@@ -12,7 +12,12 @@ import torch.nn.functional as F
 
 import st_adapter
 from conftest import randomise
-from st_adapter.compilation import _say_gain, compile_for_inference, compile_for_training
+from st_adapter.compilation import (
+    _compiling,
+    _say_gain,
+    compile_for_inference,
+    compile_for_training,
+)
 from st_adapter.config import ClipConfig, TrainConfig
 from st_adapter.data.formats.folders import find_videos
 from st_adapter.data.video_list import Video
@@ -148,6 +153,19 @@ def test_without_a_compiler_it_is_refused_in_one_line(trained_run, folder_data, 
 def test_what_is_not_compiled_is_refused(other):
     with pytest.raises(ArgumentError, match="not compiled"):
         TrainConfig(compile=True, draws=1, **other)
+
+
+def test_a_model_that_cannot_be_compiled_runs_as_it_did():
+    from torch._inductor.exc import InvalidCxxCompiler
+
+    model = st_adapter.create_model("test_vit", ["a", "b"], weights="random")
+    refused = pytest.raises(ArgumentError, match="cannot be compiled here, .*; leave out --compile")
+    with refused, _compiling(model, lanes=2):
+        assert model.is_compiled
+        raise InvalidCxxCompiler
+    assert not model.is_compiled
+    assert model.compiled_lanes == 1
+    assert model(torch.zeros(1, 2, 3, 32, 32)).shape == (1, 2)
 
 
 def test_what_compiling_brings_is_timed_in_turns():

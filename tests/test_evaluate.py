@@ -1,3 +1,4 @@
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -6,6 +7,7 @@ import torch
 
 import st_adapter
 from conftest import write_audio, write_video
+from st_adapter import machine
 from st_adapter.config import ClipConfig
 from st_adapter.data.annotations import read_annotations
 from st_adapter.data.dataset import read_views
@@ -65,11 +67,25 @@ def test_predictor_preprocesses_as_the_adapter_records(predictor):
     assert replace(predictor.clip, views=(1, 1)) == predictor.model.spec.clip
 
 
-def test_the_faster_arithmetic_is_chosen_where_asked(trained_run, capsys):
+@pytest.mark.parametrize(("worth_it", "chosen"), [(0, "bfloat16"), (math.inf, "float32")])
+def test_the_faster_arithmetic_is_chosen_where_asked(
+    trained_run, folder_data, capsys, monkeypatch, worth_it, chosen
+):
+    monkeypatch.setattr(machine, "_WORTH_IT", worth_it)
     predictor = Predictor(trained_run, device="cpu", precision="auto")
-    assert f"cpu, {predictor.precision}: a bfloat16 pass takes" in capsys.readouterr().err
+    assert f"cpu, {chosen}: a bfloat16 pass takes" in capsys.readouterr().err
     held = {p.dtype for p in predictor.model.backbone.blocks.parameters()}
-    assert (torch.bfloat16 in held) == (predictor.precision == "bfloat16")
+    assert (torch.bfloat16 in held) == (chosen == "bfloat16")
+    kinds = []
+    predictor.model.head.register_forward_hook(lambda *given: kinds.append(given[-1].dtype))
+    predictor(folder_data / "darkens" / "clip 0.mp4")
+    assert kinds == [getattr(torch, chosen)]
+
+
+def test_an_arithmetic_of_another_name_is_refused(predictor, trained_run, folder_data):
+    videos = read_annotations(folder_data).train[:1]
+    with pytest.raises(ArgumentError, match="precision is float32, .* here, not 'auto'"):
+        evaluate(predictor.model, videos, predictor.clip, workers=0, precision="auto")
     with pytest.raises(ArgumentError, match="precision is one of .* not 'half'"):
         Predictor(trained_run, device="cpu", precision="half")
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from conftest import blinking, write_video
+from conftest import SIGNALLED_RUN, blinking, write_video
 from st_adapter.checkpoint import load_tensors
 from st_adapter.config import TrainConfig
 from st_adapter.errors import ArgumentError
@@ -255,19 +255,10 @@ def test_a_video_that_stands_in_is_not_kept(folder_data, tmp_path, plain):
 def test_interrupted_and_resumed_equals_straight_through_bit_for_bit(folder_data, tmp_path, plain):
     config = cached(replace(plain, epochs=6))
     straight = trained(folder_data, tmp_path / "straight", config)
-    code = (
-        "import json, sys; from st_adapter.config import TrainConfig; "
-        "from st_adapter.train import train; import st_adapter.train as t; t._LOG_EVERY = 1; "
-        "c = TrainConfig.from_json(json.loads(sys.argv[1]), 'argv'); "
-        "train(sys.argv[2], sys.argv[3], c)"
-    )
     out = tmp_path / "interrupted"
-    command = [sys.executable, "-c", code, json.dumps(config.to_json()), str(folder_data), str(out)]
+    given = [str(int(signal.SIGINT)), json.dumps(config.to_json()), str(folder_data), str(out)]
+    command = [sys.executable, "-c", SIGNALLED_RUN, *given]
     process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 60
-    while not (out / "metrics.jsonl").exists() and time.monotonic() < deadline:
-        time.sleep(0.01)
-    process.send_signal(signal.SIGINT)
     assert process.wait(60) != 0
     train(folder_data, out, config, resume=True)
     for name, tensor in load_tensors(out / "adapter_last").items():

@@ -17,8 +17,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from conftest import held_by_another, write_audio
-from st_adapter import machine, training_step
+from conftest import SIGNALLED_RUN, held_by_another, write_audio
+from st_adapter import memory, training_step
 from st_adapter.checkpoint import load, load_tensors
 from st_adapter.cli import main
 from st_adapter.config import PRECISIONS, TrainConfig
@@ -27,7 +27,7 @@ from st_adapter.errors import ArgumentError, CheckpointError, DataError, Trainin
 from st_adapter.evaluate import evaluate
 from st_adapter.kernels import FEW_TOKENS, chosen_kernels
 from st_adapter.lock import alone_in
-from st_adapter.machine import _kept_bytes
+from st_adapter.memory import _kept_bytes
 from st_adapter.model import create_model
 from st_adapter.optimization import MovingAverage, learning_rate_factor, make_optimizer
 from st_adapter.run_folder import evaluation_videos, recorded_next_epoch
@@ -80,18 +80,11 @@ def test_interrupted_and_resumed_equals_straight_through_bit_for_bit(
     config = replace(config, mixup=0.8, cutmix=1.0, erasing=0.5, color_jitter=0.4)
     train(folder_data, tmp_path / "straight", config)
 
-    code = (
-        "import json, pathlib, sys; from st_adapter.config import TrainConfig; "
-        "from st_adapter.train import train; import st_adapter.train as t; t._LOG_EVERY = 1; "
-        "c = TrainConfig.from_json(json.loads(sys.argv[1]), 'argv'); "
-        "train(sys.argv[2], sys.argv[3], c, resume=pathlib.Path(sys.argv[3]).exists())"
-    )
     out = tmp_path / "interrupted"
-    slow = replace(config, workers=1)
-    command = [sys.executable, "-c", code, json.dumps(slow.to_json()), str(folder_data), str(out)]
+    slow = json.dumps(replace(config, workers=1).to_json())
+    given = [str(int(interrupt)), slow, str(folder_data), str(out)]
+    command = [sys.executable, "-c", SIGNALLED_RUN, *given]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-    wait_for(lambda: (out / "metrics.jsonl").exists(), process)
-    process.send_signal(interrupt)
     _, errors = process.communicate(timeout=60)
     assert process.returncode != 0
     assert "go on with: st-adapter train" in errors
@@ -563,12 +556,12 @@ def test_a_tracker_that_is_not_installed_is_refused(folder_data, tmp_path, tiny)
 def test_a_step_is_cut_into_as_few_passes_as_fit(tiny, monkeypatch):
     model = create_model("test_vit", ["a", "b"], weights="random")
     config = replace(tiny, batch_size=6, accumulate=2, repeats=2)
-    fixed, by_clip = machine._step_bytes(model, config, "float32")
+    needed = memory._step_bytes(model, config, "float32")
 
     def fitted(clips):
-        enough = int(machine._ROOM * (fixed + clips * by_clip)) + 1
-        monkeypatch.setattr(machine, "free_memory", lambda device: enough)
-        got = machine.fit_batch(model, config, "float32", copies=1)
+        enough = int(memory._ROOM * needed(clips)) + 1
+        monkeypatch.setattr(memory, "free_memory", lambda device: enough)
+        got = memory.fit_batch(model, config, "float32", copies=1)
         return got.batch_size, got.accumulate
 
     assert [fitted(clips) for clips in (12, 11, 5, 2, 1)] == [
@@ -578,6 +571,17 @@ def test_a_step_is_cut_into_as_few_passes_as_fit(tiny, monkeypatch):
         (2, 6),
         (2, 6),
     ]
+
+
+def test_a_batch_that_is_run_in_passes_needs_the_memory_of_one(tiny, monkeypatch):
+    model = create_model("vit_tiny_patch16_224", ["a", "b"], weights="random")
+    config = replace(tiny, batch_size=64, frames=8, size=224)
+    step = memory._step_bytes(model, config, "float32")
+    monkeypatch.setattr(memory, "free_memory", lambda device: 10 * step(1))
+    memory.check_memory(model, config, "float32", 64)
+    monkeypatch.setattr(memory, "free_memory", lambda device: step(1))
+    with pytest.raises(ArgumentError, match="a step of 64 clips of 8 frames .*; lower --frames"):
+        memory.check_memory(model, config, "float32", 64, "lower --frames")
 
 
 def test_the_size_of_a_batch_may_be_left_to_the_machine(folder_data, tmp_path, capsys):

@@ -1,7 +1,6 @@
 """torch.compile, tried before it is relied on."""
 
 import logging
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -12,7 +11,8 @@ from torch import Tensor
 from st_adapter.config import ClipConfig, TrainConfig
 from st_adapter.errors import ArgumentError
 from st_adapter.lanes import side_by_side
-from st_adapter.machine import clear_out_of_memory, least_in_turns, step_seconds
+from st_adapter.machine import least_in_turns, seconds_of, step_seconds
+from st_adapter.memory import clear_out_of_memory
 from st_adapter.model import VideoClassifier
 from st_adapter.passes import clips_at_once, infer
 from st_adapter.progress import say
@@ -109,15 +109,15 @@ def _score(
     device = model.device
 
     def score(clips: Tensor, _dropped: object) -> Tensor:
-        with config.patch(freezing=packed):  # for this thread
+        with config.patch(freezing=packed):  # of this thread alone, from torch 2.12 on
             logits = infer(
                 forward or model, clips, device=device, precision=precision, at_once=len(clips)
             )
         return logits.cpu()
 
-    start = time.perf_counter()
-    list(side_by_side(score, lanes * [clips], lanes))
-    return (time.perf_counter() - start) / (lanes * len(clips))
+    with config.patch(freezing=packed):  # of all threads, before
+        seconds = seconds_of(lambda: list(side_by_side(score, lanes * [clips], lanes)), device)
+    return seconds / (lanes * len(clips))
 
 
 def _black(
@@ -148,6 +148,7 @@ def _compiling(model: VideoClassifier, lanes: int, dynamic: bool | None = None) 
     try:
         yield
     except (TorchDynamoException, CppCompileError, InvalidCxxCompiler) as error:
+        model._compiled_call_impl, model.compiled_lanes = None, 1
         reason = str(error).strip().splitlines()[0]
         raise ArgumentError(
             f"the model cannot be compiled here, {reason}; leave out --compile"

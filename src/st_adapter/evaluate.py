@@ -75,6 +75,10 @@ def evaluate(
     """Score every video and measure how good the scores are.
 
     Args:
+        clip: sampling and views.
+        batch_size: most clips in a forward pass.
+        workers: decoding processes.
+        precision: "float32", "bfloat16" or "float16".
         temporal: measure it with the frames reversed, shuffled and frozen to one, too.
         reader: of videos.
         accelerator: of processes that all call this; each scores a part of the videos.
@@ -86,8 +90,8 @@ def evaluate(
     orders = ORDERS if temporal else ORDERS[:1]
     scored: list[tuple[int, Tensor]] = []
     skipped: list[Skipped] = []
-    at_once = videos_at_once(model, clip, batch_size, precision)
-    share = _share(len(videos), at_once, accelerator)
+    batch_videos = videos_at_once(model, clip, batch_size, precision)
+    share = _share(len(videos), batch_videos, accelerator)
     with bar("evaluating", len(share)) as progress:
         for index, result in score_videos(
             model,
@@ -149,13 +153,13 @@ def _evaluation(
     )
 
 
-def _share(num_videos: int, at_once: int, accelerator: Accelerator | None) -> Sequence[int]:
+def _share(num_videos: int, batch_videos: int, accelerator: Accelerator | None) -> Sequence[int]:
     """The videos that this process scores: whole batches in turn, the same as of one process."""
     if accelerator is None:
         return range(num_videos)
     count = accelerator.num_processes
-    own = range(accelerator.process_index * at_once, num_videos, count * at_once)
-    return [i for first in own for i in range(first, min(first + at_once, num_videos))]
+    own = range(accelerator.process_index * batch_videos, num_videos, count * batch_videos)
+    return [i for first in own for i in range(first, min(first + batch_videos, num_videos))]
 
 
 def _prediction(

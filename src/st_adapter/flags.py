@@ -124,7 +124,7 @@ def run_options(command: Callable[..., int]) -> Callable[..., int]:
             type=click.Choice(PRECISIONS),
             default="float32",
             show_default=True,
-            help="Arithmetic; auto takes the faster of float32 and bfloat16 here.",
+            help="Arithmetic; auto takes bfloat16 where that is 1.15 times as fast.",
         ),
         click.option(
             "--decoder",

@@ -14,7 +14,7 @@ from st_adapter.data.reader import Reader
 from st_adapter.data.video_list import Video
 from st_adapter.frame_order import Order, reorder
 from st_adapter.lanes import side_by_side
-from st_adapter.machine import clear_out_of_memory
+from st_adapter.memory import clear_out_of_memory
 from st_adapter.model import VideoClassifier
 from st_adapter.passes import clips_at_once, infer
 from st_adapter.prefix_cache import VALIDATION, PrefixCache
@@ -40,25 +40,27 @@ def score_videos(
     Args:
         clip: sampling and views.
         batch_size: most clips in a forward pass.
-        precision: "float32" or "bfloat16".
+        precision: "float32", "bfloat16" or "float16".
         orders: of the frames; each video is decoded once and scored in all of them.
         reader: of videos.
         share: indices of those to score; None is all.
         prefix_cache: of the run that is being validated, on one view.
-        lanes: most batches that are scored side by side: one where there are few of them or a
+        lanes: batches that are scored side by side, but one where there are few of them or a
             prefix cache, and of a compiled model as many as it was compiled for.
     """
-    at_most = _clips_in_a_pass(model, clip, batch_size, precision)
-    at_once = videos_at_once(model, clip, batch_size, precision)
+    at_once = _clips_in_a_pass(model, clip, batch_size, precision)
+    batch_videos = videos_at_once(model, clip, batch_size, precision)
     share = range(len(videos)) if share is None else share
     groups: Iterable[list[Views]]
     if prefix_cache is None:
-        groups = view_loader(videos, clip, at_once, workers, reader, share)
+        groups = view_loader(videos, clip, batch_videos, workers, reader, share)
     else:
-        groups = _kept_views(prefix_cache, videos, clip, at_once, workers, reader, share)
+        groups = _kept_views(prefix_cache, videos, clip, batch_videos, workers, reader, share)
     forward = model if prefix_cache is None else prefix_cache.logits
     model.eval()
-    few = len(share) <= 2 * lanes * at_once  # the last batch may run alone, with a lane's threads
+    few = (
+        len(share) <= 2 * lanes * batch_videos
+    )  # the last batch may run alone, with a lane's threads
     if prefix_cache is not None or (few and not model.is_compiled):
         lanes = 1
     elif model.is_compiled:
@@ -68,7 +70,7 @@ def score_videos(
         return _score_group(
             group,
             orders,
-            lambda clips: score_clips(model, clips, at_most, precision, forward, dropped),
+            lambda clips: score_clips(model, clips, at_once, precision, forward, dropped),
         )
 
     for group, scores in side_by_side(score, groups, lanes):
@@ -118,7 +120,7 @@ def _kept_views(
     cache: PrefixCache,
     videos: Sequence[Video],
     clip: ClipConfig,
-    at_once: int,
+    batch_videos: int,
     workers: int,
     reader: Reader,
     share: Sequence[int],
@@ -127,10 +129,10 @@ def _kept_views(
     known = {key for i in share if (key := (VALIDATION, i)) in cache}
     new = [i for i in share if (VALIDATION, i) not in known]
     dataset = ViewDataset(videos, clip, reader)
-    loader = view_loader(videos, clip, at_once, workers, reader, new)
+    loader = view_loader(videos, clip, batch_videos, workers, reader, new)
     loaded = (_as_item(views) for group in loader for views in group)
-    for first in range(0, len(share), at_once):
-        keys = [(VALIDATION, i) for i in share[first : first + at_once]]
+    for first in range(0, len(share), batch_videos):
+        keys = [(VALIDATION, i) for i in share[first : first + batch_videos]]
         items = cache.items(keys, known, loaded, lambda key: _as_item(dataset[key[1]]))
         yield [_as_views(i, item) for (_, i), item in zip(keys, items, strict=True)]
 
@@ -154,12 +156,12 @@ def _as_views(index: int, item: TrainItem) -> Views:
 def score_clips(
     model: VideoClassifier,
     clips: Shaped[Tensor, "n t ..."],
-    at_most: int,
+    at_once: int,
     precision: str,
     forward: Callable[[Tensor], Tensor],
     dropped: Event | None = None,
 ) -> Float[Tensor, "n classes"]:
-    """Scores of clips in 0..1, `at_most` at a time, on the processor.
+    """Scores of clips in 0..1, at most `at_once` in a pass, on the processor.
 
     Args:
         forward: gives a batch's logits, the model itself or the rest of it.
@@ -173,5 +175,5 @@ def score_clips(
         return forward(part)
 
     with clear_out_of_memory(device):
-        logits = infer(pass_on, clips, device=device, precision=precision, at_once=at_most)
+        logits = infer(pass_on, clips, device=device, precision=precision, at_once=at_once)
     return probabilities(logits, model.spec.task).cpu()

@@ -20,7 +20,7 @@ from st_adapter.backbones.clip import remark_on_activation
 from st_adapter.backbones.layout import unflatten
 from st_adapter.backbones.site import Cut, Family, Inserted
 from st_adapter.backbones.weights import NAMED_SOURCES, build_from, digest, resolve_source
-from st_adapter.config import AdapterConfig, ClipConfig, MethodConfig, check_method
+from st_adapter.config import AdapterConfig, ClipConfig, MethodConfig, TrainConfig, check_method
 from st_adapter.errors import ArgumentError
 from st_adapter.files import atomic_path, write_json
 from st_adapter.method_table import METHODS
@@ -330,6 +330,27 @@ def create_model(
     )
     model.spec = dataclasses.replace(model.spec, backbone=backbone, weights=source)
     return model
+
+
+def model_of(
+    config: TrainConfig,
+    labels: Sequence[str],
+    weights: str | None = None,
+    task: Task | None = None,
+) -> VideoClassifier:
+    """`create_model` as a configuration says; weights of its own replace the configuration's."""
+    return create_model(
+        config.backbone,
+        labels,
+        config.adapter,
+        weights or config.weights,
+        task=task,
+        method=config.method,
+        method_config=config.method_config,
+        clip=config.clip,
+        dropout=config.dropout,
+        head_std=config.head_std,
+    )
 
 
 def attach(

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from st_adapter.errors import ArgumentError
 from st_adapter.kernels import chosen_kernels
 from st_adapter.malloc import keep_freed_memory
 from st_adapter.model import VideoClassifier
@@ -24,7 +25,13 @@ and takes it anew, page by page."""
 
 
 def autocast(device: torch.device, precision: str) -> AbstractContextManager[object]:
-    """Compute in half the precision where that is asked for."""
+    """Compute in half the precision where that is asked for.
+
+    Raises:
+        ArgumentError: a precision of another name.
+    """
+    if precision != "float32" and precision not in HALF:
+        raise ArgumentError(f"precision is float32, {' or '.join(HALF)} here, not {precision!r}")
     return torch.autocast(device.type, HALF.get(precision), enabled=precision in HALF)
 
 

@@ -27,19 +27,11 @@ from st_adapter.interrupt import deferred_interrupt
 from st_adapter.lanes import lanes_of
 from st_adapter.launch import check_accelerate, is_launched, launch
 from st_adapter.lock import alone_in
-from st_adapter.machine import (
-    check_input_size,
-    check_memory,
-    choose_device,
-    choose_precision,
-    fit_batch,
-    hold_frozen,
-    peak_memory_gb,
-)
+from st_adapter.machine import check_input_size, choose_device, choose_precision, hold_frozen
+from st_adapter.memory import check_memory, clips_in_pass, fit_batch, peak_memory_gb
 from st_adapter.metrics import METRICS
-from st_adapter.model import VideoClassifier, create_model
+from st_adapter.model import VideoClassifier, model_of
 from st_adapter.optimization import make_optimizer
-from st_adapter.passes import clips_at_once
 from st_adapter.prefix_cache import PrefixCache, make_prefix_cache
 from st_adapter.progress import Bar, bar, console, say
 from st_adapter.run import Run
@@ -183,11 +175,9 @@ def _prepare(data: Path, folder: Path, config: TrainConfig) -> Run:
     prefix_cache = make_prefix_cache(
         model, config, precision, annotations, drawn_by, accelerator.num_processes
     )
+    at_once = clips_in_pass(model, config, precision, config.batch_size * copies)
     if num_shards() > 1:
-        at_once = config.batch_size * copies  # all processes take as many passes as each other
         model.shard()
-    else:
-        at_once = clips_at_once(model, config.frames, config.size, precision)
     if not accelerator.is_main_process:
         torch.manual_seed(config.seed + accelerator.process_index)  # dropout of its own
     return Run(
@@ -210,18 +200,7 @@ def _build_model(
     config: TrainConfig, annotations: Annotations, device: torch.device
 ) -> VideoClassifier:
     """The classifier as it is before the first step."""
-    model = create_model(
-        config.backbone,
-        annotations.labels,
-        config.adapter,
-        config.weights,
-        task=annotations.task,
-        method=config.method,
-        method_config=config.method_config,
-        clip=config.clip,
-        dropout=config.dropout,
-        head_std=config.head_std,
-    ).to(device)
+    model = model_of(config, annotations.labels, task=annotations.task).to(device)
     if config.checkpoint_activations:
         model.checkpoint_activations()
     return model

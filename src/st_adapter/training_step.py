@@ -11,7 +11,7 @@ from torch import Tensor
 
 from st_adapter.data.dataset import TrainBatch
 from st_adapter.errors import DataError, TrainingError
-from st_adapter.machine import clear_out_of_memory, what_saves_memory
+from st_adapter.memory import clear_out_of_memory, what_saves_memory
 from st_adapter.optimization import learning_rate_factor
 from st_adapter.passes import autocast, backward
 from st_adapter.progress import say

@@ -24,15 +24,9 @@ from st_adapter.data.packets import probe
 from st_adapter.data.reader import Reader
 from st_adapter.data.video_list import Video
 from st_adapter.errors import VideoError
-from st_adapter.machine import (
-    check_input_size,
-    check_memory,
-    choose_device,
-    choose_precision,
-    hold_frozen,
-    peak_memory_gb,
-)
-from st_adapter.model import VideoClassifier, create_model
+from st_adapter.machine import check_input_size, choose_device, choose_precision, hold_frozen
+from st_adapter.memory import check_memory, clear_out_of_memory, peak_memory_gb
+from st_adapter.model import VideoClassifier, model_of
 from st_adapter.optimization import make_optimizer
 from st_adapter.passes import HALF, backward, clips_at_once, infer
 from st_adapter.progress import bar
@@ -40,6 +34,8 @@ from st_adapter.provenance import versions
 from st_adapter.training_data import train_transform
 
 _SECONDS, _RATE, _WIDTH, _HEIGHT = 10, 30, 340, 256
+
+_SAVES_MEMORY = "use --precision bfloat16, or lower --batch-size, --frames or --size"
 
 Forward = Callable[[Tensor], Tensor]
 
@@ -52,7 +48,7 @@ class Row:
         seconds: of a batch of clips, or of one where it is loaded.
         clips_per_second: of all processors together, one where it is loaded.
         limit_seconds: of what the machine must do at least: the products of matrices alone, or
-            decoding the frames up to the last one needed.
+            decoding the whole video.
         limit: what that is.
         peak_gb: most memory of this process so far, or of the GPU.
     """
@@ -139,35 +135,38 @@ def bench(config: TrainConfig, video: Path | None = None) -> Bench:
     if video is not None:
         probe(video)  # that it cannot be read is said at once
     labels = [str(i) for i in range(400)]
-    model = create_model(
-        config.backbone,
-        labels,
-        config.adapter,
-        "random",
-        method=config.method,
-        method_config=config.method_config,
-    ).to(device)
+    model = model_of(config, labels, "random").to(device)
     check_input_size(model, config.size)
     precision, _ = choose_precision(
         config.precision, model, clip_frames=config.frames, size=config.size
     )
     hold_frozen(model, precision)
-    check_memory(model, config, precision, config.batch_size)
+    check_memory(model, config, precision, config.batch_size, _SAVES_MEMORY)
     if config.compile:
         compile_for_training(model, config, precision)
-    with bar("measuring", 3) as progress:
+    with bar("measuring", 3) as progress, clear_out_of_memory(device, _SAVES_MEMORY):
         loading = _loading(config, video)
         progress.advance()
-        squares = limits.squares(HALF.get(precision, torch.float32), device)
-        training = _training(model, config, precision, squares)
+        training = _training(model, config, precision)
         progress.advance()
         inference = _inference(model, config, precision)
         progress.advance()
+    return _summary(config, model, precision, training, [loading, training.row, inference])
+
+
+def _summary(
+    config: TrainConfig,
+    model: VideoClassifier,
+    precision: str,
+    training: Measured,
+    rows: list[Row],
+) -> Bench:
+    """What the training step's products tell of the machine, with the rows."""
     step, products, alone = training.row, training.products, training.product_seconds
-    trained = model.trainable_parameters()
+    device, trained = model.device, model.trainable_parameters()
     kept = Counter({p: n for p, n in products.items() if not limits.is_weight_gradient(p, trained)})
     operations = sum(product.operations * count for product, count in products.items())
-    peak = max(square.operations / alone[square] for square in squares)
+    peak = max(square.operations / alone[square] for square in _squares(precision, device))
     return Bench(
         backbone=config.backbone,
         method=config.method,
@@ -183,9 +182,13 @@ def bench(config: TrainConfig, video: Path | None = None) -> Bench:
         model_flops_utilisation=training.operations / step.seconds / peak,
         bytes_per_second=limits.bytes_per_second(device),
         forward_and_activation_gradient=_total(kept, alone) / step.seconds,
-        rows=[loading, step, inference],
+        rows=rows,
         versions=versions(),
     )
+
+
+def _squares(precision: str, device: torch.device) -> list[limits.Product]:
+    return limits.squares(HALF.get(precision, torch.float32), device)
 
 
 def _loading(config: TrainConfig, video: Path | None) -> Row:
@@ -234,12 +237,7 @@ def _write_clip(path: Path) -> Path:
     return path
 
 
-def _training(
-    model: VideoClassifier,
-    config: TrainConfig,
-    precision: str,
-    squares: Sequence[limits.Product],
-) -> Measured:
+def _training(model: VideoClassifier, config: TrainConfig, precision: str) -> Measured:
     """Forward pass, backward pass and optimizer step; the squares take turns with them, too."""
     optimizer = make_optimizer(model.train(), config)
     clips = _noise(model, config)
@@ -251,6 +249,7 @@ def _training(
         optimizer.step()
         optimizer.zero_grad()
 
+    squares = _squares(precision, model.device)
     return _measure("training step", step, model, len(clips), squares)
 
 

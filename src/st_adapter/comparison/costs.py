@@ -1,6 +1,7 @@
 """What a training step of each method costs, measured side by side in one process."""
 
 import statistics
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -9,7 +10,7 @@ import torch.nn.functional as F
 from st_adapter.config import TrainConfig
 from st_adapter.inspection import count_parts, inspect_spec
 from st_adapter.machine import choose_device, hold_frozen, seconds_of
-from st_adapter.model import VideoClassifier, create_model
+from st_adapter.model import VideoClassifier, model_of
 from st_adapter.optimization import clip_gradient, make_optimizer
 from st_adapter.passes import backward, clips_at_once
 from st_adapter.progress import bar
@@ -36,8 +37,9 @@ def measure_costs(
     with bar("timing steps", _ROUNDS * len(methods)) as progress:
         for _ in range(_ROUNDS):
             for method in methods:
-                model = _build(config, method, labels).to(device)
-                seconds[method] += _step_seconds(model, config)
+                of_method = replace(config, method=method)
+                model = model_of(of_method, labels, "random").to(device)  # costs are the same
+                seconds[method] += _times_of_steps(model, config)
                 trained = model.num_parameters(only_trainable=True)
                 costs[method] = {
                     "step_seconds": statistics.median(seconds[method]),
@@ -49,18 +51,7 @@ def measure_costs(
     return costs
 
 
-def _build(config: TrainConfig, method: str, labels: list[str]) -> VideoClassifier:
-    return create_model(
-        config.backbone,
-        labels,
-        config.adapter,
-        "random",  # what a step costs does not depend on them
-        method=method,
-        method_config=config.method_config,
-    )
-
-
-def _step_seconds(model: VideoClassifier, config: TrainConfig) -> list[float]:
+def _times_of_steps(model: VideoClassifier, config: TrainConfig) -> list[float]:
     """Times of forward pass, backward pass, gradient norm and optimizer step together."""
     hold_frozen(model, config.precision)
     optimizer = make_optimizer(model.train(), config)

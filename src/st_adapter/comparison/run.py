@@ -17,7 +17,7 @@ from st_adapter.inspection import inspect_spec, spec_of
 from st_adapter.lock import alone_in
 from st_adapter.machine import choose_device, choose_precision
 from st_adapter.method_table import METHODS
-from st_adapter.model import create_model
+from st_adapter.model import model_of
 from st_adapter.progress import say
 from st_adapter.provenance import command, versions
 from st_adapter.run_folder import absolute_paths, read_videos
@@ -134,9 +134,9 @@ def _settle(
     before = read_plan(folder)
     if before is not None and config.precision == "auto":
         return replace(config, precision=before["config"]["precision"])
-    model = create_model(config.backbone, labels, weights=config.weights, method=methods[0])
+    model = model_of(config, labels).to(device)
     precision, _ = choose_precision(
-        config.precision, model.to(device), clip_frames=config.frames, size=config.size
+        config.precision, model, clip_frames=config.frames, size=config.size
     )
     return replace(config, precision=precision)  # type: ignore[arg-type]
 
