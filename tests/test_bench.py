@@ -5,9 +5,13 @@ import time
 
 import pytest
 import torch
+from timm.layers import QuickGELU
 
 from st_adapter import cli
 from st_adapter.bench.limits import Products, is_weight_gradient, seconds_beside
+from st_adapter.kernels import chosen_kernels
+from st_adapter.model import create_model
+from st_adapter.passes import infer
 
 SMALL = ["--backbone", "test_vit", "--size", "32", "--frames", "2", "--batch-size", "2"]
 
@@ -31,9 +35,12 @@ def test_bench_times_three_things_beside_their_limits(capsys):
 
 
 def test_bench_loads_clips_of_a_video_that_is_given(capsys, folder_data):
-    video = next(folder_data.rglob("*.mp4"))
-    assert cli.main(["bench", *SMALL, "--video", str(video)]) == 0
-    assert "training step" in capsys.readouterr().out
+    video = next(folder_data.rglob("*.mp4"))  # of a few frames; its own is 10 s of 340 x 256
+    decoding = []
+    for flags in ([], ["--video", str(video)]):
+        assert cli.main(["bench", *SMALL, "--json", *flags]) == 0
+        decoding.append(json.loads(capsys.readouterr().out)["rows"][0]["limit_seconds"])
+    assert decoding[1] < decoding[0] / 4
 
 
 def test_bench_of_a_broken_video_is_one_line(capsys, tmp_path):
@@ -55,6 +62,32 @@ def test_products_are_counted_with_their_operations():
     assert seconds >= 0.01
     assert alone.keys() == products.counted.keys()
     assert all(of_one > 0 for of_one in alone.values())
+
+
+@pytest.mark.parametrize("inference", [False, True])
+def test_the_products_of_fused_attention_are_counted(inference):
+    query = torch.randn(2, 3, 5, 8, requires_grad=not inference)
+    key, value = torch.randn(2, 3, 7, 8), torch.randn(2, 3, 7, 8)
+    with torch.inference_mode(inference), Products() as products:
+        out = torch.nn.functional.scaled_dot_product_attention(query, key, value)
+        if not inference:
+            out.sum().backward()
+    each = 2 * 6 * 5 * 7 * 8
+    expected = [each, each] if inference else 6 * [each]
+    assert [p.operations for p in products.counted.elements()] == expected
+
+
+def test_the_products_of_scoring_are_those_of_a_step_s_forward_pass():
+    model = create_model("test_vit", ["a"], weights="random").eval()
+    for block in model.backbone.blocks:
+        block.mlp.act = QuickGELU()
+    clips, cpu = torch.rand(1, 2, 3, 32, 32), torch.device("cpu")
+    with Products() as step, chosen_kernels(cpu):
+        model(clips)
+    with Products() as scoring:
+        infer(model, clips, device=cpu, precision="float32", at_once=1)
+    counts = [sum(p.operations * n for p, n in found.counted.items()) for found in (step, scoring)]
+    assert counts[0] == counts[1] > 0
 
 
 def test_products_are_counted_in_inference_mode():

@@ -66,18 +66,43 @@ class Products(TorchDispatchMode):
         self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         """Note a product, and compute as usual."""
-        if func is _aten.linear.default:  # what it is in inference mode
+        name = func._schema.name
+        if name in ("aten::linear", "mkldnn::_linear_pointwise"):  # what it is in inference mode
             left, right = args[0].flatten(0, -2), args[1].t()
             self.counted[Product(_aten.mm.default, _side(left), _side(right), left.dtype)] += 1
-        if func in _PRODUCTS:
+        elif "scaled_dot_product" in name:
+            self.counted.update(_of_attention(args, is_backward=name.endswith("backward")))
+        elif func in _PRODUCTS:
             first = _PRODUCTS[func][0]
             left, right = args[first], args[first + 1]
             self.counted[Product(func, _side(left), _side(right), left.dtype)] += 1
         return func(*args, **(kwargs or {}))
 
 
+def _of_attention(args: Sequence[Tensor], *, is_backward: bool) -> list[Product]:
+    """Two products forwards, and the four backwards that its weights, were they kept, would need.
+
+    Args:
+        args: query, key and value, after the gradient in a backward pass.
+    """
+    query, key, value = args[1:4] if is_backward else args[:3]
+    batch, dtype = query.shape[:-2].numel(), query.dtype
+    n, c, m, d = *query.shape[-2:], key.shape[-2], value.shape[-1]
+    shapes = [(n, c, m), (n, m, d)]
+    if is_backward:
+        shapes = [(n, d, m), (n, m, c), (m, n, c), (m, n, d)]
+    return [
+        Product(_aten.bmm.default, _dense(batch, rows, inner), _dense(batch, inner, columns), dtype)
+        for rows, inner, columns in shapes
+    ]
+
+
 def _side(factor: Tensor) -> Side:
     return Side(tuple(factor.shape), tuple(factor.stride()))
+
+
+def _dense(batch: int, rows: int, columns: int) -> Side:
+    return Side((batch, rows, columns), (rows * columns, columns, 1))
 
 
 def seconds_beside(
