@@ -8,16 +8,18 @@ The ways take turns; times are medians, after one of each that compiles where th
 """
 
 import argparse
-import statistics
 import sys
+from contextlib import nullcontext
+from functools import partial
 
 import torch
 from torch import Tensor
+from turns import medians_in_turns
 
 from st_adapter import VideoClassifier, create_model
 from st_adapter.config import AdapterConfig
 from st_adapter.inspection import inspect_spec
-from st_adapter.machine import choose_device, hold_frozen, seconds_of
+from st_adapter.machine import choose_device, hold_frozen
 from st_adapter.passes import backward
 from st_adapter.spec import ModelSpec
 
@@ -39,14 +41,11 @@ def main(
         more = inspect_spec(model.spec, FRAMES, SIZE).gmacs / frozen_gmacs - 1
         shape = (num_clips, FRAMES, 3, SIZE, SIZE)
         clips = torch.randint(0, 256, shape, dtype=torch.uint8, device=device)
-        with_adapters, without = [], []
-        for _ in range(1 + ROUNDS):
-            with_adapters.append(seconds(model, clips, precision))
-            model.backbone.cls_token.requires_grad_(True)
-            with model.adapters_disabled():
-                without.append(seconds(model, clips, precision))
-            model.backbone.cls_token.requires_grad_(False)
-        ours, frozen = (statistics.median(times[1:]) for times in (with_adapters, without))
+        ways = {
+            adapted: partial(step, model, clips, precision, adapted=adapted)
+            for adapted in (True, False)
+        }
+        ours, frozen = medians_in_turns(ways, ROUNDS, device).values()
         print(
             f"{name}: {1000 * ours:.4g} ms, {1000 * frozen:.4g} without adapters: "
             f"{ours / frozen - 1:.0%} more; {more:.0%} more operations"
@@ -57,16 +56,18 @@ def _without(backbone: str) -> ModelSpec:
     return create_model(backbone, ["a", "b"], weights="random", method="linear").spec
 
 
-def seconds(model: VideoClassifier, clips: Tensor, precision: str) -> float:
-    """A step forwards and backwards: clip by clip on a processor, all at once on a GPU."""
-    at_once = 1 if clips.device.type == "cpu" else sys.maxsize
+def step(model: VideoClassifier, clips: Tensor, precision: str, *, adapted: bool) -> None:
+    """Forwards and backwards: clip by clip on a processor, all at once on a GPU.
 
-    def step() -> None:
+    Without adapters the class token takes a gradient, so that the backward pass is as deep.
+    """
+    at_once = 1 if clips.device.type == "cpu" else sys.maxsize
+    model.backbone.cls_token.requires_grad_(not adapted)
+    with nullcontext() if adapted else model.adapters_disabled():
         backward(
             model, clips, clips, lambda x, _: x.square().sum(), precision=precision, at_once=at_once
         )
-
-    return seconds_of(step, clips.device)
+    model.backbone.cls_token.requires_grad_(False)
 
 
 if __name__ == "__main__":

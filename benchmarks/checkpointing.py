@@ -6,13 +6,13 @@ Clips of noise, random weights, each way in a process of its own, whose whole me
 """
 
 import argparse
-import sys
 from multiprocessing import get_context
 
 import torch
 
 from st_adapter import create_model
-from st_adapter.machine import hold_frozen, peak_memory_gb, seconds_of
+from st_adapter.machine import hold_frozen, seconds_of
+from st_adapter.memory import peak_memory_gb
 from st_adapter.passes import backward
 
 
@@ -55,4 +55,4 @@ if __name__ == "__main__":
     parser.add_argument("--frames", type=int, default=16)
     parser.add_argument("--precision", default="float32")
     arguments = parser.parse_args()
-    sys.exit(main(arguments.backbone, arguments.clips, arguments.frames, arguments.precision))
+    main(arguments.backbone, arguments.clips, arguments.frames, arguments.precision)

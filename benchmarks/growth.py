@@ -24,7 +24,8 @@ from st_adapter.bench.limits import median_seconds
 from st_adapter.config import TrainConfig
 from st_adapter.data.annotations import read_annotations
 from st_adapter.evaluate import evaluate
-from st_adapter.machine import choose_device, hold_frozen, peak_memory_gb, seconds_of
+from st_adapter.machine import choose_device, hold_frozen, seconds_of
+from st_adapter.memory import peak_memory_gb
 from st_adapter.passes import backward
 from st_adapter.train import train
 

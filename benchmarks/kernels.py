@@ -6,17 +6,16 @@ Times forward and backward passes in bfloat16 with and without them, in turns, a
 ratio of the medians: above 1 the choice is right, 1 where it changes nothing.
 """
 
-import statistics
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 
 import torch
 from torch import Tensor
+from turns import medians_in_turns
 
 from st_adapter import VideoClassifier, create_model
 from st_adapter.kernels import ChosenKernels
-from st_adapter.machine import seconds_of
 
 CLIPS, FRAMES, ROUNDS = 4, 8, 7
 
@@ -31,14 +30,8 @@ def main() -> None:
 
 def _compare(name: str, model: VideoClassifier, size: int) -> None:
     clips = torch.randint(0, 256, (CLIPS, FRAMES, 3, size, size), dtype=torch.uint8)
-    seconds: dict[Callable[[], AbstractContextManager[object]], list[float]] = {
-        ChosenKernels: [],
-        nullcontext: [],
-    }
-    for _ in range(1 + ROUNDS):
-        for chosen, times in seconds.items():
-            times.append(seconds_of(partial(_step, model, clips, chosen), clips.device))
-    ours, theirs = (statistics.median(times[1:]) for times in seconds.values())
+    ways = {k: partial(_step, model, clips, k) for k in (ChosenKernels, nullcontext)}
+    ours, theirs = medians_in_turns(ways, ROUNDS, clips.device).values()
     print(f"{name}: {1000 * ours:.0f} ms, not {1000 * theirs:.0f}: {theirs / ours:.2f}")
 
 

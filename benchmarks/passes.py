@@ -7,16 +7,16 @@ and which size `st_adapter.passes.clips_at_once` chooses.
 """
 
 import argparse
-import statistics
 from collections.abc import Callable
 from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from turns import medians_in_turns
 
 from st_adapter import VideoClassifier, create_model
-from st_adapter.machine import hold_frozen, seconds_of
+from st_adapter.machine import hold_frozen
 from st_adapter.passes import backward, clips_at_once, infer
 
 PRECISION, FRAMES, ROUNDS = "bfloat16", 8, 5
@@ -49,11 +49,8 @@ def time_sizes(
 ) -> dict[int, float]:
     """Median seconds for each size of a pass."""
     sizes = [len(clips) >> i for i in range(len(clips).bit_length())]
-    seconds: dict[int, list[float]] = {size: [] for size in sizes}
-    for _ in range(1 + ROUNDS):
-        for size, times in seconds.items():
-            times.append(seconds_of(partial(run, model, clips, size), clips.device))
-    return {size: statistics.median(times[1:]) for size, times in seconds.items()}
+    ways = {size: partial(run, model, clips, size) for size in sizes}
+    return medians_in_turns(ways, ROUNDS, clips.device)
 
 
 def step(model: VideoClassifier, clips: Tensor, at_once: int) -> None:

@@ -3,8 +3,8 @@
     python benchmarks/prefix_cache.py DATA WEIGHTS [--size 112] [--epochs 5]
 
 DATA is anything `train` takes, WEIGHTS those of ViT-Tiny/16. Every epoch shows the same clip of
-each video (`--draws 1`), and is validated. The two ways train in turns, `--rounds` times each, in
-a process of its own each time.
+each video (`--draws 1`), and is validated. The two ways train in turns, `--rounds` times each, a
+process for each way.
 """
 
 import argparse

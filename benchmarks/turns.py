@@ -1,11 +1,17 @@
-"""Ways of doing the same work in turns, each in a process with its own memory and malloc."""
+"""Ways of doing the same work in turns, in this process or each in one of its own."""
 
+import statistics
 from collections.abc import Callable, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
 from multiprocessing import get_context, get_start_method, set_start_method
-from typing import Any
+from typing import Any, TypeVar
 
+import torch
+
+from st_adapter.machine import seconds_of
+
+Way = TypeVar("Way")
 _work: Callable[[], Any]
 
 
@@ -35,6 +41,17 @@ def take_turns(
             for way, process in processes.items():
                 found[way].append(process.submit(_take_turn).result())
         return found
+
+
+def medians_in_turns(
+    ways: Mapping[Way, Callable[[], object]], rounds: int, device: torch.device
+) -> dict[Way, float]:
+    """Median seconds of calls that take turns in this process, after a round that is not timed."""
+    seconds: dict[Way, list[float]] = {way: [] for way in ways}
+    for _ in range(1 + rounds):
+        for way, run in ways.items():
+            seconds[way].append(seconds_of(run, device))
+    return {way: statistics.median(times[1:]) for way, times in seconds.items()}
 
 
 def _prepare(method: str, prepare: Callable[..., Callable[[], Any]], *given: Any) -> None:

@@ -8,9 +8,9 @@ The list has so many rows and names few files. Memory is what a worker has for i
 import argparse
 import os
 import statistics
-import sys
 import tempfile
 import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import psutil
@@ -21,6 +21,7 @@ from st_adapter.data.annotations import read_annotations
 from st_adapter.data.dataset import EpochSampler, TrainDataset, collate_train
 from st_adapter.data.index import index_of
 from st_adapter.data.reader import Reader
+from st_adapter.data.video_list import Video
 from st_adapter.training_data import train_transform
 
 CONFIG = TrainConfig(frames=2, size=32, batch_size=50)
@@ -43,7 +44,9 @@ def main(videos: list[Path], rows: int, clips: int) -> None:
             print(f"{count:>7} clips: {memory:.1f} MB a worker", flush=True)
 
 
-def follow(videos, num_classes, clips, reader):
+def follow(
+    videos: Sequence[Video], num_classes: int, clips: int, reader: Reader
+) -> Iterator[tuple[int, float]]:
     """Yield how many clips have been loaded, and the workers' mean memory."""
     size = CONFIG.batch_size
     dataset = TrainDataset(videos, CONFIG.clip, train_transform(CONFIG), 0, reader=reader)
@@ -70,4 +73,4 @@ if __name__ == "__main__":
     parser.add_argument("--rows", type=int, default=250_000)
     parser.add_argument("--clips", type=int, default=20_000)
     arguments = parser.parse_args()
-    sys.exit(main(arguments.videos, arguments.rows, arguments.clips))
+    main(arguments.videos, arguments.rows, arguments.clips)
