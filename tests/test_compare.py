@@ -256,3 +256,10 @@ def test_a_row_reads_as_people_write(compared):
     assert record.pop("top1") == record["score"]
     text = cells(Row(**record | {"score": 0.5, "lowest": 0.25, "highest": 0.75, "lr": 1e-3}))
     assert text[:4] == ["st-adapter", "50.0", "25.0–75.0", "0.001*"]
+
+
+def test_a_comparison_takes_no_prefix_cache(folder_data, tmp_path, tiny):
+    config = replace(tiny, draws=1, prefix_cache=1.0)
+    with pytest.raises(ArgumentError, match="leave prefix_cache out of a comparison"):
+        compare(folder_data, tmp_path / "out", config, methods=["linear"], rates=[1e-3])
+    assert not (tmp_path / "out").exists()

@@ -14,6 +14,7 @@ from st_adapter.backbones import vit
 from st_adapter.backbones.layout import AddToPatches, adapt_tokens
 from st_adapter.errors import ArgumentError
 from st_adapter.kernels import (
+    FEW_TOKENS,
     FewTokenAttention,
     FrozenBatchNorm,
     FrozenConvolution,
@@ -229,20 +230,47 @@ def test_the_last_block_gives_the_class_token_as_with_all_tokens(options, monkey
         torch.testing.assert_close(one, two, rtol=1e-3, atol=1e-5)
 
 
-def test_lora_is_in_every_block_alike():
-    model = st_adapter.create_model("test_vit", ["a", "b"], weights="random", method="lora")
-    names = [n.removeprefix("backbone.blocks.").split(".", 1) for n in model.trained_tensors()]
-    inside = {i: {name for block, name in names if block == str(i)} for i in range(6)}
-    assert all("attn.qkv.lora_A.default.weight" in found for found in inside.values())
-    assert len(set(map(frozenset, inside.values()))) == 1
+def test_attention_over_few_tokens_is_the_same_to_rounding():
+    torch.manual_seed(0)
+    inputs = [torch.randn(2, 3, 50, 16, requires_grad=True) for _ in range(3)]
+    exact = F.scaled_dot_product_attention(*inputs)
+    wanted = torch.autograd.grad(exact.square().sum(), inputs)
+    with chosen_kernels(torch.device("cpu")), torch.autocast("cpu", torch.bfloat16):
+        ours = F.scaled_dot_product_attention(*inputs, dropout_p=0.0)
+    assert "Backward" in type(ours.grad_fn).__name__
+    assert "FlashAttention" not in type(ours.grad_fn).__name__
+    torch.testing.assert_close(ours.float(), exact, rtol=0.02, atol=0.02)
+    found = torch.autograd.grad(ours.float().square().sum(), inputs)
+    for one, two in zip(found, wanted, strict=True):
+        torch.testing.assert_close(one, two, rtol=0.05, atol=0.05)
 
 
-def test_a_comparison_takes_no_prefix_cache(folder_data, tmp_path, tiny):
-    from dataclasses import replace
+@pytest.mark.parametrize("tokens", [FEW_TOKENS, FEW_TOKENS + 1])
+@pytest.mark.parametrize("precision", [torch.bfloat16, torch.float32])
+def test_attention_is_plain_for_few_tokens_in_bfloat16_alone(tokens, precision):
+    x = torch.randn(1, 1, tokens, 8, requires_grad=True)
+    kernels = chosen_kernels(torch.device("cpu"))
+    with kernels, torch.autocast("cpu", torch.bfloat16, enabled=precision == torch.bfloat16):
+        result = F.scaled_dot_product_attention(x, x, x)
+    fused = "FlashAttention" in type(result.grad_fn).__name__
+    assert fused == (tokens > FEW_TOKENS or precision == torch.float32)
 
-    from st_adapter.comparison.run import compare
 
-    config = replace(tiny, draws=1, prefix_cache=1.0)
-    with pytest.raises(ArgumentError, match="leave prefix_cache out of a comparison"):
-        compare(folder_data, tmp_path / "out", config, methods=["linear"], rates=[1e-3])
-    assert not (tmp_path / "out").exists()
+STRIDES = {1: torch.bfloat16, (1, 1): torch.bfloat16, 2: torch.float32, (2, 2): torch.float32}
+
+
+@pytest.mark.parametrize("stride", STRIDES)
+def test_strided_depthwise_convolutions_stay_in_float32(stride):
+    x, weight = torch.randn(1, 4, 8, 8), torch.randn(4, 1, 3, 3)
+    exact = F.conv2d(x, weight, stride=stride, groups=4)
+    with chosen_kernels(torch.device("cpu")), torch.autocast("cpu", torch.bfloat16):
+        ours = F.conv2d(input=x, weight=weight, stride=stride, groups=4)
+        assert ours.dtype == F.conv2d(x, weight, None, stride, 0, 1, 4).dtype == STRIDES[stride]
+        assert F.conv2d(x, torch.randn(4, 4, 3, 3), stride=stride).dtype == torch.bfloat16
+    torch.testing.assert_close(ours.float(), exact, rtol=0.05, atol=0.05)
+
+
+def test_kernels_are_left_alone_on_other_devices():
+    with chosen_kernels(torch.device("cuda")), torch.autocast("cpu", torch.bfloat16):
+        x = F.conv2d(torch.randn(1, 4, 8, 8), torch.randn(4, 1, 3, 3), stride=2, groups=4)
+    assert x.dtype == torch.bfloat16

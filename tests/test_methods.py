@@ -210,3 +210,11 @@ def test_backbones_that_keep_position_biases_are_trained_step_after_step(method)
     train_steps(model, clips)
     assert trained
     assert any(not torch.equal(model.get_parameter(n), before[n]) for n in trained)
+
+
+def test_lora_is_in_every_block_alike():
+    model = st_adapter.create_model("test_vit", ["a", "b"], weights="random", method="lora")
+    names = [n.removeprefix("backbone.blocks.").split(".", 1) for n in model.trained_tensors()]
+    inside = {i: {name for block, name in names if block == str(i)} for i in range(6)}
+    assert all("attn.qkv.lora_A.default.weight" in found for found in inside.values())
+    assert len(set(map(frozenset, inside.values()))) == 1

@@ -15,7 +15,6 @@ from multiprocessing import get_context
 
 import pytest
 import torch
-import torch.nn.functional as F
 
 from conftest import SIGNALLED_RUN, held_by_another, write_audio
 from st_adapter import memory, training_step
@@ -25,7 +24,6 @@ from st_adapter.config import PRECISIONS, TrainConfig
 from st_adapter.data.annotations import read_annotations, read_parts
 from st_adapter.errors import ArgumentError, CheckpointError, DataError, TrainingError
 from st_adapter.evaluate import evaluate
-from st_adapter.kernels import FEW_TOKENS, chosen_kernels
 from st_adapter.lock import alone_in
 from st_adapter.memory import _kept_bytes
 from st_adapter.model import create_model
@@ -150,52 +148,6 @@ def test_a_run_keeps_the_average_and_goes_on_from_the_steps(folder_data, tmp_pat
     kept = load_tensors(tmp_path / "averaged" / "adapter")
     assert all(torch.equal(tensor, kept[name]) for name, tensor in state["average"].items())
     assert any(not torch.equal(tensor, kept[name]) for name, tensor in plain.items())
-
-
-def test_attention_over_few_tokens_is_the_same_to_rounding():
-    torch.manual_seed(0)
-    inputs = [torch.randn(2, 3, 50, 16, requires_grad=True) for _ in range(3)]
-    exact = F.scaled_dot_product_attention(*inputs)
-    wanted = torch.autograd.grad(exact.square().sum(), inputs)
-    with chosen_kernels(torch.device("cpu")), torch.autocast("cpu", torch.bfloat16):
-        ours = F.scaled_dot_product_attention(*inputs, dropout_p=0.0)
-    assert "Backward" in type(ours.grad_fn).__name__
-    assert "FlashAttention" not in type(ours.grad_fn).__name__
-    torch.testing.assert_close(ours.float(), exact, rtol=0.02, atol=0.02)
-    found = torch.autograd.grad(ours.float().square().sum(), inputs)
-    for one, two in zip(found, wanted, strict=True):
-        torch.testing.assert_close(one, two, rtol=0.05, atol=0.05)
-
-
-@pytest.mark.parametrize("tokens", [FEW_TOKENS, FEW_TOKENS + 1])
-@pytest.mark.parametrize("precision", [torch.bfloat16, torch.float32])
-def test_attention_is_plain_for_few_tokens_in_bfloat16_alone(tokens, precision):
-    x = torch.randn(1, 1, tokens, 8, requires_grad=True)
-    kernels = chosen_kernels(torch.device("cpu"))
-    with kernels, torch.autocast("cpu", torch.bfloat16, enabled=precision == torch.bfloat16):
-        result = F.scaled_dot_product_attention(x, x, x)
-    fused = "FlashAttention" in type(result.grad_fn).__name__
-    assert fused == (tokens > FEW_TOKENS or precision == torch.float32)
-
-
-STRIDES = {1: torch.bfloat16, (1, 1): torch.bfloat16, 2: torch.float32, (2, 2): torch.float32}
-
-
-@pytest.mark.parametrize("stride", STRIDES)
-def test_strided_depthwise_convolutions_stay_in_float32(stride):
-    x, weight = torch.randn(1, 4, 8, 8), torch.randn(4, 1, 3, 3)
-    exact = F.conv2d(x, weight, stride=stride, groups=4)
-    with chosen_kernels(torch.device("cpu")), torch.autocast("cpu", torch.bfloat16):
-        ours = F.conv2d(input=x, weight=weight, stride=stride, groups=4)
-        assert ours.dtype == F.conv2d(x, weight, None, stride, 0, 1, 4).dtype == STRIDES[stride]
-        assert F.conv2d(x, torch.randn(4, 4, 3, 3), stride=stride).dtype == torch.bfloat16
-    torch.testing.assert_close(ours.float(), exact, rtol=0.05, atol=0.05)
-
-
-def test_kernels_are_left_alone_on_other_devices():
-    with chosen_kernels(torch.device("cuda")), torch.autocast("cpu", torch.bfloat16):
-        x = F.conv2d(torch.randn(1, 4, 8, 8), torch.randn(4, 1, 3, 3), stride=2, groups=4)
-    assert x.dtype == torch.bfloat16
 
 
 def test_the_head_of_a_run_starts_as_configured(folder_data, tmp_path, tiny):
