@@ -96,7 +96,7 @@ def test_segments_of_one_file_stay_in_one_part(tmp_path):
 def test_labels_of_a_trained_model_decide_the_indices(root):
     data = read_annotations(root, labels=("run", "walk", "jump"))
     assert names(data.train) == [("a b.mp4", 2), ("c.avi", 2), ("d.mkv", 0)]
-    with pytest.raises(DataError, match="1 labels that are not among the 1 classes: 'run'"):
+    with pytest.raises(DataError, match="has a label that is not among the 1 classes: 'run'"):
         read_annotations(root, labels=("jump",))
 
 

@@ -344,6 +344,7 @@ def test_warm_up_is_linear_and_the_rest_a_cosine_to_zero():
     config = TrainConfig(epochs=12, warmup_epochs=2.0)
     factors = [learning_rate_factor(step, 100, config) for step in (0, 100, 200, 700, 1200)]
     assert factors == pytest.approx([0, 0.5, 1, 0.5, 0])
+    assert learning_rate_factor(0, 1, replace(config, epochs=1)) == 1
 
 
 def test_loss_that_is_no_number_stops_with_the_state_kept(folder_data, tmp_path, tiny):
@@ -381,6 +382,31 @@ def test_killed_run_resumes_from_its_last_state(folder_data, tmp_path, tiny):
     process.send_signal(signal.SIGINT)
     process.communicate(timeout=60)
     assert f"at step {step}" in line
+
+
+def test_a_signal_to_all_processes_of_a_run_leaves_it_resumable(folder_data, tmp_path):
+    command = [sys.executable, "-m", "st_adapter", "train", str(folder_data)]
+    command += ["--out", str(tmp_path / "run"), "--backbone", "test_vit", "--weights", "random"]
+    command += ["--size", "32", "--frames", "4", "--epochs", "500", "--device", "cpu"]
+    process = subprocess.Popen(
+        [*command, "--workers", "2"], stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    wait_for(lambda: (tmp_path / "run" / "metrics.jsonl").exists(), process)
+    os.killpg(process.pid, signal.SIGTERM)  # as `timeout` and job schedulers do
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "go on with: st-adapter train" in errors
+    assert "Traceback" not in errors
+    assert last_state(tmp_path / "run")["step"] > 0
+
+
+def test_a_batch_larger_than_the_data_is_told(folder_data, tmp_path, tiny, capsys):
+    train(folder_data, tmp_path / "run", replace(tiny, epochs=1, batch_size=64))
+    said = capsys.readouterr().err
+    assert "1 step an epoch" in said
+    assert re.search(r"note: a step has all \d+ training videos, as there are no more", said)
+    (line,) = (x for x in lines(tmp_path / "run" / "metrics.jsonl") if "loss" in x)
+    assert line["lr"] > 0
 
 
 def test_the_last_epoch_is_kept_without_a_look_at_validation(folder_data, tmp_path, tiny):
@@ -534,6 +560,9 @@ def test_a_batch_that_is_run_in_passes_needs_the_memory_of_one(tiny, monkeypatch
     monkeypatch.setattr(memory, "free_memory", lambda device: step(1))
     with pytest.raises(ArgumentError, match="a step of 64 clips of 8 frames .*; lower --frames"):
         memory.check_memory(model, config, "float32", 64, "lower --frames")
+    with_workers = memory._step_bytes(model, replace(config, workers=2), "float32")
+    clip_bytes = 8 * 3 * 224 * 224
+    assert with_workers(64) - step(64) == 4 * 64 * clip_bytes  # two batches ahead in each
 
 
 def test_the_size_of_a_batch_may_be_left_to_the_machine(folder_data, tmp_path, capsys):

@@ -44,6 +44,9 @@ def print_check(check: Check) -> None:
 
 def _print_classes(counts: dict[str, int]) -> None:
     least, most = (pick(counts, key=lambda label: counts[label]) for pick in (min, max))
+    if counts[least] == counts[most]:
+        click.echo(f"training videos a class: {counts[most]}")
+        return
     click.echo(
         f"training videos a class: {counts[least]} ({least}) to {counts[most]} ({most})"
         + (", very uneven" if counts[most] > 10 * max(1, counts[least]) else "")

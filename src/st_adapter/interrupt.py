@@ -12,6 +12,12 @@ def ignore_interrupt(worker: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
+def leave_signals_to_main(worker: int) -> None:
+    """For loading workers, which end with the main process. SIGTERM reaches groups, too."""
+    ignore_interrupt(worker)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+
 @contextmanager
 def deferred_interrupt() -> Iterator[threading.Event]:
     """Turn the first Ctrl-C or SIGTERM into an event, so that a step is never torn apart."""

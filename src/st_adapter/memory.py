@@ -68,16 +68,18 @@ def _step_bytes(
 ) -> Callable[[int], int]:
     """Bytes of a training step, by the clips in its batch.
 
-    Counts what the model keeps for the backward pass, for each further frame of a pass.
+    Counts what the model keeps for the backward pass, for each further frame of a pass, and the
+    batches that are loaded ahead, where they lie in the same memory.
     """
     size, pixels = config.size, 3 * config.size**2 * config.frames
     kept_by_one, kept_by_two = (_kept_bytes(model, precision, size, n) for n in (1, 2))
     by_clip = (kept_by_two - kept_by_one) * config.frames + 4 * pixels  # which are float32 then
     trained = 12 * model.num_parameters(only_trainable=True) // num_shards()  # gradient, moments
+    ahead = 2 * config.workers if model.device.type == "cpu" else 0  # torch's prefetch_factor
 
     def of_batch(num_clips: int) -> int:
         at_once = clips_in_pass(model, config, precision, num_clips)
-        return kept_by_one + trained + by_clip * at_once + pixels * num_clips
+        return kept_by_one + trained + by_clip * at_once + pixels * num_clips * (1 + ahead)
 
     return of_batch
 

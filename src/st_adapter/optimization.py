@@ -37,7 +37,12 @@ def clip_gradient(model: VideoClassifier, config: TrainConfig) -> Tensor:
 
 
 def learning_rate_factor(step: int, steps_per_epoch: int, config: TrainConfig) -> float:
-    """Fraction of the peak rate at a step: linear warm-up, then a cosine to zero."""
+    """Fraction of the peak rate at a step: linear warm-up, then a cosine to zero.
+
+    A run of one step takes the peak rate: warm-up would start, and end, at zero.
+    """
+    if config.epochs * steps_per_epoch == 1:
+        return 1.0
     epoch = step / steps_per_epoch
     warmup = min(config.warmup_epochs, config.epochs / 2)
     if epoch < warmup:

@@ -237,9 +237,14 @@ def _announce(run: Run) -> None:
     say(
         f"{config.step_clips} clips{beside} a step = {config.batch_size} clips x "
         f"{config.accumulate} accumulation x {_count(config.processes or 1, 'process')}; "
-        f"{run.steps_per_epoch} steps an epoch; "
+        f"{run.steps_per_epoch} step{'' if run.steps_per_epoch == 1 else 's'} an epoch; "
         f"learning rate {config.peak_lr():.2e}"
     )
+    if config.step_clips > len(data.train) * config.repeats:
+        say(
+            f"note: a step has all {len(data.train)} training videos, as there are no more; a "
+            "smaller --batch-size takes more steps"
+        )
     now = run.accelerator.num_processes
     if now != config.processes:
         say(

@@ -21,7 +21,7 @@ from st_adapter.data.dataset import (
     draw_of,
 )
 from st_adapter.errors import DataError
-from st_adapter.interrupt import ignore_interrupt
+from st_adapter.interrupt import leave_signals_to_main
 from st_adapter.prefix_cache import Key, PrefixCache
 from st_adapter.run import Run
 
@@ -89,7 +89,7 @@ class Batches:
             persistent_workers=config.workers > 0,
             collate_fn=self._collate if self._cache is None else list,
             pin_memory=run.model.device.type == "cuda" and run.reader.device == "cpu",
-            worker_init_fn=ignore_interrupt,
+            worker_init_fn=leave_signals_to_main,
             generator=torch.Generator(),  # the global one belongs to dropout, and to resuming
         )
 

@@ -237,8 +237,9 @@ def _targets(
         ]
     unknown = Counter(name for row in rows for name in row if name not in index)
     if unknown:
+        some = "a label that is" if len(unknown) == 1 else f"{len(unknown)} labels that are"
         raise DataError(
-            f"{path} has {len(unknown)} labels that are not among the {len(labels)} classes: "
+            f"{path} has {some} not among the {len(labels)} classes: "
             f"{examples(map(repr, unknown))}; the classes are {examples(labels)}"
         )
     return [tuple(index[name] for name in row) for row in rows]

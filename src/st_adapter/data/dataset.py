@@ -18,7 +18,7 @@ from st_adapter.data.decode import TruncatedError
 from st_adapter.data.reader import Reader
 from st_adapter.data.video_list import Video, VideoList
 from st_adapter.errors import DataError, VideoError
-from st_adapter.interrupt import ignore_interrupt
+from st_adapter.interrupt import leave_signals_to_main
 
 _SUBSTITUTES = 20
 """How many other videos of the class are tried, and then of other classes."""
@@ -352,5 +352,5 @@ def view_loader(
         sampler=share,
         num_workers=min(workers, len(share)),
         collate_fn=list,
-        worker_init_fn=ignore_interrupt,
+        worker_init_fn=leave_signals_to_main,
     )
