@@ -1,10 +1,13 @@
 """Ctrl-C and SIGTERM, held back until a training step is whole."""
 
+import os
 import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
+
+_GRACE_SECONDS = 3
 
 
 def ignore_interrupt(worker: int) -> None:
@@ -13,9 +16,19 @@ def ignore_interrupt(worker: int) -> None:
 
 
 def leave_signals_to_main(worker: int) -> None:
-    """For loading workers, which end with the main process. SIGTERM reaches groups, too."""
+    """For loading workers: SIGTERM, too, may reach every process of a run.
+
+    They go on for a while, as the step that the main one ends may need their clips; it takes a
+    worker that ends with success for no error.
+    """
     ignore_interrupt(worker)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+    def end_later(number: int, frame: FrameType | None) -> None:
+        timer = threading.Timer(_GRACE_SECONDS, os._exit, (0,))
+        timer.daemon = True
+        timer.start()
+
+    signal.signal(signal.SIGTERM, end_later)
 
 
 @contextmanager
