@@ -58,9 +58,8 @@ def score_videos(
         groups = _kept_views(prefix_cache, videos, clip, batch_videos, workers, reader, share)
     forward = model if prefix_cache is None else prefix_cache.logits
     model.eval()
-    few = (
-        len(share) <= 2 * lanes * batch_videos
-    )  # the last batch may run alone, with a lane's threads
+    # The last of few batches may run alone, with a lane's threads.
+    few = len(share) <= 2 * lanes * batch_videos
     if prefix_cache is not None or (few and not model.is_compiled):
         lanes = 1
     elif model.is_compiled:

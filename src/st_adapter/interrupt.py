@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from types import FrameType
 
 _GRACE_SECONDS = 3
+"""From SIGTERM to the end of a loading worker, which programs that close no loader wait for."""
 
 
 def ignore_interrupt(worker: int) -> None:
