@@ -17,11 +17,11 @@ from torch import Tensor
 from turns import medians_in_turns
 
 from st_adapter import VideoClassifier, create_model
+from st_adapter.catalogue.costs import inspect_spec
 from st_adapter.config import AdapterConfig
-from st_adapter.inspection import inspect_spec
-from st_adapter.machine import choose_device, hold_frozen
-from st_adapter.passes import backward
-from st_adapter.spec import ModelSpec
+from st_adapter.model.spec import ModelSpec
+from st_adapter.runtime.device import choose_device, hold_frozen
+from st_adapter.runtime.passes import backward
 
 ROUNDS, FRAMES, SIZE = 7, 8, 224
 PLACES = {"12x384": ("attention",), "24x384": "all"}

@@ -23,11 +23,11 @@ from official import SIZES, build_official, build_ours, check_equal, faster_devi
 from torch import nn
 from turns import take_turns
 
-from st_adapter.machine import choose_device, hold_frozen, seconds_of
-from st_adapter.malloc import keep_freed_memory
-from st_adapter.memory import peak_memory_gb
-from st_adapter.model import VideoClassifier
-from st_adapter.passes import backward, clips_at_once
+from st_adapter.model.classifier import VideoClassifier
+from st_adapter.runtime.device import choose_device, hold_frozen, seconds_of
+from st_adapter.runtime.malloc import keep_freed_memory
+from st_adapter.runtime.memory import peak_memory_gb
+from st_adapter.runtime.passes import backward, clips_at_once
 
 CLASSES, ROUNDS = 400, 5
 WAYS = {

@@ -11,9 +11,9 @@ from multiprocessing import get_context
 import torch
 
 from st_adapter import create_model
-from st_adapter.machine import hold_frozen, seconds_of
-from st_adapter.memory import peak_memory_gb
-from st_adapter.passes import backward
+from st_adapter.runtime.device import hold_frozen, seconds_of
+from st_adapter.runtime.memory import peak_memory_gb
+from st_adapter.runtime.passes import backward
 
 
 def main(backbone: str, clips: int, frames: int, precision: str) -> None:

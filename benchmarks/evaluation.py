@@ -22,13 +22,13 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from turns import take_turns
 
-from st_adapter.compilation import compile_for_inference
 from st_adapter.config import ClipConfig
-from st_adapter.data.video_list import Video
-from st_adapter.evaluate import evaluate
-from st_adapter.lanes import lanes_of
-from st_adapter.machine import choose_device, hold_frozen, seconds_of
-from st_adapter.model import VideoClassifier
+from st_adapter.data.videos import Video
+from st_adapter.evaluation.evaluate import evaluate
+from st_adapter.model.classifier import VideoClassifier
+from st_adapter.runtime.compilation import compile_for_inference
+from st_adapter.runtime.device import choose_device, hold_frozen, seconds_of
+from st_adapter.runtime.lanes import lanes_of
 
 WORKERS, CLASSES = 2, 400
 WAYS = ("official", "ours", "compiled")

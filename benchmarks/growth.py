@@ -23,11 +23,11 @@ from st_adapter import create_model
 from st_adapter.bench.limits import median_seconds
 from st_adapter.config import TrainConfig
 from st_adapter.data.annotations import read_annotations
-from st_adapter.evaluate import evaluate
-from st_adapter.machine import choose_device, hold_frozen, seconds_of
-from st_adapter.memory import peak_memory_gb
-from st_adapter.passes import backward
-from st_adapter.train import train
+from st_adapter.evaluation.evaluate import evaluate
+from st_adapter.runtime.device import choose_device, hold_frozen, seconds_of
+from st_adapter.runtime.memory import peak_memory_gb
+from st_adapter.runtime.passes import backward
+from st_adapter.training.loop import train
 
 PRECISION, STEPS = "bfloat16", 5
 FRAMES, SIZES, LAYERS = (4, 8, 16, 32, 64), (112, 160, 224, 320, 384), (1, 3, 6, 9, 12)

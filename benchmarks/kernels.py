@@ -1,4 +1,4 @@
-"""How much faster a step is with the kernels that `st_adapter.kernels` chooses, on this processor.
+"""How much faster a step is with the kernels that the package chooses on this processor.
 
     python benchmarks/kernels.py
 
@@ -15,7 +15,7 @@ from torch import Tensor
 from turns import medians_in_turns
 
 from st_adapter import VideoClassifier, create_model
-from st_adapter.kernels import ChosenKernels
+from st_adapter.backbones.cpu_kernels import ChosenKernels
 
 CLIPS, FRAMES, ROUNDS = 4, 8, 7
 

@@ -25,13 +25,14 @@ import torch
 from av.video.frame import PictureType
 
 from st_adapter.config import ClipConfig, TrainConfig
-from st_adapter.data import decode, packets, sample
-from st_adapter.data.dataset import TrainDataset, ViewDataset
-from st_adapter.data.index import VideoIndex
-from st_adapter.data.reader import Reader
-from st_adapter.data.video_list import Video
+from st_adapter.data import frame_sampling
+from st_adapter.data.datasets import TrainDataset, ViewDataset
+from st_adapter.data.video import decode, packets
+from st_adapter.data.video.index import VideoIndex
+from st_adapter.data.video.reader import Reader
+from st_adapter.data.videos import Video
 from st_adapter.recipes import resolve
-from st_adapter.training_data import train_transform
+from st_adapter.training.batches import train_transform
 
 SECONDS, MINUTES, RATE, WIDTH, HEIGHT = 10, 10, 30, 340, 256
 ROUNDS = 12
@@ -118,7 +119,9 @@ def official_loaders(checkout: Path, clip: Path) -> dict[str, Callable[[int], ob
 def frames_to_decode(clip: Path, config: ClipConfig) -> int:
     """How many frames lie before the end of a clip that is drawn at random, on average."""
     rng, num_frames = random.Random(0), packets.probe(clip).num_frames
-    draws = [sample.choose(num_frames, config.frames, config.stride, rng) for _ in range(500)]
+    draws = [
+        frame_sampling.choose(num_frames, config.frames, config.stride, rng) for _ in range(500)
+    ]
     return round(statistics.fmean(max(draw) + 1 for draw in draws))
 
 

@@ -16,8 +16,9 @@ import torch
 import torch.nn.functional as F
 from turns import take_turns
 
-from st_adapter import create_model, passes
-from st_adapter.machine import hold_frozen, seconds_of
+from st_adapter import create_model
+from st_adapter.runtime import passes
+from st_adapter.runtime.device import hold_frozen, seconds_of
 
 WARM, ROUNDS, PRECISION, FRAMES, SIZE = 8, 12, "bfloat16", 8, 224
 

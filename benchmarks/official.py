@@ -14,9 +14,9 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from st_adapter.checkpoint import load
-from st_adapter.model import VideoClassifier
-from st_adapter.official_import import import_official
+from st_adapter.model.checkpoint import load
+from st_adapter.model.classifier import VideoClassifier
+from st_adapter.official.importer import import_official
 
 
 class Sizes(NamedTuple):

@@ -3,7 +3,7 @@
     python benchmarks/passes.py [--clips 8]
 
 Prints milliseconds in bfloat16 for passes of all clips, half of them and so on, timed in turns,
-and which size `st_adapter.passes.clips_at_once` chooses.
+and which size `st_adapter.runtime.passes.clips_at_once` chooses.
 """
 
 import argparse
@@ -16,8 +16,8 @@ from torch import Tensor
 from turns import medians_in_turns
 
 from st_adapter import VideoClassifier, create_model
-from st_adapter.machine import hold_frozen
-from st_adapter.passes import backward, clips_at_once, infer
+from st_adapter.runtime.device import hold_frozen
+from st_adapter.runtime.passes import backward, clips_at_once, infer
 
 PRECISION, FRAMES, ROUNDS = "bfloat16", 8, 5
 CASES = (

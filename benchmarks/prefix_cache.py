@@ -20,9 +20,9 @@ from pathlib import Path
 import numpy as np
 from turns import take_turns
 
-from st_adapter.checkpoint import load_tensors
 from st_adapter.config import TrainConfig
-from st_adapter.train import train
+from st_adapter.model.checkpoint import load_tensors
+from st_adapter.training.loop import train
 
 
 def main(data: Path, config: TrainConfig, rounds: int) -> None:

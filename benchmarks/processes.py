@@ -14,7 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from st_adapter.config import TrainConfig
-from st_adapter.train import train
+from st_adapter.training.loop import train
 
 ROUNDS = 3
 

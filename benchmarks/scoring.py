@@ -15,12 +15,12 @@ import torch
 from timm.layers import QuickGELU
 from turns import take_turns
 
-import st_adapter.kernels
+import st_adapter.backbones.cpu_kernels
 from st_adapter import VideoClassifier, create_model
-from st_adapter.compilation import compile_for_inference
 from st_adapter.config import ClipConfig
-from st_adapter.machine import hold_frozen, seconds_of
-from st_adapter.passes import clips_at_once, infer
+from st_adapter.runtime.compilation import compile_for_inference
+from st_adapter.runtime.device import hold_frozen, seconds_of
+from st_adapter.runtime.passes import clips_at_once, infer
 
 CPU, CLIPS, FRAMES = torch.device("cpu"), 4, 8
 BACKBONES = ("vit_tiny_patch16_224 with QuickGELU", "tf_efficientnet_lite0")
@@ -36,7 +36,7 @@ def prepare(way: str, backbone: str, precision: str, size: int) -> Callable[[], 
             block.mlp.act = QuickGELU()
     hold_frozen(model, precision)
     if way == "QuickGELU apart":
-        st_adapter.kernels._has_swish = lambda x: False
+        st_adapter.backbones.cpu_kernels._has_swish = lambda x: False
     elif way == "compiled":
         model.compile()
     elif way == "packed":

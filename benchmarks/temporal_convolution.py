@@ -17,12 +17,13 @@ import torch.nn.functional as F
 from torch import Tensor
 from triton.testing import do_bench_cudagraph
 
-from st_adapter import adapter, create_model
+from st_adapter import create_model
 from st_adapter.bench.limits import median_seconds
 from st_adapter.config import AdapterConfig
-from st_adapter.convolution import conv2d_over_time, depthwise_conv3d
-from st_adapter.machine import hold_frozen
-from st_adapter.passes import autocast, backward
+from st_adapter.model.classifier import adapter
+from st_adapter.model.convolution import conv2d_over_time, depthwise_conv3d
+from st_adapter.runtime.device import hold_frozen
+from st_adapter.runtime.passes import autocast, backward
 
 FRAMES, SIDE, CHANNELS, BOTTLENECK = 8, 14, 768, 384
 DEVICE = torch.device("cuda")

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 import torch
 
-from st_adapter.machine import seconds_of
+from st_adapter.runtime.device import seconds_of
 
 Way = TypeVar("Way")
 _work: Callable[[], Any]

@@ -18,11 +18,11 @@ import torch
 
 from st_adapter.config import TrainConfig
 from st_adapter.data.annotations import read_annotations
-from st_adapter.data.dataset import EpochSampler, TrainDataset, collate_train
-from st_adapter.data.index import index_of
-from st_adapter.data.reader import Reader
-from st_adapter.data.video_list import Video
-from st_adapter.training_data import train_transform
+from st_adapter.data.datasets import EpochSampler, TrainDataset, collate_train
+from st_adapter.data.video.index import index_of
+from st_adapter.data.video.reader import Reader
+from st_adapter.data.videos import Video
+from st_adapter.training.batches import train_transform
 
 CONFIG = TrainConfig(frames=2, size=32, batch_size=50)
 WORKERS = 2

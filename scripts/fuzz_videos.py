@@ -20,9 +20,9 @@ from multiprocessing import get_context
 from pathlib import Path
 
 from st_adapter.config import ClipConfig
-from st_adapter.data.augment import TrainTransform
-from st_adapter.data.dataset import TrainDataset, read_views
-from st_adapter.data.video_list import Video
+from st_adapter.data.augment.transform import TrainTransform
+from st_adapter.data.datasets import TrainDataset, read_views
+from st_adapter.data.videos import Video
 from st_adapter.errors import VideoError
 
 CLIP = ClipConfig(frames=8, stride=2, size=64, views=(3, 1))

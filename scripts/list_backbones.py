@@ -13,8 +13,8 @@ from pathlib import Path
 import timm
 import torch
 
-from st_adapter.backbone_table import TABLE, Row, examine
-from st_adapter.progress import bar
+from st_adapter.catalogue.backbone_table import TABLE, Row, examine
+from st_adapter.common.progress import bar
 
 ROOT = Path(__file__).parents[1]
 

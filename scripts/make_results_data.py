@@ -23,11 +23,11 @@ from pathlib import Path
 import av
 import numpy as np
 
-from st_adapter.data import decode, packets
+from st_adapter.common.progress import bar
 from st_adapter.data.annotations import Video, read_annotations
+from st_adapter.data.video import decode, packets
 from st_adapter.demo import clips
 from st_adapter.demo.story import SCENES
-from st_adapter.progress import bar
 
 FRAMES_PER_SECOND = Fraction(25, 2)
 

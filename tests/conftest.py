@@ -4,12 +4,12 @@ import os
 from multiprocessing import set_forkserver_preload
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # models are so small that threads only wait
-set_forkserver_preload(["st_adapter.comparison.cell"])  # torch is imported once for all tests
+set_forkserver_preload(["st_adapter.comparison.worker"])  # torch is imported once for all tests
 
 import jaxtyping
 from jaxtyping import install_import_hook
 
-SHAPED = ("adapter", "backbones", "convolution", "data", "inference", "model")
+SHAPED = ("backbones", "data", "evaluation.score", "model")
 install_import_hook([f"st_adapter.{name}" for name in SHAPED], "shape_checks.typechecker")
 
 import json
@@ -26,15 +26,15 @@ import pytest
 import torch
 
 from st_adapter.config import TrainConfig
-from st_adapter.model import VideoClassifier
-from st_adapter.predict import Predictor
+from st_adapter.evaluation.predict import Predictor
+from st_adapter.model.classifier import VideoClassifier
 
 VideoMaker = Callable[..., Path]
 
 SIGNALLED_RUN = """
 import json, os, pathlib, sys, torch
 from st_adapter.config import TrainConfig
-import st_adapter.train as t
+import st_adapter.training.loop as t
 
 t._LOG_EVERY = 1
 passes = []
@@ -155,7 +155,7 @@ def tiny() -> TrainConfig:
 @pytest.fixture(scope="session")
 def trained_run(folder_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run."""
-    from st_adapter.train import train
+    from st_adapter.training.loop import train
 
     out = tmp_path_factory.mktemp("runs") / "run"
     train(folder_data, out, replace(TINY, epochs=1, dropout=0.5))
@@ -198,7 +198,7 @@ def compared(settings: list[str], tmp_path_factory: pytest.TempPathFactory) -> P
 def held_by_another(folder: Path) -> Iterator[None]:
     """Let another process be the one that is at work in a folder, until this ends."""
     program = (
-        "import sys\nfrom pathlib import Path\nfrom st_adapter.lock import alone_in\n"
+        "import sys\nfrom pathlib import Path\nfrom st_adapter.common.lock import alone_in\n"
         "with alone_in(Path(sys.argv[1])):\n    print(flush=True)\n    sys.stdin.read()\n"
     )
     command = [sys.executable, "-c", program, str(folder)]

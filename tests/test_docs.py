@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from st_adapter import cli
+from st_adapter.cli.main import app
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -18,7 +18,7 @@ def test_readme_opens_with_two_commands_and_ci_runs_the_second():
 
 
 def test_readme_names_every_verb():
-    assert all(f"`st-adapter {verb}" in README for verb in cli.app.commands)
+    assert all(f"`st-adapter {verb}" in README for verb in app.commands)
 
 
 def test_python_in_the_readme_runs(trained_run, folder_data, tmp_path, monkeypatch, capsys):
@@ -43,7 +43,7 @@ def test_commands_in_the_readme_parse(kind):
     ]
     assert len(lines) == 2
     for verb, *arguments in lines:
-        cli.app.commands[verb].make_context(verb, arguments)
+        app.commands[verb].make_context(verb, arguments)
 
 
 def test_links_in_the_docs_lead_somewhere():

@@ -9,15 +9,15 @@ import torch.nn.functional as F
 
 import st_adapter
 from conftest import randomise
-from st_adapter import cli
-from st_adapter.checkpoint import load_tensors
-from st_adapter.compilation import compile_for_training
+from st_adapter.cli.main import main
 from st_adapter.config import TrainConfig
 from st_adapter.data.formats.folders import find_videos
-from st_adapter.machine import hold_frozen
-from st_adapter.passes import backward, infer
-from st_adapter.predict import Predictor
-from st_adapter.train import train
+from st_adapter.evaluation.predict import Predictor
+from st_adapter.model.checkpoint import load_tensors
+from st_adapter.runtime.compilation import compile_for_training
+from st_adapter.runtime.device import hold_frozen
+from st_adapter.runtime.passes import backward, infer
+from st_adapter.training.loop import train
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 NEAR = {"float32": 5e-3, "bfloat16": 5e-2, "float16": 1e-2}  # convolutions run in TF32
@@ -102,7 +102,7 @@ def test_compiled_steps_and_scores_are_the_same(trained_run, folder_data, capsys
 
 def test_bench_stays_below_the_limits_of_the_gpu(capsys):
     small = "--backbone vit_tiny_patch16_224 --frames 4 --batch-size 4 --precision bfloat16 --json"
-    assert cli.main(["bench", *small.split(), "--device", "cuda"]) == 0
+    assert main(["bench", *small.split(), "--device", "cuda"]) == 0
     result = json.loads(capsys.readouterr().out)
     assert "NVIDIA" in result["device"] or "AMD" in result["device"]
     for row in result["rows"][1:]:

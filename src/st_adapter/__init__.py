@@ -3,34 +3,34 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from st_adapter.adapter import STAdapter as STAdapter
-    from st_adapter.checkpoint import load as load
     from st_adapter.config import AdapterConfig as AdapterConfig
     from st_adapter.config import ClipConfig as ClipConfig
     from st_adapter.config import MethodConfig as MethodConfig
     from st_adapter.config import TrainConfig as TrainConfig
     from st_adapter.errors import CheckpointError as CheckpointError
     from st_adapter.errors import VideoError as VideoError
-    from st_adapter.model import VideoClassifier as VideoClassifier
-    from st_adapter.model import attach as attach
-    from st_adapter.model import create_model as create_model
-    from st_adapter.predict import Predictor as Predictor
+    from st_adapter.evaluation.predict import Predictor as Predictor
+    from st_adapter.model.adapter import STAdapter as STAdapter
+    from st_adapter.model.checkpoint import load as load
+    from st_adapter.model.classifier import VideoClassifier as VideoClassifier
+    from st_adapter.model.classifier import attach as attach
+    from st_adapter.model.classifier import create_model as create_model
 
 __version__ = "0.1.0"
 
 _HOMES = {
-    "STAdapter": "adapter",
-    "load": "checkpoint",
+    "STAdapter": "model.adapter",
+    "load": "model.checkpoint",
     "AdapterConfig": "config",
     "ClipConfig": "config",
     "MethodConfig": "config",
     "TrainConfig": "config",
     "CheckpointError": "errors",
     "VideoError": "errors",
-    "VideoClassifier": "model",
-    "attach": "model",
-    "create_model": "model",
-    "Predictor": "predict",
+    "VideoClassifier": "model.classifier",
+    "attach": "model.classifier",
+    "create_model": "model.classifier",
+    "Predictor": "evaluation.predict",
 }
 __all__ = [*_HOMES]
 

@@ -1,6 +1,6 @@
 """`python -m st_adapter`."""
 
-from st_adapter.cli import entry
+from st_adapter.cli.main import entry
 
 if __name__ == "__main__":  # a comparison's processes import this file, too
     entry()

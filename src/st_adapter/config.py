@@ -7,7 +7,7 @@ from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin
 
 from st_adapter.errors import ArgumentError, did_you_mean
-from st_adapter.method_table import METHODS
+from st_adapter.methods import METHODS
 
 COLUMNS = ("path", "label", "labels", "start_seconds", "end_seconds", "split")
 """Of a table of videos."""

@@ -5,7 +5,7 @@ from typing import cast
 from torch import nn
 
 from st_adapter.backbones import blockwise, vit
-from st_adapter.backbones.site import Family
+from st_adapter.backbones.family import Family
 from st_adapter.errors import ArgumentError
 
 FAMILIES = cast(tuple[Family, ...], (vit, blockwise))

@@ -14,8 +14,8 @@ import torch
 from timm.models import get_model_input_config
 from torch import Tensor, nn
 
+from st_adapter.backbones.family import Adapters, Inserted, Site
 from st_adapter.backbones.layout import Layout, find_layout
-from st_adapter.backbones.site import Adapters, Inserted, Site
 from st_adapter.errors import ArgumentError
 
 NAME = "blockwise"

@@ -11,10 +11,10 @@ from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from st_adapter.backbones.cpu_kernels import quick_gelu_mlp, same_kernels
+from st_adapter.backbones.family import Inserted, Site
 from st_adapter.backbones.layout import adapt_tokens
-from st_adapter.backbones.site import Inserted, Site
 from st_adapter.errors import ArgumentError
-from st_adapter.kernels import quick_gelu_mlp, same_kernels
 
 Adapter = Callable[[Tensor], Tensor]
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import bmm_flop, mm_flop
 
-from st_adapter.machine import seconds_of
+from st_adapter.runtime.device import seconds_of
 
 _BYTES = 256 * 2**20
 _ROUNDS = 5

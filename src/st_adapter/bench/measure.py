@@ -16,22 +16,22 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from st_adapter.bench import limits
-from st_adapter.compilation import compile_for_training
+from st_adapter.common.progress import bar
+from st_adapter.common.provenance import versions
 from st_adapter.config import TrainConfig
-from st_adapter.data.dataset import TrainDataset
-from st_adapter.data.index import VideoIndex
-from st_adapter.data.packets import probe
-from st_adapter.data.reader import Reader
-from st_adapter.data.video_list import Video
+from st_adapter.data.datasets import TrainDataset
+from st_adapter.data.video.index import VideoIndex
+from st_adapter.data.video.packets import probe
+from st_adapter.data.video.reader import Reader
+from st_adapter.data.videos import Video
 from st_adapter.errors import VideoError
-from st_adapter.machine import check_input_size, choose_device, choose_precision, hold_frozen
-from st_adapter.memory import check_memory, clear_out_of_memory, peak_memory_gb
-from st_adapter.model import VideoClassifier, model_of
-from st_adapter.optimization import make_optimizer
-from st_adapter.passes import HALF, backward, clips_at_once, infer
-from st_adapter.progress import bar
-from st_adapter.provenance import versions
-from st_adapter.training_data import train_transform
+from st_adapter.model.classifier import VideoClassifier, model_of
+from st_adapter.runtime.compilation import compile_for_training
+from st_adapter.runtime.device import check_input_size, choose_device, choose_precision, hold_frozen
+from st_adapter.runtime.memory import check_memory, clear_out_of_memory, peak_memory_gb
+from st_adapter.runtime.passes import HALF, backward, clips_at_once, infer
+from st_adapter.training.batches import train_transform
+from st_adapter.training.optimizer import make_optimizer
 
 _SECONDS, _RATE, _WIDTH, _HEIGHT = 10, 30, 340, 256
 

@@ -7,13 +7,13 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
+from st_adapter.catalogue.costs import count_parts, inspect_spec
+from st_adapter.common.progress import bar
 from st_adapter.config import TrainConfig
-from st_adapter.inspection import count_parts, inspect_spec
-from st_adapter.machine import choose_device, hold_frozen, seconds_of
-from st_adapter.model import VideoClassifier, model_of
-from st_adapter.optimization import clip_gradient, make_optimizer
-from st_adapter.passes import backward, clips_at_once
-from st_adapter.progress import bar
+from st_adapter.model.classifier import VideoClassifier, model_of
+from st_adapter.runtime.device import choose_device, hold_frozen, seconds_of
+from st_adapter.runtime.passes import backward, clips_at_once
+from st_adapter.training.optimizer import clip_gradient, make_optimizer
 
 _ROUNDS = 3
 _STEPS = 3

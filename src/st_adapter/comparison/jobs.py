@@ -11,10 +11,10 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from st_adapter.comparison.cell import DIVERGED, DONE, run_job
+from st_adapter.common.interrupt import deferred_interrupt
+from st_adapter.common.progress import bar, log
+from st_adapter.comparison.worker import DIVERGED, DONE, run_job
 from st_adapter.errors import TrainingError
-from st_adapter.interrupt import deferred_interrupt
-from st_adapter.progress import bar, log
 
 _POLL_SECONDS = 0.2
 
@@ -76,7 +76,7 @@ def _preloaded() -> BaseContext:
     if "forkserver" not in get_all_start_methods():
         return get_context("spawn")
     context = get_context("forkserver")
-    context.set_forkserver_preload(["st_adapter.comparison.cell"])
+    context.set_forkserver_preload(["st_adapter.comparison.worker"])
     resource_tracker.ensure_running()  # which would unblock what is blocked next
     before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT, signal.SIGTERM])
     try:

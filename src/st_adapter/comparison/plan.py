@@ -7,12 +7,12 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from st_adapter.common.files import read_json, write_json
 from st_adapter.config import TrainConfig, check_method
 from st_adapter.data.annotations import Annotations, checked_parts, write_table
 from st_adapter.data.holdout import split_validation
-from st_adapter.data.video_list import VideoList
+from st_adapter.data.videos import VideoList
 from st_adapter.errors import ArgumentError, DataError
-from st_adapter.files import read_json, write_json
 
 PLAN_FILE = "comparison.json"
 

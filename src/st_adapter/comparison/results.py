@@ -6,9 +6,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from st_adapter.common.files import read_json, read_json_lines
 from st_adapter.comparison.plan import Cell, Plan
-from st_adapter.files import read_json, read_json_lines
-from st_adapter.method_table import METHODS
+from st_adapter.methods import METHODS
 
 COSTS_FILE = "costs.json"
 TENSORS = "adapter/adapter_model.safetensors"

@@ -4,24 +4,24 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from st_adapter.comparison.cell import time_steps, train_cell
+from st_adapter.catalogue.costs import inspect_spec, spec_of
+from st_adapter.common.files import check_writable, read_json, write_json
+from st_adapter.common.lock import alone_in
+from st_adapter.common.progress import say
+from st_adapter.common.provenance import command, versions
 from st_adapter.comparison.jobs import Job, run_jobs
 from st_adapter.comparison.plan import Cell, Plan, read_plan, write_plan
 from st_adapter.comparison.results import COSTS_FILE, Row, choose_rates, is_done, read_rows
+from st_adapter.comparison.worker import time_steps, train_cell
 from st_adapter.config import DataConfig, TrainConfig, check_method
 from st_adapter.data.annotations import read_annotations
-from st_adapter.data.shards import absolute
+from st_adapter.data.archives.tar import absolute
 from st_adapter.errors import ArgumentError
-from st_adapter.files import check_writable, read_json, write_json
-from st_adapter.inspection import inspect_spec, spec_of
-from st_adapter.lock import alone_in
-from st_adapter.machine import choose_device, choose_precision
-from st_adapter.method_table import METHODS
-from st_adapter.model import model_of
-from st_adapter.progress import say
-from st_adapter.provenance import command, versions
-from st_adapter.run_folder import absolute_paths, read_videos
-from st_adapter.training_data import class_maps
+from st_adapter.methods import METHODS
+from st_adapter.model.classifier import model_of
+from st_adapter.runtime.device import choose_device, choose_precision
+from st_adapter.training.batches import class_maps
+from st_adapter.training.run_folder import absolute_paths, read_videos
 
 DEFAULT_RATES = (1e-4, 3e-4, 1e-3, 3e-3)
 

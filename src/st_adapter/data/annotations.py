@@ -9,17 +9,17 @@ from pathlib import Path
 
 import numpy as np
 
+from st_adapter.common.files import atomic_path
+from st_adapter.common.progress import say
 from st_adapter.config import DataConfig
+from st_adapter.data.archives.tar import full_path
 from st_adapter.data.formats import read_listing
 from st_adapter.data.formats.listing import Listing, examples
 from st_adapter.data.formats.tables import SEPARATOR
 from st_adapter.data.holdout import split_validation
-from st_adapter.data.shards import full_path
-from st_adapter.data.video_list import Video, VideoList
+from st_adapter.data.labels import Task
+from st_adapter.data.videos import Video, VideoList
 from st_adapter.errors import DataError
-from st_adapter.files import atomic_path
-from st_adapter.progress import say
-from st_adapter.task import Task
 
 
 @dataclass(frozen=True, kw_only=True)

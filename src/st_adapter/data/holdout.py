@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy import ndarray
 
-from st_adapter.data.video_list import Video, VideoList
+from st_adapter.data.videos import Video, VideoList
 from st_adapter.errors import DataError
 
 _DRAWS = 50

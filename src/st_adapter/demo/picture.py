@@ -7,7 +7,7 @@ import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
-from st_adapter.data import decode
+from st_adapter.data.video import decode
 from st_adapter.demo import clips
 
 _COLOURS = ("#9aa5b1", "#5b8fc9", "#d9632a")

@@ -6,16 +6,16 @@ from pathlib import Path
 
 from rich.table import Table
 
+from st_adapter.common.files import write_json
+from st_adapter.common.progress import bar, console, say
 from st_adapter.config import TrainConfig
 from st_adapter.data.annotations import read_annotations
 from st_adapter.demo import clips
 from st_adapter.demo.picture import draw_comparison
 from st_adapter.errors import ArgumentError
-from st_adapter.evaluate import Evaluation, evaluate
-from st_adapter.files import write_json
-from st_adapter.predict import Predictor
-from st_adapter.progress import bar, console, say
-from st_adapter.train import train
+from st_adapter.evaluation.evaluate import Evaluation, evaluate
+from st_adapter.evaluation.predict import Predictor
+from st_adapter.training.loop import train
 
 METHODS = {"linear": "linear probe", "adapter": "spatial adapter", "st-adapter": "ST-Adapter"}
 SCENES = {"train": 60, "val": 8, "test": 20}

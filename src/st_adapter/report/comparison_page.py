@@ -5,10 +5,10 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from st_adapter.common.files import read_json, read_json_lines
 from st_adapter.comparison.results import at_edge, read_skipped
 from st_adapter.config import ClipConfig
-from st_adapter.files import read_json, read_json_lines
-from st_adapter.metrics import METRICS
+from st_adapter.evaluation.metrics import METRICS
 from st_adapter.report.figures import frontier, loss_curves
 from st_adapter.report.film import film_strip
 from st_adapter.report.run_page import (

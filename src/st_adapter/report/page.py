@@ -4,9 +4,9 @@ from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from st_adapter.common.files import atomic_path, no_folder
 from st_adapter.errors import ArgumentError
-from st_adapter.files import atomic_path, no_folder
-from st_adapter.frame_order import ORDERS
+from st_adapter.evaluation.frame_order import ORDERS
 from st_adapter.report.comparison_page import comparison_values
 from st_adapter.report.run_page import ORDER_NAMES, run_values
 

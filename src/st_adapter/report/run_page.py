@@ -4,10 +4,10 @@ import shlex
 from pathlib import Path
 from typing import Any
 
+from st_adapter.common.files import read_json, read_json_lines
 from st_adapter.config import ClipConfig
-from st_adapter.data.video_list import Video
-from st_adapter.files import read_json, read_json_lines
-from st_adapter.metrics import METRICS
+from st_adapter.data.videos import Video
+from st_adapter.evaluation.metrics import METRICS
 from st_adapter.report.figures import learning_curves
 from st_adapter.report.film import film_strip
 

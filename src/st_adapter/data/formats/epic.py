@@ -13,7 +13,7 @@ from st_adapter.data.formats.listing import (
     seconds,
     whole_number,
 )
-from st_adapter.data.video_info import PICTURES_PER_SECOND
+from st_adapter.data.video.info import PICTURES_PER_SECOND
 from st_adapter.errors import DataError
 
 HEADER = frozenset(("video_id", "start_timestamp", "stop_timestamp", "verb_class", "noun_class"))

@@ -4,9 +4,9 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from st_adapter.data import pictures
 from st_adapter.data.formats.listing import SPLITS, Listing, examples
-from st_adapter.data.video_info import VIDEO_SUFFIXES
+from st_adapter.data.video.info import VIDEO_SUFFIXES
+from st_adapter.data.video.picture_folders import holds_pictures
 from st_adapter.errors import DataError
 
 
@@ -35,7 +35,7 @@ def _find(folder: Path) -> Iterator[str]:
         folders[:] = [name for name in folders if not name.startswith(".")]
         visible = [name for name in files if not name.startswith(".")]
         suffixes = [os.path.splitext(name)[1].lower() for name in visible]
-        if at != str(folder) and pictures.holds_pictures(visible):
+        if at != str(folder) and holds_pictures(visible):
             yield at
         for name, suffix in zip(visible, suffixes, strict=True):
             path = os.path.join(at, name)

@@ -11,7 +11,7 @@ from st_adapter.data.formats.listing import (
     class_name,
     read_text,
 )
-from st_adapter.data.video_info import PICTURES_PER_SECOND
+from st_adapter.data.video.info import PICTURES_PER_SECOND
 from st_adapter.errors import DataError
 
 _UCF101 = re.compile(r"(train|test)list(\d+)\.txt", re.IGNORECASE)

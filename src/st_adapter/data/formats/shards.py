@@ -6,7 +6,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from st_adapter.data import shards
+from st_adapter.data.archives import tar
+from st_adapter.data.archives.members import LABEL_SUFFIXES, Sample, read_samples
 from st_adapter.data.formats.folders import find_videos
 from st_adapter.data.formats.listing import (
     SPLITS,
@@ -15,8 +16,7 @@ from st_adapter.data.formats.listing import (
     class_name,
     seconds,
 )
-from st_adapter.data.shard_samples import LABEL_SUFFIXES, Sample, read_samples
-from st_adapter.data.store import Store
+from st_adapter.data.video.index_store import Store
 from st_adapter.errors import DataError
 
 
@@ -33,7 +33,7 @@ def read(path: Path, columns: Mapping[str, str]) -> Listing:
     Args:
         columns: our name of a label to the key in the .json beside a video.
     """
-    names = list(_in_folder(path)) if path.is_dir() else _expand(shards.absolute(path))
+    names = list(_in_folder(path)) if path.is_dir() else _expand(tar.absolute(path))
     folder = path if path.is_dir() else path.parent
     labels = columns.get("label", "label").split("+")
     classes = _read_classes(folder) if len(labels) == 1 else []
@@ -100,7 +100,7 @@ def _expand(path: str) -> list[str]:
     if "*" not in path:
         return [path]
     try:
-        return shards.matching(path)
+        return tar.matching(path)
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error}") from None
 
@@ -121,7 +121,7 @@ def _samples(shard: str, store: Store) -> list[Sample]:
 
 def _read_classes(folder: Path) -> list[str]:
     """Names of the classes from classes.txt beside the shards."""
-    text = shards.read_text(f"{shards.absolute(folder)}/classes.txt") or ""
+    text = tar.read_text(f"{tar.absolute(folder)}/classes.txt") or ""
     return [line.strip() for line in text.splitlines() if line.strip()]
 
 

@@ -1,0 +1,1 @@
+"""How the weights of image models are read from files."""

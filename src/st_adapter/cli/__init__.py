@@ -1,0 +1,1 @@
+"""The command `st-adapter`: verbs, flags, tables on the terminal."""

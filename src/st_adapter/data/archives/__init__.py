@@ -1,0 +1,1 @@
+"""Videos inside archives: WebDataset's shards, on a disk or in object storage."""

@@ -1,0 +1,1 @@
+"""What training makes of clips: crops, colours, mirrors, reversals, mixtures."""

@@ -1,0 +1,118 @@
+"""What the packets of a video say: number, times and key frames, size, rotation, a digest."""
+
+from collections.abc import Callable
+from fractions import Fraction
+from hashlib import sha256
+from pathlib import Path
+
+import av
+import numpy as np
+from av.video.frame import VideoFrame
+
+from st_adapter.data.archives.members import find
+from st_adapter.data.archives.tar import Place, read_bytes
+from st_adapter.data.video.container import open_video, read_packets
+from st_adapter.data.video.info import PICTURES_PER_SECOND, VideoInfo
+from st_adapter.data.video.picture_folders import list_pictures
+from st_adapter.errors import VideoError
+
+_STAMPED_FORMATS = frozenset(("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm"))
+"""Formats that state when each frame is shown; in others, FFmpeg guesses from the order."""
+
+_FULL_TURN = 360
+"""Degrees; some files say nonsense."""
+
+_DIGESTED_BYTES = 65536
+
+_USUAL_RATE, _HIGHEST_RATE = Fraction(25), Fraction(1000)
+"""Frames a second where a file does not say, and the most that is believed."""
+
+Probe = Callable[[Path], VideoInfo]
+"""From the path of a video to what its packets say."""
+
+
+def probe(path: Path, place: Place | None = None) -> VideoInfo:
+    """Read number, times and key frames of the first video stream from its packets.
+
+    Args:
+        place: where its bytes lie, if that is known, for a video in a shard.
+
+    Raises:
+        VideoError: the file is missing, empty, unreadable or holds no video.
+    """
+    if path.is_dir():
+        return _probe_pictures(path)
+    packets: list[tuple[int | None, bool]] = []
+    first: VideoFrame | None = None
+    place = place or find(path)
+    with open_video(path, place) as container:
+        stream = container.streams.video[0]
+        for packet in read_packets(container):
+            if packet.size and not packet.is_discard:
+                packets.append((packet.pts, packet.is_keyframe))
+            first = first or _first_frame(packet)
+        time_base = Fraction(stream.time_base or 1)
+        rate = Fraction(stream.average_rate or stream.guessed_rate or _USUAL_RATE)
+        stamped = container.format.name in _STAMPED_FORMATS
+        digest = _digest(path, place)
+    if not packets:
+        raise VideoError(f"{path}: the video stream holds no frame")
+    stamps = {pts for pts, _ in packets if pts is not None}
+    if len(stamps) < len(packets):  # trust the frame rate
+        packets = [(i, key) for i, (_, key) in enumerate(packets)]
+        time_base = 1 / (rate if rate <= _HIGHEST_RATE else _USUAL_RATE)
+        stamped = False
+    packets.sort()
+    return VideoInfo(
+        path=path,
+        pts=np.array([pts for pts, _ in packets], dtype=np.int64),
+        time_base=time_base,
+        keys=np.array([i for i, p in enumerate(packets) if p[1]], dtype=np.int64),
+        stamped=stamped,
+        width=stream.width,
+        height=stream.height,
+        rotation=first.rotation if first and abs(first.rotation) <= _FULL_TURN else 0,
+        codec=stream.codec_context.name,
+        digest=digest,
+        place=place,
+    )
+
+
+def _probe_pictures(folder: Path) -> VideoInfo:
+    """As of a video whose every frame is a key frame."""
+    files = list_pictures(folder)
+    with open_video(files[0]) as container:
+        stream = container.streams.video[0]
+        size, codec = (stream.width, stream.height), stream.codec_context.name
+        some = [_digest(files[i]) for i in (0, len(files) // 2, -1)]
+    numbers = np.arange(len(files))
+    return VideoInfo(
+        path=folder,
+        pts=numbers,
+        time_base=Fraction(1, PICTURES_PER_SECOND),
+        keys=numbers,
+        stamped=False,
+        width=size[0],
+        height=size[1],
+        rotation=0,
+        codec=codec,
+        digest=sha256(f"{len(files)} {some}".encode()).hexdigest()[:32],
+    )
+
+
+def _first_frame(packet: av.Packet) -> VideoFrame | None:  # type: ignore[type-arg]
+    """The first picture that a packet yields; None where it yields none or is damaged."""
+    try:
+        return next(iter(packet.decode()), None)
+    except av.InvalidDataError:
+        return None
+
+
+def _digest(path: Path, place: Place | None = None) -> str:
+    whole = place or Place(str(path), 0, path.stat().st_size)
+    length = whole.num_bytes
+    sha = sha256(str(length).encode())
+    for start in (0, length // 2, max(0, length - _DIGESTED_BYTES)):
+        count = min(_DIGESTED_BYTES, length - start)
+        sha.update(read_bytes(Place(whole.shard, whole.first_byte + start, count)))
+    return sha.hexdigest()[:32]

@@ -1,0 +1,61 @@
+"""How videos are read: what is known of them, and by which decoder."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+from jaxtyping import UInt8
+from torch import Tensor
+
+from st_adapter.data.video import decode, packets, torchcodec_decoder
+from st_adapter.data.video.info import VideoInfo
+from st_adapter.data.video.packets import Probe
+
+Decoder = Literal["pyav", "torchcodec"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reader:
+    """Reads frames of videos.
+
+    Attributes:
+        probe: `packets.probe`, or an index that remembers what it said.
+        decoder: "pyav", or "torchcodec" where a file states the time of each frame; other files
+            are left to PyAV.
+        device: where torchcodec decodes.
+
+    Raises:
+        ArgumentError: torchcodec is not there.
+    """
+
+    probe: Probe = packets.probe
+    decoder: Decoder = "pyav"
+    device: str = "cpu"
+
+    def __post_init__(self) -> None:
+        if self.decoder == "torchcodec":
+            torchcodec_decoder.check_torchcodec()
+
+    def read_frames(
+        self, path: Path, indices: Sequence[int], short_side: int | None, info: VideoInfo
+    ) -> UInt8[Tensor, "t 3 h w"]:
+        """As `decode.read_frames`."""
+        by_time = None if self.decoder == "pyav" else self._by_torchcodec
+        return decode.read_frames(path, indices, short_side, info, by_time).to(self.device)
+
+    def _by_torchcodec(
+        self, path: Path, wanted: Sequence[int], info: VideoInfo, short_side: int | None
+    ) -> dict[int, Tensor]:
+        return torchcodec_decoder.read_by_time(path, wanted, info, short_side, self.device)
+
+
+def make_reader(decoder: Decoder, workers: int, device: torch.device, probe: Probe) -> Reader:
+    """A reader that decodes on the GPU where it can: processes of `workers` have none.
+
+    Raises:
+        ArgumentError: torchcodec is not there.
+    """
+    on_device = decoder == "torchcodec" and device.type == "cuda" and not workers
+    return Reader(probe=probe, decoder=decoder, device=str(device) if on_device else "cpu")

@@ -1,0 +1,68 @@
+"""Frames by torchcodec, in the place of PyAV; on a GPU it decodes there."""
+
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from jaxtyping import UInt8
+from torch import Tensor
+from torchvision.transforms import InterpolationMode
+from torchvision.transforms.v2 import functional as F
+
+from st_adapter.data.archives.tar import read_bytes
+from st_adapter.data.video.decode import scaled_size
+from st_adapter.data.video.info import VideoInfo
+from st_adapter.errors import ArgumentError
+
+_LATE_SECONDS = 1e-4
+"""Most that a frame's time may differ from what the packets said; times are rounded."""
+
+
+def check_torchcodec() -> None:
+    """Raise ArgumentError where torchcodec cannot be used."""
+    try:
+        from torchcodec.decoders import VideoDecoder  # type: ignore[attr-defined]
+    except ImportError:
+        raise ArgumentError(
+            "--decoder torchcodec needs an extra: pip install 'st-adapter[torchcodec]'"
+        ) from None
+    try:
+        VideoDecoder(b"no video")  # loads FFmpeg, which importing does not
+    except (RuntimeError, OSError, ValueError) as error:
+        if "libtorchcodec" in str(error):
+            raise ArgumentError(
+                "torchcodec cannot be used here: it needs FFmpeg's libraries on this machine; "
+                "--decoder pyav brings its own"
+            ) from None
+
+
+def read_by_time(
+    path: Path, wanted: Sequence[int], info: VideoInfo, short_side: int | None, device: str
+) -> dict[int, UInt8[Tensor, "h w 3"]]:
+    """Frames known by their time stamps; fewer where one is lost.
+
+    Args:
+        short_side: as in `decode.read_frames`.
+        device: where to decode.
+    """
+    from torchcodec.decoders import VideoDecoder  # type: ignore[attr-defined]
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            source = read_bytes(info.place) if info.place else str(path)
+            decoder = VideoDecoder(source, dimension_order="NCHW", device=device, seek_mode="exact")
+            decoded = decoder.get_frames_at(list(wanted))
+    except (RuntimeError, ValueError, IndexError, OSError):  # damaged: PyAV tells what there is
+        return {}
+    stamps = info.pts[list(wanted)] * float(info.time_base)
+    late = (decoded.pts_seconds - torch.from_numpy(stamps)).abs() > _LATE_SECONDS
+    if late.any():
+        return {}
+    frames = decoded.data
+    if short_side is not None:
+        width, height = scaled_size(frames.shape[-1], frames.shape[-2], short_side)
+        bicubic = InterpolationMode.BICUBIC
+        frames = F.resize(frames, [height, width], bicubic, antialias=True)
+    return dict(zip(wanted, frames.permute(0, 2, 3, 1), strict=True))

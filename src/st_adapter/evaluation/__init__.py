@@ -1,0 +1,1 @@
+"""Scores of clips and videos, how good they are, and the Predictor."""

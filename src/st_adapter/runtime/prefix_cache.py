@@ -1,0 +1,256 @@
+"""What the frozen blocks before the first trained one make of clips that come again."""
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+from dataclasses import replace
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from st_adapter.backbones.build import digest
+from st_adapter.config import TrainConfig
+from st_adapter.data.annotations import Annotations
+from st_adapter.data.datasets import TrainItem
+from st_adapter.data.video.picture_folders import list_pictures
+from st_adapter.data.archives.tar import split_member, version
+from st_adapter.data.videos import Video
+from st_adapter.errors import ArgumentError
+from st_adapter.common.files import atomic_path, check_writable, remove_unfinished
+from st_adapter.backbones.cpu_kernels import chosen_kernels
+from st_adapter.model.classifier import VideoClassifier
+from st_adapter.runtime.passes import autocast
+from st_adapter.common.progress import say
+from st_adapter.common.provenance import versions
+
+Key = tuple[str, int]
+"""What is shown of a video, a draw or views, and the video's index."""
+
+VALIDATION = "validation"
+"""The one view of a video that an epoch is judged by."""
+
+_FORMAT = 2
+_LONG_WRITTEN = 3600.0
+"""Seconds after which a file that has no name yet is one that a killed process left."""
+
+
+class PrefixCache:
+    """Clips that have been run through the frozen blocks, by what they show and of which video.
+
+    What is kept does not depend on the clips beside it: they are run together only where this
+    machine makes the same bits of them alone. There is no eviction: epochs go round, so what did
+    not fit at first is computed anew each time.
+
+    Args:
+        model: whose frozen blocks are run.
+        size: of frames, pixels.
+        precision: of autocast.
+        most_bytes: that may be kept.
+        file_of: path of the file that keeps a key, None for one that is not kept; unset keeps all
+            in memory.
+    """
+
+    def __init__(
+        self,
+        model: VideoClassifier,
+        size: int,
+        precision: str,
+        most_bytes: float,
+        file_of: Callable[[Key], Path | None] | None = None,
+    ) -> None:
+        self._model = model
+        self._frame_size = (size, size)
+        self._precision = precision
+        self._room = most_bytes
+        self._file_of = file_of
+        self._items: dict[Key, TrainItem] = {}
+        self._same_together: dict[int, bool] = {}
+
+    def __contains__(self, key: Key) -> bool:
+        if self._file_of is None:
+            return key in self._items
+        file = self._file_of(key)
+        return file is not None and file.exists()
+
+    def items(
+        self,
+        keys: Sequence[Key],
+        known: Set[Key],
+        loaded: Iterator[TrainItem],
+        load: Callable[[Key], TrainItem],
+    ) -> list[TrainItem]:
+        """The items of keys; new ones are run through the frozen blocks, and kept if there is room.
+
+        Args:
+            known: keys that were here when `loaded` was begun, which has the others in their order.
+            load: loads one that was known and cannot be read any more.
+        """
+        items = {key: item for key in keys if key in known and (item := self._get(key))}
+        new = [(k, load(k) if k in known else next(loaded)) for k in keys if k not in items]
+        prefixes = iter(self._prefixes([clip for _, item in new for clip in item.clips]))
+        for key, item in new:
+            items[key] = replace(item, clips=tuple(islice(prefixes, len(item.clips))))
+            self._keep(key, items[key])
+        return [items[key] for key in keys]
+
+    def logits(self, prefixes: Float[Tensor, "b t n c"]) -> Float[Tensor, "b classes"]:
+        """What the model says of clips that it is given the prefixes of."""
+        return self._model.forward_from(prefixes, self._frame_size)
+
+    def _get(self, key: Key) -> TrainItem | None:
+        """The item of a key; None where it is not there, or cannot be read any more."""
+        if self._file_of is None:
+            return self._items.get(key)
+        file = self._file_of(key)
+        if file is None:
+            return None
+        try:
+            return _read(file)
+        except (OSError, ValueError, KeyError, SafetensorError):
+            file.unlink(missing_ok=True)  # damaged: made anew, by a worker from the next epoch on
+            return None
+
+    def _keep(self, key: Key, item: TrainItem) -> None:
+        """Keep an item, but not that of a video that stands in for a broken one."""
+        size = sum(clip.nbytes for clip in item.clips)
+        if item.skipped or size > self._room:
+            return
+        if self._file_of is None:
+            self._items[key] = item
+        else:
+            file = self._file_of(key)
+            if file is None or not self._write(file, item):
+                return
+        self._room -= size
+
+    def _prefixes(self, clips: list[Tensor]) -> list[Tensor]:
+        """What the frozen blocks make of clips, each as if it were alone."""
+        count = len(clips)
+        if self._same_together.get(count):
+            return self._run(clips)
+        alone = [prefix for clip in clips for prefix in self._run([clip])]
+        if count > 1 and count not in self._same_together:
+            self._same_together[count] = all(map(torch.equal, self._run(clips), alone))
+        return alone
+
+    def _run(self, clips: list[Tensor]) -> list[Tensor]:
+        device = self._model.device
+        with chosen_kernels(device), autocast(device, self._precision):
+            prefixes = self._model.prefix(torch.stack(clips).to(device))
+        return [prefix.clone() for prefix in prefixes.cpu()]  # views would keep all tokens
+
+    def _write(self, file: Path, item: TrainItem) -> bool:
+        tensors = {f"clip_{i}": clip.contiguous() for i, clip in enumerate(item.clips)}
+        record = json.dumps({"path": item.path, "targets": item.targets})
+        try:
+            with atomic_path(file) as temporary:
+                save_file(tensors, temporary, metadata={"item": record})
+        except OSError as error:
+            self._room = 0
+            say(f"note: the prefix cache takes no more: {error}")
+            return False
+        return True
+
+
+def _read(file: Path) -> TrainItem:
+    with safe_open(file, "pt") as stored:
+        record = json.loads(stored.metadata()["item"])
+        clips = tuple(stored.get_tensor(f"clip_{i}") for i in range(len(record["targets"])))
+    targets = tuple(map(tuple, record["targets"]))
+    return TrainItem(path=record["path"], clips=clips, targets=targets, skipped=())
+
+
+def make_prefix_cache(
+    model: VideoClassifier,
+    config: TrainConfig,
+    precision: str,
+    data: Annotations,
+    drawn_by: Mapping[str, Any],
+    num_processes: int = 1,
+) -> PrefixCache | None:
+    """The cache that a configuration asks for, if it does.
+
+    Args:
+        drawn_by: what else decides what a clip shows: reader, transform, mirror, reversal.
+        num_processes: that train together and share the room there is.
+
+    Raises:
+        ArgumentError: nothing frozen comes before what is trained, or the folder cannot be used.
+    """
+    if not config.prefix_cache:
+        return None
+    blocks = model.num_frozen_blocks
+    if not blocks:
+        raise ArgumentError(
+            f"prefix_cache has nothing to keep: no block of {config.backbone} comes before all "
+            f"that {config.method} trains there; plain ViTs have some with --adapter-layers below "
+            "all, and with the methods linear, temporal and partial"
+        )
+    most_bytes, folder, used = config.prefix_cache * 2**30, config.prefix_cache_folder, 0
+    if folder is not None:
+        check_writable(Path(folder), "--prefix-cache-folder")
+        remove_unfinished(Path(folder), "*.safetensors", _LONG_WRITTEN)
+        used = sum(file.stat().st_size for file in Path(folder).glob("*/*.safetensors"))
+    clip = torch.zeros(1, config.frames, 3, config.size, config.size, device=model.device)
+    with autocast(model.device, precision):
+        each = model.prefix(clip).nbytes
+    copies = config.repeats * (2 if config.reversal else 1)
+    clips = len(data.train) * copies * min(config.draws, config.epochs)
+    wanted = each * (clips + (len(data.val) if config.keep == "best" else 0))
+    beside = f", {used / 2**30:.2f} are there already" if used else ""
+    say(
+        f"{blocks} blocks are frozen and run once a clip; keeping what they make of all takes "
+        f"about {wanted / 2**30:.2f} GB of at most {config.prefix_cache:g}{beside}"
+    )
+    most_bytes = (most_bytes - used) / num_processes
+    if folder is None:
+        return PrefixCache(model, config.size, precision, most_bytes)
+    hangs_on = {
+        "format": _FORMAT,
+        "versions": versions(),
+        "backbone": [config.backbone, model.spec.digest or digest(model.backbone), blocks],
+        "arithmetic": [precision, model.device.type],
+        "clip": [config.frames, config.stride, config.size, config.seed, config.repeats],
+        "drawn_by": dict(drawn_by),
+    }
+    shared = _digest_of(hangs_on)
+
+    def file_of(key: Key) -> Path | None:
+        videos = data.val if key[0] == VALIDATION else data.train
+        return _file(Path(folder), shared, key, videos[key[1]])
+
+    return PrefixCache(model, config.size, precision, most_bytes, file_of)
+
+
+def _file(folder: Path, shared: str, key: Key, video: Video) -> Path | None:
+    """Where a key is kept, a name made of all that its content hangs on; None where nothing tells.
+
+    Args:
+        shared: what the content of every key hangs on.
+    """
+    try:
+        state = _state(video.path)
+    except OSError:
+        return None
+    name = _digest_of([shared, key, dataclasses.asdict(video), state])
+    return folder / name[:2] / f"{name}.safetensors"
+
+
+def _state(path: Path) -> list[tuple[int, int]]:
+    """Lengths and times of change of what holds a video."""
+    member = split_member(path)
+    if member is None and path.is_dir():
+        return [version(str(picture)) for picture in list_pictures(path)]
+    return [version(member[0] if member else str(path))]
+
+
+def _digest_of(record: Any) -> str:
+    text = json.dumps(record, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()

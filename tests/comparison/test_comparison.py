@@ -1,0 +1,265 @@
+import json
+import os
+import random
+import re
+import shutil
+import signal
+import time
+from dataclasses import replace
+
+import pytest
+
+from conftest import held_by_another, start_comparison
+from st_adapter.cli.comparison_table import cells
+from st_adapter.cli.main import main
+from st_adapter.comparison.plan import Plan
+from st_adapter.comparison.results import choose_rates
+from st_adapter.comparison.run import compare
+from st_adapter.errors import ArgumentError, StAdapterError
+from st_adapter.report.page import write_report
+
+METHODS = ("st-adapter", "linear")
+COSTS = ("train_seconds", "step_seconds", "memory_gb")
+
+
+def _compare(settings, out):
+    """What `st-adapter compare` does, in this process; returns its exit code."""
+    return main(["compare", *settings, "--out", str(out)])
+
+
+def _results(folder):
+    results = json.loads((folder / "results.json").read_text())["results"]
+    return [{k: v for k, v in row.items() if k not in COSTS} for row in results]
+
+
+def test_a_comparison_holds_what_it_should(compared):
+    results = json.loads((compared / "results.json").read_text())
+    assert [row["method"] for row in results["results"]] == list(METHODS)
+    for row in results["results"]:
+        assert set(row["seeds"]) == {"0", "1"}
+        assert row["lowest"] <= row["top1"] <= row["highest"]
+        assert set(row["search"]) == {"0.001", "0.01"}
+        assert set(row["temporal"]) == {"in_order", "reversed", "shuffled", "frozen"}
+        assert row["temporal"]["in_order"] == pytest.approx(row["top1"])
+        assert all(row[cost] > 0 for cost in COSTS)
+        assert row["stored_bytes"] > 4 * row["trained_parameters"]
+    adapter, linear = results["results"]
+    assert linear["temporal"]["reversed"] == linear["temporal"]["in_order"]
+    assert linear["trained_parameters"] < adapter["trained_parameters"]
+    assert results["plan"]["command"].startswith("st-adapter compare ")
+    assert (compared / "report.html").exists()
+
+
+def test_the_test_part_takes_no_part_in_choosing_a_learning_rate(compared):
+    def paths(name, split):
+        lines = (compared / name).read_text().splitlines()[1:]
+        return {line.split(",")[0] for line in lines if line.endswith(split)}
+
+    test = paths("videos.csv", "val")
+    assert test
+    assert not test & (paths("search.csv", "train") | paths("search.csv", "val"))
+    everything = paths("search.csv", "train") | paths("search.csv", "val")
+    assert everything == paths("videos.csv", "train")
+
+
+def test_trials_do_not_look_at_validation_data_that_is_given(folder_data, tmp_path, tiny):
+    config = replace(tiny, epochs=1, val=str(folder_data))
+    rows = compare(
+        folder_data, tmp_path / "out", config, methods=["linear"], seeds=[0], rates=[1e-3, 1e-2]
+    )
+    seen = {
+        file.parts[len(tmp_path.parts) + 1]: len(json.loads(file.read_text())["predictions"])
+        for file in (tmp_path / "out").glob("*/*/*/eval.json")
+    }
+    assert seen == {"search": 2, "runs": 12}
+    assert rows[0].search.keys() == {"0.001", "0.01"}
+
+
+def test_a_rate_that_diverges_is_not_chosen_and_seeds_that_do_are_named(
+    folder_data, tmp_path, tiny
+):
+    config = replace(tiny, epochs=4)
+    arguments = {"methods": ["st-adapter"], "seeds": [0], "search_epochs": 4}
+    rows = compare(folder_data, tmp_path / "a", config, rates=[1e-3, 1e30], **arguments)
+    assert rows[0].search["1e+30"] is None
+    assert rows[0].lr == 1e-3
+    rows = compare(folder_data, tmp_path / "b", config, rates=[1e30], **arguments)
+    assert (rows[0].score, rows[0].seeds) == (None, {"0": None})
+    assert "is no number" in rows[0].diverged["0"]
+    assert cells(rows[0])[1] == "– (0 of 1)"
+    assert "is no number" in write_report(tmp_path / "b").read_text()
+
+
+def test_skipped_files_are_named_with_exit_code_1(settings, folder_data, tmp_path, capsys):
+    data = tmp_path / "data"
+    shutil.copytree(folder_data, data)
+    (data / "darkens" / "broken.mp4").write_bytes(b"")
+    flags = [str(data), *settings[1:], "--seeds", "0,1", "--lrs", "1e-3"]
+    flags += ["--methods", "linear", "--processes", "2"]
+    assert _compare(flags, tmp_path / "out") == 1
+    assert "broken.mp4: the file is empty" in capsys.readouterr().err
+
+
+def test_a_killed_comparison_goes_on_to_the_same_table(settings, compared, tmp_path):
+    out = tmp_path / "out"
+    process = start_comparison(settings, out)
+    while not list(out.glob("search/*/*/config.json")):
+        assert process.poll() is None
+        time.sleep(0.05)
+    time.sleep(random.uniform(0, 5))  # anywhere
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert _compare(settings, out) == 0
+    assert _results(out) == _results(compared)
+
+
+@pytest.mark.parametrize(("number", "to_group"), [(signal.SIGINT, False), (signal.SIGTERM, True)])
+def test_an_interrupted_comparison_leaves_no_process_behind(settings, tmp_path, number, to_group):
+    process = start_comparison(settings, tmp_path / "out", start_new_session=True)
+    while not list((tmp_path / "out").glob("search/*/*/config.json")):
+        assert process.poll() is None
+        time.sleep(0.05)
+    (os.killpg if to_group else os.kill)(process.pid, number)
+    assert process.wait(timeout=60) == 130
+    assert "goes on" in (tmp_path / "said.txt").read_text()
+    deadline = time.monotonic() + 20
+    while mine := [p for p in os.listdir("/proc") if p.isdigit() and _works_in(p, tmp_path)]:
+        assert time.monotonic() < deadline, mine
+        time.sleep(0.1)
+
+
+def _works_in(pid, folder):
+    try:
+        return str(folder) in os.readlink(f"/proc/{pid}/fd/1")
+    except OSError:  # it has ended, or is a kernel's
+        return False
+
+
+def test_a_finished_comparison_is_not_trained_again_and_its_lists_are_restored(settings, compared):
+    before = {p: p.stat().st_mtime_ns for p in compared.glob("*/*/*/eval.json")}
+    search = (compared / "search.csv").read_bytes()
+    (compared / "search.csv").unlink()
+    assert _compare(settings, compared) == 0
+    assert before == {p: p.stat().st_mtime_ns for p in compared.glob("*/*/*/eval.json")}
+    assert (compared / "search.csv").read_bytes() == search
+
+
+def test_ctrl_c_at_any_moment_is_answered_with_a_word(settings, tmp_path):
+    began = time.monotonic()
+    started = {}
+    for seconds in (0.5, 1.0, 2.0, 3.0, 4.5):
+        (tmp_path / str(seconds)).mkdir()
+        out = tmp_path / str(seconds) / "out"
+        started[seconds] = start_comparison(settings, out, start_new_session=True)
+    for seconds, process in started.items():
+        time.sleep(max(0.0, began + seconds - time.monotonic()))
+        os.killpg(process.pid, signal.SIGINT)
+    for seconds, process in started.items():
+        assert process.wait(timeout=60) in (130, -signal.SIGINT)  # before Python listens
+        assert "Traceback" not in (tmp_path / str(seconds) / "said.txt").read_text()
+
+
+def test_damaged_costs_are_measured_again_and_a_damaged_plan_is_named(
+    settings, compared, tmp_path, capsys
+):
+    out = tmp_path / "out"
+    shutil.copytree(compared, out)
+    (out / "costs.json").write_text("{}")
+    assert _compare(settings, out) == 0
+    assert set(json.loads((out / "costs.json").read_text())) == set(METHODS)
+    for text in ("[]", "{}", '{"config'):
+        (out / "comparison.json").write_text(text)
+        assert _compare(settings, out) == 2
+        line = capsys.readouterr().err.splitlines()[-1]
+        assert "comparison.json" in line
+        assert re.search("damaged|cannot be read", line)
+
+
+def test_a_folder_is_compared_in_by_one_process_at_a_time(settings, compared, tmp_path, capsys):
+    out = tmp_path / "out"
+    shutil.copytree(compared, out)
+    with held_by_another(out):
+        assert _compare(settings, out) == 2
+    assert "another process is at work on" in capsys.readouterr().err
+
+
+def test_another_comparison_is_not_mixed_in(folder_data, compared, tiny):
+    with pytest.raises(ArgumentError, match="was started with methods"):
+        compare(folder_data, compared, replace(tiny, epochs=1), methods=["linear"], rates=[1e-3])
+
+
+def test_methods_that_do_not_fit_are_left_out_with_the_reason(folder_data, tmp_path, tiny):
+    config = replace(tiny, backbone="test_efficientnet", epochs=1, size=64)
+    rows = compare(
+        folder_data, tmp_path / "out", config, methods=["linear", "prompt"], seeds=[0], rates=[1e-2]
+    )
+    assert [row.method for row in rows] == ["linear"]
+    refused = json.loads((tmp_path / "out/results.json").read_text())["plan"]["refused"]
+    assert "needs a plain vision transformer" in refused["prompt"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"methods": ["lineer"]}, "did you mean linear"),
+        ({"seeds": []}, "seeds must be one or more"),
+        ({"rates": [0.0]}, "learning rates must be above 0"),
+        ({"rates": [float("nan")]}, "learning rates must be above 0 and finite"),
+        ({"processes": 0}, "processes must be at least 1"),
+        ({"config": {"reversal": "brightens=darken"}}, "did you mean darkens"),
+        ({"config": {"group": "actor"}}, "no path matches the group 'actor'; the first is"),
+    ],
+)
+def test_a_comparison_that_makes_no_sense_writes_nothing(
+    folder_data, tmp_path, tiny, arguments, message
+):
+    config = replace(tiny, **arguments.pop("config", {}))
+    with pytest.raises(StAdapterError, match=message):
+        compare(folder_data, tmp_path / "out", config, **{"methods": ["linear"], **arguments})
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_group_of_all_videos_is_refused_with_their_folder(folder_data, tmp_path, tiny):
+    message = f"all 12 paths in {re.escape(str(folder_data))} match the group 'clip' alike"
+    with pytest.raises(StAdapterError, match=message):
+        compare(folder_data, tmp_path / "out", replace(tiny, group="clip"), methods=["linear"])
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_rate_of_the_best_trial_is_chosen_then_that_of_the_lowest_loss(tmp_path, tiny):
+    plan = Plan(
+        data="",
+        methods=METHODS,
+        refused={},
+        seeds=(0,),
+        rates=(1e-3, 1e-2, 1e-1),
+        search_epochs=1,
+        config=tiny,
+    )
+    reached = {
+        "st-adapter": {1e-3: (0.5, 0.9), 1e-2: (0.7, 2.0), 1e-1: (0.6, 0.1)},
+        "linear": {1e-3: (0.5, 0.9), 1e-2: (0.5, 0.8), 1e-1: None},
+    }
+    for cell in plan.trials():
+        result = reached[cell.config.method][cell.config.lr]
+        if result:
+            (tmp_path / cell.name).mkdir(parents=True)
+            record = {"top1": result[0], "loss": result[1]}
+            (tmp_path / cell.name / "eval.json").write_text(json.dumps(record))
+    assert choose_rates(tmp_path, plan) == {"st-adapter": 1e-2, "linear": 1e-2}
+
+
+def test_a_row_reads_as_people_write(compared):
+    from st_adapter.comparison.results import Row
+
+    record = json.loads((compared / "results.json").read_text())["results"][0]
+    assert record.pop("top1") == record["score"]
+    text = cells(Row(**record | {"score": 0.5, "lowest": 0.25, "highest": 0.75, "lr": 1e-3}))
+    assert text[:4] == ["st-adapter", "50.0", "25.0–75.0", "0.001*"]
+
+
+def test_a_comparison_takes_no_prefix_cache(folder_data, tmp_path, tiny):
+    config = replace(tiny, draws=1, prefix_cache=1.0)
+    with pytest.raises(ArgumentError, match="leave prefix_cache out of a comparison"):
+        compare(folder_data, tmp_path / "out", config, methods=["linear"], rates=[1e-3])
+    assert not (tmp_path / "out").exists()

@@ -1,0 +1,273 @@
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from st_adapter.data.annotations import read_annotations, read_parts
+from st_adapter.data.holdout import split_validation
+from st_adapter.data.videos import Video
+from st_adapter.errors import DataError
+
+
+@pytest.fixture
+def root(tmp_path):
+    """Empty files stand for videos: nothing here opens them."""
+    for name in ("jump/a b.mp4", "jump/c.avi", "run/d.mkv", "run/.hidden.mp4", "run/notes.txt"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    return tmp_path
+
+
+def names(videos):
+    return [(video.path.name, video.label) for video in videos]
+
+
+def test_folder_of_class_folders(root):
+    data = read_annotations(root)
+    assert data.labels == ("jump", "run")
+    assert names(data.train) == [("a b.mp4", 0), ("c.avi", 0), ("d.mkv", 1)]
+    assert data.val == ()
+
+
+@pytest.mark.parametrize("name", ["val", "validate", "validation", "test", "Val"])
+def test_folder_with_train_and_validation_parts(tmp_path, name):
+    for part in ("train", name):
+        for label in ("x", "y"):
+            (tmp_path / part / label).mkdir(parents=True)
+            (tmp_path / part / label / f"{part}.mp4").touch()
+    data = read_annotations(tmp_path)
+    assert names(data.train) == [("train.mp4", 0), ("train.mp4", 1)]
+    assert names(data.val) == [(f"{name}.mp4", 0), (f"{name}.mp4", 1)]
+
+
+def test_csv_with_segments_and_split(tmp_path):
+    file = tmp_path / "list.csv"
+    file.write_text(
+        "path,label,start_seconds,end_seconds,split\n"
+        '"a, b.mp4",run,0.5,2,train\nsub/c.mp4,jump,,,val\n'
+    )
+    data = read_annotations(file)
+    assert data.labels == ("jump", "run")
+    (video,) = data.train
+    assert video.path == tmp_path / "a, b.mp4"
+    assert (video.label, video.start_seconds, video.end_seconds) == (1, 0.5, 2.0)
+    assert names(data.val) == [("c.mp4", 0)]
+
+
+def test_list_of_names_with_spaces_in_paths(tmp_path):
+    (tmp_path / "list.txt").write_text("my videos/a 1.mp4 run\n\nb.mp4 jump\n")
+    data = read_annotations(tmp_path / "list.txt")
+    assert data.labels == ("jump", "run")
+    assert data.train[0].path == tmp_path / "my videos" / "a 1.mp4"
+
+
+def test_list_of_indices_with_classes_beside_it(tmp_path):
+    (tmp_path / "classes.txt").write_text("run\njump\n")
+    (tmp_path / "list.txt").write_text("a.mp4 1\nb.mp4 run\n")
+    data = read_annotations(tmp_path / "list.txt")
+    assert data.labels == ("run", "jump")
+    assert names(data.train) == [("a.mp4", 1), ("b.mp4", 0)]
+
+
+def test_fields_may_be_parted_by_a_tab(tmp_path):
+    (tmp_path / "list.txt").write_text("my video.mp4\trun\nb.mp4\tjump\n")
+    assert [v.path.name for v in read_annotations(tmp_path / "list.txt").train] == [
+        "my video.mp4",
+        "b.mp4",
+    ]
+
+
+def test_a_test_part_is_not_used_where_there_is_a_validation_part(tmp_path):
+    file = tmp_path / "list.csv"
+    file.write_text("path,label,split\na,x,train\nb,y,train\nc,x,test\nd,y,val\n")
+    data = read_annotations(file)
+    assert names(data.train) == [("a", 0), ("b", 1)]
+    assert names(data.val) == [("d", 1)]
+
+
+def test_segments_of_one_file_stay_in_one_part(tmp_path):
+    rows = [f"{i // 5}.mp4,{'xy'[i // 25]},{i}" for i in range(50)]
+    (tmp_path / "l.csv").write_text("path,label,start_seconds\n" + "\n".join(rows))
+    train, val = split_validation(read_annotations(tmp_path / "l.csv").train, 0.4, seed=0)
+    assert (len(train), len(val)) == (30, 20)
+    assert not {v.path for v in train} & {v.path for v in val}
+
+
+def test_labels_of_a_trained_model_decide_the_indices(root):
+    data = read_annotations(root, labels=("run", "walk", "jump"))
+    assert names(data.train) == [("a b.mp4", 2), ("c.avi", 2), ("d.mkv", 0)]
+    with pytest.raises(DataError, match="has a label that is not among the 1 classes: 'run'"):
+        read_annotations(root, labels=("jump",))
+
+
+def test_held_out_part_is_stratified_and_seeded(root):
+    videos = [
+        replace(v, path=v.path.with_name(f"{i}{v.path.name}"))
+        for v in read_annotations(root).train
+        for i in range(10)
+    ]
+    train, val = split_validation(videos, 0.2, seed=1)
+    assert (len(train), len(val)) == (24, 6)
+    assert {v.label for v in val} == {0, 1}
+    assert split_validation(videos, 0.2, seed=1) == (train, val)
+
+
+def test_a_class_of_one_video_stays_in_training(root):
+    train, val = split_validation(read_annotations(root).train, 0.5, seed=0)
+    assert sorted(v.label for v in train) == [0, 1]
+    assert [v.label for v in val] == [0]
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("a.csv", "file,label\nx.mp4,run\n", r"no column path; its header is 'file,label'"),
+        ("a.csv", "path,label\n\n\nx.mp4,\n", "line 4: path or label is empty"),
+        ("a.csv", "path,label\n", "lists no video"),
+        ("a.csv", "path,label,start_secs\nx,y,1\n", "'start_secs'; did you mean start_seconds"),
+        ("a.csv", "path,label,start_seconds\nx,y,-1\n", "line 2: '-1' is no time in seconds"),
+        (
+            "a.csv",
+            "path,label,start_seconds,end_seconds\nx,y,3,2\n",
+            "line 2: the segment 3.0 to 2.0 s has no length",
+        ),
+        ("a.csv", "path,label,split\nx,y,dev\n", "split is train or val, not 'dev'"),
+        ("a.txt", "x.mp4\n", "line 1: .* has no label: x.mp4"),
+        ("a.txt", b"\xff\xfe\x00x.mp4 y", "is not UTF-8 text"),
+        ("a.parquet", "", r"a\.parquet cannot be read"),
+        ("a.doc", "", r"DATA is a folder, .* not '.doc'"),
+        ("a.csv", "path,label\n../x.mp4,run\n", r"'../x.mp4' leaves the data folder"),
+    ],
+)
+def test_bad_lists_are_named_by_line(tmp_path, name, text, message):
+    path = tmp_path / name
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    with pytest.raises(DataError, match=message):
+        read_annotations(path)
+
+
+def test_index_outside_the_classes_is_named(tmp_path):
+    (tmp_path / "classes.txt").write_text("run\njump\n")
+    (tmp_path / "list.txt").write_text("a.mp4 2\n")
+    with pytest.raises(DataError, match="label '2' is neither a name nor an index of the 2"):
+        read_annotations(tmp_path / "list.txt")
+
+
+def test_folder_without_videos_or_without_classes_is_named(tmp_path):
+    with pytest.raises(DataError, match="holds no video; DATA is a folder with one folder"):
+        read_annotations(tmp_path)
+    (tmp_path / "a.mp4").touch()
+    (tmp_path / "list.csv").touch()
+    with pytest.raises(DataError, match=r"1 videos but no folder per class; .* list\.csv"):
+        read_annotations(tmp_path)
+    with pytest.raises(DataError, match="does not exist"):
+        read_annotations(tmp_path / "gone")
+
+
+def test_hidden_folders_and_folders_named_like_videos_are_passed_over(root):
+    (root / "jump" / ".trash").mkdir()
+    (root / "jump" / ".trash" / "x.mp4").touch()
+    (root / "jump" / "folder.mp4").mkdir()
+    assert names(read_annotations(root).train) == [("a b.mp4", 0), ("c.avi", 0), ("d.mkv", 1)]
+
+
+def test_a_class_seen_in_validation_alone_is_refused(tmp_path):
+    for name in ("train/x/a.mp4", "train/y/b.mp4", "val/x/c.mp4", "val/z/d.mp4"):
+        (tmp_path / name).parent.mkdir(parents=True)
+        (tmp_path / name).touch()
+    with pytest.raises(DataError, match="no training video of 1 validated classes: z"):
+        read_parts(tmp_path, None, 0.2, 0)
+
+
+def test_one_class_and_missing_files_are_refused(tmp_path):
+    (tmp_path / "only").mkdir()
+    (tmp_path / "only" / "a.mp4").touch()
+    with pytest.raises(DataError, match=r"one class only \(only\)"):
+        read_parts(tmp_path, None, 0.2, 0)
+    (tmp_path / "list.txt").write_text("a.mp4 x\nb.mp4 x\nc.mp4 y\n")
+    with pytest.raises(DataError, match="none of 2 training files exists"):
+        read_parts(tmp_path / "list.txt", None, 0.2, 0)
+
+
+def test_groups_are_held_out_whole():
+    videos = [
+        Video(path=Path(f"/g{group}_{clip}.mp4"), targets=(clip % 2,))
+        for group in range(10)
+        for clip in range(4)
+    ]
+    train, held = split_validation(videos, 0.2, 0, r"g\d+")
+    groups = [{v.path.name.split("_")[0] for v in part} for part in (train, held)]
+    assert not groups[0] & groups[1]
+    assert len(groups[1]) == 2
+    assert sorted([*train, *held], key=str) == sorted(videos, key=str)
+
+
+def test_groups_of_every_class_are_held_out_and_none_loses_its_last():
+    paths = [f"/a_{group}_{clip}.mp4" for group in range(3) for clip in range(2)]
+    paths += [f"/b_{group}_{clip}.mp4" for group in range(2) for clip in range(2)] + ["/c_0_0.mp4"]
+    videos = [Video(path=Path(path), targets=("abc".index(path[1]),)) for path in paths]
+    for seed in range(20):
+        train, held = split_validation(videos, 0.2, seed, r"[abc]_\d_")
+        assert train.classes() == {0, 1, 2}
+        assert held.classes() == {0, 1}
+        assert len({video.path.name[:4] for video in held}) == 2
+    with pytest.raises(DataError, match="all there is of a class"):
+        split_validation([v for v in videos if "_0_" in str(v.path)], 0.2, 0, r"[abc]_\d_")
+
+
+def test_groups_of_several_classes_leave_each_class_a_group():
+    videos = [
+        Video(path=Path(f"/g{group}_{clip}.mp4"), targets=targets)
+        for group, targets in enumerate([(0,), (0, 1), (1, 2), (2,), (), (0, 1, 2)])
+        for clip in range(2)
+    ]
+    for seed in range(50):
+        train, held = split_validation(videos, 0.5, seed, r"g\d")
+        assert train.classes() == {0, 1, 2}
+        assert len(held) >= 4
+
+
+def test_groups_that_cannot_be_spared_give_way_to_others():
+    paths = [f"/many_{i}.mp4" for i in range(20)] + [f"/alone_{i}.mp4" for i in range(20)]
+    videos = [
+        Video(path=Path(path), targets=(0 if "many" in path else 1 + i,))
+        for i, path in enumerate(paths)
+    ]
+    for seed in range(20):
+        assert len(split_validation(videos, 0.2, seed, r"[a-z]+_\d+")[1]) == 8
+
+
+def test_one_group_alone_cannot_be_held_out():
+    videos = [Video(path=Path(f"{i}.mp4"), targets=(i,)) for i in range(2)]
+    with pytest.raises(DataError, match="all 2 paths in .* match the group"):
+        split_validation(videos, 0.2, 0, r"\.mp4")
+
+
+def test_a_draw_that_leaves_a_class_out_is_made_again():
+    paths = ["/A/s3_a", "/A/s4_a", "/B/s4_b", "/B/s3_b", "/C/s3_c", "/C/s1_c", "/C/s4_c"]
+    videos = [Video(path=Path(path), targets=("ABC".index(path[1]),)) for path in paths]
+    for seed in range(20):
+        train, held = split_validation(videos, 0.2, seed, r"s\d")
+        assert train.classes() == held.classes() == {0, 1, 2}
+
+
+def test_folders_that_all_files_lie_in_are_not_matched():
+    videos = [
+        Video(path=Path(f"/s1/data/{group}_{clip}.mp4"), targets=(clip,))
+        for group in ("s1", "s2")
+        for clip in range(2)
+    ]
+    train, held = split_validation(videos, 0.5, 0, r"s\d")
+    assert len(train) == len(held) == 2
+
+
+def test_a_class_that_validation_leaves_out_is_told(tmp_path, capsys):
+    rows = ["a/s1_0.mp4,a", "a/s1_1.mp4,a", "b/s1_2.mp4,b", "b/s2_0.mp4,b", "b/s3_0.mp4,b"]
+    for row in rows:
+        file = tmp_path / row.partition(",")[0]
+        file.parent.mkdir(exist_ok=True)
+        file.touch()
+    (tmp_path / "l.csv").write_text("\n".join(["path,label", *rows]))
+    read_parts(tmp_path / "l.csv", None, 0.3, 0, r"s\d")
+    told = capsys.readouterr().err
+    assert "validation leaves out a: none of their groups could be spared" in told

@@ -1,0 +1,187 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from conftest import numbered_frame, read_number, write_video
+from st_adapter.config import ClipConfig
+from st_adapter.data.annotations import read_annotations
+from st_adapter.data.augment.transform import TrainTransform
+from st_adapter.data.datasets import (
+    EpochSampler,
+    TrainDataset,
+    ViewDataset,
+    collate_train,
+    read_clips,
+    read_views,
+)
+from st_adapter.data.videos import Video
+from st_adapter.errors import DataError
+
+TRANSFORM = TrainTransform(
+    size=32, crop="area", crop_range=(0.5, 1.0), flip=True, randaugment=False
+)
+CLIP = ClipConfig(frames=4, size=32)
+
+
+@pytest.fixture
+def broken(folder_data, tmp_path):
+    """Ten good videos and two that are not."""
+    videos = list(read_annotations(folder_data).train)
+    for i, content in ((0, b""), (7, b"nonsense" * 100)):
+        path = tmp_path / f"broken{i}.mp4"
+        path.write_bytes(content)
+        videos[i] = Video(path=path, targets=videos[i].targets)
+    return videos
+
+
+def test_a_broken_file_is_replaced_by_one_of_its_class_and_reported(broken):
+    dataset = TrainDataset(broken, CLIP, TRANSFORM, seed=0)
+    for index, reason in ((0, "the file is empty"), (7, "cannot be decoded")):
+        item = dataset[0, index]
+        assert item.targets == (broken[index].targets,)
+        assert item.clips[0].shape == (4, 3, 32, 32)
+        assert item.clips[0].dtype == torch.uint8
+        assert item.clips[0].float().std() > 1  # a picture, not zeros
+        (skip,) = item.skipped
+        assert skip.path == str(broken[index].path)
+        assert reason in skip.reason
+
+
+def test_a_class_without_a_readable_video_gives_way_to_another(broken):
+    alone = [v for v in broken if v.path.stat().st_size == 0] + broken[-2:]
+    item = TrainDataset(alone, CLIP, TRANSFORM, seed=0)[0, 0]
+    assert item.targets == (broken[-1].targets,) != (alone[0].targets,)
+    assert "the file is empty" in item.skipped[0].reason
+
+
+def test_no_readable_video_at_all_is_an_error_as_a_value(broken):
+    bad = [broken[0], broken[7]]
+    error = collate_train(2, [TrainDataset(bad, CLIP, TRANSFORM, seed=0)[0, 0]])
+    assert isinstance(error, DataError)
+    assert "no training video could be read; the last: " in str(error)
+
+
+def test_evaluation_names_what_it_cannot_read(broken):
+    views = [ViewDataset(broken, CLIP)[i] for i in range(len(broken))]
+    unread = [v.index for v in views if v.clips is None]
+    assert unread == [0, 7]
+    assert "broken0.mp4: the file is empty" in views[0].reason
+
+
+def test_a_clip_depends_on_seed_epoch_and_index_alone(folder_data):
+    videos = read_annotations(folder_data).train
+    one, two = (TrainDataset(videos, CLIP, TRANSFORM, seed=5) for _ in range(2))
+    assert torch.equal(one[1, 2].clips[0], two[1, 2].clips[0])
+    assert not torch.equal(one[1, 2].clips[0], one[2, 2].clips[0])
+    other = TrainDataset(videos, CLIP, TRANSFORM, seed=6)
+    assert not torch.equal(one[1, 2].clips[0], other[1, 2].clips[0])
+
+
+def test_views_are_all_squares_of_all_windows_in_that_order(tmp_path):
+    path = write_video(tmp_path / "n.mp4", [numbered_frame(i) for i in range(40)])
+    clip = ClipConfig(frames=2, stride=4, size=64, views=(3, 3))
+    clips, clip_of = read_views(Video(path=path), clip)
+    assert clip_of == list(range(9))
+    views = clips[clip_of]
+    assert views.shape == (9, 2, 3, 64, 64)
+    for window, start in enumerate((0, 18, 35)):
+        (frames,) = read_clips(Video(path=path), [lambda n, s=start: [s, s + 4]], 64)
+        for square, left in enumerate((0, 16, 32)):
+            assert torch.equal(views[3 * window + square], frames[..., left : left + 64])
+
+
+@pytest.mark.parametrize(
+    ("stride", "width", "expected"),
+    [
+        (16, 96, [0, 1, 2] * 3),  # shorter than a window
+        (16, 64, [0] * 9),
+        (4, 64, [0, 0, 0, 1, 1, 1, 2, 2, 2]),
+    ],
+)
+def test_views_that_are_the_same_are_cut_once(tmp_path, stride, width, expected):
+    noise = np.random.default_rng(0).integers(0, 255, (20, 64, width, 3), np.uint8)
+    frames = list(noise)
+    path = write_video(tmp_path / "n.mp4", frames)
+    clip = ClipConfig(frames=4, stride=stride, size=64, views=(3, 3))
+    clips, clip_of = read_views(Video(path=path), clip)
+    assert clip_of == expected
+    different = {clip.numpy().tobytes() for clip in clips}
+    assert len(clips) == len(different) == max(expected) + 1
+
+
+def test_segment_limits_the_frames_chosen(tmp_path):
+    path = write_video(tmp_path / "n.mp4", [numbered_frame(i) for i in range(40)])
+    segment = Video(path=path, start_seconds=1.0, end_seconds=2.0)
+    seen = []
+
+    def choose(num_frames):
+        seen.append(num_frames)
+        return [0, num_frames - 1]
+
+    (frames,) = read_clips(segment, [choose], None)
+    assert seen == [10]
+    assert [read_number(f.permute(1, 2, 0).numpy()) for f in frames] == [10, 19]
+
+
+def test_a_file_that_ends_early_is_sampled_from_what_there_is(tmp_path):
+    path = write_video(tmp_path / "n.avi", [numbered_frame(i) for i in range(40)], codec="mpeg4")
+    path.write_bytes(path.read_bytes()[:-200])
+    (frames,) = read_clips(Video(path=path), [lambda n: [0, n - 1]], None)
+    assert 20 < read_number(frames[1].permute(1, 2, 0).numpy()) < 40
+
+
+def test_each_epoch_visits_each_video_once_in_its_own_order():
+    sampler = EpochSampler(num_videos=10, step_videos=4, batch_videos=4, seed=0)
+    first = list(sampler)
+    assert [len(batch) for batch in first] == [4, 4, 2]
+    assert sorted(index for batch in first for _, index in batch) == list(range(10))
+    sampler.epoch = 1
+    assert [i for b in sampler for _, i in b] != [i for b in first for _, i in b]
+    sampler.epoch, sampler.first_step = 0, 2
+    assert list(sampler) == first[2:]
+
+
+def test_collate_keeps_uint8(folder_data):
+    dataset = TrainDataset(read_annotations(folder_data).train, CLIP, TRANSFORM, seed=0)
+    batch = collate_train(2, [dataset[0, 0], dataset[0, 11]])
+    assert batch.clips.shape == (2, 4, 3, 32, 32)
+    assert batch.clips.dtype == torch.uint8
+    assert batch.targets.tolist() == [[1, 0], [0, 1]]
+
+
+def test_a_reversed_clip_stands_beside_its_own_as_the_other_class(folder_data):
+    videos = read_annotations(folder_data).train
+    dataset = TrainDataset(videos, CLIP, TRANSFORM, seed=0, reversal={0: 1, 1: 0})
+    batch = collate_train(2, [dataset[0, 0], dataset[0, len(videos) - 1]])
+    assert batch.targets.argmax(1).tolist() == [0, 1, 1, 0]
+    assert torch.equal(batch.clips[2:], batch.clips[:2].flip(1))
+
+
+def test_a_mirrored_clip_is_what_a_mirror_makes_of_its_class(folder_data):
+    videos = read_annotations(folder_data).train
+    still = replace(TRANSFORM, crop_range=(1.0, 1.0), flip=True)
+    plain = TrainDataset(videos, CLIP, replace(still, flip=False), seed=0)
+    for mirror, seen in (({}, {0}), ({0: 1, 1: 0}, {0, 1}), ({0: -1}, {0})):
+        dataset = TrainDataset(videos, CLIP, still, seed=0, mirror=mirror)
+        targets, flipped = set(), 0
+        for epoch in range(20):
+            item, same = dataset[epoch, 0], plain[epoch, 0]
+            is_flipped = torch.equal(item.clips[0], same.clips[0].flip(-1))
+            assert is_flipped or torch.equal(item.clips[0], same.clips[0])
+            assert item.targets == ((mirror.get(0, 0) if is_flipped else 0,),)
+            targets.add(item.targets[0][0])
+            flipped += is_flipped
+        assert targets == seen
+        assert (flipped == 0) == (mirror == {0: -1})
+
+
+def test_repeats_are_other_draws_of_one_decoding_and_stand_apart(folder_data):
+    videos = read_annotations(folder_data).train
+    dataset = TrainDataset(videos, CLIP, TRANSFORM, seed=0, repeats=2, reversal={0: 1, 1: 0})
+    first, last = dataset[0, 0], dataset[0, len(videos) - 1]
+    assert first.targets == ((0,), (0,), (1,), (1,))
+    assert not torch.equal(first.clips[0], first.clips[1])
+    batch = collate_train(2, [first, last])
+    assert batch.targets.argmax(1).tolist() == [0, 1, 0, 1, 1, 0, 1, 0]

@@ -1,0 +1,136 @@
+"""The index beside the data: real files, real processes."""
+
+import errno
+import os
+import pickle
+import shutil
+import sqlite3
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from conftest import numbered_frame, write_video
+from st_adapter.data.video import decode, packets
+from st_adapter.data.video.index import VideoIndex
+from st_adapter.data.video.index_store import STORE_NAME
+from st_adapter.errors import UnreachableError, VideoError
+
+
+@pytest.fixture
+def folder(tmp_path):
+    for name, length in (("a.mp4", 30), ("b/b.mp4", 12)):
+        write_video(tmp_path / name, [numbered_frame(i) for i in range(length)])
+    return tmp_path
+
+
+def rows(folder):
+    with sqlite3.connect(folder / STORE_NAME) as connection:
+        return connection.execute("select path, error from videos_2 order by path").fetchall()
+
+
+def test_it_says_what_the_packets_say(folder):
+    index, path = VideoIndex(folder), folder / "a.mp4"
+    fresh, (first, second) = packets.probe(path), (index(path) for _ in range(2))
+    for info in (first, second):
+        for name in ("path", "time_base", "stamped", "width", "height", "rotation", "codec"):
+            assert getattr(info, name) == getattr(fresh, name)
+        assert info.digest == fresh.digest
+        np.testing.assert_array_equal(info.pts, fresh.pts)
+        np.testing.assert_array_equal(info.keys, fresh.keys)
+    assert rows(folder) == [("a.mp4", None)]
+
+
+def test_a_changed_file_is_probed_again(folder):
+    index, path = VideoIndex(folder), folder / "a.mp4"
+    assert index(path).num_frames == 30
+    shutil.copy(folder / "b/b.mp4", path)
+    assert index(path).num_frames == 12
+
+
+def test_a_broken_file_is_remembered_with_its_reason(folder):
+    (folder / "c.mp4").write_bytes(b"no video")
+    for index in (VideoIndex(folder), VideoIndex(folder)):
+        with pytest.raises(VideoError, match=r"c\.mp4: cannot be decoded"):
+            index(folder / "c.mp4")
+    with pytest.raises(VideoError, match=r"d\.mp4: no such file"):
+        index(folder / "d.mp4")
+    assert [name for name, _ in rows(folder)] == ["c.mp4"]
+
+
+def test_a_folder_keeps_its_index_when_it_moves(folder):
+    VideoIndex(folder)(folder / "b/b.mp4")
+    moved = folder.rename(folder.with_name("moved"))
+    with sqlite3.connect(moved / STORE_NAME) as connection:
+        connection.execute("update videos_2 set width = 7")
+    assert VideoIndex(moved)(moved / "b/b.mp4").width == 7  # it was not probed again
+
+
+def _probe_all(index, paths):
+    return [index(path).num_frames for path in paths]
+
+
+def test_several_processes_share_it(folder):
+    paths = [Path(shutil.copy(folder / "a.mp4", folder / f"{i}.mp4")) for i in range(20)]
+    index = pickle.loads(pickle.dumps(VideoIndex(folder)))
+    with ProcessPoolExecutor(4, mp_context=get_context("forkserver")) as pool:
+        counts = list(pool.map(_probe_all, [index] * 4, [paths] * 4))
+    assert counts == [[30] * 20] * 4
+    assert len(rows(folder)) == 20
+
+
+def test_without_a_place_for_the_file_every_video_is_probed(folder, monkeypatch):
+    (folder / STORE_NAME).mkdir()  # neither there
+    monkeypatch.setenv("XDG_CACHE_HOME", str(folder / "a.mp4"))  # nor in the cache
+    assert VideoIndex(folder)(folder / "a.mp4").num_frames == 30
+
+
+def test_a_folder_that_cannot_be_written_has_its_index_in_the_cache(folder, monkeypatch):
+    (folder / STORE_NAME).mkdir()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
+    assert VideoIndex(folder)(folder / "a.mp4").num_frames == 30
+    assert len(list((folder / "cache").rglob("*.sqlite3"))) == 1
+
+
+def test_a_file_that_is_no_index_is_left_alone(folder, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
+    (folder / STORE_NAME).write_bytes(os.urandom(5000))
+    assert VideoIndex(folder)(folder / "a.mp4").num_frames == 30
+
+
+def test_what_may_pass_is_not_remembered(folder, monkeypatch):
+    path = folder / "a.mp4"
+    with monkeypatch.context() as patch:
+        patch.setattr(decode.av, "open", _fail)
+        with pytest.raises(UnreachableError, match="Input/output error"):
+            VideoIndex(folder)(path)
+    assert VideoIndex(folder)(path).num_frames == 30
+
+
+def _fail(*_, **__):
+    raise OSError(errno.EIO, "Input/output error")
+
+
+def test_a_forked_process_opens_the_file_itself(folder):
+    index = VideoIndex(folder)
+    index(folder / "a.mp4")
+    before = index.store._connection
+    with ProcessPoolExecutor(1, mp_context=get_context("fork")) as pool:
+        assert pool.submit(index, folder / "a.mp4").result().num_frames == 30
+        assert before is not None
+        assert index.store._connection is None  # given back before the fork
+    assert index(folder / "a.mp4").num_frames == 30
+
+
+def test_an_index_is_found_through_a_link(folder, tmp_path):
+    link = tmp_path / "link"
+    link.symlink_to(folder)
+    VideoIndex(link)(link / "a.mp4")
+    assert rows(folder) == [("a.mp4", None)]
+
+
+def test_a_name_that_no_file_can_have_is_a_reason(folder):
+    with pytest.raises(VideoError, match="no such file"):
+        VideoIndex(folder)(folder / "a\0b.mp4")

@@ -1,0 +1,133 @@
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+import st_adapter
+from conftest import write_audio, write_video
+from st_adapter.catalogue.costs import inspect_backbone, inspect_run
+from st_adapter.config import ClipConfig
+from st_adapter.data.annotations import read_annotations
+from st_adapter.data.datasets import read_views
+from st_adapter.data.videos import Video
+from st_adapter.errors import ArgumentError, DataError, VideoError
+from st_adapter.evaluation.evaluate import evaluate
+from st_adapter.evaluation.predict import Predictor, expand
+from st_adapter.runtime import device
+
+
+def test_views_are_fused_by_the_mean_of_their_softmax(predictor, folder_data):
+    video = read_annotations(folder_data).train[0]
+    clip = ClipConfig(frames=4, size=32, views=(2, 3))
+    clips, clip_of = read_views(video, clip)
+    assert len(clip_of) == 6
+    with torch.no_grad():
+        expected = predictor.model(clips[clip_of]).softmax(-1).mean(0)
+    result = evaluate(predictor.model, [video], clip, workers=0, batch_size=4)
+    assert result.predictions[0]["score"] == pytest.approx(float(expected.max()), abs=1e-6)
+
+
+def test_a_view_counts_as_often_as_it_is_shown(predictor, tmp_path):
+    noise = np.random.default_rng(0).integers(0, 255, (14, 64, 64, 3), np.uint8)
+    video = Video(path=write_video(tmp_path / "n.mp4", list(noise)), targets=(0,))
+    clip = ClipConfig(frames=4, stride=4, size=32, views=(3, 1))
+    clips, clip_of = read_views(video, clip)
+    assert clip_of == [0, 0, 1]
+    with torch.no_grad():
+        first, last = predictor.model(clips).softmax(-1)
+    assert not torch.allclose(first, last, atol=1e-5)
+    result = evaluate(predictor.model, [video], clip, workers=0)
+    expected = float(((2 * first + last) / 3).max())
+    assert result.predictions[0]["score"] == pytest.approx(expected, abs=1e-6)
+
+
+def test_what_cannot_be_read_is_counted_and_listed(predictor, folder_data, tmp_path):
+    broken = Video(path=write_audio(tmp_path / "sound.mp4"), targets=(1,))
+    videos = [*read_annotations(folder_data).train[:3], broken]
+    result = evaluate(predictor.model, videos, predictor.clip, workers=0)
+    assert (result.num_videos, result.num_skipped) == (3, 1)
+    assert "no video stream" in result.skipped[0].reason
+    with pytest.raises(DataError, match="none of 1 videos could be read; the first because"):
+        evaluate(predictor.model, [broken], predictor.clip, workers=0)
+
+
+def test_predictor_ranks_all_labels(predictor, folder_data):
+    ranked = predictor(folder_data / "darkens" / "clip 0.mp4")
+    assert {label for label, _ in ranked} == {"brightens", "darkens"}
+    assert sum(score for _, score in ranked) == pytest.approx(1)
+    assert ranked[0][1] >= ranked[1][1]
+    with pytest.raises(VideoError, match="gone.mp4: no such file"):
+        predictor("gone.mp4")
+
+
+def test_predictor_preprocesses_as_the_adapter_records(predictor):
+    assert (predictor.clip.frames, predictor.clip.size) == (4, 32)
+    assert replace(predictor.clip, views=(1, 1)) == predictor.model.spec.clip
+
+
+@pytest.mark.parametrize(("worth_it", "chosen"), [(0, "bfloat16"), (math.inf, "float32")])
+def test_the_faster_arithmetic_is_chosen_where_asked(
+    trained_run, folder_data, capsys, monkeypatch, worth_it, chosen
+):
+    monkeypatch.setattr(device, "_WORTH_IT", worth_it)
+    predictor = Predictor(trained_run, device="cpu", precision="auto")
+    assert f"cpu, {chosen}: a bfloat16 pass takes" in capsys.readouterr().err
+    held = {p.dtype for p in predictor.model.backbone.blocks.parameters()}
+    assert (torch.bfloat16 in held) == (chosen == "bfloat16")
+    kinds = []
+    predictor.model.head.register_forward_hook(lambda *given: kinds.append(given[-1].dtype))
+    predictor(folder_data / "darkens" / "clip 0.mp4")
+    assert kinds == [getattr(torch, chosen)]
+
+
+def test_an_arithmetic_of_another_name_is_refused(predictor, trained_run, folder_data):
+    videos = read_annotations(folder_data).train[:1]
+    with pytest.raises(ArgumentError, match="precision is float32, .* here, not 'auto'"):
+        evaluate(predictor.model, videos, predictor.clip, workers=0, precision="auto")
+    with pytest.raises(ArgumentError, match="precision is one of .* not 'half'"):
+        Predictor(trained_run, device="cpu", precision="half")
+
+
+def test_folders_are_expanded_and_nothing_at_all_is_an_error(folder_data, tmp_path):
+    assert len(expand([folder_data])) == 12
+    assert expand([folder_data / "darkens", tmp_path / "gone.mp4"])[-1].name == "gone.mp4"
+    with pytest.raises(ArgumentError, match="no such file or folder"):
+        expand([tmp_path / "gone.mp4"])
+    with pytest.raises(ArgumentError, match="no video in it"):
+        expand([tmp_path])
+
+
+COUNTS = [
+    # backbone, positions, adapter parameters, with 400 classes, GMACs at 8 frames: PAPER's table
+    ("vit_base_patch16_clip_quickgelu_224.openai", "mlp", 7.110, 7.418, 151.6),
+    ("vit_base_patch16_clip_quickgelu_224.openai", "all", 14.220, 14.528, 162.7),
+    ("vit_large_patch14_clip_quickgelu_224.openai", "mlp", 18.945, 19.355, 686.8),
+    ("vit_large_patch14_clip_quickgelu_224.openai", "all", 37.890, 38.300, 725.5),
+]
+
+
+@pytest.mark.parametrize(("backbone", "positions", "adapters", "trained", "gmacs"), COUNTS)
+def test_published_counts_are_reproduced(backbone, positions, adapters, trained, gmacs):
+    for frames in (8, 16, 32):
+        result = inspect_backbone(
+            backbone=backbone,
+            frames=frames,
+            size=224,
+            classes=400,
+            bottleneck=384,
+            positions=positions,
+            adapter_layers="all",
+        )
+        assert result.adapters / 1e6 == pytest.approx(adapters, rel=0.005)
+        assert (result.adapters + result.head) / 1e6 == pytest.approx(trained, rel=0.005)
+        assert result.gmacs == pytest.approx(gmacs * frames / 8, rel=0.005)
+
+
+def test_a_run_is_inspected_without_its_weights(trained_run):
+    result = inspect_run(trained_run)
+    model = st_adapter.load(trained_run)
+    assert result.adapters + result.head == model.num_parameters(only_trainable=True)
+    assert [site["name"] for site in result.sites] == list(model.adapters)
+    assert "block 0-5     -> [64 > 32 > 64] attention -> [64 > 32 > 64] mlp" in result.to_text()

@@ -1,0 +1,349 @@
+"""Frozen blocks run once a clip: never another result than running them each time."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from conftest import SIGNALLED_RUN, blinking, write_video
+from st_adapter.common.files import remove_unfinished
+from st_adapter.config import TrainConfig
+from st_adapter.errors import ArgumentError
+from st_adapter.model.checkpoint import load_tensors
+from st_adapter.model.classifier import create_model
+from st_adapter.training.loop import train
+
+
+@pytest.fixture
+def plain(tiny) -> TrainConfig:
+    """Adapters in the last two blocks; the same clips in each epoch."""
+    return replace(tiny, adapter_layers="2", draws=1, epochs=3, lr=1e-2, keep="last")
+
+
+def cached(config: TrainConfig, folder: Path | None = None, gigabytes: float = 1.0) -> TrainConfig:
+    return replace(
+        config, prefix_cache=gigabytes, prefix_cache_folder=None if folder is None else str(folder)
+    )
+
+
+def trained(data: Path, out: Path, config: TrainConfig) -> dict[str, torch.Tensor]:
+    train(data, out, config)
+    return load_tensors(out / "adapter_last")
+
+
+def losses(run: Path) -> list[float]:
+    lines = map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
+    found = [line["loss"] for line in lines if "loss" in line]
+    assert len(found) > 3
+    return found
+
+
+def assert_same(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor]) -> None:
+    assert ours.keys() == theirs.keys()
+    for name, tensor in ours.items():
+        torch.testing.assert_close(tensor, theirs[name], rtol=1e-4, atol=1e-5, msg=name)
+
+
+@pytest.fixture
+def decoded(monkeypatch):
+    """Numbers of the videos that training decodes, as they are decoded."""
+    from st_adapter.data.datasets import TrainDataset
+
+    seen, load = [], TrainDataset.__getitem__
+
+    def note(dataset, key):
+        seen.append(key[1])
+        return load(dataset, key)
+
+    monkeypatch.setattr(TrainDataset, "__getitem__", note)
+    return seen
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"adapter_layers": "1", "positions": "mlp"},
+        {"method": "partial"},
+        {"method": "linear"},
+        {"method": "temporal"},
+        {"method": "attentive"},
+        {"reversal": "brightens=darkens"},
+        {"repeats": 2, "accumulate": 2},
+        {"draws": 2},
+        {"workers": 1, "backbone": "test_vit3"},
+        {"method": "linear", "backbone": "test_vit3"},
+    ],
+    ids=lambda changes: " ".join(map(str, changes.values())) or "last 2",
+)
+def test_training_comes_to_the_same(folder_data, tmp_path, plain, changes):
+    config = replace(plain, **changes)
+    wanted = trained(folder_data, tmp_path / "plain", config)
+    ours = trained(folder_data, tmp_path / "cached", cached(config))
+    assert losses(tmp_path / "cached") == pytest.approx(losses(tmp_path / "plain"), abs=1e-4)
+    if config.method != "temporal":  # whose first gradients are rounding, which AdamW enlarges
+        assert_same(ours, wanted)
+
+
+def test_each_video_is_decoded_once(folder_data, tmp_path, plain, decoded):
+    train(folder_data, tmp_path / "run", cached(plain))
+    assert sorted(decoded) == list(range(10))
+
+
+@pytest.fixture
+def viewed(monkeypatch):
+    """Numbers of the videos that are decoded to be scored, as they are decoded."""
+    from st_adapter.data.datasets import ViewDataset
+
+    seen, load = [], ViewDataset.__getitem__
+
+    def note(dataset, index):
+        seen.append(index)
+        return load(dataset, index)
+
+    monkeypatch.setattr(ViewDataset, "__getitem__", note)
+    return seen
+
+
+def validations(run: Path) -> list[dict[str, float]]:
+    lines = map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
+    return [{n: line[n] for n in ("top1", "val_loss")} for line in lines if "val_loss" in line]
+
+
+@pytest.mark.parametrize("in_folder", [False, True])
+def test_validation_decodes_once_and_scores_the_same(
+    folder_data, tmp_path, plain, viewed, in_folder
+):
+    data = shutil.copytree(folder_data, tmp_path / "data")
+    next(data.rglob("clip 2.mp4")).write_bytes(b"broken")
+    config = replace(plain, keep="best", val=str(data), views="2x1")
+    train(data, tmp_path / "plain", config)
+    viewed.clear()
+    folder = tmp_path / "cache" if in_folder else None
+    train(data, tmp_path / "cached", cached(config, folder))
+    assert len(viewed) == 12 + 2 * 1 + 12  # the broken one each time; the last time on two views
+    ours, wanted = (validations(tmp_path / name) for name in ("cached", "plain"))
+    assert len(ours) == 3
+    for mine, theirs in zip(ours, wanted, strict=True):
+        assert mine == pytest.approx(theirs, abs=1e-4)
+    ours, wanted = (
+        json.loads((tmp_path / n / "eval.json").read_text()) for n in ("cached", "plain")
+    )
+    assert ours["num_skipped"] == wanted["num_skipped"] == 1
+    assert ours["top1"] == wanted["top1"]
+
+
+@pytest.mark.parametrize("together", ["same", "different"])
+def test_clips_are_run_together_only_where_that_makes_the_same_bits(monkeypatch, together):
+    from st_adapter.config import AdapterConfig
+    from st_adapter.data.datasets import TrainItem
+    from st_adapter.runtime.prefix_cache import PrefixCache
+
+    model = create_model("test_vit", ["a", "b"], AdapterConfig(layers=2), weights="random")
+    calls, prefix = [], model.prefix
+
+    def run(clips):
+        calls.append(len(clips))
+        alone = torch.cat([prefix(clip[None]) for clip in clips])
+        return alone if len(clips) == 1 or together == "same" else alone + 1e-6
+
+    monkeypatch.setattr(model, "prefix", run)
+    cache = PrefixCache(model, 32, "float32", most_bytes=1e9)
+    for draw in ("draw 0", "draw 1"):
+        clips = torch.randint(0, 256, (3, 4, 3, 32, 32), dtype=torch.uint8)
+        items = [TrainItem(path="a", clips=(c,), targets=((0,),), skipped=()) for c in clips]
+        made = cache.items([(draw, i) for i in range(3)], set(), iter(items), items.__getitem__)
+        for item, clip in zip(made, clips, strict=True):
+            assert torch.equal(item.clips[0], prefix(clip[None])[0])
+    assert calls == [1, 1, 1, 3] + ([3] if together == "same" else [1, 1, 1])
+
+
+def test_what_does_not_fit_is_computed_anew(folder_data, tmp_path, plain, decoded):
+    wanted = trained(folder_data, tmp_path / "plain", plain)
+    decoded.clear()
+    each = 4 * 5 * 64 * 4  # frames, tokens, channels, bytes
+    some = cached(plain, gigabytes=3.5 * each / 2**30)
+    assert_same(trained(folder_data, tmp_path / "cached", some), wanted)
+    assert len(decoded) == 10 + 7 + 7
+
+
+def test_a_folder_serves_further_runs(folder_data, tmp_path, plain, decoded):
+    train(folder_data, tmp_path / "first", cached(plain, tmp_path / "cache"))
+    decoded.clear()
+    other = replace(plain, lr=3e-3)
+    ours = trained(folder_data, tmp_path / "second", cached(other, tmp_path / "cache"))
+    assert decoded == []
+    assert_same(ours, trained(folder_data, tmp_path / "plain", other))
+
+
+def test_what_editors_keep_beside_a_file_is_not_taken_for_unfinished(tmp_path):
+    editors, ours = tmp_path / ".config.json.swp", tmp_path / ".config.json.k3_x9abc"
+    for file in (editors, ours):
+        file.touch()
+    remove_unfinished(tmp_path)
+    assert (editors.exists(), ours.exists()) == (True, False)
+
+
+def test_what_a_killed_run_left_in_a_folder_is_removed(folder_data, tmp_path, plain):
+    folder = tmp_path / "cache" / "ab"
+    folder.mkdir(parents=True)
+    left, being_written, of_the_user = (
+        folder / name
+        for name in (".1.safetensors.abcd1234", ".2.safetensors.abcd1234", ".a.settings")
+    )
+    for file, hours in ((left, 2), (being_written, 0), (of_the_user, 2)):
+        file.touch()
+        os.utime(file, times=(time.time() - 3600 * hours,) * 2)
+    train(folder_data, tmp_path / "run", cached(replace(plain, epochs=1), tmp_path / "cache"))
+    assert [file.exists() for file in (left, being_written, of_the_user)] == [False, True, True]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"size": 48},
+        {"seed": 1},
+        {"frames": 5},
+        {"stride": 1},
+        {"adapter_layers": "1"},
+        {"precision": "bfloat16"},
+        {"flip": False},
+        {"crop_range": (0.9, 1.0)},
+    ],
+)
+def test_other_clips_are_not_taken_from_a_folder(folder_data, tmp_path, plain, decoded, changes):
+    plain = replace(plain, epochs=1, val=str(folder_data))
+    train(folder_data, tmp_path / "first", cached(plain, tmp_path / "cache"))
+    decoded.clear()
+    train(folder_data, tmp_path / "other", cached(replace(plain, **changes), tmp_path / "cache"))
+    assert len(decoded) == 12
+
+
+def test_a_changed_video_and_a_damaged_file_are_read_again(folder_data, tmp_path, plain, decoded):
+    data = shutil.copytree(folder_data, tmp_path / "data")
+    plain = replace(plain, val=str(folder_data))
+    train(data, tmp_path / "first", cached(plain, tmp_path / "cache"))
+    files = sorted((tmp_path / "cache").rglob("*.safetensors"))
+    assert len(files) == 12
+    files[0].write_bytes(files[0].read_bytes()[:100])
+    changed = next(data.rglob("clip 0.mp4"))
+    write_video(changed, blinking(True, seed=77))
+    os.utime(changed, ns=(1, 1))
+    decoded.clear()
+    ours = trained(data, tmp_path / "second", cached(plain, tmp_path / "cache"))
+    assert 1 <= len(set(decoded)) <= 2  # one where the damaged file was that of the changed video
+    assert_same(ours, trained(data, tmp_path / "plain", plain))
+
+
+def test_a_video_that_stands_in_is_not_kept(folder_data, tmp_path, plain):
+    data = shutil.copytree(folder_data, tmp_path / "data")
+    next(data.rglob("clip 3.mp4")).write_bytes(b"broken")
+    plain = replace(plain, val=str(folder_data))
+    wanted = trained(data, tmp_path / "plain", plain)
+    assert_same(trained(data, tmp_path / "cached", cached(plain, tmp_path / "cache")), wanted)
+    assert len(list((tmp_path / "cache").rglob("*.safetensors"))) == 11
+
+
+def test_interrupted_and_resumed_equals_straight_through_bit_for_bit(folder_data, tmp_path, plain):
+    config = cached(replace(plain, epochs=6))
+    straight = trained(folder_data, tmp_path / "straight", config)
+    out = tmp_path / "interrupted"
+    given = [str(int(signal.SIGINT)), json.dumps(config.to_json()), str(folder_data), str(out)]
+    command = [sys.executable, "-c", SIGNALLED_RUN, *given]
+    process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+    assert process.wait(60) != 0
+    train(folder_data, out, config, resume=True)
+    for name, tensor in load_tensors(out / "adapter_last").items():
+        assert torch.equal(tensor, straight[name]), name
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"draws": 0}, "use --draws 1"),
+        ({"mixup": 0.5}, "without mixup"),
+        ({"adapter_layers": "all"}, "no block of test_vit comes before all that st-adapter trains"),
+        ({"method": "bitfit"}, "that bitfit trains there"),
+        ({"method": "full"}, "that full trains there"),
+        ({"method": "prompt"}, "that prompt trains there"),
+        ({"backbone": "test_resnet", "adapter_layers": "1"}, "plain ViTs have some"),
+    ],
+)
+def test_what_cannot_be_kept_is_refused(folder_data, tmp_path, plain, changes, message):
+    with pytest.raises(ArgumentError, match=message):
+        train(folder_data, tmp_path / "run", replace(cached(plain), **changes))
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_folder_needs_a_size(plain):
+    with pytest.raises(ArgumentError, match="prefix_cache_folder needs prefix_cache"):
+        replace(plain, prefix_cache_folder="cache")
+
+
+@pytest.mark.parametrize("layers", [1, 3])
+def test_what_is_frozen_is_told_by_structure(layers):
+    from st_adapter.config import AdapterConfig
+
+    config = AdapterConfig(layers=layers)
+    model = create_model("test_vit", ["a", "b"], config, weights="random")
+    assert model.num_frozen_blocks == len(model.backbone.blocks) - layers
+    clips = torch.randint(0, 256, (2, 3, 3, 32, 32), dtype=torch.uint8)
+    model.eval()
+    torch.testing.assert_close(model.forward_from(model.prefix(clips), (32, 32)), model(clips))
+
+
+@pytest.mark.parametrize("method", ["linear", "st-adapter"])
+def test_what_is_kept_in_memory_is_what_is_counted(method):
+    from st_adapter.config import AdapterConfig
+    from st_adapter.data.datasets import TrainItem
+    from st_adapter.runtime.prefix_cache import PrefixCache
+
+    model = create_model(
+        "test_vit", ["a", "b"], AdapterConfig(layers=2), weights="random", method=method
+    )
+    cache = PrefixCache(model, 32, "float32", most_bytes=1e9)
+    clip = torch.zeros(4, 3, 32, 32, dtype=torch.uint8)
+    items = [TrainItem(path="a", clips=(clip,), targets=((0,),), skipped=()) for _ in range(2)]
+    keys = [("draw 0", i) for i in range(2)]
+    cache.items(keys, set(), iter(items), items.__getitem__)
+    for item in cache.items(keys, set(keys), iter(()), items.__getitem__):
+        (kept,) = item.clips
+        assert kept.untyped_storage().nbytes() == kept.nbytes
+
+
+def test_pictures_and_shards_that_changed_have_another_name(tmp_path):
+    from st_adapter.runtime.prefix_cache import _state
+
+    (folder := tmp_path / "pictures").mkdir()
+    for i in range(3):
+        (folder / f"{i}.jpg").write_bytes(b"x")
+    before = _state(folder)
+    os.utime(folder / "1.jpg", ns=(1, 1))
+    assert _state(folder) != before
+    (shard := tmp_path / "part.tar").write_bytes(b"x")
+    before = _state(shard / "clip.mp4")
+    shard.write_bytes(b"xy")
+    assert _state(shard / "clip.mp4") != before
+
+
+def test_two_processes_share_the_room_and_come_to_the_same(folder_data, tmp_path, plain):
+    plain = replace(plain, dropout=0.0)  # which each process draws for itself
+    wanted = trained(folder_data, tmp_path / "plain", plain)
+    both = replace(cached(plain, tmp_path / "cache"), processes=2, batch_size=2)
+    assert_same(trained(folder_data, tmp_path / "cached", both), wanted)
+    assert len(list((tmp_path / "cache").rglob("*.safetensors"))) == 10
+
+
+def test_a_folder_that_is_a_file_is_named_by_its_flag(folder_data, tmp_path, plain):
+    (file := tmp_path / "file").write_text("x")
+    with pytest.raises(ArgumentError, match="--prefix-cache-folder takes a folder"):
+        train(folder_data, tmp_path / "run", cached(plain, file))
+    assert not (tmp_path / "run").exists()

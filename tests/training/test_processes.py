@@ -1,0 +1,230 @@
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from itertools import chain
+
+import psutil
+import pytest
+import torch
+
+import st_adapter
+from st_adapter.data.datasets import EpochSampler
+from st_adapter.errors import ArgumentError, DataError
+from st_adapter.model.checkpoint import load_tensors
+from st_adapter.model.sharding import check_shardable
+from st_adapter.training.launch import check_accelerate
+from st_adapter.training.loop import train
+
+pytestmark = pytest.mark.filterwarnings("ignore:OMP_NUM_THREADS")
+
+
+def lines(file):
+    return [json.loads(line) for line in file.read_text().splitlines()]
+
+
+def losses(run):
+    return [x["loss"] for x in lines(run / "metrics.jsonl") if "loss" in x]
+
+
+def flat(items):
+    return list(chain.from_iterable(items))
+
+
+def command(data, out, config, *flags):
+    values = {"backbone": config.backbone, "weights": "random", "precision": "float32"}
+    values |= {"size": 32, "frames": 4, "workers": 0, "device": "cpu"}
+    values |= {"batch-size": config.batch_size, "epochs": config.epochs, "dropout": config.dropout}
+    named = flat((f"--{name}", str(value)) for name, value in values.items())
+    verb = [sys.executable, "-m", "st_adapter", "train", str(data), "--out", str(out)]
+    return [*verb, *named, *flags]
+
+
+@pytest.mark.parametrize("processes", [1, 2, 3])
+@pytest.mark.parametrize("num_videos", [16, 10, 9, 1])
+def test_a_step_has_the_same_videos_with_any_number_of_processes(num_videos, processes):
+    def steps(process, count):
+        sampler = EpochSampler(
+            num_videos=num_videos,
+            step_videos=8,
+            batch_videos=3,
+            seed=0,
+            process=process,
+            num_processes=count,
+        )
+        return list(sampler.steps())
+
+    of_each = [steps(process, processes) for process in range(processes)]
+    together = [flat(flat(step)) for step in zip(*of_each, strict=True)]
+    assert together == [flat(step) for step in steps(0, 1)]
+    assert all(len(batch) <= 3 for share in of_each for step in share for batch in step)
+
+
+def test_two_processes_follow_one(folder_data, tmp_path, tiny):
+    config = replace(tiny, epochs=4, dropout=0.0)
+    one = train(folder_data, tmp_path / "one", config, temporal=True)
+    two = train(
+        folder_data, tmp_path / "two", replace(config, batch_size=2, processes=2), temporal=True
+    )
+    assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), abs=1e-4)
+    assert len(lines(tmp_path / "two" / "metrics.jsonl")) == len(
+        lines(tmp_path / "one" / "metrics.jsonl")
+    )
+    assert (two.top1, two.confusion, two.temporal) == (one.top1, one.confusion, one.temporal)
+    assert [p["path"] for p in two.predictions] == [p["path"] for p in one.predictions]
+    equal_adapters(tmp_path / "one", tmp_path / "two")
+
+
+def test_accelerate_starts_processes_as_processes_does(folder_data, tmp_path, tiny):
+    config = replace(tiny, epochs=2, dropout=0.0, batch_size=2)
+    train(folder_data, tmp_path / "one", replace(config, batch_size=4))
+    out, launcher = tmp_path / "out", [sys.executable, "-m", "accelerate.commands.launch"]
+    launcher += ["--multi_gpu", "--num_processes", "2", "--main_process_port", "0"]
+    launcher += ["--mixed_precision", "bf16"]
+    _, *rest = command(folder_data, out, config)
+    done = subprocess.run([*launcher, *rest], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert losses(out) == pytest.approx(losses(tmp_path / "one"), abs=1e-4)
+    assert done.stdout.count("top-1") == 1
+    note = "accelerate's mixed precision (bf16) is left aside; --precision counts"
+    assert done.stderr.count(note) == 1
+
+
+def test_what_accelerate_is_set_to_and_is_not_used_here_is_told(monkeypatch, capsys):
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "True")
+    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")  # of --num_processes 2 --cpu
+    check_accelerate()
+    assert "accelerate started one process, not several" in capsys.readouterr().err
+    monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
+    with pytest.raises(ArgumentError, match="DeepSpeed, which is not used here; leave it out"):
+        check_accelerate()
+
+
+def test_in_shards_a_model_is_trained_as_whole(folder_data, tmp_path, tiny, monkeypatch):
+    if tiny.device != "cpu":
+        pytest.skip("a GPU is for one process, and cuDNN adds up in no fixed order")
+    data = tmp_path / "data"
+    shutil.copytree(folder_data, data)
+    (data / "darkens" / "clip 0.mp4").unlink()  # steps of 6 and 3: one process has a batch more
+    config = replace(tiny, method="full", dropout=0.0, lr=3e-4, clip_gradient=1.0, batch_size=6)
+    config = replace(config, save_steps=1, keep_states=9)
+    one = train(data, tmp_path / "one", config)
+
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    monkeypatch.setenv("FSDP_VERSION", "2")
+    out, shared = tmp_path / "two", replace(config, batch_size=1, accumulate=3, processes=2)
+    two = train(data, out, shared)
+    assert losses(out) == pytest.approx(losses(tmp_path / "one"), abs=1e-4)
+    assert (two.top1, two.confusion) == (one.top1, one.confusion)
+    equal_adapters(tmp_path / "one", out)
+    assert (
+        st_adapter.load(out).num_parameters() == st_adapter.load(tmp_path / "one").num_parameters()
+    )
+
+    for state in out.glob("state/*.pt"):
+        if state.name > "step_00000002.pt":
+            state.unlink()
+    again = tmp_path / "again"
+    shutil.copytree(out, again)
+    shutil.rmtree(again / "adapter_last")
+    train(data, again, shared, resume=True)
+    assert losses(again) == losses(out)
+    equal_adapters(again, out, rtol=0, atol=0)
+
+    monkeypatch.delenv("ACCELERATE_USE_FSDP")
+    train(data, out, replace(shared, processes=1), resume=True)
+    assert losses(out) == pytest.approx(losses(tmp_path / "one"), abs=1e-4)
+    equal_adapters(tmp_path / "one", out)
+
+
+@pytest.mark.parametrize(
+    ("change", "version", "message"),
+    [
+        ({"method": "st-adapter"}, "2", "FSDP shards what is trained, which is little"),
+        ({"method": "full"}, "1", "add --fsdp_version 2"),
+        ({"method": "full", "average": 0.9}, "2", "leave out --average"),
+        ({"method": "full", "precision": "float16"}, "2", "use --precision bfloat16"),
+    ],
+)
+def test_what_shards_cannot_do_is_refused(monkeypatch, tiny, change, version, message):
+    config = replace(tiny, **change)
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    monkeypatch.setenv("FSDP_VERSION", version)
+    check_shardable(config)  # one process shards nothing
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ArgumentError, match=message):
+        check_shardable(config)
+
+
+def test_stopped_in_two_processes_a_run_goes_on_in_one(folder_data, tmp_path, tiny):
+    config = replace(tiny, epochs=8, dropout=0.0, batch_size=2)
+    straight, out = tmp_path / "straight", tmp_path / "out"
+    process = subprocess.Popen(
+        command(folder_data, out, config, "--processes", "2"), stderr=subprocess.PIPE, text=True
+    )
+    wait_for_state(out, process)
+    process.send_signal(signal.SIGTERM)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert errors.count("go on with: st-adapter train") == 1
+    assert "Traceback" not in errors
+
+    resumed = subprocess.run(
+        [*command(folder_data, out, config), "--resume", "--processes", "1"],
+        capture_output=True,
+        text=True,
+    )
+    assert resumed.returncode == 0, resumed.stderr
+    assert "note: 1 process instead of 2; a step has the same 4 clips" in resumed.stderr
+    train(folder_data, straight, replace(config, batch_size=4))
+    assert losses(out)[-1] == pytest.approx(losses(straight)[-1], abs=1e-3)
+    assert len(losses(out)) == len(losses(straight))
+
+
+@pytest.mark.parametrize("which", ["main", "member"])
+def test_when_one_is_killed_all_end(folder_data, tmp_path, tiny, which):
+    out = tmp_path / "out"
+    config = replace(tiny, epochs=500)
+    process = subprocess.Popen(
+        command(folder_data, out, config, "--processes", "2"), stderr=subprocess.PIPE, text=True
+    )
+    wait_for_state(out, process)
+    children = psutil.Process(process.pid).children()
+    members = [child for child in children if "spawn_main" in str(child.cmdline())]
+    assert len(members) == 2
+    os.kill(process.pid if which == "main" else members[1].pid, signal.SIGKILL)
+    _, errors = process.communicate(timeout=60)
+    _, alive = psutil.wait_procs(members, timeout=30)
+    assert not alive
+    if which == "member":
+        assert process.returncode == 1
+        assert "process 1 of 2 ended with code -9" in errors.splitlines()[-1]
+
+
+def test_what_all_processes_find_is_said_once(tmp_path, folder_data, tiny):
+    broken = tmp_path / "data"
+    for name in ("a/1", "a/2", "a/3", "b/1", "b/2", "b/3"):
+        (broken / name).parent.mkdir(parents=True, exist_ok=True)
+        (broken / f"{name}.mp4").write_bytes(b"no video")
+    with pytest.raises(DataError, match="no training video could be read"):
+        train(broken, tmp_path / "out", replace(tiny, processes=2))
+    assert not (tmp_path / "out" / "config.json").exists()
+
+
+def equal_adapters(one, other, rtol=1e-4, atol=1e-5):
+    ours, theirs = (load_tensors(run / "adapter_last") for run in (one, other))
+    assert ours.keys() == theirs.keys()
+    for name, tensor in ours.items():
+        torch.testing.assert_close(tensor, theirs[name], rtol=rtol, atol=atol)
+
+
+def wait_for_state(out, process, seconds=120):
+    end = time.monotonic() + seconds
+    while not list(out.glob("state/*.pt")):
+        assert process.poll() is None, process.stderr.read()
+        assert time.monotonic() < end
+        time.sleep(0.01)
