@@ -13,6 +13,7 @@ from contextlib import nullcontext
 from functools import partial
 
 import torch
+from st_adapter.runtime.passes import backward
 from torch import Tensor
 from turns import medians_in_turns
 
@@ -20,8 +21,7 @@ from st_adapter import VideoClassifier, create_model
 from st_adapter.catalogue.costs import inspect_spec
 from st_adapter.config import AdapterConfig
 from st_adapter.model.spec import ModelSpec
-from st_adapter.runtime.device import choose_device, hold_frozen
-from st_adapter.runtime.passes import backward
+from st_adapter.runtime.device import choose_device
 
 ROUNDS, FRAMES, SIZE = 7, 8, 224
 PLACES = {"12x384": ("attention",), "24x384": "all"}
@@ -34,7 +34,7 @@ def main(
     for name, positions in PLACES.items():
         adapter = AdapterConfig(bottleneck=384, positions=positions)
         model = create_model(backbone, ["a", "b"], adapter, "random").to(device).train()
-        hold_frozen(model, precision)
+        model.set_precision(precision)
         if compiled:
             model.compile()
         frozen_gmacs = inspect_spec(_without(backbone), FRAMES, SIZE).gmacs

@@ -19,15 +19,15 @@ from pathlib import Path
 import psutil
 import torch
 import torch.nn.functional as F
-from official import SIZES, build_official, build_ours, check_equal, faster_device, half_frozen
+from st_adapter.runtime.malloc import keep_freed_memory
+from st_adapter.runtime.passes import backward, clips_at_once
 from torch import nn
 from turns import take_turns
 
+from official import SIZES, build_official, build_ours, check_equal, faster_device, half_frozen
 from st_adapter.model.classifier import VideoClassifier
-from st_adapter.runtime.device import choose_device, hold_frozen, seconds_of
-from st_adapter.runtime.malloc import keep_freed_memory
+from st_adapter.runtime.device import choose_device, seconds_of
 from st_adapter.runtime.memory import peak_memory_gb
-from st_adapter.runtime.passes import backward, clips_at_once
 
 CLASSES, ROUNDS = 400, 5
 WAYS = {
@@ -70,7 +70,7 @@ def our_step(
     shape = (clips, frames, 3, 224, 224)
     data = torch.randint(0, 256, shape, dtype=torch.uint8, device=device)
     labels = torch.zeros(clips, dtype=torch.long, device=device)
-    hold_frozen(model.to(device).train(), precision)
+    model.to(device).train().set_precision(precision)
     optimizer = torch.optim.AdamW(model.trainable_parameters(), lr=1e-4)
     scaler = torch.amp.GradScaler(device.type, enabled=precision == "float16")
     at_once = clips_at_once(model, frames, 224, precision)

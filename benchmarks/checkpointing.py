@@ -9,11 +9,11 @@ import argparse
 from multiprocessing import get_context
 
 import torch
+from st_adapter.runtime.passes import backward
 
 from st_adapter import create_model
-from st_adapter.runtime.device import hold_frozen, seconds_of
+from st_adapter.runtime.device import seconds_of
 from st_adapter.runtime.memory import peak_memory_gb
-from st_adapter.runtime.passes import backward
 
 
 def main(backbone: str, clips: int, frames: int, precision: str) -> None:
@@ -34,7 +34,7 @@ def measure(
     """Peak memory of the process, GB, and seconds of the faster of two steps."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model = create_model(backbone, ["a", "b"], weights="random").to(device).train()
-    hold_frozen(model, precision)
+    model.set_precision(precision)
     if checkpointed:
         model.checkpoint_activations()
     clip = torch.randint(0, 256, (clips, frames, 3, 224, 224), dtype=torch.uint8, device=device)

@@ -17,18 +17,18 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from official import SIZES, build_official, build_ours, faster_device, half_frozen, import_models
+from st_adapter.runtime.lanes import lanes_of
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from turns import take_turns
 
+from official import SIZES, build_official, build_ours, faster_device, half_frozen, import_models
 from st_adapter.config import ClipConfig
 from st_adapter.data.videos import Video
-from st_adapter.evaluation.evaluate import evaluate
+from st_adapter.evaluation.evaluate import evaluate_videos
 from st_adapter.model.classifier import VideoClassifier
 from st_adapter.runtime.compilation import compile_for_inference
-from st_adapter.runtime.device import choose_device, hold_frozen, seconds_of
-from st_adapter.runtime.lanes import lanes_of
+from st_adapter.runtime.device import choose_device, seconds_of
 
 WORKERS, CLASSES = 2, 400
 WAYS = ("official", "ours", "compiled")
@@ -70,7 +70,7 @@ def our_evaluation(
 ) -> None:
     """As `evaluate`, from the opened list on."""
     listed = [Video(path=video, targets=(0,)) for video in videos]
-    evaluate(model, listed, clip, batch_size=6, workers=WORKERS, precision=precision)
+    evaluate_videos(model, listed, clip, batch_size=6, workers=WORKERS, precision=precision)
 
 
 def prepare(
@@ -89,7 +89,7 @@ def prepare(
         scores = partial(official_scores, official, model, videos, clip, device)
         return lambda: (seconds_of(scores, device), 0)
     ours = build_ours(theirs, SIZES[name]).to(device)
-    hold_frozen(ours, precision)
+    ours.set_precision(precision)
     compiling = 0.0
     if way == "compiled":
         compiling = seconds_of(

@@ -18,15 +18,15 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from processes import clips_per_second
+from st_adapter.bench.limits import median_seconds
+from st_adapter.runtime.passes import backward
 
 from st_adapter import create_model
-from st_adapter.bench.limits import median_seconds
 from st_adapter.config import TrainConfig
 from st_adapter.data.annotations import read_annotations
-from st_adapter.evaluation.evaluate import evaluate
-from st_adapter.runtime.device import choose_device, hold_frozen, seconds_of
+from st_adapter.evaluation.evaluate import evaluate_videos
+from st_adapter.runtime.device import choose_device, seconds_of
 from st_adapter.runtime.memory import peak_memory_gb
-from st_adapter.runtime.passes import backward
 from st_adapter.training.loop import train
 
 PRECISION, STEPS = "bfloat16", 5
@@ -68,7 +68,7 @@ def step(config: TrainConfig, **changes: object) -> tuple[float, float]:
 def _step(config: TrainConfig) -> tuple[float, float]:
     device = choose_device("auto")
     model = create_model(config.backbone, ["a", "b"], config.adapter, "random").to(device).train()
-    hold_frozen(model, PRECISION)
+    model.set_precision(PRECISION)
     shape = (1, config.frames, 3, config.size, config.size)
     clip = torch.randint(0, 256, shape, dtype=torch.uint8, device=device)
 
@@ -92,10 +92,12 @@ def scoring(data: Path, config: TrainConfig, count: int) -> float:
     videos = (annotations.train * count)[:count]  # the first ones again, where there are fewer
     device = choose_device("auto")
     model = create_model(config.backbone, annotations.labels, weights="random").to(device)
-    hold_frozen(model, PRECISION)
-    evaluate(model, videos[:2], config.clip, workers=0, precision=PRECISION)  # warms up
+    model.set_precision(PRECISION)
+    evaluate_videos(model, videos[:2], config.clip, workers=0, precision=PRECISION)  # warms up
     clip = replace(config.clip, views=(3, 1))
-    return seconds_of(lambda: evaluate(model, videos, clip, workers=2, precision=PRECISION), device)
+    return seconds_of(
+        lambda: evaluate_videos(model, videos, clip, workers=2, precision=PRECISION), device
+    )
 
 
 def draw(found: dict[tuple[str, str], Points], out: Path) -> None:

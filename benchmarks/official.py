@@ -14,7 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from st_adapter.model.checkpoint import load
+from st_adapter.model.build import load
 from st_adapter.model.classifier import VideoClassifier
 from st_adapter.official.importer import import_official
 

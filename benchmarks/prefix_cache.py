@@ -21,7 +21,7 @@ import numpy as np
 from turns import take_turns
 
 from st_adapter.config import TrainConfig
-from st_adapter.model.checkpoint import load_tensors
+from st_adapter.model.checkpoint import read_tensors
 from st_adapter.training.loop import train
 
 
@@ -57,7 +57,7 @@ def run(data: Path, config: TrainConfig) -> tuple[float, float, np.ndarray]:
         start = time.perf_counter()
         train(data, out, config)
         whole = time.perf_counter() - start
-        tensors = load_tensors(out / "adapter_last")
+        tensors = read_tensors(out / "adapter_last")
         trained = np.concatenate([tensor.numpy().ravel() for tensor in tensors.values()])
         return seconds_of_training(out), whole, trained
 

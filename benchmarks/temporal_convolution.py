@@ -14,16 +14,15 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from st_adapter.bench.limits import median_seconds
+from st_adapter.runtime.passes import autocast, backward
 from torch import Tensor
 from triton.testing import do_bench_cudagraph
 
 from st_adapter import create_model
-from st_adapter.bench.limits import median_seconds
 from st_adapter.config import AdapterConfig
 from st_adapter.model.classifier import adapter
-from st_adapter.model.convolution import conv2d_over_time, depthwise_conv3d
-from st_adapter.runtime.device import hold_frozen
-from st_adapter.runtime.passes import autocast, backward
+from st_adapter.model.methods.adapter import conv2d_over_time, depthwise_conv3d
 
 FRAMES, SIDE, CHANNELS, BOTTLENECK = 8, 14, 768, 384
 DEVICE = torch.device("cuda")
@@ -74,7 +73,7 @@ def step_seconds(form: Convolve, clips: int, precision: str) -> float:
     adapter.depthwise_conv3d = form
     config = AdapterConfig(bottleneck=BOTTLENECK)
     model = create_model("vit_base_patch16_clip_224", ["a", "b"], config, "random").to(DEVICE)
-    hold_frozen(model.train(), precision)
+    model.train().set_precision(precision)
     shape = (clips, FRAMES, 3, 16 * SIDE, 16 * SIDE)
     noise = torch.randint(0, 256, shape, dtype=torch.uint8, device=DEVICE)
     labels = torch.zeros(clips, dtype=torch.long, device=DEVICE)

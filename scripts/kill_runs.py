@@ -21,8 +21,8 @@ import torch
 from safetensors.torch import load_file
 
 from st_adapter.config import TrainConfig
+from st_adapter.evaluation.run_record import recorded_run
 from st_adapter.training.loop import train
-from st_adapter.training.run_folder import recorded_run
 
 CONFIG = TrainConfig(
     backbone="test_vit",

@@ -23,8 +23,8 @@ from st_adapter.config import TrainConfig
 from st_adapter.data.annotations import write_table
 from st_adapter.data.holdout import split_validation
 from st_adapter.errors import TrainingError
+from st_adapter.evaluation.run_record import read_videos
 from st_adapter.training.loop import train
-from st_adapter.training.run_folder import read_videos
 
 BASE: dict[str, Any] = {
     "backbone": "vit_tiny_patch16_224",

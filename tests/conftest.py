@@ -9,7 +9,14 @@ set_forkserver_preload(["st_adapter.comparison.worker"])  # torch is imported on
 import jaxtyping
 from jaxtyping import install_import_hook
 
-SHAPED = ("backbones", "data", "evaluation.score", "model")
+SHAPED = (
+    "backbones",
+    "data",
+    "evaluation.score",
+    "model.methods.adapter",
+    "model.classifier",
+    "model.methods",
+)
 install_import_hook([f"st_adapter.{name}" for name in SHAPED], "shape_checks.typechecker")
 
 import json
@@ -25,6 +32,7 @@ import numpy as np
 import pytest
 import torch
 
+from st_adapter.common.progress import show_remarks
 from st_adapter.config import TrainConfig
 from st_adapter.evaluation.predict import Predictor
 from st_adapter.model.classifier import VideoClassifier
@@ -33,10 +41,8 @@ VideoMaker = Callable[..., Path]
 
 SIGNALLED_RUN = """
 import json, os, pathlib, sys, torch
-from st_adapter.config import TrainConfig
-import st_adapter.training.loop as t
+from st_adapter import TrainConfig, train
 
-t._LOG_EVERY = 1
 passes = []
 
 def signal_in_a_step(module, given, logits):
@@ -48,7 +54,7 @@ def signal_in_a_step(module, given, logits):
 torch.nn.modules.module.register_module_forward_hook(signal_in_a_step)
 config = TrainConfig.from_json(json.loads(sys.argv[2]), "argv")
 out = pathlib.Path(sys.argv[4])
-t.train(sys.argv[3], out, config, resume=out.exists())
+train(sys.argv[3], out, config, resume=out.exists())
 """
 """A program that trains and is sent a signal in its eighth pass: signal, config, DATA, RUN."""
 
@@ -112,6 +118,12 @@ def blinking(dark_first: bool, seed: int, num_frames: int = 8) -> list[np.ndarra
     noise = rng.integers(0, 60, (48, 64, 3))
     levels = np.linspace(20, 190, num_frames)
     return [(noise + level).astype(np.uint8) for level in (levels if dark_first else levels[::-1])]
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _remarks() -> None:
+    """Remarks of the library are shown, as the command shows them."""
+    show_remarks()
 
 
 @pytest.fixture(scope="session")

@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 import torch.nn.functional as F
+from st_adapter.runtime.passes import backward, infer
 
 import st_adapter
 from conftest import randomise
@@ -13,10 +14,8 @@ from st_adapter.cli.main import main
 from st_adapter.config import TrainConfig
 from st_adapter.data.formats.folders import find_videos
 from st_adapter.evaluation.predict import Predictor
-from st_adapter.model.checkpoint import load_tensors
+from st_adapter.model.checkpoint import read_tensors
 from st_adapter.runtime.compilation import compile_for_training
-from st_adapter.runtime.device import hold_frozen
-from st_adapter.runtime.passes import backward, infer
 from st_adapter.training.loop import train
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
@@ -43,7 +42,7 @@ def test_scores_and_gradients_are_those_of_a_processor(backbone, precision):
     options = {"precision": "float32", "at_once": 2}
     expected = gradients(model, clips, "float32")
     scores = infer(model.eval(), clips, device=model.device, **options)
-    hold_frozen(model.to("cuda"), precision)
+    model.to("cuda").set_precision(precision)
     options["precision"] = precision
     found = infer(model, clips, device=model.device, **options).cpu()
     assert (found - scores).norm() <= NEAR[precision] * scores.norm()
@@ -62,14 +61,14 @@ def test_a_run_of_a_gpu_is_resumed_there_and_predicts_on_a_processor(
     config = replace(tiny, device="cuda", precision=precision, workers=2)
     config = replace(config, save_steps=1, keep_states=9)
     train(folder_data, tmp_path / "run", config)
-    straight = load_tensors(tmp_path / "run" / "adapter_last")
+    straight = read_tensors(tmp_path / "run" / "adapter_last")
     first, *later = sorted((tmp_path / "run" / "state").iterdir())
     for state in later:
         state.unlink()
     assert train(folder_data, tmp_path / "run", config, resume=True).num_videos == 2
     assert first.exists()
     near = {} if precision == "float32" else {"rtol": 0.1, "atol": 0.01}  # attention adds up anyhow
-    for name, tensor in load_tensors(tmp_path / "run" / "adapter_last").items():
+    for name, tensor in read_tensors(tmp_path / "run" / "adapter_last").items():
         torch.testing.assert_close(tensor, straight[name], **near)
     video = find_videos(folder_data)[0]
     on_gpu = dict(Predictor(tmp_path / "run", device="cuda", precision=precision)(video))
@@ -82,7 +81,7 @@ def test_compiled_steps_and_scores_are_the_same(trained_run, folder_data, capsys
     torch.manual_seed(0)
     model = st_adapter.create_model("test_vit", ["a", "b"], weights="random", dropout=0.0)
     randomise(model.to("cuda")).train()
-    hold_frozen(model, "bfloat16")
+    model.set_precision("bfloat16")
     clips = torch.randint(0, 256, (2, 3, 3, 32, 32), dtype=torch.uint8, device="cuda")
     expected = gradients(model, clips, "bfloat16")
     compile_for_training(model, TrainConfig(frames=3, size=32, batch_size=2), "bfloat16")

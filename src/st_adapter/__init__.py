@@ -7,41 +7,51 @@ if TYPE_CHECKING:
     from st_adapter.config import ClipConfig as ClipConfig
     from st_adapter.config import MethodConfig as MethodConfig
     from st_adapter.config import TrainConfig as TrainConfig
+    from st_adapter.errors import ArgumentError as ArgumentError
     from st_adapter.errors import CheckpointError as CheckpointError
+    from st_adapter.errors import DataError as DataError
+    from st_adapter.errors import MemoryShortError as MemoryShortError
+    from st_adapter.errors import StAdapterError as StAdapterError
+    from st_adapter.errors import TrainingError as TrainingError
     from st_adapter.errors import VideoError as VideoError
+    from st_adapter.evaluation.evaluate import Evaluation as Evaluation
+    from st_adapter.evaluation.predict import Prediction as Prediction
     from st_adapter.evaluation.predict import Predictor as Predictor
-    from st_adapter.model.adapter import STAdapter as STAdapter
-    from st_adapter.model.checkpoint import load as load
+    from st_adapter.evaluation.run import evaluate as evaluate
+    from st_adapter.model.build import attach as attach
+    from st_adapter.model.build import create_model as create_model
+    from st_adapter.model.build import load as load
     from st_adapter.model.classifier import VideoClassifier as VideoClassifier
-    from st_adapter.model.classifier import attach as attach
-    from st_adapter.model.classifier import create_model as create_model
+    from st_adapter.model.methods.adapter import STAdapter as STAdapter
+    from st_adapter.training.loop import train as train
 
 __version__ = "0.1.0"
 
 _HOMES = {
-    "STAdapter": "model.adapter",
-    "load": "model.checkpoint",
-    "AdapterConfig": "config",
-    "ClipConfig": "config",
-    "MethodConfig": "config",
-    "TrainConfig": "config",
-    "CheckpointError": "errors",
-    "VideoError": "errors",
-    "VideoClassifier": "model.classifier",
-    "attach": "model.classifier",
-    "create_model": "model.classifier",
-    "Predictor": "evaluation.predict",
+    "config": ("AdapterConfig", "ClipConfig", "MethodConfig", "TrainConfig"),
+    "errors": (
+        *("ArgumentError", "CheckpointError", "DataError", "MemoryShortError"),
+        *("StAdapterError", "TrainingError", "VideoError"),
+    ),
+    "evaluation.evaluate": ("Evaluation",),
+    "evaluation.predict": ("Prediction", "Predictor"),
+    "evaluation.run": ("evaluate",),
+    "model.methods.adapter": ("STAdapter",),
+    "model.build": ("attach", "create_model", "load"),
+    "model.classifier": ("VideoClassifier",),
+    "training.loop": ("train",),
 }
-__all__ = [*_HOMES]
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+__all__ = [*_HOME_OF]
 
 
 def __getattr__(name: str) -> Any:
     """Import what is asked for when it is asked for: `st-adapter --help` needs no torch."""
-    if name not in _HOMES:
+    if name not in _HOME_OF:
         raise AttributeError(f"module 'st_adapter' has no attribute {name!r}")
     from importlib import import_module
 
-    return getattr(import_module(f"st_adapter.{_HOMES[name]}"), name)
+    return getattr(import_module(f"st_adapter.{_HOME_OF[name]}"), name)
 
 
 def __dir__() -> list[str]:

@@ -14,9 +14,10 @@ from timm.models.vision_transformer import checkpoint_filter_fn
 
 import st_adapter
 from conftest import randomise
-from st_adapter.backbones import blockwise, vit
+from st_adapter.backbones.blockwise import BlockwiseFamily
 from st_adapter.backbones.build import build_backbone, create_backbone
 from st_adapter.backbones.family import Inserted
+from st_adapter.backbones.vit import VisionTransformerFamily
 from st_adapter.errors import ArgumentError
 from st_adapter.model.spec import BACKBONE_OPTIONS
 
@@ -231,7 +232,7 @@ def test_exported_model_equals_eager_for_other_numbers_of_clips_and_frames(famil
 def test_grids_lie_as_the_picture_does(family):
     """A bright corner of the frame is brightest in the same corner of the first grid."""
     model, size = make_model(family), size_of(family)
-    site = model._family.sites(model.backbone)[0]
+    site = model.family.sites()[0]
     seen = []
 
     def look(grid):
@@ -242,7 +243,7 @@ def test_grids_lie_as_the_picture_does(family):
         frame = torch.zeros(1, 3, size, size)
         frame[..., : size // 2, size // 2 :] = corner
         with torch.no_grad():
-            model._family.frame_features(model.backbone, frame, Inserted({site.name: look}))
+            model.family.run(frame, Inserted({site.name: look}))
     change = (seen[1] - seen[0])[0].square().sum(-1)
     rows, columns = change.shape
     quarters = {
@@ -282,7 +283,7 @@ def test_an_adapter_before_the_mlp_is_in_the_residual_stream(family):
     frames = clips[0] / 255
     size = (frames.shape[-2], frames.shape[-1])
     with torch.no_grad():
-        model._family.frame_features(model.backbone, frames, Inserted({place.site.name: adapt}))
+        model.family.run(frames, Inserted({place.site.name: adapt}))
         for handle in handles:
             handle.remove()
         middle, arguments = seen["middle"][0][0], seen["in"][0]
@@ -309,10 +310,11 @@ def test_both_ways_of_running_a_vit_agree():
     adapters = {name: clip_of_frames(adapter) for name, adapter in model.adapters.items()}
     frames = torch.rand(3, 3, 64, 96)
     with torch.no_grad():
-        explicit = vit.frame_features(model.backbone, frames, Inserted(adapters))
-        explicit = vit.clip_features(model.backbone, explicit)
-        assert [s.name for s in blockwise.sites(model.backbone)] == list(adapters)
-        hooked = blockwise.frame_features(model.backbone, frames, Inserted(adapters))
+        found = []
+        for family in (VisionTransformerFamily(model.backbone), BlockwiseFamily(model.backbone)):
+            assert [site.name for site in family.sites()] == list(adapters)
+            found.append(family.finish(family.pool(family.run(frames, Inserted(adapters)))))
+    explicit, hooked = found
     torch.testing.assert_close(hooked, explicit, rtol=1e-4, atol=1e-5)
 
 
@@ -413,7 +415,7 @@ def test_positions_are_resized_as_timm_resizes_them():
     frames = torch.rand(2, 3, 96, 96)
     model = st_adapter.attach(small, LABELS).eval()
     with torch.no_grad():
-        ours = model._family.frame_features(small, frames, Inserted())
+        ours = model.family.pool(model.family.run(frames))
         theirs = large.forward_features(frames)[:, 0]
         torch.testing.assert_close(small.norm(ours), theirs, rtol=1e-4, atol=1e-5)
 
@@ -427,7 +429,8 @@ def test_a_size_that_patches_do_not_divide_is_as_in_timm_where_the_model_was_mad
     model = st_adapter.attach(ours, LABELS).eval()
     with torch.no_grad():
         expected = theirs.forward_head(theirs.forward_features(frames), pre_logits=True)
-        torch.testing.assert_close(model._family.frame_features(ours, frames, Inserted()), expected)
+        features = model.family.pool(model.family.run(frames))
+        torch.testing.assert_close(features, expected)
         with pytest.raises(AssertionError, match="divisible by patch size"):
             model(torch.rand(1, 1, 3, 80, 80))
 
@@ -460,5 +463,29 @@ def test_a_kernel_over_space_is_refused_where_patches_are_shuffled():
 def test_a_model_that_adapters_do_not_fit_is_refused_with_the_reason(name, reason):
     with torch.device("meta"), pytest.raises(ArgumentError, match=f"do not fit .*{reason}"):
         st_adapter.attach(timm.create_model(name), LABELS)
-    with pytest.raises(ArgumentError, match="do not fit Linear: it is no image model of timm"):
+    with pytest.raises(ArgumentError, match="do not fit Linear: it is not an image model of timm"):
         st_adapter.attach(torch.nn.Linear(3, 3), LABELS)
+
+
+class OtherBlock(timm.models.vision_transformer_relpos.RelPosBlock):
+    """A block as another version of timm might write it: its MLP is added to its own norm."""
+
+    def forward(self, x, shared_rel_pos=None):
+        x = x + self.attn(self.norm1(x), shared_rel_pos=shared_rel_pos)
+        x = self.norm2(x)
+        return x + self.mlp(x)
+
+
+def test_a_block_of_another_form_than_is_known_here_is_refused():
+    backbone = make_backbone("ViT, relative positions")
+    backbone.blocks[1].__class__ = OtherBlock
+    OtherBlock.__module__, OtherBlock.__name__ = "timm.vision_transformer_relpos", "RelPosBlock"
+    with pytest.raises(ArgumentError, match=r"block blocks\.1 does not add its MLP to what enters"):
+        st_adapter.attach(backbone, LABELS)
+
+
+def test_a_vit_that_computes_otherwise_than_is_known_here_is_refused():
+    backbone = make_backbone("ViT")
+    backbone.blocks[0].register_forward_hook(lambda _, args, out: out + 1.0)
+    with pytest.raises(ArgumentError, match="computes other features than those that adapters"):
+        st_adapter.attach(backbone, LABELS)

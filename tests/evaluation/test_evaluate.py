@@ -1,4 +1,5 @@
-import math
+import json
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -13,9 +14,8 @@ from st_adapter.data.annotations import read_annotations
 from st_adapter.data.datasets import read_views
 from st_adapter.data.videos import Video
 from st_adapter.errors import ArgumentError, DataError, VideoError
-from st_adapter.evaluation.evaluate import evaluate
+from st_adapter.evaluation.evaluate import evaluate_videos
 from st_adapter.evaluation.predict import Predictor, expand
-from st_adapter.runtime import device
 
 
 def test_views_are_fused_by_the_mean_of_their_softmax(predictor, folder_data):
@@ -25,7 +25,7 @@ def test_views_are_fused_by_the_mean_of_their_softmax(predictor, folder_data):
     assert len(clip_of) == 6
     with torch.no_grad():
         expected = predictor.model(clips[clip_of]).softmax(-1).mean(0)
-    result = evaluate(predictor.model, [video], clip, workers=0, batch_size=4)
+    result = evaluate_videos(predictor.model, [video], clip, workers=0, batch_size=4)
     assert result.predictions[0]["score"] == pytest.approx(float(expected.max()), abs=1e-6)
 
 
@@ -38,7 +38,7 @@ def test_a_view_counts_as_often_as_it_is_shown(predictor, tmp_path):
     with torch.no_grad():
         first, last = predictor.model(clips).softmax(-1)
     assert not torch.allclose(first, last, atol=1e-5)
-    result = evaluate(predictor.model, [video], clip, workers=0)
+    result = evaluate_videos(predictor.model, [video], clip, workers=0)
     expected = float(((2 * first + last) / 3).max())
     assert result.predictions[0]["score"] == pytest.approx(expected, abs=1e-6)
 
@@ -46,11 +46,11 @@ def test_a_view_counts_as_often_as_it_is_shown(predictor, tmp_path):
 def test_what_cannot_be_read_is_counted_and_listed(predictor, folder_data, tmp_path):
     broken = Video(path=write_audio(tmp_path / "sound.mp4"), targets=(1,))
     videos = [*read_annotations(folder_data).train[:3], broken]
-    result = evaluate(predictor.model, videos, predictor.clip, workers=0)
+    result = evaluate_videos(predictor.model, videos, predictor.clip, workers=0)
     assert (result.num_videos, result.num_skipped) == (3, 1)
     assert "no video stream" in result.skipped[0].reason
     with pytest.raises(DataError, match="none of 1 videos could be read; the first because"):
-        evaluate(predictor.model, [broken], predictor.clip, workers=0)
+        evaluate_videos(predictor.model, [broken], predictor.clip, workers=0)
 
 
 def test_predictor_ranks_all_labels(predictor, folder_data):
@@ -67,27 +67,54 @@ def test_predictor_preprocesses_as_the_adapter_records(predictor):
     assert replace(predictor.clip, views=(1, 1)) == predictor.model.spec.clip
 
 
-@pytest.mark.parametrize(("worth_it", "chosen"), [(0, "bfloat16"), (math.inf, "float32")])
-def test_the_faster_arithmetic_is_chosen_where_asked(
-    trained_run, folder_data, capsys, monkeypatch, worth_it, chosen
-):
-    monkeypatch.setattr(device, "_WORTH_IT", worth_it)
+def test_the_faster_arithmetic_is_chosen_where_asked(trained_run, folder_data, capsys):
     predictor = Predictor(trained_run, device="cpu", precision="auto")
-    assert f"cpu, {chosen}: a bfloat16 pass takes" in capsys.readouterr().err
+    chosen = predictor.model.precision
+    said = capsys.readouterr().err
+    times = float(re.search(rf"cpu, {chosen}: a bfloat16 pass takes ([\d.]+) times", said)[1])
+    assert (chosen == "bfloat16") == (times < 1 / 1.15 + 0.005)
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_precision_is_a_property_of_the_classifier(precision, trained_run, folder_data):
+    """Called directly, in an evaluation and in a prediction it computes the same."""
+    predictor = Predictor(trained_run, device="cpu", precision=precision)
     held = {p.dtype for p in predictor.model.backbone.blocks.parameters()}
-    assert (torch.bfloat16 in held) == (chosen == "bfloat16")
+    assert (torch.bfloat16 in held) == (precision == "bfloat16")
     kinds = []
     predictor.model.head.register_forward_hook(lambda *given: kinds.append(given[-1].dtype))
-    predictor(folder_data / "darkens" / "clip 0.mp4")
-    assert kinds == [getattr(torch, chosen)]
+    (video,) = read_annotations(folder_data).train[:1]
+    scores = dict(predictor(video.path))
+    clips, _ = read_views(video, predictor.clip)
+    with torch.no_grad():
+        logits = predictor.model(clips)
+    assert logits.dtype == torch.float32
+    for label, score in zip(predictor.model.labels, logits.softmax(-1)[0].tolist(), strict=True):
+        assert scores[label] == pytest.approx(score, abs=1e-6)
+    result = evaluate_videos(predictor.model, [video], predictor.clip, workers=0)
+    assert result.predictions[0]["score"] == pytest.approx(max(scores.values()), abs=1e-6)
+    assert kinds == 3 * [getattr(torch, precision)]
 
 
-def test_an_arithmetic_of_another_name_is_refused(predictor, trained_run, folder_data):
-    videos = read_annotations(folder_data).train[:1]
-    with pytest.raises(ArgumentError, match="precision is float32, .* here, not 'auto'"):
-        evaluate(predictor.model, videos, predictor.clip, workers=0, precision="auto")
-    with pytest.raises(ArgumentError, match="precision is one of .* not 'half'"):
+def test_an_arithmetic_of_another_name_is_refused(trained_run):
+    with pytest.raises(ArgumentError, match="precision is auto, float32, .*, not 'half'"):
         Predictor(trained_run, device="cpu", precision="half")
+    model = Predictor(trained_run, device="cpu", precision="bfloat16").model
+    with pytest.raises(ArgumentError, match="can be bfloat16, not 'float32'"):
+        model.set_precision("float32")
+
+
+def test_a_run_is_measured_in_one_call(trained_run, folder_data, tmp_path):
+    result = st_adapter.evaluate(trained_run, folder_data, out=tmp_path / "e.json", workers=0)
+    assert result.num_videos == 2  # what was held out
+    assert json.loads((tmp_path / "e.json").read_text())["top1"] == result.top1
+
+
+def test_evaluation_leaves_a_model_in_the_mode_it_was_in(predictor, folder_data):
+    model = predictor.model.train()
+    evaluate_videos(model, read_annotations(folder_data).train[:1], predictor.clip, workers=0)
+    assert model.training
+    model.eval()
 
 
 def test_folders_are_expanded_and_nothing_at_all_is_an_error(folder_data, tmp_path):

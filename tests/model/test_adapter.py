@@ -6,8 +6,7 @@ import torch.nn.functional as F
 
 from st_adapter import STAdapter
 from st_adapter.errors import ArgumentError
-from st_adapter.model.adapter import Init
-from st_adapter.model.convolution import depthwise_conv3d
+from st_adapter.model.methods.adapter import Init, depthwise_conv3d
 
 KERNELS = [(3, 1, 1), (1, 1, 1), (1, 3, 3), (3, 3, 3), (5, 1, 3)]
 

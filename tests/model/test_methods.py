@@ -99,7 +99,7 @@ def test_a_saved_classifier_answers_alike_and_its_file_holds_the_trained_alone(
     clips = random_clips(backbone)
     train_steps(model, clips)
     model.save_adapter(tmp_path)
-    saved = checkpoint.load_tensors(tmp_path)
+    saved = checkpoint.read_tensors(tmp_path)
     assert set(saved) == set(model.trained_tensors())
     again = st_adapter.load(tmp_path)
     with torch.inference_mode():

@@ -10,7 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from st_adapter.model.convolution import _builds_kernels, depthwise_conv3d
+from st_adapter.model.methods.adapter import _builds_kernels, depthwise_conv3d
 
 pytest.importorskip("triton")
 SHAPES = [(2, 8, 12, 96, 3), (1, 1, 7, 5, 3), (2, 4, 9, 70, 5), (3, 2, 64, 64, 1), (2, 3, 65, 1, 3)]
@@ -38,7 +38,7 @@ def print_errors():
 
 def errors(shape, dtype, device):
     """Of the result and three gradients, over the size of what float64 gives."""
-    from st_adapter.model.triton_convolution import convolve_over_time
+    from st_adapter.model.methods.triton_convolution import convolve_over_time
 
     torch.manual_seed(0)
     b, t, n, d, k = shape

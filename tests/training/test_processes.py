@@ -11,12 +11,12 @@ from itertools import chain
 import psutil
 import pytest
 import torch
+from st_adapter.model.sharding import check_shardable
 
 import st_adapter
 from st_adapter.data.datasets import EpochSampler
 from st_adapter.errors import ArgumentError, DataError
-from st_adapter.model.checkpoint import load_tensors
-from st_adapter.model.sharding import check_shardable
+from st_adapter.model.checkpoint import read_tensors
 from st_adapter.training.launch import check_accelerate
 from st_adapter.training.loop import train
 
@@ -216,7 +216,7 @@ def test_what_all_processes_find_is_said_once(tmp_path, folder_data, tiny):
 
 
 def equal_adapters(one, other, rtol=1e-4, atol=1e-5):
-    ours, theirs = (load_tensors(run / "adapter_last") for run in (one, other))
+    ours, theirs = (read_tensors(run / "adapter_last") for run in (one, other))
     assert ours.keys() == theirs.keys()
     for name, tensor in ours.items():
         torch.testing.assert_close(tensor, theirs[name], rtol=rtol, atol=atol)

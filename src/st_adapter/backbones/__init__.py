@@ -1,31 +1,25 @@
-"""Families of image models: which file answers for a given backbone."""
-
-from typing import cast
+"""Families of image models: what runs a given backbone, where adapters sit in it."""
 
 from torch import nn
 
-from st_adapter.backbones import blockwise, vit
+from st_adapter.backbones.blockwise import BlockwiseFamily
 from st_adapter.backbones.family import Family
+from st_adapter.backbones.vit import VisionTransformerFamily
 from st_adapter.errors import ArgumentError
 
-FAMILIES = cast(tuple[Family, ...], (vit, blockwise))
-
-
-def family_named(name: str) -> Family:
-    """Return the family that calls itself so."""
-    return next(family for family in FAMILIES if name == family.NAME)
+FAMILIES: tuple[type[Family], ...] = (VisionTransformerFamily, BlockwiseFamily)
 
 
 def family_of(backbone: nn.Module) -> Family:
-    """Return the family that runs the backbone.
+    """Return the family that runs the backbone, bound to it.
 
     Raises:
         ArgumentError: no family does.
     """
     for family in FAMILIES:
         if family.supports(backbone):
-            return family
+            return family(backbone)
     raise ArgumentError(
-        f"adapters do not fit {type(backbone).__name__}: it is no image model of timm, "
+        f"adapters do not fit {type(backbone).__name__}: it is not an image model of timm, "
         "or keeps its blocks under names that are not known here"
     )

@@ -1,7 +1,7 @@
 """Any image model of timm that is a chain of blocks: convolutional, hierarchical, rotary.
 
 The model runs as timm wrote it. Hooks on its blocks look up, in the thread that runs, which
-adapters apply; outside a call of `frame_features` they do nothing.
+adapters apply; outside a call of `run` they do nothing.
 """
 
 import re
@@ -11,16 +11,11 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import torch
-from timm.models import get_model_input_config
 from torch import Tensor, nn
 
-from st_adapter.backbones.family import Adapters, Inserted, Site
+from st_adapter.backbones.family import Adapters, Family, Inserted, Site
 from st_adapter.backbones.layout import Layout, find_layout
 from st_adapter.errors import ArgumentError
-
-NAME = "blockwise"
-CAN_RECOMPUTE = False
-CAN_CUT = False
 
 _WHERE_BLOCKS_ARE = (
     r"blocks\.\d+\.blocks\.\d+\.\d+",  # CrossViT
@@ -56,6 +51,9 @@ _MLP_ENTRY = {
 }
 """Blocks of the form x + mlp(norm2(x)), or x + norm2(mlp(x)): what the residual stream enters."""
 
+_BRANCH_END = {"norm2": "mlp", "mlp": "norm2"}
+"""The entry of the residual branch to the child that ends it: mlp(norm2(x)), or norm2(mlp(x))."""
+
 _SHUFFLED = ".hiera"
 """Blocks whose tokens do not stand in the order of the picture."""
 
@@ -82,7 +80,7 @@ class _Opened:
 
 
 class _Run(NamedTuple):
-    """One call of `frame_features`; `updates` are on their way around an MLP."""
+    """One call of `run`; `updates` are on their way around an MLP."""
 
     adapters: Adapters
     frame_size: tuple[int, int]
@@ -99,140 +97,219 @@ class _Thread(threading.local):
 _THREAD = _Thread()
 
 
-def supports(backbone: nn.Module) -> bool:
-    """Whether the model has timm's form of an image classifier, and blocks under a known name."""
-    has_form = all(hasattr(backbone, name) for name in ("forward_features", "forward_head"))
-    return has_form and bool(_blocks(backbone))
+class BlockwiseFamily(Family):
+    """Runs a backbone by its own forward pass; hooks before its blocks bring the adapters in.
 
-
-def sites(backbone: nn.Module) -> list[Site]:
-    """Before every block, or before attention and before the MLP where all blocks have both.
-
-    Runs the backbone once, on one black frame, to see the features at each block, and leaves hooks.
-
-    Raises:
-        ArgumentError: the model is no classifier, or a block takes no patch grid.
+    Making one runs the backbone twice on one frame: to see the features at each block, and to
+    check that blocks with two sites are of the form that is assumed of them.
     """
-    return [place.site for place in _open(backbone).places]
 
+    def __init__(self, backbone: nn.Module) -> None:
+        super().__init__(backbone)
+        self._opened = self._open()
 
-def blocks(backbone: nn.Module) -> list[nn.Module]:
-    """The modules that adapters stand before."""
-    return [block for name, block in _blocks(backbone).items() if name in _open(backbone).blocks]
+    @classmethod
+    def supports(cls, backbone: nn.Module) -> bool:
+        """Whether the model has timm's form of a classifier, and blocks under a known name."""
+        has_form = all(hasattr(backbone, name) for name in ("forward_features", "forward_head"))
+        return has_form and bool(_find_blocks(backbone))
 
+    @property
+    def num_features(self) -> int:
+        """Width of what the backbone pools."""
+        return self._opened.num_features
 
-def units(backbone: nn.Module) -> list[nn.Module]:
-    """The blocks, which the model calls itself."""
-    return blocks(backbone)
+    @property
+    def num_token_features(self) -> int:
+        """Width of the features before they are pooled."""
+        return self._last_layout().channels
 
+    def sites(self) -> list[Site]:
+        """Before every block, or before attention and before the MLP where all blocks have both."""
+        return [place.site for place in self._opened.places]
 
-def prompt_widths(backbone: nn.Module) -> list[int]:
-    """None of these models takes further tokens everywhere."""
-    return []
+    def blocks(self) -> list[nn.Module]:
+        """The modules that adapters stand before."""
+        return [self.backbone.get_submodule(name) for name in self._opened.blocks]
 
+    def run(self, frames: Tensor, inserted: Inserted = Inserted()) -> Any:
+        """Run frames [n, 3, h, w] to what `forward_features` of the backbone returns.
 
-def num_features(backbone: nn.Module) -> int:
-    """Width of what the backbone pools."""
-    return _open(backbone).num_features
+        Raises:
+            ArgumentError: the backbone is set to checkpoint gradients, which would run its blocks
+                again when nothing says any more which adapters apply.
+        """
+        if torch.is_grad_enabled() and any(
+            vars(module).get("grad_checkpointing") for module in self.backbone.modules()
+        ):
+            raise ArgumentError(
+                f"{self._kind()} is set to checkpoint gradients, which adapters cannot "
+                "follow; call its set_grad_checkpointing(False)"
+            )
+        if any(place.layout.kind == "map" for place in self._opened.places):
+            frames = frames.contiguous(memory_format=torch.channels_last)
+        before = _THREAD.run
+        _THREAD.run = _Run(inserted.adapters, (frames.shape[-2], frames.shape[-1]), {})
+        try:
+            return self.backbone.forward_features(frames)
+        finally:
+            _THREAD.run = before
 
+    def pool(self, features: Any) -> Tensor:
+        """The features before the classifier."""
+        pooled: Tensor = self.backbone.forward_head(features, pre_logits=True)
+        return pooled
 
-def num_token_features(backbone: nn.Module) -> int:
-    """Width of the features before they are pooled.
+    def tokens(self, features: Any) -> Tensor:
+        """All patches of each frame, and the tokens before them, as they are before pooling."""
+        return self._last_layout().to_tokens(features)
 
-    Raises:
-        ArgumentError: they are not one grid of patches.
-    """
-    return _last_layout(backbone).channels
+    def finish(self, pooled: Tensor) -> Tensor:
+        """Nothing is left to do after pooling."""
+        return pooled
 
+    def _last_layout(self) -> Layout:
+        if self._opened.last is None:
+            raise ArgumentError(
+                f"{self._kind()} does not have one set of tokens before pooling, which method "
+                "attentive needs"
+            )
+        return self._opened.last
 
-def frame_features(backbone: Any, frames: Tensor, inserted: Inserted) -> Tensor:
-    """Run each frame alone, but for the adapters, to the features before the classifier.
+    def _kind(self) -> str:
+        return type(self.backbone).__name__
 
-    Raises:
-        ArgumentError: the backbone is set to checkpoint gradients, which would run its blocks
-            again when nothing says any more which adapters apply.
-    """
-    pooled: Tensor = backbone.forward_head(_run(backbone, frames, inserted), pre_logits=True)
-    return pooled
-
-
-def frame_tokens(backbone: Any, frames: Tensor, inserted: Inserted) -> Tensor:
-    """All patches of each frame, and the tokens before them, as they are before pooling."""
-    return _last_layout(backbone).to_tokens(_run(backbone, frames, inserted))
-
-
-def frame_prefix(backbone: Any, frames: Tensor, num_blocks: int) -> Tensor:
-    """Not offered: such a model runs as timm wrote it, from its first block to its last."""
-    raise ArgumentError(f"{type(backbone).__name__} cannot be cut between its blocks")
-
-
-def _run(backbone: Any, frames: Tensor, inserted: Inserted) -> Any:
-    if torch.is_grad_enabled() and any(
-        vars(module).get("grad_checkpointing") for module in backbone.modules()
-    ):
-        raise ArgumentError(
-            f"{type(backbone).__name__} is set to checkpoint gradients, which adapters cannot "
-            "follow; call its set_grad_checkpointing(False)"
-        )
-    if any(place.layout.kind == "map" for place in _open(backbone).places):
-        frames = frames.contiguous(memory_format=torch.channels_last)
-    before = _THREAD.run
-    _THREAD.run = _Run(inserted.adapters, (frames.shape[-2], frames.shape[-1]), {})
-    try:
-        features = backbone.forward_features(frames)
-    finally:
-        _THREAD.run = before
-    return features
-
-
-def clip_features(backbone: Any, pooled: Tensor) -> Tensor:
-    """Nothing is left to do after pooling."""
-    return pooled
-
-
-def _last_layout(backbone: nn.Module) -> Layout:
-    last = _open(backbone).last
-    if last is None:
-        raise ArgumentError(
-            f"{type(backbone).__name__} has no one set of tokens before pooling, which method "
-            "attentive needs"
-        )
-    return last
-
-
-def _open(backbone: nn.Module) -> _Opened:
-    """Find the sites and put hooks there, once; what was found is kept with the backbone."""
-    opened: _Opened | None = getattr(backbone, _OPENED, None)
-    if opened is not None:
+    def _open(self) -> _Opened:
+        """Find the sites and put hooks there, once for all classifiers on this backbone."""
+        with _OPENING:
+            opened: _Opened | None = getattr(self.backbone, _OPENED, None)
+            if opened is None:
+                opened = self._examine()
+                setattr(self.backbone, _OPENED, opened)
         return opened
-    with _OPENING:
-        if not hasattr(backbone, _OPENED):
-            setattr(backbone, _OPENED, _examine(backbone))
-    return _open(backbone)
+
+    def _examine(self) -> _Opened:
+        """Find all sites; then, where every block fits, put hooks there."""
+        blocks = _find_blocks(self.backbone)
+        entry = _mlp_entry(list(blocks.values()))
+        shapes, last_shape, num_features = self._probe(blocks, entry)
+        layouts = {}
+        for name, seen in shapes.items():
+            if len(seen) != (2 if entry else 1):
+                raise ArgumentError(f"adapters do not fit {self._kind()}: {name} runs twice")
+            layouts[name] = [self._layout(name, shape) for shape in seen]
+        if entry:
+            self._check_branches({name: blocks[name] for name in layouts}, entry)
+        places: list[_Place] = []
+        for i, name in enumerate(layouts):
+            places += _put_hooks(i, blocks[name], layouts[name], entry)
+        return _Opened(
+            places=tuple(places),
+            blocks=tuple(layouts),
+            last=self._find_layout(last_shape),
+            num_features=num_features,
+        )
+
+    def _probe(
+        self, blocks: dict[str, nn.Module], entry: str
+    ) -> tuple[dict[str, list[tuple[int, ...]]], tuple[int, ...], int]:
+        """Run one black frame; return shapes at each block's inputs, in order, and of the features.
+
+        The last is the pooled width.
+        """
+        shapes: dict[str, list[tuple[int, ...]]] = {}
+
+        def note(name: str, _module: nn.Module, args: tuple[Any, ...]) -> None:
+            shapes.setdefault(name, []).append(_shape(args[0] if args else None))
+
+        handles = []
+        for name, block in blocks.items():
+            watched = (block, block.get_submodule(entry)) if entry else (block,)
+            handles += [m.register_forward_pre_hook(partial(note, name)) for m in watched]
+        try:
+            features = self._run_frame()
+            with torch.no_grad():
+                pooled = self.backbone.forward_head(features, pre_logits=True)
+        except NotImplementedError as error:
+            raise ArgumentError(f"adapters do not fit {self._kind()}: {error}") from error
+        finally:
+            for handle in handles:
+                handle.remove()
+        if pooled.ndim != 2:
+            raise ArgumentError(
+                f"{self._kind()} pools nothing: its features are {list(pooled.shape)}; "
+                "make it with timm's default global_pool"
+            )
+        inputs = {name: seen for name, seen in shapes.items() if not _is_picture(seen)}
+        return inputs, _shape(features), pooled.shape[-1]
+
+    def _check_branches(self, blocks: dict[str, nn.Module], entry: str) -> None:
+        """Refuse blocks that do not end in x + mlp(norm2(x)), or x + norm2(mlp(x)).
+
+        Without what the branch adds, such a block returns just what entered the branch. Adapters
+        before the MLP rely on it, and another version of timm may write the block otherwise.
+        """
+        entered: dict[str, Tensor] = {}
+        left: dict[str, Tensor] = {}
+        handles = []
+        for name, block in blocks.items():
+            handles += [
+                block.get_submodule(entry).register_forward_pre_hook(
+                    lambda _, args, name=name: entered.update({name: args[0]})
+                ),
+                block.get_submodule(_BRANCH_END[entry]).register_forward_hook(
+                    lambda _, args, out: torch.zeros_like(out)
+                ),
+                block.register_forward_hook(
+                    lambda _, args, out, name=name: left.update({name: out})
+                ),
+            ]
+        try:
+            self._run_frame()
+        finally:
+            for handle in handles:
+                handle.remove()
+        for name, before in entered.items():
+            if before.numel() != left[name].numel() or not (
+                before.is_meta or torch.equal(before, left[name].reshape(before.shape))
+            ):
+                raise ArgumentError(
+                    f"adapters do not fit {self._kind()}: its block {name} does not add its MLP to "
+                    f"what enters {entry}, as it does in the versions of timm that are known here"
+                )
+
+    @torch.no_grad()
+    def _run_frame(self) -> Any:
+        """What the backbone makes of one black frame of its own size, in evaluation mode."""
+        weight = next(self.backbone.parameters())
+        frame = torch.zeros(1, 3, *self.native_size(), device=weight.device, dtype=weight.dtype)
+        trains = self.backbone.training
+        self.backbone.eval()
+        try:
+            return self.backbone.forward_features(frame)
+        finally:
+            self.backbone.train(trains)
+
+    def _layout(self, name: str, shape: tuple[int, ...]) -> Layout:
+        layout = self._find_layout(shape)
+        if layout is None:
+            given = f"features of shape {list(shape)}" if shape else "no tensor"
+            raise ArgumentError(
+                f"adapters do not fit {self._kind()}: its block {name} takes {given}, "
+                "not one grid of patches a frame"
+            )
+        return layout
+
+    def _find_layout(self, shape: tuple[int, ...]) -> Layout | None:
+        """How features of one frame of the native size lie, if they are one grid of patches."""
+        if shape[:1] != (1,):
+            return None
+        prefix = getattr(self.backbone, "num_prefix_tokens", 0)
+        channels_last = getattr(self.backbone, "output_fmt", "") == "NHWC"
+        return find_layout(shape, self.native_size(), prefix, channels_last=channels_last)
 
 
-def _examine(backbone: nn.Module) -> _Opened:
-    """Find all sites; then, where every block fits, put hooks there."""
-    blocks = _blocks(backbone)
-    entry = _mlp_entry(list(blocks.values()))
-    shapes, last_shape, num_features = _probe(backbone, blocks, entry)
-    layouts = {}
-    for name, seen in shapes.items():
-        if len(seen) != (2 if entry else 1):
-            raise ArgumentError(f"adapters do not fit {type(backbone).__name__}: {name} runs twice")
-        layouts[name] = [_layout(backbone, name, shape) for shape in seen]
-    places: list[_Place] = []
-    for i, name in enumerate(layouts):
-        places += _put_hooks(i, blocks[name], layouts[name], entry)
-    return _Opened(
-        places=tuple(places),
-        blocks=tuple(layouts),
-        last=_find_layout(backbone, last_shape),
-        num_features=num_features,
-    )
-
-
-def _blocks(backbone: nn.Module) -> dict[str, nn.Module]:
+def _find_blocks(backbone: nn.Module) -> dict[str, nn.Module]:
     """The modules by the first pattern that occurs, activations and norms among them left out."""
     for pattern in _WHERE_BLOCKS_ARE:
         found = {
@@ -255,45 +332,6 @@ def _mlp_entry(blocks: list[nn.Module]) -> str:
     return entries.pop() if len(entries) == 1 else ""
 
 
-def _probe(
-    backbone: Any, blocks: dict[str, nn.Module], entry: str
-) -> tuple[dict[str, list[tuple[int, ...]]], tuple[int, ...], int]:
-    """Run one black frame; return shapes at each block's inputs, in order, and of the features.
-
-    The last is the pooled width.
-    """
-    shapes: dict[str, list[tuple[int, ...]]] = {}
-
-    def note(name: str, _module: nn.Module, args: tuple[Any, ...]) -> None:
-        shapes.setdefault(name, []).append(_shape(args[0] if args else None))
-
-    handles = []
-    for name, block in blocks.items():
-        watched = (block, block.get_submodule(entry)) if entry else (block,)
-        handles += [m.register_forward_pre_hook(partial(note, name)) for m in watched]
-    weight = next(backbone.parameters())
-    frame = torch.zeros(1, 3, *_native_size(backbone), device=weight.device, dtype=weight.dtype)
-    trains = backbone.training
-    backbone.eval()
-    try:
-        with torch.no_grad():
-            features = backbone.forward_features(frame)
-            pooled = backbone.forward_head(features, pre_logits=True)
-    except NotImplementedError as error:
-        raise ArgumentError(f"adapters do not fit {type(backbone).__name__}: {error}") from None
-    finally:
-        backbone.train(trains)
-        for handle in handles:
-            handle.remove()
-    if pooled.ndim != 2:
-        raise ArgumentError(
-            f"{type(backbone).__name__} pools nothing: its features are {list(pooled.shape)}; "
-            "make it with timm's default global_pool"
-        )
-    inputs = {name: seen for name, seen in shapes.items() if not _is_picture(seen)}
-    return inputs, _shape(features), pooled.shape[-1]
-
-
 def _shape(value: Any) -> tuple[int, ...]:
     """The shape of a tensor; empty for anything else."""
     return tuple(value.shape) if isinstance(value, Tensor) else ()
@@ -301,32 +339,6 @@ def _shape(value: Any) -> tuple[int, ...]:
 
 def _is_picture(seen: list[tuple[int, ...]]) -> bool:
     return len(seen[0]) == 4 and seen[0][1] == 3
-
-
-def _native_size(backbone: nn.Module) -> tuple[int, int]:
-    """Height and width the model was made for."""
-    height, width = get_model_input_config(backbone)["input_size"][1:]
-    return height, width
-
-
-def _layout(backbone: Any, name: str, shape: tuple[int, ...]) -> Layout:
-    layout = _find_layout(backbone, shape)
-    if layout is None:
-        given = f"features of shape {list(shape)}" if shape else "no tensor"
-        raise ArgumentError(
-            f"adapters do not fit {type(backbone).__name__}: its block {name} takes {given}, "
-            "not one grid of patches a frame"
-        )
-    return layout
-
-
-def _find_layout(backbone: Any, shape: tuple[int, ...]) -> Layout | None:
-    """How features of one frame of the native size lie, if they are one grid of patches."""
-    if shape[:1] != (1,):
-        return None
-    prefix = getattr(backbone, "num_prefix_tokens", 0)
-    channels_last = getattr(backbone, "output_fmt", "") == "NHWC"
-    return find_layout(shape, _native_size(backbone), prefix, channels_last=channels_last)
 
 
 def _put_hooks(index: int, block: nn.Module, layouts: list[Layout], entry: str) -> list[_Place]:

@@ -1,46 +1,31 @@
-"""The seam between a backbone family and the rest: where adapters sit, what runs there."""
+"""What the rest of the package asks of an image model, and the base of all families that answer."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import Any, ClassVar, NamedTuple
 
+from timm.models import get_model_input_config
 from torch import Tensor, nn
 
+from st_adapter.errors import ArgumentError
+
 Adapters = Mapping[str, Callable[[Tensor], Tensor]]
-"""Site name to what is added to that site's patch features, [frames, h, w, c] to the same shape."""
-
-
-class Cut(NamedTuple):
-    """Where a call goes on that was begun by `frame_prefix`.
-
-    Attributes:
-        block: the first that is still to run.
-        frame_size: height and width of the frames, pixels.
-    """
-
-    block: int
-    frame_size: tuple[int, int]
+"""Site name to what is added to the patch features there, [frames, h, w, c] to the same shape."""
 
 
 class Inserted(NamedTuple):
     """What a call brings into the backbone.
 
     Attributes:
-        adapters: functions of patch features to what is added to them, by site.
-        prompts: tokens [p, c] to join before the blocks, the first before the first; each takes
-            the place of the one before.
-        recompute: run each block again in the backward pass instead of keeping what is in it,
-            where a family CAN_RECOMPUTE.
-        cut: instead of frames, the call is given what `frame_prefix` made of them.
-        whole: call every module of every block, for who watches them, also where less would do.
+        adapters: what is added to the patch features of each site, by the site's name.
+        prompts: tokens [p, c] to join before the blocks, the first before the first block; each
+            replaces the one before.
     """
 
     adapters: Adapters = MappingProxyType({})
     prompts: Sequence[Tensor] = ()
-    recompute: bool = False
-    cut: Cut | None = None
-    whole: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,43 +47,86 @@ class Site:
     ordered: bool = True
 
 
-@runtime_checkable
-class Family(Protocol):
-    """What a file of this folder answers about its kind of image model."""
+class Family(ABC):
+    """One kind of image model, bound to one backbone of that kind.
 
-    NAME: str
-    CAN_RECOMPUTE: bool
-    CAN_CUT: bool
+    A clip takes this way: `run` sends its frames through the blocks, one by one but for the
+    adapters; `pool` makes one vector of each frame; the classifier averages them over the frames;
+    `finish` is what the backbone does after pooling.
 
-    def supports(self, backbone: nn.Module) -> bool:
+    Attributes:
+        can_cut: whether `run_prefix` and `run_rest` are offered.
+        can_checkpoint: whether `checkpoints` may be switched on.
+        checkpoints: keep only what enters each block for the backward pass, and run it again
+            there: less memory, about a third more time, the same gradients.
+    """
+
+    can_cut: ClassVar[bool] = False
+    can_checkpoint: ClassVar[bool] = False
+    checkpoints = False
+
+    def __init__(self, backbone: nn.Module) -> None:
+        # Typed loosely: what a family knows of its kind of model, mypy cannot know.
+        self.backbone: Any = backbone
+
+    @classmethod
+    @abstractmethod
+    def supports(cls, backbone: nn.Module) -> bool:
         """Whether this family runs the backbone."""
 
-    def sites(self, backbone: nn.Module) -> list[Site]:
+    @property
+    @abstractmethod
+    def num_features(self) -> int:
+        """Width of the pooled features; ArgumentError where the backbone pools nothing."""
+
+    @property
+    @abstractmethod
+    def num_token_features(self) -> int:
+        """Width of the last tokens; ArgumentError where they are not one set."""
+
+    @abstractmethod
+    def sites(self) -> list[Site]:
         """All places where an adapter can sit, from the input on."""
 
-    def blocks(self, backbone: nn.Module) -> list[nn.Module]:
+    @abstractmethod
+    def blocks(self) -> list[nn.Module]:
         """The blocks, from the input on."""
 
-    def units(self, backbone: nn.Module) -> list[nn.Module]:
-        """Large modules inside the blocks that are always called, as FSDP gathers what it calls."""
-
-    def prompt_widths(self, backbone: nn.Module) -> list[int]:
+    def prompt_widths(self) -> list[int]:
         """Channels before each block that takes prompts; empty where none does."""
+        return []
 
-    def num_features(self, backbone: nn.Module) -> int:
-        """Width of the pooled features; ArgumentError where none are pooled."""
+    @abstractmethod
+    def run(self, frames: Tensor, inserted: Inserted = Inserted()) -> Tensor:
+        """Run normalised frames [n, 3, h, w] through all blocks."""
 
-    def num_token_features(self, backbone: nn.Module) -> int:
-        """Width of the last tokens; ArgumentError where there is no one set of them."""
+    @abstractmethod
+    def pool(self, features: Tensor) -> Tensor:
+        """One vector [n, c] for each frame that `run` returned the features of."""
 
-    def frame_features(self, backbone: nn.Module, frames: Tensor, inserted: Inserted) -> Tensor:
-        """Run frames [n, 3, h, w] through the backbone to pooled features [n, c]."""
+    @abstractmethod
+    def tokens(self, features: Tensor) -> Tensor:
+        """The features that `run` returned, as tokens [n, tokens, c]."""
 
-    def frame_tokens(self, backbone: nn.Module, frames: Tensor, inserted: Inserted) -> Tensor:
-        """Run frames [n, 3, h, w] to the last tokens [n, tokens, c], before they are pooled."""
+    @abstractmethod
+    def finish(self, pooled: Tensor) -> Tensor:
+        """Do what the backbone does after pooling, to the mean over frames [b, c]."""
 
-    def frame_prefix(self, backbone: nn.Module, frames: Tensor, num_blocks: int) -> Tensor:
-        """Run frames [n, 3, h, w] through the first blocks alone, where the family CAN_CUT."""
+    def run_prefix(self, frames: Tensor, num_blocks: int) -> Tensor:
+        """Run frames through the first blocks alone, to the residual stream [n, tokens, c]."""
+        raise ArgumentError(f"{type(self.backbone).__name__} cannot be cut between its blocks")
 
-    def clip_features(self, backbone: nn.Module, pooled: Tensor) -> Tensor:
-        """Finish what the backbone does after pooling, on the mean over frames [b, c]."""
+    def run_rest(
+        self,
+        stream: Tensor,
+        num_blocks: int,
+        frame_size: tuple[int, int],
+        inserted: Inserted = Inserted(),
+    ) -> Tensor:
+        """Go on from what `run_prefix` returned for frames of `frame_size` pixels."""
+        raise ArgumentError(f"{type(self.backbone).__name__} cannot be cut between its blocks")
+
+    def native_size(self) -> tuple[int, int]:
+        """Height and width that the backbone was made for, pixels."""
+        height, width = get_model_input_config(self.backbone)["input_size"][1:]
+        return height, width

@@ -1,9 +1,8 @@
 """How the features of a block hold the grid of patches."""
 
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -47,62 +46,14 @@ def adapt_tokens(
     Args:
         adapter: gives what is added to a grid of patches.
     """
-    if not prefix:
-        return x + adapter(unflatten(x, 1, grid)).flatten(1, 2)
-    if torch.compiler.is_compiling():  # torch 2.11 loses gradients of views that functions return
-        update = adapter(unflatten(x[:, prefix:], 1, grid)).flatten(1, 2)
-        return (x + F.pad(update, (0, 0, prefix, 0))).to(x.dtype)
-    stream, patches = TakePatches.apply(x, prefix)
-    update = adapter(unflatten(patches, 1, grid)).flatten(1, 2)
-    adapted: Tensor = AddToPatches.apply(stream, update, prefix)
-    return adapted
+    update = adapter(unflatten(x[:, prefix:], 1, grid)).flatten(1, 2)
+    # Padding the narrow update is cheaper than cutting the wide stream apart and joining it again.
+    return (x + F.pad(update, (0, 0, prefix, 0))).to(x.dtype)
 
 
 def unflatten(x: Tensor, axis: int, sizes: Sequence[int]) -> Tensor:
-    """Tensor.unflatten, which torch 2.11 cannot compile where kernels are chosen by a mode."""
-    return x.view(*x.shape[:axis], *sizes, *x.shape[axis + 1 :])
-
-
-class TakePatches(torch.autograd.Function):
-    """Gives all tokens, and those after the first ones.
-
-    The backward pass of a slice would fill a tensor of all tokens with zeros, and add that.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, prefix: int) -> tuple[Tensor, Tensor]:
-        """Return views of x [n, prefix + p, c] and of its last p tokens."""
-        ctx.prefix = prefix
-        return x.view_as(x), x[:, prefix:]
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, grad: Tensor, of_patches: Tensor) -> tuple[Tensor, None]:
-        """The sum of both gradients."""
-        return _added(grad, of_patches, ctx.prefix), None
-
-
-class AddToPatches(torch.autograd.Function):
-    """Adds to all tokens but the first ones, and passes the gradient on as it is."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, update: Tensor, prefix: int) -> Tensor:
-        """Return x [n, prefix + p, c] with update [n, p, c] added to its last p tokens."""
-        ctx.prefix, ctx.dtype = prefix, update.dtype
-        return _added(x, update, prefix)
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
-        """The gradient, and its last p tokens."""
-        return grad, grad[:, ctx.prefix :].to(ctx.dtype), None
-
-
-def _added(x: Tensor, update: Tensor, prefix: int) -> Tensor:
-    """A copy of x with an update added to the tokens after the first ones."""
-    result = x.clone()
-    result[:, prefix:] += update
-    return result
+    """Tensor.unflatten, whose check of the sizes torch.export takes for a constant of the model."""
+    return x.reshape(*x.shape[:axis], *sizes, *x.shape[axis + 1 :])
 
 
 def find_layout(

@@ -1,233 +1,223 @@
 """Plain vision transformers of timm: class and register tokens, pre-norm, layer scale."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
 import torch
-import torch.nn.functional as F
-from timm.layers import Attention, Mlp, QuickGELU
+from timm.layers import PatchEmbed, resample_abs_pos_embed
 from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from st_adapter.backbones.cpu_kernels import quick_gelu_mlp, same_kernels
-from st_adapter.backbones.family import Inserted, Site
+from st_adapter.backbones.family import Family, Inserted, Site
 from st_adapter.backbones.layout import adapt_tokens
 from st_adapter.errors import ArgumentError
 
-Adapter = Callable[[Tensor], Tensor]
 
-NAME = "ViT"
-CAN_RECOMPUTE = True
-CAN_CUT = True
+class VisionTransformerFamily(Family):
+    """Runs a ViT block by block, as `VisionTransformer.forward_features` of timm does.
 
-
-def supports(backbone: Any) -> bool:
-    """Whether the backbone is a plain ViT made of plain pre-norm blocks."""
-    return type(backbone) is VisionTransformer and all(
-        type(block) is Block for block in backbone.blocks
-    )
-
-
-def sites(backbone: Any) -> list[Site]:
-    """Before attention and before the MLP of every block."""
-    return [
-        Site(name=_name(i, position), position=position, block=i, channels=backbone.embed_dim)
-        for i in range(len(backbone.blocks))
-        for position in ("attention", "mlp")
-    ]
-
-
-def blocks(backbone: Any) -> list[nn.Module]:
-    """The transformer blocks."""
-    return list(backbone.blocks)
-
-
-def units(backbone: Any) -> list[nn.Module]:
-    """Attention and MLP of every block: `_run_block` calls them, not the block."""
-    return [module for block in backbone.blocks for module in (block.attn, block.mlp)]
-
-
-def prompt_widths(backbone: Any) -> list[int]:
-    """Every block takes prompts."""
-    return [backbone.embed_dim] * len(backbone.blocks)
-
-
-def num_features(backbone: Any) -> int:
-    """Width of what the backbone pools."""
-    if backbone.attn_pool is None and not backbone.global_pool:
-        raise ArgumentError("VisionTransformer pools nothing; make it with timm's global_pool")
-    return int(backbone.head_hidden_size)
-
-
-def num_token_features(backbone: Any) -> int:
-    """Width of the tokens."""
-    return int(backbone.embed_dim)
-
-
-def frame_features(backbone: Any, frames: Tensor, inserted: Inserted) -> Tensor:
-    """Run each frame alone, but for the adapters. Mirrors `VisionTransformer.forward_features`.
-
-    A pooled class token is returned before the final norm, which the published model applies
-    after the mean over frames.
+    The forward pass is written out here, for adapters stand inside of timm's blocks, and a pooled
+    class token must be normed after the mean over frames. That it still is timm's own is checked
+    on one frame whenever a family is made: a change in timm is refused, not followed in silence.
     """
-    x = _run_blocks(backbone, frames, inserted, only_class=_pools_token(backbone))
-    if not _pools_token(backbone):
-        x = backbone.norm(x)
-    pooled: Tensor = backbone.pool(x)
-    return pooled
 
+    can_cut = True
+    can_checkpoint = True
 
-def frame_tokens(backbone: Any, frames: Tensor, inserted: Inserted) -> Tensor:
-    """All tokens of each frame after the final norm."""
-    tokens: Tensor = backbone.norm(_run_blocks(backbone, frames, inserted))
-    return tokens
+    def __init__(self, backbone: nn.Module) -> None:
+        super().__init__(backbone)
+        self._check()
 
+    @classmethod
+    def supports(cls, backbone: Any) -> bool:
+        """Whether the backbone is a plain ViT made of plain pre-norm blocks."""
+        return type(backbone) is VisionTransformer and all(
+            type(block) is Block for block in backbone.blocks
+        )
 
-def frame_prefix(backbone: Any, frames: Tensor, num_blocks: int) -> Tensor:
-    """The stream before a block; after the last, that of the class token where it is pooled."""
-    x, grid = _embed(backbone, frames)
-    for block in backbone.blocks[:num_blocks]:
-        x = _run_block(block, [None, None], backbone.num_prefix_tokens, grid, x)
-    is_all = num_blocks == len(backbone.blocks)
-    return x[:, :1] if is_all and _pools_token(backbone) else x
+    @property
+    def num_features(self) -> int:
+        """Width of what the backbone pools."""
+        return int(self.backbone.head_hidden_size)
 
+    @property
+    def num_token_features(self) -> int:
+        """Width of the tokens."""
+        return int(self.backbone.embed_dim)
 
-def _embed(backbone: Any, frames: Tensor) -> tuple[Tensor, tuple[int, int]]:
-    """The residual stream before the first block, and its grid of patches."""
-    frames = _whole_patches(backbone, frames)
-    x = backbone._pos_embed(backbone.patch_embed(frames))
-    return backbone.norm_pre(backbone.patch_drop(x)), _grid(backbone, frames.shape[-2:])
+    def sites(self) -> list[Site]:
+        """Before attention and before the MLP of every block."""
+        return [
+            Site(name=_name(i, place), position=place, block=i, channels=self.num_token_features)
+            for i in range(len(self.backbone.blocks))
+            for place in ("attention", "mlp")
+        ]
 
+    def blocks(self) -> list[nn.Module]:
+        """The transformer blocks."""
+        return list(self.backbone.blocks)
 
-def _grid(backbone: Any, size: Sequence[int]) -> tuple[int, int]:
-    rows, columns = backbone.patch_embed.dynamic_feat_size(tuple(size))
-    return rows, columns
+    def prompt_widths(self) -> list[int]:
+        """Every block takes prompts."""
+        return [self.num_token_features] * len(self.backbone.blocks)
 
+    def run(self, frames: Tensor, inserted: Inserted = Inserted()) -> Tensor:
+        """Run frames [n, 3, h, w] to the residual stream [n, tokens, c] after the last block."""
+        frames = self._whole_patches(frames)
+        return self._run_blocks(self._embed(frames), 0, frames.shape[-2:], inserted)
 
-def _run_blocks(
-    backbone: Any, frames: Tensor, inserted: Inserted, *, only_class: bool = False
-) -> Tensor:
-    """Run all blocks; where nothing else is looked at, the last one for the class token alone.
+    def pool(self, features: Tensor) -> Tensor:
+        """Pool the stream; a class token before the final norm, which follows in `finish`."""
+        if not self._pools_token():
+            features = self.backbone.norm(features)
+        pooled: Tensor = self.backbone.pool(features)
+        return pooled
 
-    Operations are counted on the meta device: there all tokens count, as in published figures.
-    """
-    only_class = only_class and not frames.is_meta and not inserted.whole
-    if inserted.cut is None:
-        first, (x, grid) = 0, _embed(backbone, frames)
-    else:
-        first, x, grid = inserted.cut.block, frames, _grid(backbone, inserted.cut.frame_size)
-    own = prefix = backbone.num_prefix_tokens
-    for i, block in enumerate(backbone.blocks[first:], start=first):
-        if i < len(inserted.prompts):
-            prompts = inserted.prompts[i].expand(x.shape[0], -1, -1)
-            x = torch.cat([x[:, :own], prompts.to(x.dtype), x[:, prefix:]], dim=1)
-            prefix = own + prompts.shape[1]
-        run = partial(_run_block, block, _adapters_of(i, inserted), prefix, grid)
-        if only_class and block is backbone.blocks[-1] and _is_plain(block.attn):
-            run = partial(_run_last_block, block, _adapters_of(i, inserted)[0], prefix, grid)
-        if inserted.recompute:
-            x = checkpoint(run, x, use_reentrant=False, context_fn=same_kernels)
-        else:
-            x = run(x)
-    has_prompts = prefix > own and x.shape[1] > own
-    return torch.cat([x[:, :own], x[:, prefix:]], dim=1) if has_prompts else x
+    def tokens(self, features: Tensor) -> Tensor:
+        """All tokens after the final norm."""
+        tokens: Tensor = self.backbone.norm(features)
+        return tokens
 
+    def finish(self, pooled: Tensor) -> Tensor:
+        """Apply the norms that come after pooling."""
+        if self._pools_token():
+            pooled = self.backbone.norm(pooled)
+        normed: Tensor = self.backbone.fc_norm(pooled)
+        return normed
 
-def _adapters_of(block: int, inserted: Inserted) -> list[Adapter | None]:
-    return [inserted.adapters.get(_name(block, position)) for position in ("attention", "mlp")]
+    def run_prefix(self, frames: Tensor, num_blocks: int) -> Tensor:
+        """The stream before a block; after the last, that of the class token where it is pooled."""
+        frames = self._whole_patches(frames)
+        grid = self._grid(frames.shape[-2:])
+        stream = self._embed(frames)
+        for block in self.backbone.blocks[:num_blocks]:
+            stream = _run_block(block, {}, self.backbone.num_prefix_tokens, grid, stream)
+        is_all = num_blocks == len(self.backbone.blocks)
+        return stream[:, :1] if is_all and self._pools_token() else stream
+
+    def run_rest(
+        self,
+        stream: Tensor,
+        num_blocks: int,
+        frame_size: tuple[int, int],
+        inserted: Inserted = Inserted(),
+    ) -> Tensor:
+        """Run the blocks after the first `num_blocks`."""
+        return self._run_blocks(stream, num_blocks, frame_size, inserted)
+
+    def _run_blocks(
+        self, x: Tensor, first: int, frame_size: Sequence[int], inserted: Inserted
+    ) -> Tensor:
+        grid = self._grid(frame_size)
+        own = prefix = self.backbone.num_prefix_tokens
+        for i, block in enumerate(self.backbone.blocks[first:], start=first):
+            if i < len(inserted.prompts):
+                prompts = inserted.prompts[i].expand(x.shape[0], -1, -1)
+                x = torch.cat([x[:, :own], prompts.to(x.dtype), x[:, prefix:]], dim=1)
+                prefix = own + prompts.shape[1]
+            adapters = {p: inserted.adapters.get(_name(i, p)) for p in ("attention", "mlp")}
+            run = partial(_run_block, block, adapters, prefix, grid)
+            if self.checkpoints and torch.is_grad_enabled():
+                x = checkpoint(run, x, use_reentrant=False)
+            else:
+                x = run(x)
+        has_prompts = prefix > own and x.shape[1] > own
+        return torch.cat([x[:, :own], x[:, prefix:]], dim=1) if has_prompts else x
+
+    def _embed(self, frames: Tensor) -> Tensor:
+        """The residual stream before the first block: patches, class and register tokens, places.
+
+        timm does this in `VisionTransformer._pos_embed`, a private name.
+        """
+        vit = self.backbone
+        patches, positions = vit.patch_embed(frames), vit.pos_embed
+        if vit.dynamic_img_size:  # patches keep their grid, [n, h, w, c]
+            if positions is not None:
+                positions = resample_abs_pos_embed(
+                    positions,
+                    new_size=list(patches.shape[1:3]),
+                    old_size=list(vit.patch_embed.grid_size),
+                    num_prefix_tokens=0 if vit.no_embed_class else vit.num_prefix_tokens,
+                )
+            patches = patches.flatten(1, 2)
+        if positions is not None and vit.no_embed_class:
+            patches = patches + positions
+        first = [token for token in (vit.cls_token, vit.reg_token) if token is not None]
+        # Not len(frames): torch.export would take that number for a constant of the model.
+        prefix = [token.expand(frames.shape[0], -1, -1) for token in first]
+        stream = torch.cat([*prefix, patches], dim=1) if prefix else patches
+        if positions is not None and not vit.no_embed_class:
+            stream = stream + positions
+        normed: Tensor = vit.norm_pre(stream)
+        return normed
+
+    def _grid(self, frame_size: Sequence[int]) -> tuple[int, int]:
+        rows, columns = self.backbone.patch_embed.dynamic_feat_size(tuple(frame_size))
+        return rows, columns
+
+    def _whole_patches(self, frames: Tensor) -> Tensor:
+        """Leave out the right and lower rest that no patch covers, at the model's own size.
+
+        Models such as SigLIP of 384 px with patches of 14 px are trained so. At another size such
+        a rest is an error of timm's.
+        """
+        embed = self.backbone.patch_embed
+        size = (frames.shape[-2], frames.shape[-1])
+        if size != embed.img_size:
+            return frames
+        rows, columns = (s - s % p for s, p in zip(size, embed.patch_size, strict=True))
+        return frames[..., :rows, :columns]
+
+    def _pools_token(self) -> bool:
+        return self.backbone.global_pool == "token" and self.backbone.attn_pool is None
+
+    @torch.no_grad()
+    def _check(self) -> None:
+        """Compare one frame of noise with timm's own forward pass.
+
+        Raises:
+            ArgumentError: the backbone pools nothing, or the results differ.
+        """
+        vit = self.backbone
+        if vit.attn_pool is None and not vit.global_pool:
+            raise ArgumentError("VisionTransformer pools nothing; make it with timm's global_pool")
+        weight = next(vit.parameters())
+        if weight.is_meta:
+            return
+        height, width = self.native_size()
+        if vit.dynamic_img_size and type(vit.patch_embed) is PatchEmbed:
+            # A few patches cost nothing, where the native size of a large model takes seconds.
+            height, width = (2 * p for p in vit.patch_embed.patch_size)
+        generator = torch.Generator().manual_seed(0)
+        noise = torch.randn(1, 3, height, width, generator=generator, device="cpu")
+        frame = noise.to(weight.device, weight.dtype)
+        trains = vit.training
+        vit.eval()
+        theirs = vit.forward_head(vit.forward_features(frame), pre_logits=True)
+        ours = self.finish(self.pool(self.run(frame)))
+        vit.train(trains)
+        tolerance = 1e-3 if weight.dtype in (torch.float32, torch.float64) else 5e-2
+        if (ours - theirs).norm() > tolerance * theirs.norm():
+            raise ArgumentError(
+                "this VisionTransformer computes other features than those that adapters would "
+                "work on: it has options, or is of a version of timm, that are not known here"
+            )
 
 
 def _run_block(
-    block: Any, adapters: list[Adapter | None], prefix: int, grid: tuple[int, int], x: Tensor
+    block: Any, adapters: dict[str, Any], prefix: int, grid: tuple[int, int], x: Tensor
 ) -> Tensor:
-    before_attention, before_mlp = adapters
-    if before_attention is not None:
+    """x = A1(x); x = x + attn(norm1(x)); x = A2(x); x = x + mlp(norm2(x)). Section 3.2."""
+    if before_attention := adapters.get("attention"):
         x = adapt_tokens(x, prefix, grid, before_attention)
     x = x + block.drop_path1(block.ls1(block.attn(block.norm1(x))))
-    if before_mlp is not None:
+    if before_mlp := adapters.get("mlp"):
         x = adapt_tokens(x, prefix, grid, before_mlp)
-    return _add_mlp(block, x)
-
-
-def _run_last_block(
-    block: Any, before_attention: Adapter | None, prefix: int, grid: tuple[int, int], x: Tensor
-) -> Tensor:
-    """What the last block makes of the class token, [n, 1, c].
-
-    The other tokens are read by its attention, then never again; an adapter before the MLP would
-    change them alone.
-    """
-    if before_attention is not None:
-        x = adapt_tokens(x, prefix, grid, before_attention)
-    attended = _attend_by_class(block.attn, block.norm1(x))
-    return _add_mlp(block, x[:, :1] + block.drop_path1(block.ls1(attended)))
-
-
-def _qkv(attn: Any) -> Any:
-    """The map to queries, keys and values; the frozen one where peft's updates are disabled."""
-    qkv = attn.qkv
-    return qkv.base_layer if getattr(qkv, "disable_adapters", False) else qkv
-
-
-def _is_plain(attn: Any) -> bool:
-    """Whether attention is timm's, without a gate, its maps not wrapped."""
-    plain_map = type(attn) is Attention and type(_qkv(attn)) is nn.Linear
-    return plain_map and getattr(attn, "gate", None) is None
-
-
-def _attend_by_class(attn: Any, x: Tensor) -> Tensor:
-    """The first row of timm's `Attention.forward`."""
-    n, tokens, _ = x.shape
-    width = attn.attn_dim
-    weight, bias = _qkv(attn).weight, _qkv(attn).bias
-    query = F.linear(x[:, :1], weight[:width], None if bias is None else bias[:width])
-    rest = F.linear(x, weight[width:], None if bias is None else bias[width:])
-    query = query.view(n, 1, attn.num_heads, attn.head_dim).transpose(1, 2)
-    key, value = rest.view(n, tokens, 2, attn.num_heads, attn.head_dim).permute(2, 0, 3, 1, 4)
-    query, key = attn.q_norm(query), attn.k_norm(key)
-    attended = F.scaled_dot_product_attention(query, key, value)
-    attended = attn.norm(attended.transpose(1, 2).reshape(n, 1, width))
-    projected: Tensor = attn.proj(attended)
-    return projected
-
-
-def _add_mlp(block: Any, x: Tensor) -> Tensor:
-    """The residual stream after a block's MLP."""
-    hidden, mlp = block.norm2(x), block.mlp
-    if type(mlp) is Mlp and type(mlp.act) is QuickGELU and not torch.compiler.is_compiling():
-        hidden = quick_gelu_mlp(mlp, hidden)
-    else:
-        hidden = mlp(hidden)
-    after: Tensor = x + block.drop_path2(block.ls2(hidden))
+    after: Tensor = x + block.drop_path2(block.ls2(block.mlp(block.norm2(x))))
     return after
-
-
-def clip_features(backbone: Any, pooled: Tensor) -> Tensor:
-    """Apply the norms that come after pooling."""
-    if _pools_token(backbone):
-        pooled = backbone.norm(pooled)
-    normed: Tensor = backbone.fc_norm(pooled)
-    return normed
-
-
-def _whole_patches(backbone: Any, frames: Tensor) -> Tensor:
-    """Leave out the right and lower rest that no patch covers, at the size the model is made for.
-
-    Models such as SigLIP of 384 px with patches of 14 px are trained so. At another size such a
-    rest is an error of timm's.
-    """
-    size = (frames.shape[-2], frames.shape[-1])
-    if size != backbone.patch_embed.img_size:
-        return frames
-    rows, columns = (s - s % p for s, p in zip(size, backbone.patch_embed.patch_size, strict=True))
-    return frames[..., :rows, :columns]
 
 
 def _name(block: int, position: str) -> str:
     return f"blocks_{block}_{position}"
-
-
-def _pools_token(backbone: Any) -> bool:
-    return backbone.global_pool == "token" and backbone.attn_pool is None

@@ -8,10 +8,10 @@ from importlib.resources import files
 import timm
 import torch
 
-from st_adapter.backbones import family_of
 from st_adapter.backbones.build import create_backbone
 from st_adapter.errors import ArgumentError
-from st_adapter.model.classifier import VideoClassifier, attach
+from st_adapter.model.build import attach
+from st_adapter.model.classifier import VideoClassifier
 from st_adapter.runtime.device import check_input_size
 
 TABLE = "backbone_table.jsonl"
@@ -66,7 +66,7 @@ def examine(model: str) -> Row:
             classifier = attach(backbone, labels=["a", "b"])
             check_input_size(classifier, size)
             adapters = len(classifier.adapters)
-            sites = family_of(backbone).sites(backbone)
+            sites = classifier.family.sites()
             positions = ",".join(dict.fromkeys(site.position for site in sites))
             any_size = _runs(classifier, 2 * size)
     except ArgumentError as error:

@@ -10,11 +10,10 @@ from typing import Any
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from st_adapter.backbones import family_of
 from st_adapter.backbones.build import check_name, create_backbone, shapes_alone
 from st_adapter.config import TrainConfig
 from st_adapter.methods import METHODS
-from st_adapter.model.checkpoint import adapter_folder, read_spec
+from st_adapter.model.checkpoint import find, read_spec
 from st_adapter.model.classifier import VideoClassifier
 from st_adapter.model.spec import ModelSpec
 from st_adapter.runtime.device import check_input_size
@@ -102,7 +101,7 @@ def _in_millions(parts: dict[str, int]) -> str:
 
 def inspect_run(path: Path, frames: int | None = None, size: int | None = None) -> Inspection:
     """Inspect the classifier in a run or adapter folder; its weights are not needed."""
-    spec = read_spec(adapter_folder(path))
+    spec = read_spec(find(path))
     return inspect_spec(spec, frames or spec.clip.frames, size or spec.clip.size)
 
 
@@ -160,7 +159,7 @@ def inspect_spec(spec: ModelSpec, frames: int, size: int) -> Inspection:
                 "channels": site.channels,
                 "bottleneck": _bottleneck(model, site.name),
             }
-            for site in family_of(model.backbone).sites(model.backbone)
+            for site in model.family.sites()
         ],
     )
 

@@ -26,6 +26,7 @@ from st_adapter.cli.options import (
     run_options,
 )
 from st_adapter.common.files import check_writable
+from st_adapter.common.progress import show_remarks
 from st_adapter.config import ClipConfig, DataConfig, parse_views
 from st_adapter.errors import ArgumentError, MemoryShortError, StAdapterError, TrainingError
 from st_adapter.methods import METHODS
@@ -118,7 +119,7 @@ def train(
     """
     given = given_values(flags)
     if resume:
-        from st_adapter.training.run_folder import recorded_run
+        from st_adapter.evaluation.run_record import recorded_run
 
         if recipe or config_file:
             raise ArgumentError("a resumed run keeps its recipe; leave --recipe and --config out")
@@ -165,51 +166,16 @@ def evaluate(
     """
     chosen = parse_views(views) if views else None
     with quick_imports():
-        from st_adapter.common.files import append_json_line
-        from st_adapter.data.video.index import index_of
-        from st_adapter.data.video.reader import make_reader
-        from st_adapter.evaluation.evaluate import evaluate as run_evaluation
-        from st_adapter.evaluation.predict import Predictor
-        from st_adapter.runtime.compilation import compile_for_inference
-        from st_adapter.runtime.lanes import lanes_of
-        from st_adapter.training.run_folder import (
-            evaluation_file,
-            evaluation_videos,
-            write_evaluation,
-        )
-
-    file = evaluation_file(run, out)
+        from st_adapter.evaluation.run import evaluate as run_evaluation
 
     given = {name: options.pop(name) for name in ("videos", "columns", "split")}
     given = {name: value for name, value in given.items() if value is not None}
-    workers, compiled = options.pop("workers"), options.pop("compile")
-    predictor = Predictor(run, views=chosen, **options)
     where = DataConfig(**given) if given else None
-    videos = evaluation_videos(run, data, predictor.model.spec, where)
-    if compiled:
-        compile_for_inference(
-            predictor.model,
-            predictor.clip,
-            predictor.precision,
-            predictor.batch_size,
-            lanes_of(predictor.model.device),
-        )
     result = run_evaluation(
-        predictor.model,
-        videos,
-        predictor.clip,
-        batch_size=predictor.batch_size,
-        workers=workers,
-        precision=predictor.precision,
-        temporal=temporal,
-        reader=make_reader(predictor.decoder, workers, predictor.model.device, index_of(data)),
+        run, data, out=out, options=where, temporal=temporal, views=chosen, **options
     )
-    if file:
-        write_evaluation(file, result, data)
     for skip in result.skipped:
         click.echo(f"skipped {skip.reason}", err=True)
-        if file and not out:
-            append_json_line(run / "skipped.jsonl", dataclasses.asdict(skip))
     _print_evaluation(result.to_json())
     return SOME_FAILED if result.num_skipped else DONE
 
@@ -460,8 +426,8 @@ def bench(recipe: str, video: Path | None, as_json: bool, **flags: Any) -> int:
     backbone gets random weights: what it costs does not depend on them.
     """
     config = resolve(recipe, None, given_values(flags))
-    from st_adapter.bench.measure import bench as run_bench
     from st_adapter.cli.show import print_bench
+    from st_adapter.training.bench import bench as run_bench
 
     result = run_bench(config, video)
     if as_json:
@@ -551,6 +517,7 @@ def export_official(run: Path, out: Path) -> int:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one verb; errors a user can mend come out as one line on stderr."""
+    show_remarks()
     try:
         result = app.main(arguments, standalone_mode=False)
         return int(result or DONE)

@@ -7,7 +7,6 @@ from dataclasses import asdict
 from typing import Any
 
 import click
-from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -124,37 +123,15 @@ def _print(table: Table) -> None:
 
 
 def print_bench(result: dict[str, Any]) -> None:
-    """Print what was measured beside the machine's limits."""
-    console, table = Console(), Table(box=box.SIMPLE)
-    for title in ("", "ms", "clips/s", "limit, ms", "of the limit", "peak, GB"):
-        table.add_column(title, justify="right" if title else "left")
-    for row in result["rows"]:
-        table.add_row(
-            row["what"],
-            f"{1000 * row['seconds']:.1f}",
-            f"{row['clips_per_second']:.2f}",
-            f"{1000 * row['limit_seconds']:.1f}",
-            f"{row['ratio']:.0%}",
-            "" if row["peak_gb"] is None else f"{row['peak_gb']:.2f}",
-        )
-    console.print(
+    """Print what was measured."""
+    click.echo(
         f"{result['method']} on {result['backbone']}, {result['batch_size']} clips of "
         f"{result['frames']} frames, {result['size']} px, {result['precision']}, "
-        f"{result['device']}, {result['threads']} threads",
-        soft_wrap=True,
+        f"{result['device']}, {result['threads']} threads"
     )
-    console.print(table)
+    table = _table("", ">ms", ">clips/s", ">peak, GB")
     for row in result["rows"]:
-        console.print(f"limit of {row['what']}: {row['limit']}", soft_wrap=True)
-    console.print(
-        f"products of matrices {result['operations_per_second'] / 1e9:.0f} GFLOP/s at the shapes "
-        f"of the step, {result['peak_operations_per_second'] / 1e9:.0f} of squares, of which "
-        f"the step keeps up {result['model_flops_utilisation']:.0%} (model-flops utilisation); "
-        f"memory {result['bytes_per_second'] / 1e9:.1f} GB/s",
-        soft_wrap=True,
-    )
-    console.print(
-        "forward pass and gradients of activations, at the rate of their products: "
-        f"{result['forward_and_activation_gradient']:.0%} of the step",
-        soft_wrap=True,
-    )
+        peak = "" if row["peak_gb"] is None else f"{row['peak_gb']:.2f}"
+        milliseconds, rate = 1000 * row["seconds"], row["clips_per_second"]
+        table.add_row(row["what"], f"{milliseconds:.1f}", f"{rate:.2f}", peak)
+    _print(table)

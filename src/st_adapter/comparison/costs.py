@@ -10,9 +10,10 @@ import torch.nn.functional as F
 from st_adapter.catalogue.costs import count_parts, inspect_spec
 from st_adapter.common.progress import bar
 from st_adapter.config import TrainConfig
-from st_adapter.model.classifier import VideoClassifier, model_of
-from st_adapter.runtime.device import choose_device, hold_frozen, seconds_of
-from st_adapter.runtime.passes import backward, clips_at_once
+from st_adapter.model.build import build_model
+from st_adapter.model.classifier import VideoClassifier
+from st_adapter.runtime.device import choose_device, seconds_of
+from st_adapter.runtime.micro_batches import clips_at_once
 from st_adapter.training.optimizer import clip_gradient, make_optimizer
 
 _ROUNDS = 3
@@ -38,7 +39,7 @@ def measure_costs(
         for _ in range(_ROUNDS):
             for method in methods:
                 of_method = replace(config, method=method)
-                model = model_of(of_method, labels, "random").to(device)  # costs are the same
+                model = build_model(of_method, labels, "random").to(device)  # costs are the same
                 seconds[method] += _times_of_steps(model, config)
                 trained = model.num_parameters(only_trainable=True)
                 costs[method] = {
@@ -53,16 +54,17 @@ def measure_costs(
 
 def _times_of_steps(model: VideoClassifier, config: TrainConfig) -> list[float]:
     """Times of forward pass, backward pass, gradient norm and optimizer step together."""
-    hold_frozen(model, config.precision)
+    model.set_precision(config.precision)  # type: ignore[arg-type]  # settled, not "auto"
     optimizer = make_optimizer(model.train(), config)
     num_clips = config.batch_size * (2 if config.reversal else 1)
     shape = (num_clips, config.frames, 3, config.size, config.size)
     clips = torch.randint(0, 256, shape, dtype=torch.uint8, device=model.device)
-    target = torch.zeros(num_clips, dtype=torch.long, device=model.device)
-    at_once = clips_at_once(model, config.frames, config.size, config.precision)
+    at_once = clips_at_once(model.device, config.frames, config.size)
 
     def step() -> None:
-        backward(model, clips, target, F.cross_entropy, precision=config.precision, at_once=at_once)
+        for part in clips.split(at_once):
+            target = torch.zeros(len(part), dtype=torch.long, device=model.device)
+            F.cross_entropy(model(part), target).backward()
         clip_gradient(model, config)
         optimizer.step()
         optimizer.zero_grad()

@@ -17,11 +17,12 @@ from st_adapter.config import DataConfig, TrainConfig, check_method
 from st_adapter.data.annotations import read_annotations
 from st_adapter.data.archives.tar import absolute
 from st_adapter.errors import ArgumentError
+from st_adapter.evaluation.run_record import read_videos
 from st_adapter.methods import METHODS
-from st_adapter.model.classifier import model_of
+from st_adapter.model.build import build_model
 from st_adapter.runtime.device import choose_device, choose_precision
 from st_adapter.training.batches import class_maps
-from st_adapter.training.run_folder import absolute_paths, read_videos
+from st_adapter.training.run_folder import absolute_paths
 
 DEFAULT_RATES = (1e-4, 3e-4, 1e-3, 3e-3)
 
@@ -134,11 +135,11 @@ def _settle(
     before = read_plan(folder)
     if before is not None and config.precision == "auto":
         return replace(config, precision=before["config"]["precision"])
-    model = model_of(config, labels).to(device)
+    model = build_model(config, labels).to(device)
     precision, _ = choose_precision(
         config.precision, model, clip_frames=config.frames, size=config.size
     )
-    return replace(config, precision=precision)  # type: ignore[arg-type]
+    return replace(config, precision=precision)
 
 
 def _announce(plan: Plan) -> None:

@@ -13,7 +13,7 @@ from st_adapter.data.annotations import read_annotations
 from st_adapter.demo import clips
 from st_adapter.demo.picture import draw_comparison
 from st_adapter.errors import ArgumentError
-from st_adapter.evaluation.evaluate import Evaluation, evaluate
+from st_adapter.evaluation.evaluate import Evaluation, evaluate_videos
 from st_adapter.evaluation.predict import Predictor
 from st_adapter.training.loop import train
 
@@ -120,7 +120,7 @@ def _try_method(folder: Path, method: str, seed: int) -> Outcome:
     train(folder / "clips", run, demo_config(method, seed), recipe="demo")
     predictor = Predictor(run)
     test = read_annotations(folder / "clips" / "test", predictor.model.labels)
-    result = evaluate(predictor.model, test.train, predictor.clip, batch_size=16)
+    result = evaluate_videos(predictor.model, test.train, predictor.clip, batch_size=16)
     say(f"top-1 {result.top1:.1%} on {result.num_videos} clips of photographs never seen")
     return Outcome(
         method=method,
@@ -163,8 +163,8 @@ def _show(outcomes: list[Outcome], picture: Path) -> None:
     table.add_row("all", *(f"{o.evaluation.top1:.1%}" for o in outcomes), style="bold")
     table.add_row("trained parameters", *(f"{o.trained_parameters / 1e6:.3f} M" for o in outcomes))
     table.add_row("seconds", *(f"{o.seconds:.0f}" for o in outcomes))
-    console.print()
-    console.print(table)
+    console().print()
+    console().print(table)
     for o in outcomes:
         filled = round(40 * o.evaluation.top1)
         bar_text = "█" * filled + "░" * (40 - filled)

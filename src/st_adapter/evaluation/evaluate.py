@@ -1,7 +1,7 @@
 """How good a classifier is on labelled videos, over several views of each."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from operator import itemgetter
 from typing import Any
@@ -22,10 +22,8 @@ from st_adapter.data.videos import Video
 from st_adapter.errors import DataError
 from st_adapter.evaluation.frame_order import ORDERS, Order
 from st_adapter.evaluation.metrics import Measures, measure
-from st_adapter.evaluation.score import score_videos, videos_at_once
+from st_adapter.evaluation.score import Scored, score_videos, videos_per_batch
 from st_adapter.model.classifier import VideoClassifier
-from st_adapter.runtime.lanes import lanes_of
-from st_adapter.runtime.prefix_cache import PrefixCache
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,18 +57,17 @@ class Evaluation(Measures):
         return asdict(self)
 
 
-def evaluate(
+def evaluate_videos(
     model: VideoClassifier,
     videos: Sequence[Video],
     clip: ClipConfig,
     *,
     batch_size: int = 8,
     workers: int = 2,
-    precision: str = "float32",
     temporal: bool = False,
     reader: Reader = Reader(),
     accelerator: Accelerator | None = None,
-    prefix_cache: PrefixCache | None = None,
+    score: Callable[..., Scored] = score_videos,
 ) -> Evaluation:
     """Score every video and measure how good the scores are.
 
@@ -78,11 +75,10 @@ def evaluate(
         clip: sampling and views.
         batch_size: most clips in a forward pass.
         workers: decoding processes.
-        precision: "float32", "bfloat16" or "float16".
         temporal: measure it with the frames reversed, shuffled and frozen to one, too.
         reader: of videos.
         accelerator: of processes that all call this; each scores a part of the videos.
-        prefix_cache: of the run that is being validated, on one view.
+        score: another way of scoring videos, with the arguments of `score_videos`.
 
     Raises:
         DataError: no video could be read.
@@ -90,22 +86,10 @@ def evaluate(
     orders = ORDERS if temporal else ORDERS[:1]
     scored: list[tuple[int, Tensor]] = []
     skipped: list[Skipped] = []
-    batch_videos = videos_at_once(model, clip, batch_size, precision)
-    share = _share(len(videos), batch_videos, accelerator)
+    share = _share(len(videos), videos_per_batch(clip, batch_size), accelerator)
+    options = {"batch_size": batch_size, "workers": workers, "orders": orders, "reader": reader}
     with bar("evaluating", len(share)) as progress:
-        for index, result in score_videos(
-            model,
-            videos,
-            clip,
-            batch_size=batch_size,
-            workers=workers,
-            precision=precision,
-            orders=orders,
-            reader=reader,
-            share=share,
-            prefix_cache=prefix_cache,
-            lanes=lanes_of(model.device),
-        ):
+        for index, result in score(model, videos, clip, share=share, **options):
             if isinstance(result, Skipped):
                 skipped.append(result)
             else:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from st_adapter.common.progress import say
-from st_adapter.config import PRECISIONS, ClipConfig
+from st_adapter.config import ClipConfig
 from st_adapter.data.datasets import Skipped
 from st_adapter.data.formats.folders import find_videos
 from st_adapter.data.video import packets
@@ -16,9 +16,9 @@ from st_adapter.data.video.reader import Decoder, make_reader
 from st_adapter.data.videos import Video
 from st_adapter.errors import ArgumentError, VideoError
 from st_adapter.evaluation.score import score_videos
-from st_adapter.model.checkpoint import load
-from st_adapter.runtime.compilation import compile_for_inference
-from st_adapter.runtime.device import check_input_size, choose_device, choose_precision, hold_frozen
+from st_adapter.model.build import load
+from st_adapter.runtime.compilation import black_clips, compile_for_scoring
+from st_adapter.runtime.device import check_input_size, choose_device, choose_precision
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,12 +48,13 @@ class Predictor:
         weights: of the backbone; unset takes what the folder records.
         device: "auto", "cpu", "cuda:0" ...
         precision: "float32", or "bfloat16" or "float16", which frozen weights are then held in;
-            "auto" takes bfloat16 where a pass is at least 1.15 times as fast in it.
+            "auto" takes bfloat16 where a pass is at least 1.15 times as fast in it. The model
+            itself has it, so that `predictor.model(clips)` computes in it, too.
         views: temporal and spatial views; unset takes what the adapter was trained for.
         frames: frames in a clip; unset takes as many as in training.
         size: height and width of a clip, pixels; unset takes that of training.
         batch_size: clips in a forward pass.
-        compile: compile the model (torch.compile) as its weights are: for many videos.
+        compile: compile the model with torch.compile, which pays for many videos.
         decoder: "pyav" or "torchcodec".
 
     Raises:
@@ -75,27 +76,24 @@ class Predictor:
         decoder: Decoder = "pyav",
         compile: bool = False,
     ) -> None:
-        if precision not in PRECISIONS:
-            raise ArgumentError(f"precision is one of {PRECISIONS}, not {precision!r}")
         if batch_size < 1:
             raise ArgumentError(f"batch_size must be at least 1, not {batch_size}")
         chosen = choose_device(device)
         self.model = load(path, weights).to(chosen)
-        spec = self.model.spec
         changes = {"views": views, "frames": frames, "size": size}
         given: dict[str, Any] = {k: v for k, v in changes.items() if v is not None}
-        self.clip: ClipConfig = replace(spec.clip, **given)
-        check_input_size(self.model, self.clip.size)
-        self.precision, reason = choose_precision(
-            precision, self.model, clip_frames=self.clip.frames, size=self.clip.size, scoring=True
-        )
-        if precision == "auto":
-            say(f"{chosen}, {self.precision}: {reason}")
-        hold_frozen(self.model, self.precision)
-        if compile:
-            compile_for_inference(self.model, self.clip, self.precision, batch_size)
+        self.clip: ClipConfig = replace(self.model.spec.clip, **given)
         self.batch_size = batch_size
         self.decoder = decoder
+        check_input_size(self.model, self.clip.size)
+        settled, reason = choose_precision(
+            precision, self.model, clip_frames=self.clip.frames, size=self.clip.size, scoring=True
+        )
+        self.model.set_precision(settled)
+        if precision == "auto":
+            say(f"{chosen}, {settled}: {reason}")
+        if compile:
+            compile_for_scoring(self.model, black_clips(self.model, self.clip, batch_size))
 
     def __call__(self, video: str | Path) -> list[tuple[str, float]]:
         """Return (label, score) of every class, the likeliest first.
@@ -119,7 +117,6 @@ class Predictor:
             self.clip,
             batch_size=self.batch_size,
             workers=workers,
-            precision=self.precision,
             reader=make_reader(self.decoder, workers, self.model.device, packets.probe),
         ):
             if isinstance(result, Skipped):

@@ -1,57 +1,44 @@
-"""Classifiers from run folders and adapter folders on disk, checked before they are used."""
+"""Adapter folders on disk: written whole, and checked before they are used."""
 
 import dataclasses
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from st_adapter.backbones.build import NAMED_SOURCES, build_backbone, check_fit, digest
-from st_adapter.common.files import no_folder
+from st_adapter.backbones.build import NAMED_SOURCES
+from st_adapter.common.files import atomic_path, no_folder, write_json
 from st_adapter.config import AdapterConfig, ClipConfig, MethodConfig
 from st_adapter.data.labels import Task
 from st_adapter.errors import CheckpointError
-from st_adapter.model.classifier import (
-    CONFIG_FILE,
-    FORMAT_VERSION,
-    TENSOR_FILE,
-    VideoClassifier,
-)
-from st_adapter.model.sharding import like
 from st_adapter.model.spec import ModelSpec
 
+FORMAT_VERSION = 1
+CONFIG_FILE = "adapter_config.json"
+TENSOR_FILE = "adapter_model.safetensors"
 
-def load(path: str | Path, weights: str | None = None) -> VideoClassifier:
-    """Rebuild a classifier from a run folder or an adapter folder, in evaluation mode.
 
-    Args:
-        path: a folder that holds `adapter_config.json`, or a run folder with `adapter/` in it.
-        weights: where the backbone's weights are; unset takes what the folder records.
+def write(folder: Path, spec: ModelSpec, tensors: Mapping[str, Tensor]) -> None:
+    """Write an adapter folder: the record of a classifier, and its trained tensors."""
+    record = {"format_version": FORMAT_VERSION, **dataclasses.asdict(spec)}
+    if spec.weights not in NAMED_SOURCES:  # name a file, not where it lay
+        record["weights"] = Path(spec.weights).name
+    whole = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    with atomic_path(folder / TENSOR_FILE) as temporary:
+        save_file(whole, temporary)
+    write_json(folder / CONFIG_FILE, record)
+
+
+def find(path: Path) -> Path:
+    """Return the adapter folder that `path` is, or that lies in it as `adapter/`.
 
     Raises:
-        CheckpointError: the folder is not one of those, or does not fit the backbone.
-        ArgumentError: the backbone's weights cannot be found.
+        CheckpointError: there is none.
     """
-    folder = adapter_folder(Path(path))
-    spec = read_spec(folder)
-    source = weights or _recorded_weights(folder, spec)
-    backbone = build_backbone(spec.backbone, source, options=spec.backbone_options)
-    if spec.digest != (found := digest(backbone)):
-        raise CheckpointError(
-            f"{folder} was trained on {spec.backbone} with other weights than {source} holds "
-            f"(digest {spec.digest[:19]}, found {found[:19]}); give the right ones as weights"
-        )
-    model = VideoClassifier(backbone, dataclasses.replace(spec, weights=source))
-    copy_trained(model, load_tensors(folder), str(folder))
-    return model.eval()
-
-
-def adapter_folder(path: Path) -> Path:
-    """Find the adapter folder in `path` or in its `adapter/`."""
     for folder in (path, path / "adapter"):
         if (folder / CONFIG_FILE).is_file():
             return folder
@@ -60,7 +47,11 @@ def adapter_folder(path: Path) -> Path:
 
 
 def read_spec(folder: Path) -> ModelSpec:
-    """Read what an adapter folder records, without building anything."""
+    """Read what an adapter folder records, without building anything.
+
+    Raises:
+        CheckpointError: it cannot be read, or was written in a later format.
+    """
     file = folder / CONFIG_FILE
     try:
         record = json.loads(file.read_text(encoding="utf-8"))
@@ -77,22 +68,38 @@ def read_spec(folder: Path) -> ModelSpec:
         return ModelSpec(**record)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         reason = f"no {error}" if isinstance(error, KeyError) else error
-        raise CheckpointError(f"{file} is not a readable adapter record: {reason}") from None
+        raise CheckpointError(f"{file} is not a readable adapter record: {reason}") from error
 
 
 def _tuples(values: dict[str, Any]) -> dict[str, Any]:
     return {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
 
 
-def _recorded_weights(folder: Path, spec: ModelSpec) -> str:
-    """The weights the adapter was trained on; a run folder knows the full path of a file."""
+def read_tensors(folder: Path) -> dict[str, Tensor]:
+    """Read the trained tensors of an adapter folder.
+
+    Raises:
+        CheckpointError: they cannot be read.
+    """
+    file = folder / TENSOR_FILE
+    try:
+        return load_file(file)
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"{file} is not a readable tensor file: {error}") from error
+
+
+def recorded_weights(folder: Path, spec: ModelSpec) -> str:
+    """Where the weights are that the adapter was trained on; a run knows the full path of a file.
+
+    Raises:
+        CheckpointError: nothing tells.
+    """
     if spec.weights in NAMED_SOURCES and spec.weights != "given":
         return spec.weights
     run_config = folder.parent / "config.json"
     if run_config.is_file():
-        recorded = (
-            json.loads(run_config.read_text(encoding="utf-8")).get("config", {}).get("weights", "")
-        )
+        record = json.loads(run_config.read_text(encoding="utf-8"))
+        recorded = record.get("config", {}).get("weights", "")
         if Path(recorded).name == spec.weights and Path(recorded).is_file():
             return str(recorded)
     source = "a model built by hand" if spec.weights == "given" else f"the file {spec.weights}"
@@ -100,21 +107,3 @@ def _recorded_weights(folder: Path, spec: ModelSpec) -> str:
         f"{folder} was trained on {spec.backbone} from {source}, which is not at hand; "
         "give it as weights (--weights FILE)"
     )
-
-
-def load_tensors(folder: Path) -> dict[str, Tensor]:
-    """Read the trained tensors of an adapter folder."""
-    file = folder / TENSOR_FILE
-    try:
-        return load_file(file)
-    except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"{file} is not a readable tensor file: {error}") from None
-
-
-def copy_trained(model: VideoClassifier, tensors: dict[str, Tensor], source: str) -> None:
-    """Copy `tensors` into the trained parameters: all of them, or none and an error."""
-    wanted = model.trained_tensors()
-    check_fit(source, tensors, wanted)
-    with torch.no_grad():
-        for name, parameter in wanted.items():
-            parameter.copy_(like(parameter, tensors[name]))

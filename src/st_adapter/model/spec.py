@@ -34,7 +34,7 @@ class ModelSpec:
     adapter: AdapterConfig = AdapterConfig()
     method_config: MethodConfig = MethodConfig()
     clip: ClipConfig = ClipConfig()
-    dropout: float = 0.5
+    dropout: float = 0.0
     mean: tuple[float, ...]
     std: tuple[float, ...]
     digest: str = ""

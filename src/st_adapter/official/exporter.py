@@ -5,8 +5,8 @@ from pathlib import Path
 
 import torch
 
-from st_adapter.backbones import vit
 from st_adapter.backbones.build import create_backbone, shapes_alone
+from st_adapter.backbones.vit import VisionTransformerFamily
 from st_adapter.common.files import atomic_path
 from st_adapter.data.labels import Task
 from st_adapter.errors import ArgumentError
@@ -25,11 +25,11 @@ def export_official(run: str | Path, out: str | Path) -> int:
     Raises:
         ArgumentError, CheckpointError: the run has no such form; nothing has been written.
     """
-    folder, file = checkpoint.adapter_folder(Path(run)), Path(out)
+    folder, file = checkpoint.find(Path(run)), Path(out)
     if file.exists():
         raise ArgumentError(f"{file} already exists; choose another --out")
     spec = checkpoint.read_spec(folder)
-    ours = checkpoint.load_tensors(folder)
+    ours = checkpoint.read_tensors(folder)
     _check_expressible(folder, spec, ours)
     tensors = {official_name(name): tensor for name, tensor in ours.items()}
     shape = read_shape(str(folder), tensors)
@@ -60,7 +60,9 @@ def _check_expressible(folder: Path, spec: ModelSpec, names: Iterable[str]) -> N
             f"{folder} has no form in the authors' code: method {spec.method} {what}"
         )
     with shapes_alone():
-        is_vit = vit.supports(create_backbone(spec.backbone, **spec.backbone_options))
+        is_vit = VisionTransformerFamily.supports(
+            create_backbone(spec.backbone, **spec.backbone_options)
+        )
     if not is_vit or not all(OURS.fullmatch(n) or n.startswith("head.") for n in names):
         reasons.append(f"its backbone {spec.backbone} is no ViT")
     if spec.adapter.activation != "none":

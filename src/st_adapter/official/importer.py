@@ -7,7 +7,6 @@ from typing import Any
 
 from timm.data.constants import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
-from st_adapter.backbones import vit
 from st_adapter.backbones.build import (
     NAMED_SOURCES,
     build_from,
@@ -16,12 +15,13 @@ from st_adapter.backbones.build import (
     resolve_source,
     shapes_alone,
 )
+from st_adapter.backbones.vit import VisionTransformerFamily
 from st_adapter.backbones.weight_files import openai_clip
 from st_adapter.backbones.weight_files.tensors import read_tensors
 from st_adapter.common.progress import say
 from st_adapter.config import AdapterConfig, TrainConfig
 from st_adapter.errors import ArgumentError, CheckpointError
-from st_adapter.model import checkpoint
+from st_adapter.model.build import copy_trained
 from st_adapter.model.classifier import VideoClassifier
 from st_adapter.model.spec import ModelSpec
 from st_adapter.official.format import (
@@ -107,7 +107,7 @@ def import_official(
     )
     model = VideoClassifier(build_from(name, source, options=options), spec)
     ours = {our_name(theirs): tensor for theirs, tensor in tensors.items()}
-    checkpoint.copy_trained(model, ours, str(file))
+    copy_trained(model, ours, str(file))
     model.save_adapter(folder / "adapter")
     write_config(folder, config, recipe=recipe, data="", next_epoch=next_epoch or 0)
     return Imported(spec=model.spec, recipe=recipe, shape=shape)
@@ -173,7 +173,7 @@ def _check_backbone(shape: OfficialShape, source: str, name: str, options: dict[
     """Raise where the checkpoint is for another backbone; return the size it is made for, px."""
     check_name(name)
     with shapes_alone():
-        if not vit.supports(create_backbone(name)):
+        if not VisionTransformerFamily.supports(create_backbone(name)):
             raise ArgumentError(f"{name} is no plain ViT; the authors' checkpoints are for CLIP's")
         backbone: Any = create_backbone(name, **options)
     if (backbone.embed_dim, len(backbone.blocks)) != (shape.width, shape.num_blocks):

@@ -1,7 +1,6 @@
-"""How much memory a step takes, how much there is, and what is said where it runs out."""
+"""How much memory a step takes, how much there is, and what is said when it runs out."""
 
 import os
-import resource
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,48 +13,41 @@ from torch import Tensor
 
 from st_adapter.config import TrainConfig
 from st_adapter.errors import ArgumentError, MemoryShortError
-from st_adapter.backbones.cpu_kernels import chosen_kernels
 from st_adapter.model.classifier import VideoClassifier
-from st_adapter.runtime.passes import autocast, clips_at_once
-from st_adapter.model.sharding import num_shards
+from st_adapter.runtime.micro_batches import clips_at_once
 
 _ROOM = 1.3
 """Memory to leave for what is not counted, times what is."""
 
 
 def check_memory(
-    model: VideoClassifier,
-    config: TrainConfig,
-    precision: str,
-    batch_size: int,
-    advice: str | None = None,
+    model: VideoClassifier, config: TrainConfig, needed: int, advice: str | None = None
 ) -> None:
     """Raise ArgumentError where a training step cannot fit, before anything is written.
 
     Args:
-        batch_size: clips in a batch, reversals among them.
-        advice: what would save memory; unset is what a run has not turned on yet.
+        needed: bytes that the step takes, as `step_bytes` estimates.
+        advice: what would save memory; by default what the run has not turned on yet.
     """
-    needed = _step_bytes(model, config, precision)(batch_size)
-    available = _share_of_memory(model.device)
+    available = share_of_memory(model.device)
     if needed > available:
         raise ArgumentError(
-            f"a step of {batch_size} clips of {config.frames} frames at {config.size} px needs "
-            f"about {needed / 2**30:.1f} GB, {available / 2**30:.1f} GB are free on "
-            f"{model.device}; {advice or what_saves_memory(model, config, precision)}"
+            f"a step of {config.batch_size} clips of {config.frames} frames at {config.size} px "
+            f"needs about {needed / 2**30:.1f} GB, {available / 2**30:.1f} GB are free on "
+            f"{model.device}; {advice or what_saves_memory(model, config)}"
         )
 
 
 def fit_batch(
-    model: VideoClassifier, config: TrainConfig, precision: str, copies: int
+    config: TrainConfig, needed: Callable[[int], int], available: int, copies: int = 1
 ) -> TrainConfig:
     """Cut a step into the fewest batches that fit in memory with some room to spare.
 
     Args:
+        needed: bytes of a batch of so many clips.
+        available: bytes there are.
         copies: clips that a clip of the batch becomes, with its reversal.
     """
-    needed = _step_bytes(model, config, precision)
-    available = _share_of_memory(model.device)
     step, unit = config.batch_size * config.accumulate, config.repeats
     sizes = [n for n in range(step, 0, -1) if step % n == 0 and n % unit == 0]
     fitting = [n for n in sizes if _ROOM * needed(n * copies) < available]
@@ -63,46 +55,31 @@ def fit_batch(
     return replace(config, batch_size=size, accumulate=step // size)
 
 
-def _step_bytes(
-    model: VideoClassifier, config: TrainConfig, precision: str
-) -> Callable[[int], int]:
-    """Bytes of a training step, by the clips in its batch.
+def step_bytes(model: VideoClassifier, config: TrainConfig) -> Callable[[int], int]:
+    """Estimate the bytes of a training step, by the clips in its batch.
 
-    Counts what the model keeps for the backward pass, for each further frame of a pass, and the
-    batches that are loaded ahead, where they lie in the same memory.
+    Counts what one frame makes the model keep for the backward pass, times the frames of a
+    micro-batch, and the batches that are loaded ahead where they lie in the same memory.
     """
-    size, pixels = config.size, 3 * config.size**2 * config.frames
-    kept_by_one, kept_by_two = (_kept_bytes(model, precision, size, n) for n in (1, 2))
-    by_clip = (kept_by_two - kept_by_one) * config.frames + 4 * pixels  # which are float32 then
-    trained = 12 * model.num_parameters(only_trainable=True) // num_shards()  # gradient, moments
-    ahead = 2 * config.workers if model.device.type == "cpu" else 0  # torch's prefetch_factor
-
-    def of_batch(num_clips: int) -> int:
-        at_once = clips_in_pass(model, config, precision, num_clips)
-        return kept_by_one + trained + by_clip * at_once + pixels * num_clips * (1 + ahead)
-
-    return of_batch
+    device, size = model.device, config.size
+    pixels = 3 * size**2 * config.frames
+    by_clip = _kept_bytes(model, size) * config.frames + 4 * pixels  # which become float32
+    trained = 12 * model.num_parameters(only_trainable=True)  # gradient and two moments
+    ahead = 2 * config.workers if device.type == "cpu" else 0  # torch's prefetch_factor
+    most = clips_at_once(device, config.frames, size)
+    return lambda n: trained + by_clip * min(n, most) + pixels * n * (1 + ahead)
 
 
-def clips_in_pass(
-    model: VideoClassifier, config: TrainConfig, precision: str, num_clips: int
-) -> int:
-    """How many clips of a batch a pass has: all in shards, where processes keep step."""
-    if num_shards() > 1:
-        return num_clips
-    return min(num_clips, clips_at_once(model, config.frames, config.size, precision))
-
-
-def _share_of_memory(device: torch.device) -> int:
+def share_of_memory(device: torch.device) -> int:
     """Bytes that this process may take: all of a GPU, its part of what processes share."""
     sharers = int(os.environ.get("LOCAL_WORLD_SIZE", 1)) if device.type == "cpu" else 1
     return free_memory(device) // sharers
 
 
-def _kept_bytes(model: VideoClassifier, precision: str, size: int, clip_frames: int) -> int:
-    """Bytes, beyond the parameters, that one clip makes the model keep for the backward pass."""
-    device = model.device
-    clip = torch.zeros(1, clip_frames, 3, size, size, dtype=torch.uint8, device=device)
+def _kept_bytes(model: VideoClassifier, size: int) -> int:
+    """Bytes, besides the parameters, that a frame makes the model keep for the backward pass."""
+    device, frames = model.device, 2
+    clip = torch.zeros(1, frames, 3, size, size, dtype=torch.uint8, device=device)
     kept: dict[int, int] = {}
 
     def pack(tensor: Tensor) -> Tensor:
@@ -113,13 +90,11 @@ def _kept_bytes(model: VideoClassifier, precision: str, size: int, clip_frames: 
     with (
         torch.random.fork_rng(devices=[device] if device.type == "cuda" else []),
         torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor),
-        autocast(device, precision),
-        chosen_kernels(device),
     ):
         _ = model(clip).sum()
     for parameter in model.parameters():
         kept.pop(parameter.untyped_storage().data_ptr(), None)
-    return sum(kept.values())
+    return sum(kept.values()) // frames
 
 
 @contextmanager
@@ -132,15 +107,15 @@ def clear_out_of_memory(
     except RuntimeError as error:
         if not isinstance(error, torch.OutOfMemoryError) and "allocate memory" not in str(error):
             raise
-        raise MemoryShortError(f"out of memory on {device}; {advice}") from None
+        raise MemoryShortError(f"out of memory on {device}; {advice}") from error
 
 
-def what_saves_memory(model: VideoClassifier, config: TrainConfig, precision: str) -> str:
+def what_saves_memory(model: VideoClassifier, config: TrainConfig) -> str:
     """What a run that needs too much memory has not turned on yet."""
     ways = []
-    if model.can_checkpoint and not config.checkpoint_activations:
+    if model.family.can_checkpoint and not config.checkpoint_activations:
         ways.append("use --checkpoint-activations")
-    if precision == "float32":
+    if model.precision == "float32":
         ways.append("use --precision bfloat16")
     half = config.batch_size // 2
     if half and half * 2 == config.batch_size and half % config.repeats == 0:
@@ -163,5 +138,9 @@ def peak_memory_gb(device: torch.device) -> float:
     for line in status.read_text().splitlines() if status.exists() else ():
         if line.startswith("VmHWM:"):
             return int(line.split()[1]) / 2**20
+    if sys.platform == "win32":
+        return psutil.Process().memory_info().peak_wset / 2**30
+    import resource  # there is none on Windows
+
     kilobytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # bytes on macOS
     return kilobytes / (2**30 if sys.platform == "darwin" else 2**20)

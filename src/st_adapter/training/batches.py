@@ -1,28 +1,26 @@
 """The clips that a run trains on, batch by batch."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from functools import partial
 from itertools import islice
 from typing import Any
 
 import torch
-from torch.utils.data import DataLoader, Sampler
+from torch.utils.data import DataLoader
 
 from st_adapter.common.interrupt import leave_signals_to_main
 from st_adapter.config import TrainConfig
 from st_adapter.data.annotations import Annotations
-from st_adapter.data.augment.class_pairs import mirrored_classes, reversed_classes
 from st_adapter.data.augment.transform import TrainTransform
+from st_adapter.data.class_pairs import mirrored_classes, reversed_classes
 from st_adapter.data.datasets import (
     EpochSampler,
     TrainBatch,
     TrainDataset,
-    TrainItem,
     collate_train,
-    draw_of,
 )
 from st_adapter.errors import DataError
-from st_adapter.runtime.prefix_cache import Key, PrefixCache
 from st_adapter.training.run import Run
 
 
@@ -51,17 +49,11 @@ def train_transform(config: TrainConfig) -> TrainTransform:
 
 
 class Batches:
-    """The batches of any epoch, from any step on, in an order that the seed decides.
-
-    Clips that come again are taken from the run's prefix cache, where it has one: their videos are
-    not even decoded.
-    """
+    """The batches of any epoch, from any step on, in an order that the seed decides."""
 
     def __init__(self, run: Run) -> None:
         config, videos = run.config, run.data.train
-        self._cache = run.prefix_cache
-        self._draws = config.draws
-        self._known: set[tuple[int, int]] = set()
+        self._run = run
         self._collate = partial(collate_train, len(run.data.labels))
         self._sampler = EpochSampler(
             num_videos=len(videos),
@@ -82,54 +74,49 @@ class Batches:
             reversal=run.reversal,
             reader=run.reader,
         )
-        self._loader: DataLoader[Any] = DataLoader(
+        self._loader = self._make_loader(self._sampler, self._collate)
+
+    def _make_loader(
+        self, keys: Iterable[list[tuple[int, int]]], collate: Any
+    ) -> "DataLoader[Any]":
+        workers, on_cuda = self._run.config.workers, self._run.model.device.type == "cuda"
+        return DataLoader(
             self._dataset,
-            batch_sampler=_ToLoad(self._sampler, self._known),
-            num_workers=config.workers,
-            persistent_workers=config.workers > 0,
-            collate_fn=self._collate if self._cache is None else list,
-            pin_memory=run.model.device.type == "cuda" and run.reader.device == "cpu",
+            batch_sampler=keys,
+            num_workers=workers,
+            persistent_workers=workers > 0,
+            collate_fn=collate,
+            pin_memory=on_cuda and self._run.reader.device == "cpu",
             worker_init_fn=leave_signals_to_main,
             generator=torch.Generator(),  # the global one belongs to dropout, and to resuming
         )
 
     def steps(self, epoch: int, first_step: int) -> Iterator[list[TrainBatch | DataError]]:
-        """What this process has of each step from `first_step` on: batches, or why it has none."""
+        """What this process has of each step from `first_step` on, on its device.
+
+        A step is a list of batches, or of why there is none.
+        """
         self._sampler.epoch, self._sampler.first_step = epoch, first_step
-        self._known.clear()
-        if self._cache is not None:
-            keys = (key for step in self._sampler.steps() for batch in step for key in batch)
-            self._known.update(key for key in keys if self._kept_as(key) in self._cache)
+        first = epoch * self._run.steps_per_epoch + first_step
+        for step, batches in enumerate(self._load(), start=first):
+            yield [self._on_device(batch, step, i) for i, batch in enumerate(batches)]
+
+    def _load(self) -> Iterator[list[TrainBatch | DataError]]:
+        """The batches of each step of the epoch, as they are loaded."""
         loaded = iter(self._loader)
-        for batches in self._sampler.steps():
-            if self._cache is None:
-                yield list(islice(loaded, len(batches)))
-            else:
-                yield [self._assemble(self._cache, keys, loaded) for keys in batches]
+        for keys in self._sampler.steps():
+            yield list(islice(loaded, len(keys)))
 
-    def _kept_as(self, key: tuple[int, int]) -> Key:
-        epoch, index = key
-        return f"draw {draw_of(epoch, self._draws)}", index
-
-    def _assemble(
-        self, cache: PrefixCache, keys: list[tuple[int, int]], loaded: Iterator[list[TrainItem]]
+    def _on_device(
+        self, batch: TrainBatch | DataError, step: int, number: int
     ) -> TrainBatch | DataError:
-        """A batch of what the frozen blocks made of its clips, now or in an earlier epoch."""
-        batch = {self._kept_as(key): key for key in keys}
-        known = {kept_as for kept_as, key in batch.items() if key in self._known}
-        new = iter(next(loaded) if len(known) < len(batch) else ())
-        return self._collate(
-            cache.items(list(batch), known, new, lambda kept_as: self._dataset[batch[kept_as]])
-        )
-
-
-class _ToLoad(Sampler[list[tuple[int, int]]]):
-    """The batches of an epoch without the keys that are known already."""
-
-    def __init__(self, sampler: EpochSampler, known: set[tuple[int, int]]) -> None:
-        self._sampler, self._known = sampler, known
-
-    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        for batch in self._sampler:
-            if unknown := [key for key in batch if key not in self._known]:
-                yield unknown
+        """Move a batch to the device, and blend its clips if that is asked for."""
+        if isinstance(batch, DataError):
+            return batch
+        run = self._run
+        clips = batch.clips.to(run.model.device, non_blocking=True)
+        targets = batch.targets.to(run.model.device, non_blocking=True)
+        if run.mixer is not None:
+            of_all = step * run.accelerator.num_processes + run.accelerator.process_index
+            clips, targets = run.mixer(clips, targets, of_all * run.config.accumulate + number)
+        return replace(batch, clips=clips, targets=targets)

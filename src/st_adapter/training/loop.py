@@ -3,7 +3,8 @@
 import shlex
 import statistics
 import time
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, replace
 from datetime import timedelta
 from pathlib import Path
@@ -17,34 +18,38 @@ from accelerate.utils import InitProcessGroupKwargs, broadcast_object_list, gath
 from st_adapter.catalogue.costs import count_parts
 from st_adapter.common.interrupt import deferred_interrupt
 from st_adapter.common.lock import alone_in
-from st_adapter.common.progress import Bar, bar, console, say
+from st_adapter.common.progress import Bar, bar, say
 from st_adapter.config import ClipConfig, TrainConfig
-from st_adapter.data.annotations import Annotations
 from st_adapter.data.labels import Task
 from st_adapter.data.video.index import index_of
 from st_adapter.data.video.reader import make_reader
-from st_adapter.errors import DataError, TrainingError
-from st_adapter.evaluation.evaluate import Evaluation, evaluate
+from st_adapter.errors import ArgumentError, DataError, TrainingError
+from st_adapter.evaluation.evaluate import Evaluation, evaluate_videos
 from st_adapter.evaluation.metrics import METRICS
-from st_adapter.model import checkpoint
-from st_adapter.model.classifier import VideoClassifier, model_of
-from st_adapter.model.sharding import check_shardable, gathered, num_shards
-from st_adapter.runtime.compilation import compile_for_training
-from st_adapter.runtime.device import check_input_size, choose_device, choose_precision, hold_frozen
-from st_adapter.runtime.lanes import lanes_of
-from st_adapter.runtime.memory import check_memory, clips_in_pass, fit_batch, peak_memory_gb
-from st_adapter.runtime.prefix_cache import PrefixCache, make_prefix_cache
+from st_adapter.evaluation.run_record import read_videos, write_evaluation
+from st_adapter.evaluation.score import score_videos
+from st_adapter.model.build import build_model, copy_trained
+from st_adapter.model.checkpoint import read_tensors
+from st_adapter.model.classifier import VideoClassifier
+from st_adapter.runtime.compilation import black_clips, compile_for_training
+from st_adapter.runtime.device import check_input_size, choose_device, choose_precision
+from st_adapter.runtime.memory import (
+    check_memory,
+    fit_batch,
+    peak_memory_gb,
+    share_of_memory,
+    step_bytes,
+)
+from st_adapter.runtime.micro_batches import clips_at_once
 from st_adapter.training.batches import Batches, class_maps, train_transform
+from st_adapter.training.cached import CachedBatches, CachedScores
 from st_adapter.training.launch import check_accelerate, is_launched, launch
 from st_adapter.training.optimizer import make_optimizer
+from st_adapter.training.prefix_cache import make_prefix_cache
 from st_adapter.training.run import Run
-from st_adapter.training.run_folder import (
-    check_folder,
-    read_videos,
-    resumed_config,
-    write_evaluation,
-)
+from st_adapter.training.run_folder import check_folder, resumed_config
 from st_adapter.training.run_view import RunView
+from st_adapter.training.state import SavedStates
 from st_adapter.training.step import take_step
 from st_adapter.training.trackers import check_tracker, start_tracker
 
@@ -96,43 +101,52 @@ def train(
         config = replace(config, processes=config.processes or count)
         options: dict[str, Any] = {"recipe": recipe, "resume": resume, "temporal": temporal}
         return launch(count, train, data, out, config, **options)
-    run = _prepare(Path(data), folder, config)
-    with alone_in(folder) if run.is_main else nullcontext():
-        return _run(run, Path(data), recipe, resume, temporal)
+    with torch.random.fork_rng():  # the caller's generators are left as they were
+        run = _prepare(Path(data), folder, config)
+        with alone_in(folder) if run.is_main else nullcontext():
+            return _run(run, Path(data), recipe, resume, temporal)
 
 
 def _run(run: Run, data: Path, recipe: str, resume: bool, temporal: bool) -> Evaluation:
     """Take a prepared run to its end."""
+    states = SavedStates(run)
     if resume:
-        run.restore()
+        states.restore()
     else:
         run.write_config(data, recipe)
     _announce(run)
     start_tracker(run.accelerator, run.config, run.folder)
+    with _told_how_to_go_on(run, data, resume):
+        _train_epochs(run, states)
+    return _finish(run, data, temporal)
+
+
+@contextmanager
+def _told_how_to_go_on(run: Run, data: Path, resume: bool) -> Iterator[None]:
+    """Say of what ends a run where it stands and what to do."""
     try:
-        _train_epochs(run)
+        yield
     except OSError as error:
-        raise TrainingError(_ended(run, error)) from None
+        raise TrainingError(_ended(run, error)) from error
     except DataError as error:
-        if resume or run.step > 1:
-            raise DataError(_ended(run, error)) from None
+        if resume or run.at.step > 1:
+            raise DataError(_ended(run, error)) from error
         if run.is_main:
             (run.folder / "config.json").unlink()  # nothing has come of it
         raise
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as error:
         raise Interrupted(
-            f"stopped in epoch {run.epochs_done + 1} at step {run.step}; "
+            f"stopped in epoch {run.at.epochs_done + 1} at step {run.at.step}; "
             f"go on with: st-adapter train {shlex.quote(str(data))} "
             f"--out {shlex.quote(str(run.folder))} --resume"
-        ) from None
-    return _finish(run, data, temporal)
+        ) from error
 
 
 def _ended(run: Run, error: Exception) -> str:
     """What is said of a run whose files or videos failed it."""
     return (
-        f"ended at step {run.step}: {error}; {run.folder} keeps the last good state: see to that, "
-        "then go on with --resume"
+        f"ended at step {run.at.step}: {error}; {run.folder} keeps the last good state: see to "
+        "that, then go on with --resume"
     )
 
 
@@ -153,23 +167,11 @@ def _prepare(data: Path, folder: Path, config: TrainConfig) -> Run:
     device = choose_device(config.device)
     check_tracker(config.tracker)
     check_accelerate()
-    check_shardable(config)
     accelerator = _join_processes(device, config.tracker, folder)
     config = replace(config, processes=config.processes or accelerator.num_processes)
     torch.manual_seed(config.seed)
-    model = _build_model(config, annotations, device)
-    check_input_size(model, config.size)
-    chosen = choose_precision(config.precision, model, clip_frames=config.frames, size=config.size)
-    precision, reason = broadcast_object_list([*chosen])  # each may have measured another
-    hold_frozen(model, precision)
-    copies = 2 if reversal else 1
-    if config.fit_batch:
-        fitted = fit_batch(model, config, precision, copies)
-        (config,) = broadcast_object_list([fitted])  # memory differs from process to process
-    check_memory(model, config, precision, config.batch_size * copies)
-    say(f"{device}, {precision}: {reason}")
-    if config.compile:
-        compile_for_training(model, config, precision, lanes_of(model.device))
+    model = build_model(config, annotations.labels, task=annotations.task).to(device)
+    config = _settle(model, config, copies=2 if reversal else 1)
     reader = make_reader(config.decoder, config.workers, device, index_of(data))
     drawn_by = {
         "reader": [config.decoder, str(reader.device)],
@@ -177,12 +179,7 @@ def _prepare(data: Path, folder: Path, config: TrainConfig) -> Run:
         "mirror": mirror,
         "reversal": reversal,
     }
-    prefix_cache = make_prefix_cache(
-        model, config, precision, annotations, drawn_by, accelerator.num_processes
-    )
-    at_once = clips_in_pass(model, config, precision, config.batch_size * copies)
-    if num_shards() > 1:
-        model.shard()
+    cache = make_prefix_cache(model, config, annotations, drawn_by, accelerator.num_processes)
     if not accelerator.is_main_process:
         torch.manual_seed(config.seed + accelerator.process_index)  # dropout of its own
     return Run(
@@ -192,29 +189,59 @@ def _prepare(data: Path, folder: Path, config: TrainConfig) -> Run:
         model=model,
         optimizer=make_optimizer(model, config),
         accelerator=accelerator,
-        precision=precision,
+        at_once=clips_at_once(device, config.frames, config.size),
         reversal=reversal,
         mirror=mirror,
-        prefix_cache=prefix_cache,
-        at_once=at_once,
         reader=reader,
+        prefix_cache=cache,
     )
 
 
-def _build_model(
-    config: TrainConfig, annotations: Annotations, device: torch.device
-) -> VideoClassifier:
-    """The classifier as it is before the first step."""
-    model = model_of(config, annotations.labels, task=annotations.task).to(device)
+def _settle(model: VideoClassifier, config: TrainConfig, copies: int) -> TrainConfig:
+    """Bring the model into the form it is trained in; refuse what this machine cannot do.
+
+    Args:
+        copies: clips that a clip of the batch becomes, with its reversal.
+    """
+    check_input_size(model, config.size)
     if config.checkpoint_activations:
-        model.checkpoint_activations()
-    return model
+        checkpoint_activations(model)
+    chosen = choose_precision(config.precision, model, clip_frames=config.frames, size=config.size)
+    precision, reason = broadcast_object_list([*chosen])  # each may have measured another
+    model.set_precision(precision)
+    needed = step_bytes(model, config)
+    if config.fit_batch:
+        fitted = fit_batch(config, needed, share_of_memory(model.device), copies)
+        (config,) = broadcast_object_list([fitted])  # memory differs from process to process
+    check_memory(model, config, needed(config.batch_size * copies))
+    say(f"{model.device}, {precision}: {reason}")
+    if config.compile:
+        mixed = torch.float32 if config.mixup or config.cutmix else torch.uint8
+        most = config.batch_size * copies
+        compile_for_training(model, black_clips(model, config.clip, most, mixed))
+    return config
+
+
+def checkpoint_activations(model: VideoClassifier) -> None:
+    """From now on, keep only what enters each block for the backward pass; run it again there.
+
+    Less memory, about a third more time, the same gradients.
+
+    Raises:
+        ArgumentError: not with this kind of backbone.
+    """
+    if not model.family.can_checkpoint:
+        raise ArgumentError(
+            f"activations of {type(model.backbone).__name__} cannot be checkpointed, those of "
+            "plain ViTs can; use a smaller --batch-size with --accumulate"
+        )
+    model.family.checkpoints = True
 
 
 def _join_processes(device: torch.device, tracker: str, folder: Path) -> Accelerator:
-    """Meet the other processes of the run, where there are any; the main one alone speaks."""
+    """Meet the other processes of the run, if there are any."""
     AcceleratorState._reset_state(reset_partial_state=True)  # a process may train several times
-    accelerator = Accelerator(
+    return Accelerator(
         cpu=device.type == "cpu",
         mixed_precision="no",  # --precision says
         device_placement=False,  # the model is where --device says
@@ -222,8 +249,6 @@ def _join_processes(device: torch.device, tracker: str, folder: Path) -> Acceler
         project_dir=folder,
         kwargs_handlers=[InitProcessGroupKwargs(timeout=_LONGEST_WAIT)],
     )
-    console.quiet = not accelerator.is_main_process
-    return accelerator
 
 
 def _announce(run: Run) -> None:
@@ -256,14 +281,10 @@ def _announce(run: Run) -> None:
             f"note: {_count(now, 'process')} instead of {config.processes}; a step has the same "
             f"{config.step_clips} clips, shared by those there are"
         )
-    if num_shards() > 1:
-        say(
-            f"FSDP: parameters, gradients and optimizer lie in shards over {num_shards()} processes"
-        )
     if run.is_done:
         say("the run is complete; evaluating the epoch that is kept")
-    elif run.step:
-        say(f"resuming in epoch {run.epochs_done + 1} at step {run.step}")
+    elif run.at.step:
+        say(f"resuming in epoch {run.at.epochs_done + 1} at step {run.at.step}")
 
 
 def _count(number: int, what: str) -> str:
@@ -277,18 +298,19 @@ def _kind(task: Task) -> str:
     return ", any number of them a video" if task.multi_label else ""
 
 
-def _train_epochs(run: Run) -> None:
+def _train_epochs(run: Run, states: SavedStates) -> None:
     """Train and validate until the run is done."""
-    batches, view = Batches(run), RunView(run)
+    batches = CachedBatches(run, run.prefix_cache) if run.prefix_cache else Batches(run)
+    view = RunView(run)
     while not run.is_done:
-        _train_epoch(run, batches, view)
-        view.last_score = _validate_epoch(run)
+        _train_epoch(run, batches, states, view)
+        view.last_score = _validate_epoch(run, states)
 
 
-def _train_epoch(run: Run, batches: Batches, view: RunView) -> None:
+def _train_epoch(run: Run, batches: Batches, states: SavedStates, view: RunView) -> None:
     """Train from where the run stands to the end of its epoch."""
-    config, epoch = run.config, run.epochs_done
-    first_step = run.step - epoch * run.steps_per_epoch
+    config, epoch = run.config, run.at.epochs_done
+    first_step = run.at.step - epoch * run.steps_per_epoch
     run.model.train()
     seen, began = 0, time.perf_counter()
     last = began
@@ -297,29 +319,29 @@ def _train_epoch(run: Run, batches: Batches, view: RunView) -> None:
     with deferred_interrupt() as stop, bar(title, run.steps_per_epoch, first_step) as progress:
         progress.tell(*view.facts)
         for step in batches.steps(epoch, first_step):
-            done = take_step(run, step, stop.is_set())
+            done = take_step(run, step, stop.is_set(), save=run.is_main and states.is_due())
             seen += done.clips
             now = time.perf_counter()
-            run.train_seconds += now - last
+            run.at.train_seconds += now - last
             last = now
-            if run.step % log_every == 0 or run.step == 1:
+            if run.at.step % log_every == 0 or run.at.step == 1:
                 _log_step(run, done.norm, seen / (now - began), progress, view)
             progress.advance()
             if done.stop:
                 break
             if done.save:
-                run.save()
-    run.save()
+                states.save()
+    states.save()
     if any(gather_object([stop.is_set()])):
         raise KeyboardInterrupt
 
 
 def _log_step(run: Run, norm: float, clips_per_second: float, progress: Bar, view: RunView) -> None:
     run.report_skipped()
-    if not run.losses:
+    if not run.at.losses:
         return  # all were left out
-    loss = statistics.fmean(run.losses)
-    run.losses.clear()
+    loss = statistics.fmean(run.at.losses)
+    run.at.losses.clear()
     memory = peak_memory_gb(run.model.device)
     run.log(
         {
@@ -334,25 +356,24 @@ def _log_step(run: Run, norm: float, clips_per_second: float, progress: Bar, vie
     view.show(run, clips_per_second, memory, progress)
 
 
-def _validate_epoch(run: Run) -> float | None:
+def _validate_epoch(run: Run, states: SavedStates) -> float | None:
     """Keep the adapter if it is the best on one view so far, or the last; close the epoch.
 
     Returns:
         what the classifier is judged by, where that was measured.
     """
     score = None
-    values, note = {}, f"{run.train_seconds:.0f} s of training"
-    with run.what_counts():
+    values, note = {}, f"{run.at.train_seconds:.0f} s of training"
+    with run.as_kept():
         run.save_adapter("adapter_last")
         if run.config.keep == "last":
             run.save_adapter("adapter")
         else:
-            one_view = replace(run.config.clip, views=(1, 1))
-            result = _evaluate(run, one_view, prefix_cache=run.prefix_cache)
+            result = _evaluate(run, replace(run.config.clip, views=(1, 1)), cached=True)
             score = result.score
-            if result.score > run.best_score:
-                run.best_score, run.best_result = result.score, result
-                run.best_epoch = run.epochs_done + 1
+            if result.score > run.at.best_score:
+                run.at.best_score, run.best_result = result.score, result
+                run.at.best_epoch = run.at.epochs_done + 1
                 run.save_adapter("adapter")
             values = {
                 "top1": result.top1,
@@ -361,42 +382,39 @@ def _validate_epoch(run: Run) -> float | None:
                 result.metric: result.score,
                 "val_loss": result.loss,
             }
-            note = f"{METRICS[result.metric]} {result.score:.1%} (best {run.best_score:.1%})"
-    run.log(values | {"train_seconds": round(run.train_seconds, 2)})
-    run.epochs_done += 1
-    run.save()
-    say(f"epoch {run.epochs_done}/{run.config.epochs}: {note}")
-    if run.is_done and run.epochs_done < run.config.epochs:
+            note = f"{METRICS[result.metric]} {result.score:.1%} (best {run.at.best_score:.1%})"
+    run.log(values | {"train_seconds": round(run.at.train_seconds, 2)})
+    run.at.epochs_done += 1
+    states.save()
+    say(f"epoch {run.at.epochs_done}/{run.config.epochs}: {note}")
+    if run.is_done and run.at.epochs_done < run.config.epochs:
         say(f"no better epoch in {run.config.patience}; training ends")
     return score
 
 
 def _evaluate(
-    run: Run, clip: ClipConfig, temporal: bool = False, prefix_cache: PrefixCache | None = None
+    run: Run, clip: ClipConfig, temporal: bool = False, cached: bool = False
 ) -> Evaluation:
-    config = run.config
-    return evaluate(
+    return evaluate_videos(
         run.model,
         run.data.val,
         clip,
-        batch_size=config.batch_size,
-        workers=config.workers,
-        precision=run.precision,
+        batch_size=run.config.batch_size,
+        workers=run.config.workers,
         temporal=temporal,
         reader=run.reader,
         accelerator=run.accelerator,
-        prefix_cache=prefix_cache,
+        score=CachedScores(run.prefix_cache) if cached and run.prefix_cache else score_videos,
     )
 
 
 def _finish(run: Run, data: Path, temporal: bool) -> Evaluation:
     """Evaluate the kept adapter with the recipe's views and write the result."""
-    best = checkpoint.load_tensors(run.folder / "adapter")
-    with gathered(run.model):
-        checkpoint.copy_trained(run.model, best, str(run.folder / "adapter"))
-        result = run.best_result  # already what is wanted, where validation used the recipe's views
-        if result is None or result.views != run.config.clip.views or temporal:
-            result = _evaluate(run, run.config.clip, temporal)
+    kept = run.folder / "adapter"
+    copy_trained(run.model, read_tensors(kept), str(kept))
+    result = run.best_result  # already what is wanted, where validation used the recipe's views
+    if result is None or result.views != run.config.clip.views or temporal:
+        result = _evaluate(run, run.config.clip, temporal)
     if run.is_main:
         write_evaluation(run.folder / "eval.json", result, data)
         run.unreported += result.skipped

@@ -3,10 +3,9 @@
 from dataclasses import dataclass, field, replace
 
 import torch
-from timm.models import get_model_input_config
 from torch import nn
 
-from st_adapter.backbones.family import Family, Inserted
+from st_adapter.backbones.family import Family
 from st_adapter.config import AdapterConfig, MethodConfig, check_method
 from st_adapter.methods import METHODS
 from st_adapter.model.methods.low_rank import add_low_rank, low_rank_parameters
@@ -37,10 +36,8 @@ class Parts:
     unfrozen: list[nn.Parameter] = field(default_factory=list)
 
 
-def build_parts(
-    name: str, adapter: AdapterConfig, sizes: MethodConfig, backbone: nn.Module, family: Family
-) -> Parts:
-    """Build what the method called `name` trains on a backbone, from the choices of its table row.
+def build_parts(name: str, adapter: AdapterConfig, sizes: MethodConfig, family: Family) -> Parts:
+    """Build what the method called `name` trains, from the choices of its row in METHODS.
 
     The backbone is changed by "lora" alone, which wraps its linear maps.
 
@@ -49,36 +46,35 @@ def build_parts(
     """
     check_method(name)
     method = METHODS[name]
-    sites = family.sites(backbone)
-    parts = Parts(num_features=family.num_features(backbone))
+    backbone = family.backbone
+    parts = Parts(num_features=family.num_features)
     if method.adapters == "spatial":
         adapter = replace(adapter, kernel_size=(1, 1, 1))
     if method.adapters != "none":
-        parts.adapters = build_adapters(adapter, sites)
+        parts.adapters = build_adapters(adapter, family.sites())
     if method.prompts != "none":
-        widths = family.prompt_widths(backbone)
+        widths = family.prompt_widths()
         parts.prompts = build_prompts(sizes.prompt_tokens, widths, deep=method.prompts == "deep")
     if method.pooling == "temporal":
         parts.frame_mixer = TemporalTransformer(parts.num_features, sizes.temporal_layers)
     if method.pooling == "attention":
-        parts.token_pool = TokenPool(family.num_token_features(backbone))
+        parts.token_pool = TokenPool(family.num_token_features)
         parts.num_features = parts.token_pool.width
     if method.low_rank:
-        blocks = family.blocks(backbone)
-        add_low_rank(backbone, blocks, sizes.rank, lambda: _run_once(backbone, family))
+        blocks = family.blocks()
+        add_low_rank(backbone, blocks, sizes.rank, lambda: _run_once(family))
         parts.unfrozen = low_rank_parameters(backbone)
     if method.unfrozen == "biases":
         parts.unfrozen = biases(backbone)
     if method.unfrozen == "blocks":
-        parts.unfrozen = last_blocks(family.blocks(backbone), sizes.trained_blocks)
+        parts.unfrozen = last_blocks(family.blocks(), sizes.trained_blocks)
     if method.unfrozen == "all":
         parts.unfrozen = list(backbone.parameters())
     return parts
 
 
 @torch.no_grad()
-def _run_once(backbone: nn.Module, family: Family) -> None:
-    weight = next(backbone.parameters())
-    size = get_model_input_config(backbone)["input_size"]
-    frame = torch.zeros(1, *size, device=weight.device, dtype=weight.dtype)
-    family.frame_features(backbone, frame, Inserted(whole=True))
+def _run_once(family: Family) -> None:
+    weight = next(family.backbone.parameters())
+    size = family.native_size()
+    family.run(torch.zeros(1, 3, *size, device=weight.device, dtype=weight.dtype))

@@ -5,7 +5,7 @@ from torch import nn
 from st_adapter.backbones.family import Site
 from st_adapter.config import AdapterConfig
 from st_adapter.errors import ArgumentError
-from st_adapter.model.adapter import STAdapter
+from st_adapter.model.methods.adapter import STAdapter
 
 _WIDEST = 384
 """Width of the adapters in every published configuration."""

@@ -10,16 +10,26 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import av
 import pytest
 import torch
 
 from conftest import SIGNALLED_RUN, blinking, write_video
 from st_adapter.common.files import remove_unfinished
-from st_adapter.config import TrainConfig
+from st_adapter.config import AdapterConfig, TrainConfig
+from st_adapter.data.datasets import TrainItem
+from st_adapter.data.formats.folders import find_videos
+from st_adapter.data.video.index import index_of
 from st_adapter.errors import ArgumentError
-from st_adapter.model.checkpoint import load_tensors
-from st_adapter.model.classifier import create_model
+from st_adapter.model.build import create_model
+from st_adapter.model.checkpoint import read_tensors
 from st_adapter.training.loop import train
+from st_adapter.training.prefix_cache import (
+    AfterPrefix,
+    PrefixCache,
+    file_state,
+    num_frozen_blocks,
+)
 
 
 @pytest.fixture
@@ -36,7 +46,7 @@ def cached(config: TrainConfig, folder: Path | None = None, gigabytes: float = 1
 
 def trained(data: Path, out: Path, config: TrainConfig) -> dict[str, torch.Tensor]:
     train(data, out, config)
-    return load_tensors(out / "adapter_last")
+    return read_tensors(out / "adapter_last")
 
 
 def losses(run: Path) -> list[float]:
@@ -53,17 +63,19 @@ def assert_same(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor]) 
 
 
 @pytest.fixture
-def decoded(monkeypatch):
-    """Numbers of the videos that training decodes, as they are decoded."""
-    from st_adapter.data.datasets import TrainDataset
+def decoded(folder_data, monkeypatch):
+    """Paths of the videos that are opened, as they are; what they hold is known before."""
+    index = index_of(folder_data)
+    for path in find_videos(folder_data):
+        index(path)
+    index.store.close()
+    seen, open_file = [], av.open
 
-    seen, load = [], TrainDataset.__getitem__
+    def note(source, *args, **options):
+        seen.append(source)
+        return open_file(source, *args, **options)
 
-    def note(dataset, key):
-        seen.append(key[1])
-        return load(dataset, key)
-
-    monkeypatch.setattr(TrainDataset, "__getitem__", note)
+    monkeypatch.setattr(av, "open", note)
     return seen
 
 
@@ -95,22 +107,9 @@ def test_training_comes_to_the_same(folder_data, tmp_path, plain, changes):
 
 def test_each_video_is_decoded_once(folder_data, tmp_path, plain, decoded):
     train(folder_data, tmp_path / "run", cached(plain))
-    assert sorted(decoded) == list(range(10))
-
-
-@pytest.fixture
-def viewed(monkeypatch):
-    """Numbers of the videos that are decoded to be scored, as they are decoded."""
-    from st_adapter.data.datasets import ViewDataset
-
-    seen, load = [], ViewDataset.__getitem__
-
-    def note(dataset, index):
-        seen.append(index)
-        return load(dataset, index)
-
-    monkeypatch.setattr(ViewDataset, "__getitem__", note)
-    return seen
+    training, validation = decoded[:-2], decoded[-2:]
+    assert len(set(training)) == len(training) == 10
+    assert not set(training) & set(validation)
 
 
 def validations(run: Path) -> list[dict[str, float]]:
@@ -120,16 +119,17 @@ def validations(run: Path) -> list[dict[str, float]]:
 
 @pytest.mark.parametrize("in_folder", [False, True])
 def test_validation_decodes_once_and_scores_the_same(
-    folder_data, tmp_path, plain, viewed, in_folder
+    folder_data, tmp_path, plain, decoded, in_folder
 ):
     data = shutil.copytree(folder_data, tmp_path / "data")
     next(data.rglob("clip 2.mp4")).write_bytes(b"broken")
     config = replace(plain, keep="best", val=str(data), views="2x1")
     train(data, tmp_path / "plain", config)
-    viewed.clear()
+    decoded.clear()
     folder = tmp_path / "cache" if in_folder else None
     train(data, tmp_path / "cached", cached(config, folder))
-    assert len(viewed) == 12 + 2 * 1 + 12  # the broken one each time; the last time on two views
+    # Each of 11 videos once to train and once to validate, then once more, on two views.
+    assert len(decoded) == 11 + 11 + 11
     ours, wanted = (validations(tmp_path / name) for name in ("cached", "plain"))
     assert len(ours) == 3
     for mine, theirs in zip(ours, wanted, strict=True):
@@ -141,29 +141,25 @@ def test_validation_decodes_once_and_scores_the_same(
     assert ours["top1"] == wanted["top1"]
 
 
-@pytest.mark.parametrize("together", ["same", "different"])
-def test_clips_are_run_together_only_where_that_makes_the_same_bits(monkeypatch, together):
-    from st_adapter.config import AdapterConfig
-    from st_adapter.data.datasets import TrainItem
-    from st_adapter.runtime.prefix_cache import PrefixCache
+class Uneven(AfterPrefix):
+    """A machine that computes other bits for clips that run together."""
 
+    def prefix(self, clips):
+        alone = torch.cat([super(Uneven, self).prefix(clip[None]) for clip in clips])
+        return alone if len(clips) == 1 else alone + 1e-6
+
+
+@pytest.mark.parametrize("kind", [AfterPrefix, Uneven])
+def test_what_is_kept_does_not_depend_on_the_clips_beside_it(kind):
     model = create_model("test_vit", ["a", "b"], AdapterConfig(layers=2), weights="random")
-    calls, prefix = [], model.prefix
-
-    def run(clips):
-        calls.append(len(clips))
-        alone = torch.cat([prefix(clip[None]) for clip in clips])
-        return alone if len(clips) == 1 or together == "same" else alone + 1e-6
-
-    monkeypatch.setattr(model, "prefix", run)
-    cache = PrefixCache(model, 32, "float32", most_bytes=1e9)
+    rest = kind(model, num_frozen_blocks(model), size=32)
+    cache = PrefixCache(rest, most_bytes=1e9)
     for draw in ("draw 0", "draw 1"):
         clips = torch.randint(0, 256, (3, 4, 3, 32, 32), dtype=torch.uint8)
         items = [TrainItem(path="a", clips=(c,), targets=((0,),), skipped=()) for c in clips]
         made = cache.items([(draw, i) for i in range(3)], set(), iter(items), items.__getitem__)
         for item, clip in zip(made, clips, strict=True):
-            assert torch.equal(item.clips[0], prefix(clip[None])[0])
-    assert calls == [1, 1, 1, 3] + ([3] if together == "same" else [1, 1, 1])
+            assert torch.equal(item.clips[0], rest.prefix(clip[None])[0])
 
 
 def test_what_does_not_fit_is_computed_anew(folder_data, tmp_path, plain, decoded):
@@ -172,7 +168,7 @@ def test_what_does_not_fit_is_computed_anew(folder_data, tmp_path, plain, decode
     each = 4 * 5 * 64 * 4  # frames, tokens, channels, bytes
     some = cached(plain, gigabytes=3.5 * each / 2**30)
     assert_same(trained(folder_data, tmp_path / "cached", some), wanted)
-    assert len(decoded) == 10 + 7 + 7
+    assert len(decoded) == 10 + 7 + 7 + 2
 
 
 def test_a_folder_serves_further_runs(folder_data, tmp_path, plain, decoded):
@@ -180,7 +176,7 @@ def test_a_folder_serves_further_runs(folder_data, tmp_path, plain, decoded):
     decoded.clear()
     other = replace(plain, lr=3e-3)
     ours = trained(folder_data, tmp_path / "second", cached(other, tmp_path / "cache"))
-    assert decoded == []
+    assert len(decoded) == 2  # the validation part, at the end
     assert_same(ours, trained(folder_data, tmp_path / "plain", other))
 
 
@@ -224,7 +220,7 @@ def test_other_clips_are_not_taken_from_a_folder(folder_data, tmp_path, plain, d
     train(folder_data, tmp_path / "first", cached(plain, tmp_path / "cache"))
     decoded.clear()
     train(folder_data, tmp_path / "other", cached(replace(plain, **changes), tmp_path / "cache"))
-    assert len(decoded) == 12
+    assert len(decoded) == 12 + 12  # to train, and to be evaluated on
 
 
 def test_a_changed_video_and_a_damaged_file_are_read_again(folder_data, tmp_path, plain, decoded):
@@ -239,7 +235,8 @@ def test_a_changed_video_and_a_damaged_file_are_read_again(folder_data, tmp_path
     os.utime(changed, ns=(1, 1))
     decoded.clear()
     ours = trained(data, tmp_path / "second", cached(plain, tmp_path / "cache"))
-    assert 1 <= len(set(decoded)) <= 2  # one where the damaged file was that of the changed video
+    of_data = {path for path in decoded if Path(path).is_relative_to(data)}
+    assert 1 <= len(of_data) <= 2  # one where the damaged file was that of the changed video
     assert_same(ours, trained(data, tmp_path / "plain", plain))
 
 
@@ -261,7 +258,7 @@ def test_interrupted_and_resumed_equals_straight_through_bit_for_bit(folder_data
     process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
     assert process.wait(60) != 0
     train(folder_data, out, config, resume=True)
-    for name, tensor in load_tensors(out / "adapter_last").items():
+    for name, tensor in read_tensors(out / "adapter_last").items():
         assert torch.equal(tensor, straight[name]), name
 
 
@@ -290,26 +287,21 @@ def test_a_folder_needs_a_size(plain):
 
 @pytest.mark.parametrize("layers", [1, 3])
 def test_what_is_frozen_is_told_by_structure(layers):
-    from st_adapter.config import AdapterConfig
-
     config = AdapterConfig(layers=layers)
-    model = create_model("test_vit", ["a", "b"], config, weights="random")
-    assert model.num_frozen_blocks == len(model.backbone.blocks) - layers
+    model = create_model("test_vit", ["a", "b"], config, weights="random").eval()
+    count = num_frozen_blocks(model)
+    assert count == len(model.backbone.blocks) - layers
     clips = torch.randint(0, 256, (2, 3, 3, 32, 32), dtype=torch.uint8)
-    model.eval()
-    torch.testing.assert_close(model.forward_from(model.prefix(clips), (32, 32)), model(clips))
+    rest = AfterPrefix(model, count, size=32)
+    torch.testing.assert_close(rest(rest.prefix(clips)), model(clips))
 
 
 @pytest.mark.parametrize("method", ["linear", "st-adapter"])
 def test_what_is_kept_in_memory_is_what_is_counted(method):
-    from st_adapter.config import AdapterConfig
-    from st_adapter.data.datasets import TrainItem
-    from st_adapter.runtime.prefix_cache import PrefixCache
-
     model = create_model(
         "test_vit", ["a", "b"], AdapterConfig(layers=2), weights="random", method=method
     )
-    cache = PrefixCache(model, 32, "float32", most_bytes=1e9)
+    cache = PrefixCache(AfterPrefix(model, num_frozen_blocks(model), size=32), most_bytes=1e9)
     clip = torch.zeros(4, 3, 32, 32, dtype=torch.uint8)
     items = [TrainItem(path="a", clips=(clip,), targets=((0,),), skipped=()) for _ in range(2)]
     keys = [("draw 0", i) for i in range(2)]
@@ -320,18 +312,16 @@ def test_what_is_kept_in_memory_is_what_is_counted(method):
 
 
 def test_pictures_and_shards_that_changed_have_another_name(tmp_path):
-    from st_adapter.runtime.prefix_cache import _state
-
     (folder := tmp_path / "pictures").mkdir()
     for i in range(3):
         (folder / f"{i}.jpg").write_bytes(b"x")
-    before = _state(folder)
+    before = file_state(folder)
     os.utime(folder / "1.jpg", ns=(1, 1))
-    assert _state(folder) != before
+    assert file_state(folder) != before
     (shard := tmp_path / "part.tar").write_bytes(b"x")
-    before = _state(shard / "clip.mp4")
+    before = file_state(shard / "clip.mp4")
     shard.write_bytes(b"xy")
-    assert _state(shard / "clip.mp4") != before
+    assert file_state(shard / "clip.mp4") != before
 
 
 def test_two_processes_share_the_room_and_come_to_the_same(folder_data, tmp_path, plain):

@@ -1,4 +1,9 @@
-"""What the frozen blocks before the first trained one make of clips that come again."""
+"""What the frozen blocks before the first trained one make of clips that come again.
+
+`PrefixCache` keeps it, `rest` goes on from there. `CachedBatches` is the training batches, and
+`score_videos` the validation, of a run that has such a cache: neither decodes, nor runs through
+the frozen blocks, what is kept.
+"""
 
 import dataclasses
 import hashlib
@@ -10,25 +15,23 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from st_adapter.backbones.build import digest
-from st_adapter.config import TrainConfig
-from st_adapter.data.annotations import Annotations
-from st_adapter.data.datasets import TrainItem
-from st_adapter.data.video.picture_folders import list_pictures
-from st_adapter.data.archives.tar import split_member, version
-from st_adapter.data.videos import Video
-from st_adapter.errors import ArgumentError
 from st_adapter.common.files import atomic_path, check_writable, remove_unfinished
-from st_adapter.backbones.cpu_kernels import chosen_kernels
-from st_adapter.model.classifier import VideoClassifier
-from st_adapter.runtime.passes import autocast
 from st_adapter.common.progress import say
 from st_adapter.common.provenance import versions
+from st_adapter.config import TrainConfig
+from st_adapter.data.annotations import Annotations
+from st_adapter.data.archives.tar import split_member, version
+from st_adapter.data.datasets import TrainItem
+from st_adapter.data.video.picture_folders import list_pictures
+from st_adapter.data.videos import Video
+from st_adapter.errors import ArgumentError
+from st_adapter.model.classifier import VideoClassifier
 
 Key = tuple[str, int]
 """What is shown of a video, a draw or views, and the video's index."""
@@ -41,6 +44,55 @@ _LONG_WRITTEN = 3600.0
 """Seconds after which a file that has no name yet is one that a killed process left."""
 
 
+class AfterPrefix(nn.Module):
+    """A classifier that is cut behind its frozen blocks: it goes on from what those made of clips.
+
+    Args:
+        model: the whole classifier.
+        num_blocks: leading blocks that are frozen, as `num_frozen_blocks` counts them.
+        size: height and width of the frames, pixels.
+    """
+
+    def __init__(self, model: VideoClassifier, num_blocks: int, size: int) -> None:
+        super().__init__()
+        self.model = model
+        self._num_blocks, self._frame_size = num_blocks, (size, size)
+
+    @torch.no_grad()
+    def prefix(self, clips: Shaped[Tensor, "b t 3 h w"]) -> Float[Tensor, "b t n c"]:
+        """What the frozen blocks make of each frame."""
+        with self.model.autocast():
+            frames = self.model.normalise(clips.flatten(0, 1))
+            stream = self.model.family.run_prefix(frames, self._num_blocks)
+        prefixes: Tensor = stream.unflatten(0, clips.shape[:2])
+        return prefixes
+
+    def forward(self, prefixes: Float[Tensor, "b t n c"]) -> Float[Tensor, "b classes"]:
+        """The logits of clips that had these prefixes."""
+        model, (b, t) = self.model, prefixes.shape[:2]
+        with model.autocast():
+            frames = model.family.run_rest(
+                prefixes.flatten(0, 1), self._num_blocks, self._frame_size, model.inserted(b, t)
+            )
+            return model.classify(model.pool(frames, b, t))
+
+
+def num_frozen_blocks(model: VideoClassifier) -> int:
+    """Leading blocks in and before which nothing is trained, where the backbone can be cut."""
+    family = model.family
+    if not family.can_cut or len(model.prompts):
+        return 0
+    blocks = family.blocks()
+    where = [{id(p) for p in block.parameters()} for block in blocks]
+    trained = {id(p) for p in model.backbone.parameters() if p.requires_grad}
+    if trained - set().union(*where):
+        return 0  # something before the blocks may be among it
+    first = [site.block for site in family.sites() if site.name in model.adapters]
+    first += [i for i, own in enumerate(where) if own & trained]
+    most = len(blocks) - (model.token_pool is not None)  # which takes what the last one makes
+    return min(first, default=most)
+
+
 class PrefixCache:
     """Clips that have been run through the frozen blocks, by what they show and of which video.
 
@@ -49,25 +101,19 @@ class PrefixCache:
     not fit at first is computed anew each time.
 
     Args:
-        model: whose frozen blocks are run.
-        size: of frames, pixels.
-        precision: of autocast.
+        rest: the classifier, cut behind its frozen blocks.
         most_bytes: that may be kept.
-        file_of: path of the file that keeps a key, None for one that is not kept; unset keeps all
-            in memory.
+        file_of: path of the file that keeps a key, None for one that is not kept; by default all
+            are kept in memory.
     """
 
     def __init__(
         self,
-        model: VideoClassifier,
-        size: int,
-        precision: str,
+        rest: "AfterPrefix",
         most_bytes: float,
         file_of: Callable[[Key], Path | None] | None = None,
     ) -> None:
-        self._model = model
-        self._frame_size = (size, size)
-        self._precision = precision
+        self.rest = rest
         self._room = most_bytes
         self._file_of = file_of
         self._items: dict[Key, TrainItem] = {}
@@ -99,10 +145,6 @@ class PrefixCache:
             items[key] = replace(item, clips=tuple(islice(prefixes, len(item.clips))))
             self._keep(key, items[key])
         return [items[key] for key in keys]
-
-    def logits(self, prefixes: Float[Tensor, "b t n c"]) -> Float[Tensor, "b classes"]:
-        """What the model says of clips that it is given the prefixes of."""
-        return self._model.forward_from(prefixes, self._frame_size)
 
     def _get(self, key: Key) -> TrainItem | None:
         """The item of a key; None where it is not there, or cannot be read any more."""
@@ -141,9 +183,7 @@ class PrefixCache:
         return alone
 
     def _run(self, clips: list[Tensor]) -> list[Tensor]:
-        device = self._model.device
-        with chosen_kernels(device), autocast(device, self._precision):
-            prefixes = self._model.prefix(torch.stack(clips).to(device))
+        prefixes = self.rest.prefix(torch.stack(clips).to(self.rest.model.device))
         return [prefix.clone() for prefix in prefixes.cpu()]  # views would keep all tokens
 
     def _write(self, file: Path, item: TrainItem) -> bool:
@@ -170,7 +210,6 @@ def _read(file: Path) -> TrainItem:
 def make_prefix_cache(
     model: VideoClassifier,
     config: TrainConfig,
-    precision: str,
     data: Annotations,
     drawn_by: Mapping[str, Any],
     num_processes: int = 1,
@@ -186,7 +225,7 @@ def make_prefix_cache(
     """
     if not config.prefix_cache:
         return None
-    blocks = model.num_frozen_blocks
+    blocks = num_frozen_blocks(model)
     if not blocks:
         raise ArgumentError(
             f"prefix_cache has nothing to keep: no block of {config.backbone} comes before all "
@@ -199,8 +238,8 @@ def make_prefix_cache(
         remove_unfinished(Path(folder), "*.safetensors", _LONG_WRITTEN)
         used = sum(file.stat().st_size for file in Path(folder).glob("*/*.safetensors"))
     clip = torch.zeros(1, config.frames, 3, config.size, config.size, device=model.device)
-    with autocast(model.device, precision):
-        each = model.prefix(clip).nbytes
+    rest = AfterPrefix(model, blocks, config.size)
+    each = rest.prefix(clip).nbytes
     copies = config.repeats * (2 if config.reversal else 1)
     clips = len(data.train) * copies * min(config.draws, config.epochs)
     wanted = each * (clips + (len(data.val) if config.keep == "best" else 0))
@@ -211,39 +250,39 @@ def make_prefix_cache(
     )
     most_bytes = (most_bytes - used) / num_processes
     if folder is None:
-        return PrefixCache(model, config.size, precision, most_bytes)
-    hangs_on = {
+        return PrefixCache(rest, most_bytes)
+    depends_on = {
         "format": _FORMAT,
         "versions": versions(),
         "backbone": [config.backbone, model.spec.digest or digest(model.backbone), blocks],
-        "arithmetic": [precision, model.device.type],
+        "arithmetic": [model.precision, model.device.type],
         "clip": [config.frames, config.stride, config.size, config.seed, config.repeats],
         "drawn_by": dict(drawn_by),
     }
-    shared = _digest_of(hangs_on)
+    shared = _digest_of(depends_on)
 
     def file_of(key: Key) -> Path | None:
         videos = data.val if key[0] == VALIDATION else data.train
         return _file(Path(folder), shared, key, videos[key[1]])
 
-    return PrefixCache(model, config.size, precision, most_bytes, file_of)
+    return PrefixCache(rest, most_bytes, file_of)
 
 
 def _file(folder: Path, shared: str, key: Key, video: Video) -> Path | None:
-    """Where a key is kept, a name made of all that its content hangs on; None where nothing tells.
+    """Where a key is kept: a name made of all that its content depends on, or None if unknown.
 
     Args:
-        shared: what the content of every key hangs on.
+        shared: what the content of every key depends on.
     """
     try:
-        state = _state(video.path)
+        state = file_state(video.path)
     except OSError:
         return None
     name = _digest_of([shared, key, dataclasses.asdict(video), state])
     return folder / name[:2] / f"{name}.safetensors"
 
 
-def _state(path: Path) -> list[tuple[int, int]]:
+def file_state(path: Path) -> list[tuple[int, int]]:
     """Lengths and times of change of what holds a video."""
     member = split_member(path)
     if member is None and path.is_dir():

@@ -1,1 +1,0 @@
-"""How fast a configuration runs on this machine, beside what the machine can do."""

@@ -1,0 +1,137 @@
+"""Training batches and validation of a run with a prefix cache: what is kept is not decoded."""
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch.utils.data import Sampler
+
+from st_adapter.config import ClipConfig
+from st_adapter.data.datasets import (
+    EpochSampler,
+    Skipped,
+    TrainBatch,
+    TrainItem,
+    ViewDataset,
+    Views,
+    draw_of,
+    view_loader,
+)
+from st_adapter.data.video.reader import Reader
+from st_adapter.data.videos import Video
+from st_adapter.errors import DataError
+from st_adapter.evaluation.frame_order import Order
+from st_adapter.evaluation.score import Scored, evaluation_mode, score_views, videos_per_batch
+from st_adapter.model.classifier import VideoClassifier
+from st_adapter.runtime.micro_batches import clips_at_once
+from st_adapter.training.batches import Batches
+from st_adapter.training.prefix_cache import VALIDATION, Key, PrefixCache
+from st_adapter.training.run import Run
+
+
+class CachedBatches(Batches):
+    """Batches of what the frozen blocks made of the clips, now or in an earlier epoch."""
+
+    def __init__(self, run: Run, cache: PrefixCache) -> None:
+        super().__init__(run)
+        self._cache = cache
+        self._known: set[tuple[int, int]] = set()
+        self._loader = self._make_loader(_ToLoad(self._sampler, self._known), list)
+
+    def _load(self) -> Iterator[list[TrainBatch | DataError]]:
+        keys = (key for step in self._sampler.steps() for batch in step for key in batch)
+        self._known.clear()
+        self._known.update(key for key in keys if self._kept_as(key) in self._cache)
+        loaded = iter(self._loader)
+        for batches in self._sampler.steps():
+            yield [self._assemble(keys, loaded) for keys in batches]
+
+    def _kept_as(self, key: tuple[int, int]) -> Key:
+        epoch, index = key
+        return f"draw {draw_of(epoch, self._run.config.draws)}", index
+
+    def _assemble(
+        self, keys: list[tuple[int, int]], loaded: Iterator[list[TrainItem]]
+    ) -> TrainBatch | DataError:
+        batch = {self._kept_as(key): key for key in keys}
+        known = {kept_as for kept_as, key in batch.items() if key in self._known}
+        new = iter(next(loaded) if len(known) < len(batch) else ())
+        return self._collate(
+            self._cache.items(list(batch), known, new, lambda kept: self._dataset[batch[kept]])
+        )
+
+
+class _ToLoad(Sampler[list[tuple[int, int]]]):
+    """The batches of an epoch without the keys that are known already."""
+
+    def __init__(self, sampler: EpochSampler, known: set[tuple[int, int]]) -> None:
+        self._sampler, self._known = sampler, known
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        for batch in self._sampler:
+            if unknown := [key for key in batch if key not in self._known]:
+                yield unknown
+
+
+class CachedScores:
+    """`score_videos` of the validation part of a run, from its prefix cache."""
+
+    def __init__(self, cache: PrefixCache) -> None:
+        self._cache = cache
+
+    def __call__(
+        self,
+        model: VideoClassifier,
+        videos: Sequence[Video],
+        clip: ClipConfig,
+        *,
+        batch_size: int,
+        workers: int,
+        orders: Sequence[Order],
+        reader: Reader,
+        share: Sequence[int],
+    ) -> Scored:
+        """Score the videos with these indices, on the views that `clip` says."""
+        at_once = min(batch_size, clips_at_once(model.device, clip.frames, clip.size))
+        views = self._views(
+            videos, clip, videos_per_batch(clip, batch_size), workers, reader, share
+        )
+        with evaluation_mode(self._cache.rest):
+            yield from score_views(
+                self._cache.rest, views, videos, orders, model.spec.task, at_once
+            )
+
+    def _views(
+        self,
+        videos: Sequence[Video],
+        clip: ClipConfig,
+        batch_videos: int,
+        workers: int,
+        reader: Reader,
+        share: Sequence[int],
+    ) -> Iterator[list[Views]]:
+        """As `view_loader`, with what the frozen blocks made of each view, now or before."""
+        cache = self._cache
+        known = {key for i in share if (key := (VALIDATION, i)) in cache}
+        new = [i for i in share if (VALIDATION, i) not in known]
+        dataset = ViewDataset(videos, clip, reader)
+        loader = view_loader(videos, clip, batch_videos, workers, reader, new)
+        loaded = (_as_item(views) for group in loader for views in group)
+        for first in range(0, len(share), batch_videos):
+            keys = [(VALIDATION, i) for i in share[first : first + batch_videos]]
+            items = cache.items(keys, known, loaded, lambda key: _as_item(dataset[key[1]]))
+            yield [_as_views(i, item) for (_, i), item in zip(keys, items, strict=True)]
+
+
+def _as_item(views: Views) -> TrainItem:
+    if views.clips is None:
+        skipped = (Skipped(path="", reason=views.reason),)
+        return TrainItem(path="", clips=(), targets=(), skipped=skipped)
+    return TrainItem(
+        path="", clips=tuple(views.clips), targets=((),) * len(views.clips), skipped=()
+    )
+
+
+def _as_views(index: int, item: TrainItem) -> Views:
+    if item.skipped:
+        return Views(index=index, clips=None, reason=item.skipped[0].reason)
+    return Views(index=index, clips=torch.stack(item.clips), clip_of=list(range(len(item.clips))))

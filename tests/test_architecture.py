@@ -1,0 +1,86 @@
+"""What anyone may rely on who reads the package from outside."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SOURCE = Path(__file__).parents[1] / "src" / "st_adapter"
+FILES = sorted(SOURCE.rglob("*.py"))
+
+PRIVATE = {
+    "training/loop.py: _reset_state": "accelerate keeps one state for the process, and refuses a "
+    "second run with other settings; there is no public way to begin anew",
+}
+"""Private names of other libraries that are used, each with the reason; none of torch or timm."""
+
+
+def private_names(file):
+    """Private attributes and modules that a file uses and that this package does not define."""
+    tree = ast.parse(file.read_text())
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            names = [*node.module.split("."), *(alias.name for alias in node.names)]
+        elif isinstance(node, ast.Import):
+            names = [part for alias in node.names for part in alias.name.split(".")]
+        elif isinstance(node, ast.Attribute):
+            names = [node.attr]
+        else:
+            continue
+        yield from (n for n in names if n.startswith("_") and not n.startswith("__"))
+
+
+def own_names():
+    """Every private name that the package itself defines, as a function, class or attribute."""
+    for file in FILES:
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.FunctionDef | ast.ClassDef):
+                yield node.name
+            if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+                yield node.id
+            if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store):
+                yield node.attr
+
+
+def test_private_names_of_other_libraries_are_listed_with_a_reason():
+    own = {*own_names(), "_exit"}  # os._exit is public
+    found = {
+        f"{file.relative_to(SOURCE)}: {name}"
+        for file in FILES
+        for name in private_names(file)
+        if name not in own
+    }
+    assert len(FILES) > 100
+    assert found == set(PRIVATE)
+
+
+def test_no_function_has_to_be_scrolled():
+    longest = {
+        f"{file.relative_to(SOURCE)}: {node.name}": (node.end_lineno or 0) - node.lineno + 1
+        for file in FILES
+        for node in ast.walk(ast.parse(file.read_text()))
+        if isinstance(node, ast.FunctionDef)
+    }
+    assert {name: lines for name, lines in longest.items() if lines > 60} == {}
+
+
+@pytest.mark.parametrize("program", ["import st_adapter", "import st_adapter.training.loop"])
+def test_an_import_starts_nothing(program, tmp_path):
+    """No handler of signals or of forks, no logging, no thread, no file, no changed environment."""
+    check = f"""
+import logging, os, signal, threading
+import torch, timm, torchvision, accelerate, peft, av, matplotlib, torchmetrics  # start what they do
+hooks = []
+os.register_at_fork = lambda **given: hooks.append(given)
+signals = [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)]
+before = dict(os.environ), threading.active_count(), torch.get_rng_state().sum()
+{program}
+assert not hooks
+assert not logging.getLogger("st_adapter").handlers
+assert [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)] == signals
+assert (dict(os.environ), threading.active_count(), torch.get_rng_state().sum()) == before
+"""
+    subprocess.run([sys.executable, "-c", check], check=True, cwd=tmp_path)
+    assert not list(tmp_path.iterdir())
