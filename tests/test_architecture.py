@@ -71,7 +71,8 @@ def test_an_import_starts_nothing(program, tmp_path):
     """No handler of signals or of forks, no logging, no thread, no file, no changed environment."""
     check = f"""
 import logging, os, signal, threading
-import torch, timm, torchvision, accelerate, peft, av, matplotlib, torchmetrics  # start what they do
+import torch, timm, torchvision, accelerate, peft, av, matplotlib  # start what they do
+import torchmetrics
 hooks = []
 os.register_at_fork = lambda **given: hooks.append(given)
 signals = [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)]

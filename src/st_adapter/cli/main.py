@@ -431,9 +431,9 @@ def bench(recipe: str, video: Path | None, as_json: bool, **flags: Any) -> int:
 
     result = run_bench(config, video)
     if as_json:
-        click.echo(json.dumps(result.to_json(), indent=2))
+        click.echo(json.dumps(result, indent=2))
     else:
-        print_bench(result.to_json())
+        print_bench(result)
     return DONE
 
 

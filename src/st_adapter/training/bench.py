@@ -3,7 +3,6 @@
 import statistics
 import tempfile
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -25,70 +24,27 @@ from st_adapter.errors import VideoError
 from st_adapter.model.build import build_model
 from st_adapter.model.classifier import VideoClassifier
 from st_adapter.runtime.compilation import black_clips, compile_for_training
-from st_adapter.runtime.device import (
-    check_input_size,
-    choose_device,
-    choose_precision,
-    seconds_of,
-)
-from st_adapter.runtime.memory import (
-    check_memory,
-    clear_out_of_memory,
-    peak_memory_gb,
-    step_bytes,
-)
+from st_adapter.runtime.device import check_input_size, choose_device, choose_precision, seconds_of
+from st_adapter.runtime.memory import check_memory, clear_out_of_memory, peak_memory_gb, step_bytes
 from st_adapter.runtime.micro_batches import clips_at_once
 from st_adapter.training.batches import train_transform
 from st_adapter.training.optimizer import make_optimizer
 
 _SECONDS, _RATE, _WIDTH, _HEIGHT = 10, 30, 340, 256
-_ROUNDS = 5
 _SAVES_MEMORY = "use --precision bfloat16, or lower --batch-size, --frames or --size"
 
 
-@dataclass(frozen=True, kw_only=True)
-class Row:
-    """One thing that was timed.
-
-    Attributes:
-        seconds: median time of a batch of clips; of one clip where it is loaded.
-        clips_per_second: of one process.
-        peak_gb: most memory of this process so far, or of the GPU; None where it is loaded.
-    """
-
-    what: str
-    seconds: float
-    clips_per_second: float
-    peak_gb: float | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class Bench:
-    """What was measured of a configuration."""
-
-    backbone: str
-    method: str
-    frames: int
-    size: int
-    batch_size: int
-    precision: str
-    device: str
-    threads: int
-    trained_parameters: int
-    rows: list[Row]
-    versions: dict[str, str]
-
-    def to_json(self) -> dict[str, Any]:
-        """The record as plain values."""
-        return asdict(self)
-
-
-def bench(config: TrainConfig, video: Path | None = None) -> Bench:
+def bench(config: TrainConfig, video: Path | None = None) -> dict[str, Any]:
     """Time loading, a training step and scoring of a configuration on this machine.
 
     Args:
         config: its backbone gets random weights, its clips in memory are noise.
         video: to load clips of; by default one of 10 s, 340 x 256 at 30 frames a second, is made.
+
+    Returns:
+        What was measured and, under "rows", for each of the three `what` it is, the median
+        `seconds` of a batch of clips (of one clip where it is loaded), `clips_per_second` of this
+        process, and `peak_gb`, the most memory it has held so far, or None.
 
     Raises:
         ArgumentError: a step does not fit in memory, or something else cannot work.
@@ -103,41 +59,46 @@ def bench(config: TrainConfig, video: Path | None = None) -> Bench:
         config.precision, model, clip_frames=config.frames, size=config.size
     )
     model.set_precision(precision)
-    needed = step_bytes(model, config)(config.batch_size)
-    check_memory(model, config, needed, _SAVES_MEMORY)
+    check_memory(model, config, step_bytes(model, config)(config.batch_size), _SAVES_MEMORY)
     if config.compile:
         compile_for_training(model, black_clips(model, config.clip, config.batch_size))
+    shape = (config.batch_size, config.frames, 3, config.size, config.size)
+    clips = torch.randint(0, 256, shape, dtype=torch.uint8, device=device)
+    pieces = clips.split(clips_at_once(device, config.frames, config.size))
     with bar("measuring", 3) as progress, clear_out_of_memory(device, _SAVES_MEMORY):
-        rows = []
-        for measure in (_loading, _training, _scoring):
-            rows.append(measure(model, config, video))
+        rows = [_row("loading a clip", _load_seconds(config, video), clips=1)]
+        progress.advance()
+        step, score = _training_step(model, config, pieces), _scoring(model, pieces)
+        for what, run in (("training step", step), ("inference", score)):
+            model.train(run is step)
+            rows.append(_row(what, _median_seconds(run, device, 5), config.batch_size, device))
             progress.advance()
-    return Bench(
-        backbone=config.backbone,
-        method=config.method,
-        frames=config.frames,
-        size=config.size,
-        batch_size=config.batch_size,
-        precision=precision,
-        device=torch.cuda.get_device_name(device) if device.type == "cuda" else str(device),
-        threads=torch.get_num_threads(),
-        trained_parameters=model.num_parameters(only_trainable=True),
-        rows=rows,
-        versions=versions(),
-    )
+    names = ("backbone", "method", "frames", "size", "batch_size")
+    return {
+        **{name: getattr(config, name) for name in names},
+        "precision": precision,
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else str(device),
+        "threads": torch.get_num_threads(),
+        "trained_parameters": model.num_parameters(only_trainable=True),
+        "rows": rows,
+        "versions": versions(),
+    }
 
 
-def _loading(model: VideoClassifier, config: TrainConfig, video: Path | None) -> Row:
-    """Training clips of one video, drawn anew each time, in this process."""
+def _row(
+    what: str, seconds: float, clips: int, device: torch.device | None = None
+) -> dict[str, Any]:
+    peak = None if device is None else peak_memory_gb(device)
+    return {"what": what, "seconds": seconds, "clips_per_second": clips / seconds, "peak_gb": peak}
+
+
+def _load_seconds(config: TrainConfig, video: Path | None) -> float:
+    """Of a training clip of one video, drawn anew each time, in this process."""
     with tempfile.TemporaryDirectory() as folder:
         path = video or _write_clip(Path(folder) / "clip.mp4")
-        dataset = TrainDataset(
-            [Video(path=path, targets=(0,))],
-            config.clip,
-            train_transform(config),
-            seed=0,
-            reader=Reader(probe=VideoIndex(Path(folder))),
-        )
+        videos, reader = [Video(path=path, targets=(0,))], Reader(probe=VideoIndex(Path(folder)))
+        transform = train_transform(config)
+        dataset = TrainDataset(videos, config.clip, transform, seed=0, reader=reader)
         epochs = iter(range(1000))
 
         def load() -> None:
@@ -145,8 +106,7 @@ def _loading(model: VideoClassifier, config: TrainConfig, video: Path | None) ->
             if not item.clips:
                 raise VideoError(item.skipped[0].reason)
 
-        seconds = _median_seconds(load, torch.device("cpu"), rounds=12)
-    return Row(what="loading a clip", seconds=seconds, clips_per_second=1 / seconds)
+        return _median_seconds(load, torch.device("cpu"), rounds=12)
 
 
 def _write_clip(path: Path) -> Path:
@@ -164,10 +124,11 @@ def _write_clip(path: Path) -> Path:
     return path
 
 
-def _training(model: VideoClassifier, config: TrainConfig, _video: Path | None) -> Row:
+def _training_step(
+    model: VideoClassifier, config: TrainConfig, pieces: tuple[torch.Tensor, ...]
+) -> Callable[[], None]:
     """Forward pass, backward pass and optimizer step."""
-    optimizer = make_optimizer(model.train(), config)
-    pieces = _noise(model, config)
+    optimizer = make_optimizer(model, config)
 
     def step() -> None:
         for clips in pieces:
@@ -176,39 +137,16 @@ def _training(model: VideoClassifier, config: TrainConfig, _video: Path | None) 
         optimizer.step()
         optimizer.zero_grad()
 
-    return _row("training step", step, model, config)
+    return step
 
 
-def _scoring(model: VideoClassifier, config: TrainConfig, _video: Path | None) -> Row:
-    model.eval()
-    pieces = _noise(model, config)
-
+def _scoring(model: VideoClassifier, pieces: tuple[torch.Tensor, ...]) -> Callable[[], None]:
     @torch.inference_mode()
     def score() -> None:
         for clips in pieces:
             model(clips)
 
-    return _row("inference", score, model, config)
-
-
-def _noise(model: VideoClassifier, config: TrainConfig) -> tuple[torch.Tensor, ...]:
-    """A batch of clips, in micro-batches."""
-    shape = (config.batch_size, config.frames, 3, config.size, config.size)
-    clips = torch.randint(0, 256, shape, dtype=torch.uint8, device=model.device)
-    pieces: tuple[torch.Tensor, ...] = clips.split(
-        clips_at_once(model.device, config.frames, config.size)
-    )
-    return pieces
-
-
-def _row(what: str, run: Callable[[], None], model: VideoClassifier, config: TrainConfig) -> Row:
-    seconds = _median_seconds(run, model.device, _ROUNDS)
-    return Row(
-        what=what,
-        seconds=seconds,
-        clips_per_second=config.batch_size / seconds,
-        peak_gb=peak_memory_gb(model.device),
-    )
+    return score
 
 
 def _median_seconds(run: Callable[[], None], device: torch.device, rounds: int) -> float:

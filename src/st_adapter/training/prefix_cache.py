@@ -10,7 +10,6 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import replace
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -96,9 +95,8 @@ def num_frozen_blocks(model: VideoClassifier) -> int:
 class PrefixCache:
     """Clips that have been run through the frozen blocks, by what they show and of which video.
 
-    What is kept does not depend on the clips beside it: they are run together only where this
-    machine makes the same bits of them alone. There is no eviction: epochs go round, so what did
-    not fit at first is computed anew each time.
+    Each clip is run alone, so that what is kept does not depend on the others in its batch. There
+    is no eviction: epochs go round, so what did not fit at first is computed anew each time.
 
     Args:
         rest: the classifier, cut behind its frozen blocks.
@@ -117,7 +115,6 @@ class PrefixCache:
         self._room = most_bytes
         self._file_of = file_of
         self._items: dict[Key, TrainItem] = {}
-        self._same_together: dict[int, bool] = {}
 
     def __contains__(self, key: Key) -> bool:
         if self._file_of is None:
@@ -138,13 +135,15 @@ class PrefixCache:
             known: keys that were here when `loaded` was begun, which has the others in their order.
             load: loads one that was known and cannot be read any more.
         """
-        items = {key: item for key in keys if key in known and (item := self._get(key))}
-        new = [(k, load(k) if k in known else next(loaded)) for k in keys if k not in items]
-        prefixes = iter(self._prefixes([clip for _, item in new for clip in item.clips]))
-        for key, item in new:
-            items[key] = replace(item, clips=tuple(islice(prefixes, len(item.clips))))
-            self._keep(key, items[key])
-        return [items[key] for key in keys]
+        found = []
+        for key in keys:
+            item = self._get(key) if key in known else None
+            if item is None:
+                pixels = load(key) if key in known else next(loaded)
+                item = replace(pixels, clips=tuple(map(self._run, pixels.clips)))
+                self._keep(key, item)
+            found.append(item)
+        return found
 
     def _get(self, key: Key) -> TrainItem | None:
         """The item of a key; None where it is not there, or cannot be read any more."""
@@ -172,19 +171,8 @@ class PrefixCache:
                 return
         self._room -= size
 
-    def _prefixes(self, clips: list[Tensor]) -> list[Tensor]:
-        """What the frozen blocks make of clips, each as if it were alone."""
-        count = len(clips)
-        if self._same_together.get(count):
-            return self._run(clips)
-        alone = [prefix for clip in clips for prefix in self._run([clip])]
-        if count > 1 and count not in self._same_together:
-            self._same_together[count] = all(map(torch.equal, self._run(clips), alone))
-        return alone
-
-    def _run(self, clips: list[Tensor]) -> list[Tensor]:
-        prefixes = self.rest.prefix(torch.stack(clips).to(self.rest.model.device))
-        return [prefix.clone() for prefix in prefixes.cpu()]  # views would keep all tokens
+    def _run(self, clip: Tensor) -> Tensor:
+        return self.rest.prefix(clip[None].to(self.rest.model.device))[0].cpu()
 
     def _write(self, file: Path, item: TrainItem) -> bool:
         tensors = {f"clip_{i}": clip.contiguous() for i, clip in enumerate(item.clips)}

@@ -1,0 +1,1 @@
+"""This machine: device and precision, memory, compilation."""
