@@ -1,0 +1,46 @@
+"""Whether tensors of a file fit a model."""
+
+from collections.abc import Mapping
+
+from torch import Tensor
+
+from st_adapter.errors import CheckpointError
+
+_SHOWN = 5
+
+
+def check_fit(source: str, given: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> None:
+    """Check that `given` has the names, shapes and kinds of `wanted`, and finite values.
+
+    Raises:
+        CheckpointError: it has not; the message lists what differs.
+    """
+    both = [name for name in wanted if name in given]
+    differences = [
+        *(f"{name}: missing in the file" for name in wanted if name not in given),
+        *(f"{name}: not in the model" for name in given if name not in wanted),
+        *(
+            f"{name}: file has {list(given[name].shape)}, model needs {list(wanted[name].shape)}"
+            for name in both
+            if given[name].shape != wanted[name].shape
+        ),
+        *(
+            f"{name}: file has {given[name].dtype}, model needs {wanted[name].dtype}"
+            for name in both
+            if _kind(given[name]) != _kind(wanted[name])
+        ),
+    ]
+    if differences:
+        shown = "; ".join(differences[:_SHOWN])
+        more = f"; and {len(differences) - _SHOWN} more" if len(differences) > _SHOWN else ""
+        raise CheckpointError(
+            f"{source} does not fit (tensors that differ: {len(differences)}): {shown}{more}"
+        )
+    for name, tensor in given.items():
+        if not tensor.isfinite().all():
+            raise CheckpointError(f"{source}: {name} holds values that are NaN or infinite")
+
+
+def _kind(tensor: Tensor) -> tuple[bool, bool]:
+    """Precision may differ between file and model; whole, real and complex numbers may not."""
+    return tensor.is_floating_point(), tensor.is_complex()
