@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from st_adapter.backbones.build import check_fit
-from st_adapter.backbones.weight_files.tensors import read_record, table_of
+from st_adapter.backbones.weight_files.tensors import find_table, read_record
 from st_adapter.common.progress import say
 from st_adapter.config import AdapterConfig
 from st_adapter.errors import ArgumentError, CheckpointError
@@ -78,7 +78,7 @@ def read_official(file: Path) -> tuple[dict[str, Tensor], int | None]:
         raise ArgumentError(f"{file}: no such checkpoint file")
     record = read_record(file)
     next_epoch = record.get("next_epoch") if isinstance(record, Mapping) else None
-    tensors = table_of(record, file)
+    tensors = find_table(record, file)
     if all(name.startswith("module.") for name in tensors):  # saved from inside DDP
         tensors = {name.removeprefix("module."): tensor for name, tensor in tensors.items()}
     return tensors, next_epoch if type(next_epoch) is int else None
