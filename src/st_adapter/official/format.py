@@ -9,7 +9,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from st_adapter.backbones.build import check_fit
+from st_adapter.backbones import vit
+from st_adapter.backbones.build import check_fit, create_backbone, shapes_alone
 from st_adapter.backbones.weight_files.tensors import find_table, read_record
 from st_adapter.common.progress import say
 from st_adapter.config import AdapterConfig
@@ -25,13 +26,14 @@ _ADAPTER_AXES = {
     "fc2.weight": "cd",
     "fc2.bias": "c",
 }
-"""Tensors of an adapter in the authors' order; d is the bottleneck, c the backbone's width."""
+"""Tensors of an adapter in the authors' order, one letter an axis: d is the bottleneck, c the
+backbone's width, n the number of classes, t h w the kernel."""
 
 _HEAD_AXES = {"fc.weight": "nc", "fc.bias": "n"}
 _THEIRS = re.compile(
     r"transformer\.resblocks\.(0|[1-9]\d{0,3})\.adapter_pre_(attn|mlp)\.(fc1|conv|fc2)\.(weight|bias)"
 )
-OURS = re.compile(r"adapters\.blocks_(\d{1,4})_(attention|mlp)\.(down|conv|up)\.(weight|bias)")
+_OURS = re.compile(r"adapters\.blocks_(\d{1,4})_(attention|mlp)\.(down|conv|up)\.(weight|bias)")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,21 +69,20 @@ class OfficialShape:
             if position in adapter.positions
             for part in _ADAPTER_AXES
         ]
-        return {
-            name: tuple(sizes[axis] for axis in _axes_of(name)) for name in (*names, *_HEAD_AXES)
-        }
+        names += _HEAD_AXES
+        return {name: tuple(sizes[axis] for axis in _axes_of(name)) for name in names}
 
 
-def read_official(file: Path) -> tuple[dict[str, Tensor], int | None]:
+def read_official(file: Path) -> tuple[dict[str, Tensor], int]:
     """Read the trained tensors of an authors' checkpoint, and the epoch it goes on with."""
     if not file.is_file():
         raise ArgumentError(f"{file}: no such checkpoint file")
     record = read_record(file)
-    next_epoch = record.get("next_epoch") if isinstance(record, Mapping) else None
     tensors = find_table(record, file)
     if all(name.startswith("module.") for name in tensors):  # saved from inside DDP
         tensors = {name.removeprefix("module."): tensor for name, tensor in tensors.items()}
-    return tensors, next_epoch if type(next_epoch) is int else None
+    next_epoch = record.get("next_epoch")
+    return tensors, next_epoch if type(next_epoch) is int else 0
 
 
 def read_shape(source: str, tensors: Mapping[str, Tensor]) -> OfficialShape:
@@ -90,24 +91,30 @@ def read_shape(source: str, tensors: Mapping[str, Tensor]) -> OfficialShape:
     Raises:
         CheckpointError: one is missing, in excess, or of another shape than the others.
     """
-    found = [match.groups() for name in tensors if (match := _THEIRS.fullmatch(name))]
+    found = [match for name in tensors if (match := _THEIRS.fullmatch(name))]
     if not found:
         raise CheckpointError(
             f"{source}: no checkpoint of the authors' ST-Adapter; it has no tensors named "
             "transformer.resblocks.*.adapter_pre_mlp.* or adapter_pre_attn.*"
         )
-    first, last = _last_blocks(source, {int(block) for block, *_ in found})
+    blocks = sorted({int(match[1]) for match in found})
+    first, last = blocks[0], blocks[-1]
+    if gaps := sorted(set(range(first, last)) - set(blocks)):
+        raise CheckpointError(
+            f"{source}: block {gaps[0]} has no adapter, where blocks {first} and {last} have; the "
+            "authors' code puts adapters in the last blocks, all of them"
+        )
     sizes = _usual_sizes(source, tensors)
-    places = {place for _, place, *_ in found}
+    places = {match[2] for match in found}
     try:
         adapter = AdapterConfig(
             bottleneck=sizes["d"],
             kernel_size=(sizes["t"], sizes["h"], sizes["w"]),
             positions=tuple(ours for theirs, ours in _POSITIONS.items() if theirs in places),
-            layers="all" if first == 0 else last - first + 1,
+            layers="all" if first == 0 else len(blocks),
         )
     except ArgumentError as error:
-        raise CheckpointError(f"{source}: {error}") from None
+        raise CheckpointError(f"{source}: {error}") from error
     shape = OfficialShape(
         width=sizes["c"], num_blocks=last + 1, num_classes=sizes["n"], adapter=adapter
     )
@@ -117,18 +124,6 @@ def read_shape(source: str, tensors: Mapping[str, Tensor]) -> OfficialShape:
         if tensor.dtype not in (torch.float32, torch.float16, torch.bfloat16):
             raise CheckpointError(f"{source}: {name} is of {tensor.dtype}, not torch.float32")
     return shape
-
-
-def _last_blocks(source: str, blocks: set[int]) -> tuple[int, int]:
-    """The first and the last block with adapters, where all between them have some too."""
-    first, last = min(blocks), max(blocks)
-    gap = next((block for block in range(first, last) if block not in blocks), None)
-    if gap is not None:
-        raise CheckpointError(
-            f"{source}: block {gap} has no adapter, where blocks {first} and {last} have; the "
-            "authors' code puts adapters in the last blocks, all of them"
-        )
-    return first, last
 
 
 def our_name(theirs: str) -> str:
@@ -142,13 +137,25 @@ def our_name(theirs: str) -> str:
 
 def official_name(ours: str) -> str:
     """What a tensor of ours is called by the authors."""
-    match = OURS.fullmatch(ours)
+    match = _OURS.fullmatch(ours)
     if match is None:
         return ours.replace("head.", "fc.")
     block, position, part, kind = match.groups()
     place = {o: t for t, o in _POSITIONS.items()}[position]
     theirs = {o: t for t, o in _PARTS.items()}[part]
     return f"transformer.resblocks.{block}.adapter_pre_{place}.{theirs}.{kind}"
+
+
+def is_plain_vit(backbone: str) -> bool:
+    """Whether adapters sit in this timm model where the authors' code puts them."""
+    with shapes_alone():
+        return vit.supports(create_backbone(backbone))
+
+
+def remark_on(backbone: str) -> None:
+    """Say so where the authors' code has no such backbone, whatever the tensors' shapes."""
+    if "_clip_quickgelu_" not in backbone:
+        say(f"note: the authors' code runs CLIP ViTs with QuickGELU alone; {backbone} is not one")
 
 
 def _axes_of(name: str) -> str:
@@ -158,21 +165,15 @@ def _axes_of(name: str) -> str:
 
 
 def _usual_sizes(source: str, tensors: Mapping[str, Tensor]) -> dict[str, int]:
-    """The commonest length of each axis; what differs from it is reported later."""
-    votes: dict[str, Counter[int]] = defaultdict(Counter)
+    """The commonest length of each axis, so that `check_fit` names the tensor that differs."""
+    lengths: dict[str, Counter[int]] = defaultdict(Counter)
     for name, tensor in tensors.items():
         axes = _axes_of(name)
         if len(axes) == tensor.ndim:
             for axis, length in zip(axes, tensor.shape, strict=True):
-                votes[axis][length] += 1
+                lengths[axis][length] += 1
     for axis, part in {"c": "fc1.weight", "n": "fc.weight", "t": "conv.weight"}.items():
-        if axis not in votes:
+        if axis not in lengths:
             axes = ", ".join(_axes_of(part))
             raise CheckpointError(f"{source}: it has no tensor named {part} of the form [{axes}]")
-    return {axis: lengths.most_common(1)[0][0] for axis, lengths in votes.items()}
-
-
-def remark_on(backbone: str) -> None:
-    """Say so where the authors' code has no such backbone, whatever the tensors' shapes."""
-    if "_clip_quickgelu_" not in backbone:
-        say(f"note: the authors' code runs CLIP ViTs with QuickGELU alone; {backbone} is none")
+    return {axis: counted.most_common(1)[0][0] for axis, counted in lengths.items()}
