@@ -42,7 +42,7 @@ def _draw_bars(axes: Axes, bars: dict[str, dict[str, float]]) -> None:
         heights = [100 * value for value in values.values()]
         drawn = axes.bar(places, heights, width * 0.92, color=_COLOURS[i], label=method)
         axes.bar_label(drawn, fmt="%.0f", fontsize=8)
-    groups = list(next(iter(bars.values())))
+    groups = [name.replace(" / ", " /\n") for name in next(iter(bars.values()))]
     axes.set_xticks(range(len(groups)), groups)
     axes.axhline(50, color="#555555", linewidth=1, linestyle=":")
     axes.set_xlim(-0.5, len(groups) - 0.1)
