@@ -15,21 +15,16 @@ def check_fit(source: str, given: Mapping[str, Tensor], wanted: Mapping[str, Ten
     Raises:
         CheckpointError: it has not; the message lists what differs.
     """
-    both = [name for name in wanted if name in given]
-    differences = [
-        *(f"{name}: missing in the file" for name in wanted if name not in given),
-        *(f"{name}: not in the model" for name in given if name not in wanted),
-        *(
-            f"{name}: file has {list(given[name].shape)}, model needs {list(wanted[name].shape)}"
-            for name in both
-            if given[name].shape != wanted[name].shape
-        ),
-        *(
-            f"{name}: file has {given[name].dtype}, model needs {wanted[name].dtype}"
-            for name in both
-            if _kind(given[name]) != _kind(wanted[name])
-        ),
-    ]
+    differences = [f"{name}: missing in the file" for name in wanted if name not in given]
+    differences += [f"{name}: not in the model" for name in given if name not in wanted]
+    for name in (name for name in wanted if name in given):
+        found, needed = given[name], wanted[name]
+        if found.shape != needed.shape:
+            differences.append(
+                f"{name}: file has {list(found.shape)}, model needs {list(needed.shape)}"
+            )
+        if _kind(found) != _kind(needed):
+            differences.append(f"{name}: file has {found.dtype}, model needs {needed.dtype}")
     if differences:
         shown = "; ".join(differences[:_SHOWN])
         more = f"; and {len(differences) - _SHOWN} more" if len(differences) > _SHOWN else ""

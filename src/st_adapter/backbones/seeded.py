@@ -5,12 +5,12 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-_IN_PLACE = ("normal_", "uniform_", "bernoulli_", "exponential_", "random_", "kaiming_uniform_")
-_LIKE = ("rand_like", "randn_like", "randint_like", "bernoulli", "multinomial")
-_NEW = ("rand", "randn", "randint", "randperm", "normal")
-_DRAWS = frozenset((*_IN_PLACE, *_LIKE, *_NEW))
+_IN_PLACE = {"normal_", "uniform_", "bernoulli_", "exponential_", "random_", "kaiming_uniform_"}
+_NEW = {"rand", "randn", "randint", "randperm", "normal", "bernoulli", "multinomial"}
+_DRAWS = _IN_PLACE | _NEW | {"rand_like", "randn_like", "randint_like"}
 
 
 @contextmanager
@@ -36,12 +36,10 @@ class _OwnRandom(TorchFunctionMode):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         kwargs = kwargs or {}
-        name = getattr(func, "__name__", "")
-        if name in _DRAWS and kwargs.get("generator") is None:
-            if name in _NEW:
-                device = torch.device(kwargs.get("device") or torch.get_default_device())
-            else:
-                device = (args[0] if args else kwargs["tensor"]).device  # as torch.nn.init names it
+        if getattr(func, "__name__", "") in _DRAWS and kwargs.get("generator") is None:
+            tensors = [value for value in (*args, *kwargs.values()) if isinstance(value, Tensor)]
+            device = tensors[0].device if tensors else kwargs.get("device")
+            device = torch.device(device or torch.get_default_device())
             if device.type != "meta":  # nothing is drawn there
                 kwargs = kwargs | {"generator": self._generator(device)}
         return func(*args, **kwargs)

@@ -1,7 +1,7 @@
 """The format of the authors' checkpoints, linziyi96/st-adapter at b914b38."""
 
 import re
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,18 +18,6 @@ from st_adapter.errors import ArgumentError, CheckpointError
 
 _POSITIONS = {"attn": "attention", "mlp": "mlp"}
 _PARTS = {"fc1": "down", "conv": "conv", "fc2": "up"}
-_ADAPTER_AXES = {
-    "fc1.weight": "dc",
-    "fc1.bias": "d",
-    "conv.weight": "d1thw",
-    "conv.bias": "d",
-    "fc2.weight": "cd",
-    "fc2.bias": "c",
-}
-"""Tensors of an adapter in the authors' order, one letter an axis: d is the bottleneck, c the
-backbone's width, n the number of classes, t h w the kernel."""
-
-_HEAD_AXES = {"fc.weight": "nc", "fc.bias": "n"}
 _THEIRS = re.compile(
     r"transformer\.resblocks\.(0|[1-9]\d{0,3})\.adapter_pre_(attn|mlp)\.(fc1|conv|fc2)\.(weight|bias)"
 )
@@ -57,20 +45,25 @@ class OfficialShape:
 
     def tensor_shapes(self) -> dict[str, tuple[int, ...]]:
         """Names and shapes of all that the authors' code trains, in its order."""
-        adapter, blocks = self.adapter, self.num_blocks
-        assert adapter.bottleneck is not None
-        layers = blocks if adapter.layers == "all" else adapter.layers
-        sizes = {"1": 1, "c": self.width, "d": adapter.bottleneck, "n": self.num_classes}
-        sizes |= dict(zip("thw", adapter.kernel_size, strict=True))
-        names = [
-            f"transformer.resblocks.{block}.adapter_pre_{place}.{part}"
-            for block in range(blocks - layers, blocks)
+        adapter, c, n = self.adapter, self.width, self.num_classes
+        d = adapter.bottleneck
+        assert d is not None
+        parts: dict[str, tuple[int, ...]] = {
+            "fc1.weight": (d, c),
+            "fc1.bias": (d,),
+            "conv.weight": (d, 1, *adapter.kernel_size),
+            "conv.bias": (d,),
+            "fc2.weight": (c, d),
+            "fc2.bias": (c,),
+        }
+        layers = self.num_blocks if adapter.layers == "all" else adapter.layers
+        return {
+            f"transformer.resblocks.{block}.adapter_pre_{place}.{part}": shape
+            for block in range(self.num_blocks - layers, self.num_blocks)
             for place, position in _POSITIONS.items()
             if position in adapter.positions
-            for part in _ADAPTER_AXES
-        ]
-        names += _HEAD_AXES
-        return {name: tuple(sizes[axis] for axis in _axes_of(name)) for name in names}
+            for part, shape in parts.items()
+        } | {"fc.weight": (n, c), "fc.bias": (n,)}
 
 
 def read_official(file: Path) -> tuple[dict[str, Tensor], int]:
@@ -104,19 +97,21 @@ def read_shape(source: str, tensors: Mapping[str, Tensor]) -> OfficialShape:
             f"{source}: block {gaps[0]} has no adapter, where blocks {first} and {last} have; the "
             "authors' code puts adapters in the last blocks, all of them"
         )
-    sizes = _usual_sizes(source, tensors)
     places = {match[2] for match in found}
+    _, width = _usual_shape(source, tensors, "fc1.weight", "d, c")
+    bottleneck, _, t, h, w = _usual_shape(source, tensors, "conv.weight", "d, 1, t, h, w")
+    num_classes, _ = _usual_shape(source, tensors, "fc.weight", "n, c")
     try:
         adapter = AdapterConfig(
-            bottleneck=sizes["d"],
-            kernel_size=(sizes["t"], sizes["h"], sizes["w"]),
+            bottleneck=bottleneck,
+            kernel_size=(t, h, w),
             positions=tuple(ours for theirs, ours in _POSITIONS.items() if theirs in places),
             layers="all" if first == 0 else len(blocks),
         )
     except ArgumentError as error:
         raise CheckpointError(f"{source}: {error}") from error
     shape = OfficialShape(
-        width=sizes["c"], num_blocks=last + 1, num_classes=sizes["n"], adapter=adapter
+        width=width, num_blocks=last + 1, num_classes=num_classes, adapter=adapter
     )
     wanted = {n: torch.empty(s, device="meta") for n, s in shape.tensor_shapes().items()}
     check_fit(source, tensors, wanted)
@@ -158,22 +153,15 @@ def remark_on(backbone: str) -> None:
         say(f"note: the authors' code runs CLIP ViTs with QuickGELU alone; {backbone} is not one")
 
 
-def _axes_of(name: str) -> str:
-    """One letter for each axis of a tensor in the authors' names; none for an unknown tensor."""
-    part = ".".join(name.split(".")[-2:])
-    return (_ADAPTER_AXES | _HEAD_AXES).get(part, "")
-
-
-def _usual_sizes(source: str, tensors: Mapping[str, Tensor]) -> dict[str, int]:
-    """The commonest length of each axis, so that `check_fit` names the tensor that differs."""
-    lengths: dict[str, Counter[int]] = defaultdict(Counter)
-    for name, tensor in tensors.items():
-        axes = _axes_of(name)
-        if len(axes) == tensor.ndim:
-            for axis, length in zip(axes, tensor.shape, strict=True):
-                lengths[axis][length] += 1
-    for axis, part in {"c": "fc1.weight", "n": "fc.weight", "t": "conv.weight"}.items():
-        if axis not in lengths:
-            axes = ", ".join(_axes_of(part))
-            raise CheckpointError(f"{source}: it has no tensor named {part} of the form [{axes}]")
-    return {axis: counted.most_common(1)[0][0] for axis, counted in lengths.items()}
+def _usual_shape(
+    source: str, tensors: Mapping[str, Tensor], part: str, axes: str
+) -> tuple[int, ...]:
+    """The commonest shape of a part of the adapters or the head; `check_fit` names the others."""
+    shapes = Counter(
+        tuple(tensor.shape)
+        for name, tensor in tensors.items()
+        if f".{name}".endswith(f".{part}") and tensor.ndim == len(axes.split())
+    )
+    if not shapes:
+        raise CheckpointError(f"{source}: it has no tensor named {part} of the form [{axes}]")
+    return shapes.most_common(1)[0][0]

@@ -19,7 +19,7 @@ from st_adapter.backbones.seeded import own_random
 from st_adapter.backbones.weight_files import openai_clip
 from st_adapter.backbones.weight_files.tensors import read_tensors
 from st_adapter.common.progress import say
-from st_adapter.config import AdapterConfig, TrainConfig
+from st_adapter.config import AdapterConfig
 from st_adapter.errors import ArgumentError, CheckpointError
 from st_adapter.model import checkpoint
 from st_adapter.model.classifier import VideoClassifier
@@ -95,7 +95,16 @@ def import_official(
     name, options = _choose_backbone(shape, str(file), weights, backbone, heads)
     size = _check_backbone(shape, str(file), name, options)
     recipe = recipe or _nearest_recipe(shape.adapter)
-    config = _configuration(shape.adapter, recipe, name, weights, size, frames)
+    told = {
+        "backbone": name,
+        "weights": weights,
+        "bottleneck": shape.adapter.bottleneck,
+        "kernel_size": shape.adapter.kernel_size,
+        "positions": ",".join(shape.adapter.positions),
+        "adapter_layers": str(shape.adapter.layers),
+        "size": size,
+    }
+    config = resolve(recipe, None, told if frames is None else told | {"frames": frames})
     source = resolve_source(name, weights)
     remark_on(name)
     spec = ModelSpec(
@@ -189,19 +198,3 @@ def _nearest_recipe(adapter: AdapterConfig) -> str:
     positions = ",".join(adapter.positions)
     near = (name for name in ALIASES if find_recipe(name).values["positions"] == positions)
     return next(near, "default")
-
-
-def _configuration(
-    adapter: AdapterConfig, recipe: str, backbone: str, weights: str, size: int, frames: int | None
-) -> TrainConfig:
-    """The recipe with what the checkpoint tells laid over it."""
-    told = {
-        "backbone": backbone,
-        "weights": weights,
-        "bottleneck": adapter.bottleneck,
-        "kernel_size": adapter.kernel_size,
-        "positions": ",".join(adapter.positions),
-        "adapter_layers": str(adapter.layers),
-        "size": size,
-    }
-    return resolve(recipe, None, told if frames is None else told | {"frames": frames})
