@@ -95,15 +95,7 @@ def import_official(
     name, options = _choose_backbone(shape, str(file), weights, backbone, heads)
     size = _check_backbone(shape, str(file), name, options)
     recipe = recipe or _nearest_recipe(shape.adapter)
-    told = {
-        "backbone": name,
-        "weights": weights,
-        "bottleneck": shape.adapter.bottleneck,
-        "kernel_size": shape.adapter.kernel_size,
-        "positions": ",".join(shape.adapter.positions),
-        "adapter_layers": str(shape.adapter.layers),
-        "size": size,
-    }
+    told = _adapter_settings(shape.adapter) | {"backbone": name, "weights": weights, "size": size}
     config = resolve(recipe, None, told if frames is None else told | {"frames": frames})
     source = resolve_source(name, weights)
     remark_on(name)
@@ -198,3 +190,13 @@ def _nearest_recipe(adapter: AdapterConfig) -> str:
     positions = ",".join(adapter.positions)
     near = (name for name in ALIASES if find_recipe(name).values["positions"] == positions)
     return next(near, "default")
+
+
+def _adapter_settings(adapter: AdapterConfig) -> dict[str, Any]:
+    """The adapters' shape and places as fields of TrainConfig."""
+    return {
+        "bottleneck": adapter.bottleneck,
+        "kernel_size": adapter.kernel_size,
+        "positions": ",".join(adapter.positions),
+        "adapter_layers": str(adapter.layers),
+    }
