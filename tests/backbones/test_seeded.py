@@ -59,6 +59,12 @@ def test_threads_that_build_and_draw_at_the_same_time_do_not_meet():
     assert torch.equal(torch.stack(drawn), expected[: len(drawn)])
 
 
+def test_a_model_built_inside_another_seed_is_the_same():
+    expected = digest(build_backbone("pit_ti_224", "random"))  # draws as it makes new tensors, too
+    with own_random(3):
+        assert digest(build_backbone("pit_ti_224", "random")) == expected
+
+
 def test_the_innermost_seed_and_a_generator_of_ones_own_prevail():
     def draw(seed):
         return torch.rand(3, generator=torch.Generator().manual_seed(seed))
