@@ -13,8 +13,13 @@ from pathlib import Path
 import timm
 import torch
 
-from st_adapter.catalogue.backbone_table import TABLE, Row, examine
+from st_adapter.backbones.build import create_backbone
+from st_adapter.catalogue.backbone_table import TABLE, Row
 from st_adapter.common.progress import bar
+from st_adapter.errors import ArgumentError
+from st_adapter.model.build import attach
+from st_adapter.model.classifier import VideoClassifier
+from st_adapter.runtime.device import check_input_size
 
 ROOT = Path(__file__).parents[1]
 
@@ -29,10 +34,46 @@ def main() -> None:
             rows.append(examine(model))
             progress.advance()
     lines = [json.dumps(dataclasses.asdict(row)) + "\n" for row in rows]
-    (ROOT / "src" / "st_adapter" / TABLE).write_text("".join(lines), encoding="utf-8")
+    (ROOT / "src" / "st_adapter" / "catalogue" / TABLE).write_text("".join(lines), encoding="utf-8")
     page = page_of(rows)
     (ROOT / "docs" / "backbones.md").write_text(page, encoding="utf-8")
     print(page.splitlines()[2])
+
+
+def examine(model: str) -> Row:
+    """Attach adapters to a model on the meta device, where nothing is computed, and run clips."""
+    size = timm.get_pretrained_cfg(model).input_size[-1]
+    parameters, adapters, positions, any_size, refused = 0, 0, "", False, ""
+    try:
+        with torch.device("meta"):
+            backbone = create_backbone(model)
+            parameters = sum(p.numel() for p in backbone.parameters())
+            classifier = attach(backbone, labels=["a", "b"])
+            check_input_size(classifier, size)
+            adapters = len(classifier.adapters)
+            sites = classifier.family.sites()
+            positions = ",".join(dict.fromkeys(site.position for site in sites))
+            any_size = _runs(classifier, 2 * size)
+    except ArgumentError as error:
+        refused = str(error)
+    return Row(
+        model=model,
+        module=timm.models.model_entrypoint(model).__module__.rpartition(".")[2],
+        parameters=parameters,
+        size=size,
+        any_size=any_size,
+        positions=positions,
+        adapters=adapters,
+        refused=refused,
+    )
+
+
+def _runs(classifier: VideoClassifier, size: int) -> bool:
+    try:
+        check_input_size(classifier, size)
+    except ArgumentError:
+        return False
+    return True
 
 
 def page_of(rows: list[Row]) -> str:

@@ -1,13 +1,17 @@
 import json
+import runpy
+from pathlib import Path
 
 import pytest
 import timm
 
-from st_adapter.catalogue.backbone_table import examine, read_table
+from st_adapter.catalogue.backbone_table import read_table
 from st_adapter.catalogue.costs import inspect_backbone
 from st_adapter.catalogue.recipe_costs import recipe_costs
 from st_adapter.cli.main import main
 from st_adapter.recipes import ALIASES, RECIPES, find_recipe, resolve
+
+SCRIPTS = Path(__file__).parents[2] / "scripts"
 
 
 def test_every_published_configuration_has_a_recipe():
@@ -102,6 +106,7 @@ def test_the_packaged_table_has_every_pretrained_model_of_the_timm_it_was_made_w
     "model", ["test_vit", "test_convnext", "levit_128s", "crossvit_tiny_240", "tnt_b_patch16_224"]
 )
 def test_a_row_of_the_packaged_table_is_found_again(model):
+    examine = runpy.run_path(str(SCRIPTS / "list_backbones.py"))["examine"]
     assert examine(model) in read_table()
 
 

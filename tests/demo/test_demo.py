@@ -1,9 +1,7 @@
-import numpy as np
-
 from st_adapter.data.annotations import read_annotations
 from st_adapter.data.video import decode
 from st_adapter.demo import clips, story
-from st_adapter.demo.picture import draw_comparison, film_strip
+from st_adapter.demo.picture import draw_comparison
 
 
 def test_each_pair_is_one_motion_forwards_and_backwards(tmp_path):
@@ -44,9 +42,3 @@ def test_the_picture_is_drawn(tmp_path):
     bars = {name: {"x": 0.5, "all": 0.7} for name in story.METHODS.values()}
     draw_comparison(tmp_path / "picture.png", tmp_path / "clips", bars)
     assert (tmp_path / "picture.png").stat().st_size > 20_000
-
-
-def test_film_strip_shows_first_and_last_frame():
-    frames = [np.full((4, 4, 3), i, np.uint8) for i in range(12)]
-    strip = film_strip(frames, 3)
-    assert [int(strip[0, x, 0]) for x in (0, 7, 14)] == [0, 6, 11]

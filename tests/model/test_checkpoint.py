@@ -109,7 +109,7 @@ def test_values_that_are_no_numbers_are_refused(folder):
     tensors = load_file(file)
     tensors["head.bias"][0] = float("nan")
     save_file(tensors, file)
-    with pytest.raises(CheckpointError, match=r"head\.bias holds values that are no numbers"):
+    with pytest.raises(CheckpointError, match=r"head\.bias holds values that are NaN or infinite"):
         st_adapter.load(folder)
 
 
@@ -242,7 +242,7 @@ def test_a_file_of_timms_own_loads_whatever_its_classifier_is(name, tmp_path):
 @pytest.mark.parametrize(
     ("value", "message"),
     [
-        (lambda t: t * float("nan"), "cls_token holds values that are no numbers"),
+        (lambda t: t * float("nan"), "cls_token holds values that are NaN or infinite"),
         (lambda t: t.int(), "cls_token: file has torch.int32, model needs torch.float32"),
         (lambda t: t.to(torch.complex64), "cls_token: file has torch.complex64"),
     ],

@@ -1,12 +1,12 @@
 """The demo's picture: bars of accuracy above film strips of the classes."""
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import matplotlib
-import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from st_adapter.data.film_strip import film_strip
 from st_adapter.data.video import decode
 from st_adapter.demo import clips
 
@@ -29,20 +29,20 @@ def draw_comparison(path: Path, test_clips: Path, bars: dict[str, dict[str, floa
         for row, pair in zip(axes[1:], clips.PAIRS, strict=True):
             video = sorted((test_clips / pair.forward).glob("*.mp4"))[0]
             frames = decode.read_frames(video, range(clips.CLIP_FRAMES))
-            row.imshow(film_strip(list(frames.permute(0, 2, 3, 1).numpy()), 8))
+            row.imshow(film_strip(frames, gap=3).numpy())
             row.set_title(f"→ {pair.forward}          ← {pair.backward}", fontsize=10)
             row.axis("off")
         figure.savefig(path, dpi=110)
 
 
-def _draw_bars(axes: "matplotlib.axes.Axes", bars: dict[str, dict[str, float]]) -> None:
+def _draw_bars(axes: Axes, bars: dict[str, dict[str, float]]) -> None:
     width = 0.8 / len(bars)
     for i, (method, values) in enumerate(bars.items()):
         places = [x + (i - (len(bars) - 1) / 2) * width for x in range(len(values))]
         heights = [100 * value for value in values.values()]
         drawn = axes.bar(places, heights, width * 0.92, color=_COLOURS[i], label=method)
         axes.bar_label(drawn, fmt="%.0f", fontsize=8)
-    groups = list(next(iter(bars.values())))
+    groups = [name.replace(" / ", " /\n") for name in next(iter(bars.values()))]
     axes.set_xticks(range(len(groups)), groups)
     axes.axhline(50, color="#555555", linewidth=1, linestyle=":")
     axes.set_xlim(-0.5, len(groups) - 0.1)
@@ -52,11 +52,3 @@ def _draw_bars(axes: "matplotlib.axes.Axes", bars: dict[str, dict[str, float]]) 
     axes.set_ylabel("top-1 on unseen photographs, %")
     axes.legend(ncols=len(bars), loc="upper center", frameon=False)
     axes.spines[["top", "right"]].set_visible(False)
-
-
-def film_strip(frames: Sequence[np.ndarray], count: int) -> np.ndarray:
-    """Put `count` evenly spaced frames [h, w, 3] side by side."""
-    picks = [round(i * (len(frames) - 1) / (count - 1)) for i in range(count)]
-    gap = np.full((frames[0].shape[0], 3, 3), 255, np.uint8)
-    tiles = [tile for i in picks for tile in (gap, frames[i])]
-    return np.concatenate(tiles[1:], axis=1)

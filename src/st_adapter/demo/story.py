@@ -1,5 +1,6 @@
 """The demo from start to end: clips, three methods, a comparison, a prediction."""
 
+import itertools
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,11 +32,25 @@ class Outcome:
     seconds: float
     evaluation: Evaluation
 
-    def pair_accuracy(self, pair: clips.Pair) -> float:
-        """Top-1 over both classes of a pair."""
-        rows = [self.evaluation.per_class[label] for label in (pair.forward, pair.backward)]
-        right = sum((row["accuracy"] or 0) * (row["num_videos"] or 0) for row in rows)
-        return right / sum(row["num_videos"] or 0 for row in rows)
+    def accuracies(self) -> dict[str, float]:
+        """Top-1 over both classes of each pair, then over all classes."""
+        found = {}
+        for pair in clips.PAIRS:
+            rows = [self.evaluation.per_class[label] for label in (pair.forward, pair.backward)]
+            right = sum((row["accuracy"] or 0) * (row["num_videos"] or 0) for row in rows)
+            total = sum(row["num_videos"] or 0 for row in rows)
+            found[f"{pair.forward} / {pair.backward}"] = right / total
+        return found | {"all": self.evaluation.top1}
+
+    def to_json(self) -> dict[str, object]:
+        """The record as plain values."""
+        return {
+            "method": self.method,
+            "top1": self.evaluation.top1,
+            "trained_parameters": self.trained_parameters,
+            "seconds": round(self.seconds, 1),
+            "per_class": self.evaluation.per_class,
+        }
 
 
 def demo_config(method: str, seed: int) -> TrainConfig:
@@ -82,25 +97,24 @@ def run_demo(out: Path | None, seed: int = 0) -> list[Outcome]:
     )
     _make_clips(folder / "clips", seed)
     outcomes = [_try_method(folder, method, seed) for method in METHODS]
+    write_json(folder / "comparison.json", [outcome.to_json() for outcome in outcomes])
+    _print_table(outcomes)
     picture = folder / "comparison.png"
-    draw_comparison(picture, folder / "clips" / "test", _bars(outcomes))
-    write_json(folder / "comparison.json", [_record(outcome) for outcome in outcomes])
-    _show(outcomes, picture)
+    bars = {METHODS[outcome.method]: outcome.accuracies() for outcome in outcomes}
+    draw_comparison(picture, folder / "clips" / "test", bars)
+    say(f"Picture: {picture}")
     _predict_one(folder)
-    say(f"\nDone in {time.perf_counter() - start:.0f} s. With your own videos, a folder a class:")
     say(
+        f"\nDone in {time.perf_counter() - start:.0f} s. With your own videos, a folder a class:\n"
         "  st-adapter train my_videos/ --out run      (--backbone NAME for any image model of timm)"
+        "\n  st-adapter predict run new.mp4"
     )
-    say("  st-adapter predict run new.mp4")
     return outcomes
 
 
 def _free_name(name: str) -> Path:
-    number, path = 1, Path(name)
-    while path.exists():
-        number += 1
-        path = Path(f"{name}-{number}")
-    return path
+    names = itertools.chain([name], (f"{name}-{number}" for number in itertools.count(2)))
+    return next(path for path in map(Path, names) if not path.exists())
 
 
 def _make_clips(folder: Path, seed: int) -> None:
@@ -130,47 +144,22 @@ def _try_method(folder: Path, method: str, seed: int) -> Outcome:
     )
 
 
-def _bars(outcomes: list[Outcome]) -> dict[str, dict[str, float]]:
-    """Accuracy by method name, of each pair and of all."""
-    return {
-        METHODS[o.method]: {
-            **{f"{p.forward} /\n{p.backward}": o.pair_accuracy(p) for p in clips.PAIRS},
-            "all": o.evaluation.top1,
-        }
-        for o in outcomes
-    }
-
-
-def _record(outcome: Outcome) -> dict[str, object]:
-    return {
-        "method": outcome.method,
-        "top1": outcome.evaluation.top1,
-        "trained_parameters": outcome.trained_parameters,
-        "seconds": round(outcome.seconds, 1),
-        "per_class": outcome.evaluation.per_class,
-    }
-
-
-def _show(outcomes: list[Outcome], picture: Path) -> None:
-    table = Table(title="Top-1 on clips of unseen photographs")
+def _print_table(outcomes: list[Outcome]) -> None:
+    table = Table(
+        title="Top-1 on clips of unseen photographs",
+        caption="50 %: the pairs are told apart, but not their direction.",
+    )
     table.add_column("")
     for o in outcomes:
         table.add_column(METHODS[o.method], justify="right")
-    for pair in clips.PAIRS:
-        accuracies = [f"{o.pair_accuracy(pair):.0%}" for o in outcomes]
-        table.add_row(f"{pair.forward} / {pair.backward}", *accuracies)
+    for pair in list(outcomes[0].accuracies())[:-1]:
+        table.add_row(pair, *(f"{o.accuracies()[pair]:.0%}" for o in outcomes))
     table.add_section()
     table.add_row("all", *(f"{o.evaluation.top1:.1%}" for o in outcomes), style="bold")
     table.add_row("trained parameters", *(f"{o.trained_parameters / 1e6:.3f} M" for o in outcomes))
     table.add_row("seconds", *(f"{o.seconds:.0f}" for o in outcomes))
     console().print()
     console().print(table)
-    for o in outcomes:
-        filled = round(40 * o.evaluation.top1)
-        bar_text = "█" * filled + "░" * (40 - filled)
-        say(f"{METHODS[o.method]:>15} {bar_text} {o.evaluation.top1:.1%}")
-    say(f"{'':15} {'':20}│ 50 %: the pairs told apart, their direction not")
-    say(f"Picture: {picture}")
 
 
 def _predict_one(folder: Path) -> None:

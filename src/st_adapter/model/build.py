@@ -15,6 +15,7 @@ from st_adapter.backbones.build import (
     digest,
     resolve_source,
 )
+from st_adapter.backbones.seeded import own_random
 from st_adapter.backbones.weight_files.openai_clip import remark_on_activation
 from st_adapter.config import AdapterConfig, ClipConfig, MethodConfig, TrainConfig, check_method
 from st_adapter.data.labels import Task
@@ -165,7 +166,8 @@ def load(path: str | Path, weights: str | None = None) -> VideoClassifier:
             f"{folder} was trained on {spec.backbone} with other weights than {source} holds "
             f"(digest {spec.digest[:19]}, found {found[:19]}); give the right ones as weights"
         )
-    model = VideoClassifier(backbone, dataclasses.replace(spec, weights=source))
+    with own_random(0):  # first values, all of which are overwritten
+        model = VideoClassifier(backbone, dataclasses.replace(spec, weights=source))
     copy_trained(model, checkpoint.read_tensors(folder), str(folder))
     return model.eval()
 

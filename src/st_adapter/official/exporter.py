@@ -1,19 +1,16 @@
 """The authors' checkpoints from runs."""
 
-from collections.abc import Iterable
 from pathlib import Path
 
 import torch
 
-from st_adapter.backbones.build import create_backbone, shapes_alone
-from st_adapter.backbones.vit import VisionTransformerFamily
 from st_adapter.common.files import atomic_path
 from st_adapter.data.labels import Task
 from st_adapter.errors import ArgumentError
 from st_adapter.methods import METHODS
 from st_adapter.model import checkpoint
 from st_adapter.model.spec import ModelSpec
-from st_adapter.official.format import OURS, official_name, read_shape, remark_on
+from st_adapter.official.format import is_plain_vit, official_name, read_shape, remark_on
 from st_adapter.training.run_folder import recorded_next_epoch
 
 
@@ -30,7 +27,8 @@ def export_official(run: str | Path, out: str | Path) -> int:
         raise ArgumentError(f"{file} already exists; choose another --out")
     spec = checkpoint.read_spec(folder)
     ours = checkpoint.read_tensors(folder)
-    _check_expressible(folder, spec, ours)
+    if obstacles := _obstacles(spec):
+        raise ArgumentError(f"{folder} has no form in the authors' code: {'; '.join(obstacles)}")
     tensors = {official_name(name): tensor for name, tensor in ours.items()}
     shape = read_shape(str(folder), tensors)
     record = {
@@ -46,26 +44,18 @@ def export_official(run: str | Path, out: str | Path) -> int:
     return len(tensors)
 
 
-def _check_expressible(folder: Path, spec: ModelSpec, names: Iterable[str]) -> None:
-    """Raise ArgumentError unless a classifier with these tensors has a form in their code."""
-    reasons = []
-    if spec.task != Task():
-        raise ArgumentError(
-            f"{folder} has no form in the authors' code: it answers {spec.task} a video"
-        )
+def _obstacles(spec: ModelSpec) -> list[str]:
+    """Why the authors' code has no such classifier, where it has none."""
     method = METHODS[spec.method]
-    if method.adapters == "none" or method.changes_backbone:
-        what = "has no adapters" if method.adapters == "none" else "trains the image model itself"
-        raise ArgumentError(
-            f"{folder} has no form in the authors' code: method {spec.method} {what}"
-        )
-    with shapes_alone():
-        is_vit = VisionTransformerFamily.supports(
-            create_backbone(spec.backbone, **spec.backbone_options)
-        )
-    if not is_vit or not all(OURS.fullmatch(n) or n.startswith("head.") for n in names):
-        reasons.append(f"its backbone {spec.backbone} is no ViT")
+    if spec.task != Task():
+        return [f"it answers {spec.task} a video"]
+    if method.adapters == "none":
+        return [f"method {spec.method} has no adapters"]
+    if method.changes_backbone:
+        return [f"method {spec.method} trains the image model itself"]
+    obstacles = []
+    if not is_plain_vit(spec.backbone):
+        obstacles.append(f"its backbone {spec.backbone} is not a plain ViT")
     if spec.adapter.activation != "none":
-        reasons.append(f"its adapters have the activation {spec.adapter.activation}")
-    if reasons:
-        raise ArgumentError(f"{folder} has no form in the authors' code: {'; '.join(reasons)}")
+        obstacles.append(f"its adapters have the activation {spec.adapter.activation}")
+    return obstacles

@@ -15,17 +15,18 @@ from st_adapter.backbones.build import (
     resolve_source,
     shapes_alone,
 )
-from st_adapter.backbones.vit import VisionTransformerFamily
+from st_adapter.backbones.seeded import own_random
 from st_adapter.backbones.weight_files import openai_clip
 from st_adapter.backbones.weight_files.tensors import read_tensors
 from st_adapter.common.progress import say
-from st_adapter.config import AdapterConfig, TrainConfig
+from st_adapter.config import AdapterConfig
 from st_adapter.errors import ArgumentError, CheckpointError
 from st_adapter.model.build import copy_trained
 from st_adapter.model.classifier import VideoClassifier
 from st_adapter.model.spec import ModelSpec
 from st_adapter.official.format import (
     OfficialShape,
+    is_plain_vit,
     our_name,
     read_official,
     read_shape,
@@ -47,14 +48,14 @@ class Imported:
     shape: OfficialShape
 
     def __str__(self) -> str:
-        made, adapter, (temporal, spatial) = self.spec.clip, self.spec.adapter, self.spec.clip.views
-        step = f"every {made.stride}th in a window" if made.stride else "spread over the video"
+        clip, adapter = self.spec.clip, self.spec.adapter
+        step = f"every {clip.stride}th in a window" if clip.stride else "spread over the video"
         layers = self.shape.num_blocks if adapter.layers == "all" else adapter.layers
         return (
             f"{len(adapter.positions) * layers}x{adapter.bottleneck} adapters on "
             f"{self.spec.backbone}, {len(self.spec.labels)} classes; clips as in recipe "
-            f"{self.recipe}: {made.frames} frames, {step}, {made.size} px, "
-            f"{temporal}x{spatial} views"
+            f"{self.recipe}: {clip.frames} frames, {step}, {clip.size} px, "
+            f"{clip.views[0]}x{clip.views[1]} views"
         )
 
 
@@ -85,38 +86,37 @@ def import_official(
         ArgumentError, CheckpointError: something does not fit; nothing has been written.
     """
     file, folder = Path(file), Path(out)
-    _check_empty(folder, file)
+    check_folder(folder, file, resume=False)
+    if folder.exists() and any(folder.iterdir()):
+        raise ArgumentError(f"{folder} is not empty; choose another --out")
     tensors, next_epoch = read_official(file)
     shape = read_shape(str(file), tensors)
-    names = _read_labels(labels, shape.num_classes)
+    class_names = _read_labels(labels, shape.num_classes)
     name, options = _choose_backbone(shape, str(file), weights, backbone, heads)
     size = _check_backbone(shape, str(file), name, options)
     recipe = recipe or _nearest_recipe(shape.adapter)
-    config = _configuration(shape.adapter, recipe, name, weights, size, frames)
+    told = _adapter_settings(shape.adapter) | {"backbone": name, "weights": weights, "size": size}
+    config = resolve(recipe, None, told if frames is None else told | {"frames": frames})
     source = resolve_source(name, weights)
     remark_on(name)
     spec = ModelSpec(
         backbone=name,
         weights=source,
         backbone_options=options,
-        labels=names,
+        labels=class_names,
         adapter=shape.adapter,
         clip=config.clip,
+        dropout=config.dropout,
         mean=OPENAI_CLIP_MEAN,
         std=OPENAI_CLIP_STD,
     )
-    model = VideoClassifier(build_from(name, source, options=options), spec)
+    with own_random(0):  # first values, all of which are overwritten
+        model = VideoClassifier(build_from(name, source, options=options), spec)
     ours = {our_name(theirs): tensor for theirs, tensor in tensors.items()}
     copy_trained(model, ours, str(file))
     model.save_adapter(folder / "adapter")
-    write_config(folder, config, recipe=recipe, data="", next_epoch=next_epoch or 0)
+    write_config(folder, config, recipe=recipe, data="", next_epoch=next_epoch)
     return Imported(spec=model.spec, recipe=recipe, shape=shape)
-
-
-def _check_empty(folder: Path, file: Path) -> None:
-    check_folder(folder, file, resume=False)
-    if folder.exists() and any(folder.iterdir()):
-        raise ArgumentError(f"{folder} is not empty; choose another --out")
 
 
 def _read_labels(file: str | Path | None, count: int) -> tuple[str, ...]:
@@ -126,7 +126,7 @@ def _read_labels(file: str | Path | None, count: int) -> tuple[str, ...]:
     try:
         text = Path(file).read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
-        raise ArgumentError(f"{file}: not a readable file of labels: {error}") from None
+        raise ArgumentError(f"{file}: not a readable file of labels: {error}") from error
     labels = [line.strip() for line in text.splitlines() if line.strip()]
     if len(labels) != count:
         raise ArgumentError(f"{file} has {len(labels)} labels; the checkpoint has {count} classes")
@@ -141,40 +141,42 @@ def _read_labels(file: str | Path | None, count: int) -> tuple[str, ...]:
 def _choose_backbone(
     shape: OfficialShape, source: str, weights: str, backbone: str | None, heads: int | None
 ) -> tuple[str, dict[str, int]]:
-    """Name the backbone, and how its sizes differ from what the name says."""
+    """Name the backbone, and the sizes of it that differ from what the name says."""
     options = {"num_heads": heads} if heads else {}
     if backbone is not None:
         return backbone, options
     tensors = {} if weights in NAMED_SOURCES else read_tensors(Path(weights))
-    if openai_clip.is_clip(tensors):
-        found = openai_clip.read_shape(tensors, Path(weights))
-        if (found.width, found.blocks) != (shape.width, shape.num_blocks):
-            raise CheckpointError(
-                f"{source} is for {shape.backbone}; {weights} is a CLIP of width {found.width} and "
-                f"{found.blocks} blocks"
+    if not openai_clip.is_clip(tensors):
+        name = openai_clip.published_name(shape.width, shape.num_blocks)
+        if name is None:
+            raise ArgumentError(
+                f"{source} is for {shape.backbone}, which is no CLIP model with a name; give "
+                "--weights FILE with that CLIP, or --backbone"
             )
-        if found.name is None:
-            sizes = {"embed_dim": found.width, "depth": found.blocks, "img_size": found.size}
-            sizes |= {"patch_size": found.patch, "num_heads": max(1, found.width // 64)}
-            if not heads:
-                say(f"note: taken to have {sizes['num_heads']} attention heads; --heads says else")
-            return _UNNAMED, sizes | options
-        return found.name, options
-    name = openai_clip.published_name(shape.width, shape.num_blocks)
-    if name is None:
-        raise ArgumentError(
-            f"{source} is for {shape.backbone}, "
-            "which is no CLIP model with a name; give --weights FILE with that CLIP, or --backbone"
+        return name, options
+    clip = openai_clip.read_shape(tensors, Path(weights))
+    if (clip.width, clip.blocks) != (shape.width, shape.num_blocks):
+        raise CheckpointError(
+            f"{source} is for {shape.backbone}; {weights} is a CLIP of width {clip.width} and "
+            f"{clip.blocks} blocks"
         )
-    return name, options
+    if clip.name is not None:
+        return clip.name, options
+    sizes = {"embed_dim": clip.width, "depth": clip.blocks, "img_size": clip.size}
+    sizes |= {"patch_size": clip.patch, "num_heads": heads or max(1, clip.width // 64)}
+    if not heads:
+        say(f"note: assuming {sizes['num_heads']} attention heads; use --heads to change that")
+    return _UNNAMED, sizes
 
 
 def _check_backbone(shape: OfficialShape, source: str, name: str, options: dict[str, int]) -> int:
     """Raise where the checkpoint is for another backbone; return the size it is made for, px."""
     check_name(name)
+    if not is_plain_vit(name):
+        raise ArgumentError(
+            f"{name} is not a plain ViT; the authors' checkpoints are for those of CLIP"
+        )
     with shapes_alone():
-        if not VisionTransformerFamily.supports(create_backbone(name)):
-            raise ArgumentError(f"{name} is no plain ViT; the authors' checkpoints are for CLIP's")
         backbone: Any = create_backbone(name, **options)
     if (backbone.embed_dim, len(backbone.blocks)) != (shape.width, shape.num_blocks):
         raise CheckpointError(
@@ -191,17 +193,11 @@ def _nearest_recipe(adapter: AdapterConfig) -> str:
     return next(near, "default")
 
 
-def _configuration(
-    adapter: AdapterConfig, recipe: str, backbone: str, weights: str, size: int, frames: int | None
-) -> TrainConfig:
-    """The recipe with what the checkpoint tells laid over it."""
-    told = {
-        "backbone": backbone,
-        "weights": weights,
+def _adapter_settings(adapter: AdapterConfig) -> dict[str, Any]:
+    """The adapters' shape and places as fields of TrainConfig."""
+    return {
         "bottleneck": adapter.bottleneck,
         "kernel_size": adapter.kernel_size,
         "positions": ",".join(adapter.positions),
         "adapter_layers": str(adapter.layers),
-        "size": size,
     }
-    return resolve(recipe, None, told if frames is None else told | {"frames": frames})

@@ -6,7 +6,6 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from st_adapter.common.files import atomic_path, no_folder
 from st_adapter.errors import ArgumentError
-from st_adapter.evaluation.frame_order import ORDERS
 from st_adapter.report.comparison_page import comparison_values
 from st_adapter.report.run_page import ORDER_NAMES, run_values
 
@@ -35,7 +34,7 @@ def write_report(folder: Path) -> Path:
     except KeyError as error:
         raise ArgumentError(
             f"{folder} was written by another version (no {error}); evaluate or compare again"
-        ) from None
+        ) from error
     environment = Environment(
         loader=PackageLoader("st_adapter.report"), autoescape=True, undefined=StrictUndefined
     )
@@ -43,8 +42,7 @@ def write_report(folder: Path) -> Path:
     environment.filters["names"] = lambda value: (
         value if isinstance(value, str) else ", ".join(value) or "nothing"
     )
-    names = [ORDER_NAMES[order] for order in ORDERS]
-    text = environment.get_template(template).render(order_names=names, orders=ORDERS, **values)
+    text = environment.get_template(template).render(orders=ORDER_NAMES, **values)
     with atomic_path(folder / "report.html") as temporary:
         temporary.write_text(text, encoding="utf-8", errors="replace")
     return folder / "report.html"

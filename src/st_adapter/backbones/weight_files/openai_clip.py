@@ -11,20 +11,20 @@ from torch import Tensor
 from st_adapter.common.progress import say
 from st_adapter.errors import CheckpointError
 
-_RENAMED = (
-    ("conv1.", "patch_embed.proj."),
-    ("class_embedding", "cls_token"),
-    ("positional_embedding", "pos_embed"),
-    ("ln_pre.", "norm_pre."),
-    ("ln_post.", "norm."),
-    ("transformer.resblocks.", "blocks."),
-    (".ln_1.", ".norm1."),
-    (".ln_2.", ".norm2."),
-    (".attn.in_proj_", ".attn.qkv."),
-    (".attn.out_proj.", ".attn.proj."),
-    (".mlp.c_fc.", ".mlp.fc1."),
-    (".mlp.c_proj.", ".mlp.fc2."),
-)
+_RENAMED = {
+    "conv1.": "patch_embed.proj.",
+    "class_embedding": "cls_token",
+    "positional_embedding": "pos_embed",
+    "ln_pre.": "norm_pre.",
+    "ln_post.": "norm.",
+    "transformer.resblocks.": "blocks.",
+    ".ln_1.": ".norm1.",
+    ".ln_2.": ".norm2.",
+    ".attn.in_proj_": ".attn.qkv.",
+    ".attn.out_proj.": ".attn.proj.",
+    ".mlp.c_fc.": ".mlp.fc1.",
+    ".mlp.c_proj.": ".mlp.fc2.",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,27 +39,20 @@ class ClipShape:
     @property
     def name(self) -> str | None:
         """The timm name of OpenAI's model of this shape, if there is one."""
-        return _PUBLISHED.get(self)
+        return PUBLISHED.get((self.width, self.blocks, self.patch, self.size))
 
     def __str__(self) -> str:
         sizes = f"{self.width} wide, {self.blocks} blocks, patch {self.patch}, {self.size} px"
         return f"{sizes}; give --backbone {self.name}" if self.name else sizes
 
 
-_PUBLISHED = {
-    ClipShape(width=768, blocks=12, patch=16, size=224): (
-        "vit_base_patch16_clip_quickgelu_224.openai"
-    ),
-    ClipShape(width=768, blocks=12, patch=32, size=224): (
-        "vit_base_patch32_clip_quickgelu_224.openai"
-    ),
-    ClipShape(width=1024, blocks=24, patch=14, size=224): (
-        "vit_large_patch14_clip_quickgelu_224.openai"
-    ),
-    ClipShape(width=1024, blocks=24, patch=14, size=336): (
-        "vit_large_patch14_clip_quickgelu_336.openai"
-    ),
+PUBLISHED = {
+    (768, 12, 16, 224): "vit_base_patch16_clip_quickgelu_224.openai",
+    (768, 12, 32, 224): "vit_base_patch32_clip_quickgelu_224.openai",
+    (1024, 24, 14, 224): "vit_large_patch14_clip_quickgelu_224.openai",
+    (1024, 24, 14, 336): "vit_large_patch14_clip_quickgelu_336.openai",
 }
+"""The timm names of OpenAI's models, by width, blocks, patch and size."""
 
 
 def published_name(width: int, blocks: int) -> str | None:
@@ -67,8 +60,8 @@ def published_name(width: int, blocks: int) -> str | None:
 
     Of several, that of 224 px with the smallest patch.
     """
-    near = [s for s in _PUBLISHED if (s.width, s.blocks, s.size) == (width, blocks, 224)]
-    return min(near, key=lambda shape: shape.patch).name if near else None
+    near = [s for s in PUBLISHED if (s[0], s[1], s[3]) == (width, blocks, 224)]
+    return PUBLISHED[min(near)] if near else None
 
 
 def is_clip(tensors: Mapping[str, Tensor]) -> bool:
@@ -88,7 +81,7 @@ def to_timm(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
             tensor = tensor[None, None]
         elif name == "positional_embedding":
             tensor = tensor[None]
-        for theirs, ours in _RENAMED:
+        for theirs, ours in _RENAMED.items():
             name = name.replace(theirs, ours)
         renamed[name] = tensor
     renamed.pop("proj", None)
@@ -99,20 +92,21 @@ def read_shape(tensors: Mapping[str, Tensor], file: Path) -> ClipShape:
     """Tell the sizes of the image model.
 
     Raises:
-        CheckpointError: the tensors that tell them are missing, or of no CLIP's shape.
+        CheckpointError: the tensors that tell them are missing, or do not have the shape of a CLIP.
     """
     visual = _visual(tensors)
     blocks = {n.split(".")[2] for n in visual if n.startswith("transformer.resblocks.")}
     try:
         width, _, patch, _ = visual["conv1.weight"].shape
         positions, _ = visual["positional_embedding"].shape
-    except (KeyError, ValueError):
+    except (KeyError, ValueError) as error:
         raise CheckpointError(
-            f"{file}: no CLIP image model: conv1.weight or positional_embedding is not its own"
-        ) from None
+            f"{file} is not a CLIP image model: conv1.weight or positional_embedding is missing "
+            "or of another shape"
+        ) from error
     size = isqrt(max(positions - 1, 0)) * patch
     if min(width, patch, size) < 1:
-        raise CheckpointError(f"{file}: no CLIP image model: it is {width} wide, of {size} px")
+        raise CheckpointError(f"{file} is not a CLIP image model: it is {width} wide, of {size} px")
     return ClipShape(width=width, blocks=len(blocks), patch=patch, size=size)
 
 

@@ -21,7 +21,7 @@ def read_tensors(file: Path) -> dict[str, Tensor]:
         ArgumentError: there is no such file.
         CheckpointError: it is damaged, or holds anything but tensors.
     """
-    return table_of(read_record(file), file)
+    return find_table(read_record(file), file)
 
 
 def read_record(file: Path) -> Any:
@@ -30,23 +30,23 @@ def read_record(file: Path) -> Any:
         raise ArgumentError(
             f"weights file {file} does not exist; --weights takes hub, package, random or a file"
         )
+    kind = "weights file"
     try:
         if is_torchscript(file):
+            kind = "TorchScript archive"
             return read_torchscript(file)
         if file.suffix == ".safetensors":
             return load_file(file)
-        with warnings.catch_warnings(action="ignore"):  # of tensors that `table_of` refuses
+        with warnings.catch_warnings(action="ignore"):  # of tensors that `find_table` refuses
             return torch.load(file, map_location="cpu", weights_only=True)
-    except CheckpointError:
-        raise
     except Exception as error:  # a damaged pickle can raise nearly anything
         reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
         if isinstance(error, pickle.UnpicklingError):  # torch would advise to run what is in it
             reason = "it is damaged, or holds more than tensors"
-        raise CheckpointError(f"{file}: not a readable weights file: {reason}") from None
+        raise CheckpointError(f"{file}: not a readable {kind}: {reason}") from error
 
 
-def table_of(record: Any, file: Path) -> dict[str, Tensor]:
+def find_table(record: Any, file: Path) -> dict[str, Tensor]:
     """Find the table of named tensors in what `file` holds, under "state_dict" or "model" too."""
     for key in ("state_dict", "model"):
         if isinstance(record, Mapping) and isinstance(record.get(key), Mapping):

@@ -32,16 +32,11 @@ def read_torchscript(file: Path) -> dict[str, Tensor]:
     records of their attributes; constants that only its code uses are not looked at.
 
     Raises:
-        CheckpointError: the archive is damaged, or names anything that tensors do not need.
+        CheckpointError: the archive names anything that tensors do not need, or lies about them.
+        Exception: it is damaged; a damaged pickle can raise nearly anything.
     """
-    try:
-        with zipfile.ZipFile(file) as archive:
-            return _named_tensors(_Unpickler(archive).load())
-    except CheckpointError as error:
-        reason = str(error)
-    except Exception as error:  # a damaged pickle can raise nearly anything
-        reason = f"it is damaged ({str(error)[:200] or type(error).__name__})"
-    raise CheckpointError(f"{file}: not a readable TorchScript archive: {reason}")
+    with zipfile.ZipFile(file) as archive:
+        return _named_tensors(_Unpickler(archive).load())
 
 
 class _Module:
@@ -57,7 +52,7 @@ def _rebuild_tensor(storage: Any, offset: int, size: Any, stride: Any, *_: Any) 
     """View a storage as a tensor that lies within it and repeats none of it."""
     numbers = (offset, *size, *stride)
     if not isinstance(storage, Tensor) or any(type(n) is not int or n < 0 for n in numbers):
-        raise CheckpointError("a tensor in it is no view of a storage")
+        raise CheckpointError("a tensor in it is not a view of a storage")
     last = offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True))
     if prod(size) and (last >= storage.numel() or prod(size) > storage.numel()):
         raise CheckpointError(
@@ -66,18 +61,11 @@ def _rebuild_tensor(storage: Any, offset: int, size: Any, stride: Any, *_: Any) 
     return storage.as_strided(tuple(size), tuple(stride), offset)
 
 
-def _typed(value: Any, _tag: str) -> Any:
-    return value
-
-
-_GLOBALS = {
+_GLOBALS: dict[str, Any] = {
     "torch._utils._rebuild_tensor_v2": _rebuild_tensor,
     "collections.OrderedDict": OrderedDict,
-    "torch.jit._pickle.restore_type_tag": _typed,
-    "torch.jit._pickle.build_intlist": list,
-    "torch.jit._pickle.build_doublelist": list,
-    "torch.jit._pickle.build_boollist": list,
-    "torch.jit._pickle.build_tensorlist": list,
+    "torch.jit._pickle.restore_type_tag": lambda value, _tag: value,
+    **{f"torch.jit._pickle.build_{kind}list": list for kind in ("int", "double", "bool", "tensor")},
     "torch.DoubleStorage": torch.float64,
     "torch.FloatStorage": torch.float32,
     "torch.HalfStorage": torch.float16,
@@ -89,7 +77,7 @@ _GLOBALS = {
     "torch.ByteStorage": torch.uint8,
     "torch.BoolStorage": torch.bool,
 }
-"""All that an archive may name, and what stands for it: nothing that does anything."""
+"""All that an archive may name, and what replaces it: nothing that has an effect."""
 
 
 class _Unpickler(pickle.Unpickler):
@@ -101,13 +89,13 @@ class _Unpickler(pickle.Unpickler):
         if len(pickles) != 1:
             raise CheckpointError(f"it holds {len(pickles)} data.pkl, not one")
         self._root = pickles[0].removesuffix("data.pkl")
-        self._storages: dict[str, Tensor] = {}
+        self._storages: dict[tuple[str, torch.dtype], Tensor] = {}
         content = self._read("data.pkl")
         _check_memo(content)
         super().__init__(io.BytesIO(content))
 
     def find_class(self, module: str, name: str) -> Any:
-        """Stand in for a module's class, and allow what tensors need; refuse the rest."""
+        """Replace the classes of modules, and allow what tensors need; refuse the rest."""
         full_name = f"{module}.{name}"
         if full_name.startswith("__torch__."):
             return _Module
@@ -120,21 +108,20 @@ class _Unpickler(pickle.Unpickler):
         _, dtype, key, _, length = pid
         if not isinstance(dtype, torch.dtype) or type(length) is not int:
             raise CheckpointError("a storage in it is of no known kind")
-        if key not in self._storages:
-            values = bytearray(self._read(f"data/{key}"))
-            if len(values) != length * dtype.itemsize:
-                raise CheckpointError(
-                    f"storage {key} has {len(values)} bytes, where {length} values of {dtype} "
-                    f"take {length * dtype.itemsize}"
-                )
-            flat = torch.frombuffer(values, dtype=dtype) if length else torch.empty(0, dtype=dtype)
-            self._storages[key] = flat
-        if self._storages[key].dtype != dtype or self._storages[key].numel() != length:
-            raise CheckpointError(f"storage {key} is declared in two ways")
-        return self._storages[key]
+        if (key, dtype) not in self._storages:  # many tensors may view one
+            content = bytearray(self._read(f"data/{key}"))
+            values = torch.frombuffer(content, dtype=dtype) if content else torch.empty(0).to(dtype)
+            self._storages[key, dtype] = values
+        values = self._storages[key, dtype]
+        if values.numel() != length:
+            raise CheckpointError(
+                f"storage {key} has {values.nbytes} bytes, where {length} values of {dtype} take "
+                f"{length * dtype.itemsize}"
+            )
+        return values
 
     def _read(self, name: str) -> bytes:
-        """Read an entry as torch writes them: as it is, so that none is larger than the file."""
+        """Read an entry that is stored uncompressed, so that none is larger than the file."""
         entry = self._archive.getinfo(self._root + name)
         if entry.compress_type != zipfile.ZIP_STORED:
             raise CheckpointError(f"{entry.filename} in it is compressed; torch.jit does not do so")

@@ -1,0 +1,78 @@
+"""Random weights are the same everywhere, and cost the process none of its own random numbers."""
+
+import threading
+
+import pytest
+import torch
+
+from st_adapter.backbones.build import build_backbone, create_backbone, digest
+from st_adapter.backbones.seeded import own_random
+
+DIGESTS = {
+    "test_vit": "c9864e6a7ab8435c504c7ae0b96ae0a251b8c310cddd47814428b8af9cc7114c",
+    "test_resnet": "f8af1137c354874d7c1a3698ca0f92522f3bf5cccd2f6863fc571eea7b5a87d3",
+    "test_convnext": "5cd9dca47495f02463dd384b67ef91084f7b90ecefc9b44744d3142f2343c515",
+    "vit_tiny_patch16_224": "af9d896a897519a8217d9af24dfa1e20ff7ce62fd15c2b348be286625eaace25",
+    "resnet18": "1b3e21d9d97e5dc7943b54c67da23c17605d4341b28aa460df9b6ae082109609",
+}
+"""Of random weights; runs that were trained on them record these, so they may never change."""
+
+
+@pytest.mark.parametrize("name", DIGESTS)
+def test_random_weights_are_those_that_earlier_runs_record(name):
+    assert digest(build_backbone(name, "random")) == f"sha256:{DIGESTS[name]}"
+
+
+@pytest.mark.parametrize("name", ["test_vit", "pit_ti_224", "levit_128s"])
+def test_weights_are_those_of_torchs_generator_with_the_same_seed(name):
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(7)
+        expected = digest(create_backbone(name))
+    assert digest(build_backbone(name, "random", seed=7)) == expected
+
+
+def test_building_takes_no_number_of_the_process():
+    before = torch.get_rng_state()
+    build_backbone("test_vit", "random")
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_threads_that_build_and_draw_at_the_same_time_do_not_meet():
+    torch.manual_seed(0)
+    expected, found = torch.rand(20 * 50), []
+    torch.manual_seed(0)
+    drawn, start = [], threading.Barrier(3)
+
+    def build():
+        start.wait()
+        found.extend(digest(build_backbone("test_vit", "random")) for _ in range(20))
+
+    builders = [threading.Thread(target=build) for _ in range(2)]
+    for thread in builders:
+        thread.start()
+    start.wait()
+    while any(thread.is_alive() for thread in builders) and len(drawn) < len(expected):
+        drawn.append(torch.rand(()))
+    for thread in builders:
+        thread.join()
+    assert found == [f"sha256:{DIGESTS['test_vit']}"] * 40
+    assert torch.equal(torch.stack(drawn), expected[: len(drawn)])
+
+
+def test_a_model_built_inside_another_seed_is_the_same():
+    expected = digest(build_backbone("pit_ti_224", "random"))  # draws as it makes new tensors, too
+    with own_random(3):
+        assert digest(build_backbone("pit_ti_224", "random")) == expected
+
+
+def test_the_innermost_seed_and_a_generator_of_ones_own_prevail():
+    def draw(seed):
+        return torch.rand(3, generator=torch.Generator().manual_seed(seed))
+
+    with own_random(1), own_random(2):
+        assert torch.equal(torch.rand(3), draw(2))
+        assert torch.equal(torch.rand(3, generator=torch.Generator().manual_seed(3)), draw(3))
+    with own_random(1):
+        assert torch.equal(torch.empty(3).uniform_(), draw(1))
+        assert torch.empty(3, device="meta").normal_().is_meta
+        assert torch.rand(3, device="meta").is_meta
