@@ -22,9 +22,7 @@ COLUMNS = ("path", "label", "labels", "start_seconds", "end_seconds", "split")
 Init = Literal["conv-zero", "up-zero", "difference"]
 Activation = Literal["none", "relu", "gelu"]
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
-Decoder = Literal["pyav", "torchcodec"]
 PRECISIONS: tuple[str, ...] = get_args(Precision)
-DECODERS: tuple[str, ...] = get_args(Decoder)
 
 _LIMITS = {
     "at_least": operator.ge,
@@ -313,7 +311,7 @@ class TrainConfig(_Checked):
     workers: int = _machine(
         2, "Dataloader workers that decode videos; 0 decodes in the main process.", at_least=0
     )
-    decoder: Decoder = _machine(
+    decoder: Literal["pyav", "torchcodec"] = _machine(
         "pyav", "Video decoder. torchcodec is an extra; with 0 workers it decodes on the GPU."
     )
     checkpoint_activations: bool = _machine(
@@ -474,13 +472,18 @@ def check_settings(config: Any) -> None:
     """Raise ArgumentError for a field whose value is of another type, or outside its limits."""
     check_types(config)
     for item in dataclasses.fields(config):
-        value, limits = getattr(config, item.name), item.metadata["limits"]
-        if not limits or not isinstance(value, int | float):
-            continue  # unset, or text such as "all"
-        fits = all(_LIMITS[word](value, limit) for word, limit in limits.items())
-        if not fits or value == float("inf"):
-            said = " and ".join(f"{word.replace('_', ' ')} {n}" for word, n in limits.items())
-            raise ArgumentError(f"{item.name} must be {said}, not {value}")
+        check_limits(item, getattr(config, item.name))
+
+
+def check_limits(item: dataclasses.Field[Any], value: Any) -> None:
+    """Raise ArgumentError for a number that is outside the limits of a setting, or infinite."""
+    limits = item.metadata["limits"]
+    if not limits or not isinstance(value, int | float):
+        return  # unset, or text such as "all"
+    fits = all(_LIMITS[word](value, limit) for word, limit in limits.items())
+    if not fits or value == float("inf"):
+        said = " and ".join(f"{word.replace('_', ' ')} {n}" for word, n in limits.items())
+        raise ArgumentError(f"{item.name} must be {said}, not {value}")
 
 
 def check_types(config: Any) -> None:

@@ -9,8 +9,8 @@ from types import ModuleType
 from typing import Any
 
 
-class _Deferred(ModuleType):
-    """A module of torch's compiler, imported when something asks for more than is given here."""
+class DeferredModule(ModuleType):
+    """A module that is imported when something asks it for an attribute that it was not given."""
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
@@ -41,7 +41,7 @@ def quick_imports() -> Iterator[None]:
         yield
     finally:
         _remove_deferred()
-        if "torch._dynamo" not in sys.modules:  # triton complains at exit if it is frozen
+        if "triton" not in sys.modules:  # it reports leaks at exit if it is frozen
             gc.freeze()
         if was_enabled:
             gc.enable()
@@ -57,7 +57,7 @@ def _add_deferred() -> None:
     def is_compile_supported(device: str) -> Any:
         return import_module("torch._dynamo.utils").is_compile_supported(device)
 
-    compiler, utils = _Deferred("torch._dynamo"), _Deferred("torch._dynamo.utils")
+    compiler, utils = DeferredModule("torch._dynamo"), DeferredModule("torch._dynamo.utils")
     compiler.__dict__.update(disable=disable, __path__=[])
     utils.__dict__.update(is_compile_supported=is_compile_supported)
     sys.modules |= {module.__name__: module for module in (compiler, utils)}
@@ -65,5 +65,5 @@ def _add_deferred() -> None:
 
 def _remove_deferred() -> None:
     for name, module in list(sys.modules.items()):
-        if isinstance(module, _Deferred):
+        if isinstance(module, DeferredModule):
             del sys.modules[name]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from st_adapter.cli import DONE, SOME_FAILED
-from st_adapter.cli.options import DATA_SETTINGS, PATH, given_settings, verb
+from st_adapter.cli.options import DATA_SETTINGS, DEFAULTS, PATH, given_settings, verb
 from st_adapter.common.files import check_writable, write_json
 from st_adapter.config import TrainConfig
 from st_adapter.errors import ArgumentError, did_you_mean
@@ -18,8 +18,11 @@ from st_adapter.recipes import RECIPES, find_recipe, resolve
 if TYPE_CHECKING:
     from st_adapter.catalogue.backbone_table import Row
 
+_SHAPE = ("method", "bottleneck", "positions", "adapter_layers")
+"""Settings that say what `inspect` attaches to a backbone; a RUN records them."""
 
-@verb("frames", "stride", "workers", *DATA_SETTINGS, default="default")
+
+@verb("frames", "stride", "workers", *DATA_SETTINGS, defaults=DEFAULTS)
 @click.argument("data", type=PATH)
 @click.option("--out", type=PATH, help="Folder for check.json and clean.csv, a list to train on.")
 @click.option("--deep", is_flag=True, help="Decode every file to its end.")
@@ -54,10 +57,7 @@ def check(data: Path, out: Path | None, deep: bool, val: Path | None, **flags: A
     return SOME_FAILED if found.faults else DONE
 
 
-@verb(
-    *("method", "bottleneck", "positions", "adapter_layers", "frames", "size"),
-    default="default without RUN",
-)
+@verb(*_SHAPE, "frames", "size", defaults={name: DEFAULTS[name] for name in _SHAPE})
 @click.argument("run", type=PATH, required=False)
 @click.option("--backbone", help="Any timm name, instead of RUN.")
 @click.option("--classes", type=click.IntRange(1), default=400, help="Classes, without RUN.")
@@ -71,7 +71,6 @@ def inspect(
     """
     if (run is None) == (backbone is None):
         raise ArgumentError("inspect takes either a RUN or --backbone NAME")
-    TrainConfig(**given_settings(flags))  # refuses sizes below 1 before anything is imported
     from st_adapter.catalogue.costs import inspect_backbone, inspect_run
 
     if run is not None:

@@ -1,18 +1,36 @@
 """How verbs and their flags are declared."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any, Literal, get_args, get_origin
 
 import click
 
-from st_adapter.config import DECODERS, PRECISIONS, TrainConfig
+from st_adapter.config import TrainConfig, check_limits
 from st_adapter.errors import ArgumentError, did_you_mean
 
-SETTINGS = tuple(item.name for item in dataclasses.fields(TrainConfig))
+DEFAULTS = {item.name: item.default for item in dataclasses.fields(TrainConfig)}
+"""Of every setting."""
+
 DATA_SETTINGS = ("videos", "columns", "split")
 """Settings that say how to read DATA."""
+
+RUN_SETTINGS = (
+    *("weights", "frames", "size", "views", "batch_size"),
+    *("workers", "decoder", "compile", "precision", "device"),
+)
+"""Settings of the verbs that use a trained run."""
+
+RUN_DEFAULTS = {
+    "batch_size": 8,
+    "workers": 2,
+    "decoder": "pyav",
+    "compile": False,
+    "precision": "float32",
+    "device": "auto",
+}
+"""What those verbs take; the other settings, unset, are those that the run was trained with."""
 
 
 class _Path(click.Path):
@@ -60,21 +78,21 @@ class _Verb(click.Command):
 
 
 def verb(
-    *settings: str, name: str | None = None, default: str = "default recipe"
+    *settings: str, name: str | None = None, defaults: Mapping[str, Any] | None = None
 ) -> Callable[[Callable[..., int | None]], click.Command]:
     """Make a function a verb, with a flag for each of some settings of TrainConfig.
 
     Args:
-        settings: names of fields. A flag that is not given is None, so that it overrides no recipe.
+        settings: names of fields.
         name: the verb; unset is the name of the function.
-        default: what to call the default of a setting in the help.
+        defaults: values of flags that are not given. Unset makes all of them None, so that they
+            override no recipe.
     """
-    hints = get_type_hints(TrainConfig)
 
     def decorate(function: Callable[..., int | None]) -> click.Command:
         command = click.command(name, cls=_Verb)(function)
         command.params += [
-            _SettingOption(item, hints[item.name], default)
+            _SettingOption(item, defaults)
             for item in dataclasses.fields(TrainConfig)
             if item.name in settings
         ]
@@ -87,18 +105,30 @@ def verb(
 class _SettingOption(click.Option):
     """A flag made of a field of TrainConfig."""
 
-    def __init__(self, item: dataclasses.Field[Any], kind: Any, default: str) -> None:
-        flag = f"--{item.name.replace('_', '-')}"
-        shown = "unset" if item.default is None else item.default
+    def __init__(self, item: dataclasses.Field[Any], defaults: Mapping[str, Any] | None) -> None:
+        default = None if defaults is None else defaults.get(item.name)
+        shown = item.default if defaults is None else default
         if isinstance(shown, tuple):
             shown = " ".join(map(str, shown))
+        note = "" if shown is None else f"  [default: {shown}]"
+        if defaults is None:
+            note = f"  [default recipe: {'unset' if shown is None else shown}]"
+        flag = item.name.replace("_", "-")
+        takes_auto = item.name == "batch_size" and defaults is None
         super().__init__(
-            [f"{flag}/--no-{flag[2:]}" if kind is bool else flag],
-            default=None,
-            help=f"{item.metadata['help']}  [{default}: {shown}]",
-            **_click_type(_clips_or_auto if item.name == "batch_size" else kind),
+            [f"--{flag}/--no-{flag}" if item.type is bool else f"--{flag}"],
+            default=default,
+            help=item.metadata["help"] + note,
+            **_click_type(_clips_or_auto if takes_auto else item.type),
         )
+        self.item = item
         self.group = f"{item.metadata['group']} options"
+
+    def type_cast_value(self, ctx: click.Context, value: Any) -> Any:
+        """Read the value and hold it to the limits of the setting."""
+        read = super().type_cast_value(ctx, value)
+        check_limits(self.item, read)
+        return read
 
 
 def _click_type(kind: Any) -> dict[str, Any]:
@@ -144,35 +174,3 @@ def debug_option() -> click.Option:
         callback=note,
         help="Show the traceback behind an error.",
     )
-
-
-def run_options(command: Callable[..., int]) -> Callable[..., int]:
-    """Add the flags of the verbs that use a trained run."""
-    for option in (
-        click.option("--device", default="auto", show_default=True, help="cpu, cuda, mps ..."),
-        click.option(
-            "--precision",
-            type=click.Choice(PRECISIONS),
-            default="float32",
-            show_default=True,
-            help="Arithmetic. auto takes bfloat16 if that is at least 1.15 times as fast.",
-        ),
-        click.option(
-            "--decoder",
-            type=click.Choice(DECODERS),
-            default="pyav",
-            show_default=True,
-            help="Video decoder.",
-        ),
-        click.option("--compile", is_flag=True, help="Use torch.compile; pays for many videos."),
-        click.option("--workers", type=click.IntRange(0), default=2, help="Dataloader workers."),
-        click.option("--batch-size", type=click.IntRange(1), default=8, help="Clips per batch."),
-        click.option("--size", type=click.IntRange(1), help="Pixels of a clip, if not as trained."),
-        click.option(
-            "--frames", type=click.IntRange(1), help="Frames per clip, if not as trained."
-        ),
-        click.option("--views", help='Temporal x spatial views, such as "3x1".'),
-        click.option("--weights", help="Weights of the image model, if not where they were."),
-    ):
-        command = option(command)
-    return command

@@ -2,19 +2,21 @@
 
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from rich.console import Console
 from rich.table import Table
 
-from st_adapter.catalogue.backbone_table import Row as Backbone
-from st_adapter.catalogue.recipe_costs import RecipeCost
 from st_adapter.comparison.results import Row, at_edge
 from st_adapter.data.audit import FAULTS, REMARKS, Check, Finding
 from st_adapter.data.formats.listing import SHOWN
 from st_adapter.evaluation.metrics import METRICS
 from st_adapter.recipes import ALIASES, Recipe
+
+if TYPE_CHECKING:  # what counts operations imports triton, which evaluate does without
+    from st_adapter.catalogue.backbone_table import Row as Backbone
+    from st_adapter.catalogue.recipe_costs import RecipeCost
 
 _UNBOUND = 250
 """Columns of output that goes to no terminal: nothing is cut or wrapped."""
@@ -145,7 +147,7 @@ def _print_findings(title: str, kinds: Mapping[str, str], findings: Sequence[Fin
             click.echo(f"    ... and {len(found) - SHOWN} more, which --out FOLDER lists")
 
 
-def print_recipes(costs: Sequence[RecipeCost]) -> None:
+def print_recipes(costs: "Sequence[RecipeCost]") -> None:
     """Print published recipes with cost and accuracy."""
     _print_table(
         ("recipe", "adapters", ">trained", ">GMACs", "views", "*", "top-1, %", "source"),
@@ -182,7 +184,7 @@ def print_recipe(recipe: Recipe, values: dict[str, Any]) -> None:
     click.echo("\n".join(lines))
 
 
-def print_backbones(found: Mapping[Backbone, Sequence[str]], refused: bool) -> None:
+def print_backbones(found: "Mapping[Backbone, Sequence[str]]", refused: bool) -> None:
     """Print image models with the tags of their weights, or why adapters do not fit."""
     if refused:
         rows = ((row.model, row.refused) for row in found)

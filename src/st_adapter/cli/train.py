@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import click
 
 from st_adapter.cli import DONE, SOME_FAILED
-from st_adapter.cli.options import PATH, SETTINGS, given_settings, verb
+from st_adapter.cli.options import DEFAULTS, PATH, given_settings, verb
 from st_adapter.errors import ArgumentError
 from st_adapter.methods import METHODS
 from st_adapter.recipes import ALIASES, resolve
@@ -45,7 +45,7 @@ def demo(out: Path | None, seed: int) -> None:
     run_demo(out, seed)
 
 
-@verb(*SETTINGS)
+@verb(*DEFAULTS)
 @click.argument("data", type=PATH)
 @click.option("--out", type=PATH, required=True, help="Run folder to make.")
 @click.option(
@@ -101,7 +101,7 @@ def train(
     return SOME_FAILED if skipped.exists() else DONE
 
 
-@verb(*(name for name in SETTINGS if name not in _COMPARED))
+@verb(*(name for name in DEFAULTS if name not in _COMPARED))
 @click.argument("data", type=PATH)
 @click.option("--out", type=PATH, required=True, help="Folder to make, or to continue.")
 @click.option("--methods", default="all", help=f"A list of {', '.join(METHODS)}.  [default: all]")

@@ -10,11 +10,11 @@ import click
 
 from st_adapter.cli import DONE, SOME_FAILED
 from st_adapter.cli.imports import quick_imports
-from st_adapter.cli.options import DATA_SETTINGS, PATH, run_options, verb
+from st_adapter.cli.options import DATA_SETTINGS, PATH, RUN_DEFAULTS, RUN_SETTINGS, verb
 from st_adapter.config import DataConfig, parse_views
 
 
-@verb(*DATA_SETTINGS, default="default")
+@verb(*DATA_SETTINGS, *RUN_SETTINGS, defaults=RUN_DEFAULTS)
 @click.argument("run", type=PATH)
 @click.argument("data", type=PATH)
 @click.option(
@@ -25,14 +25,13 @@ from st_adapter.config import DataConfig, parse_views
     is_flag=True,
     help="How much order counts: also with frames reversed, shuffled and frozen to one.",
 )
-@run_options
 def evaluate(
     run: Path, data: Path, out: Path | None, temporal: bool, views: str | None, **options: Any
 ) -> int:
     """Measure the classifier in RUN on the labelled videos in DATA.
 
     The validation part of DATA is used where there is one, otherwise all of it; of the DATA that
-    RUN was trained on, what was held out.
+    RUN was trained on, what was held out. Flags without a default are as in training.
     """
     chosen = parse_views(views) if views else None
     with quick_imports():
@@ -86,16 +85,18 @@ def evaluate(
     return SOME_FAILED if result.num_skipped else DONE
 
 
-@verb()
+@verb(*RUN_SETTINGS, defaults=RUN_DEFAULTS)
 @click.argument("run", type=PATH)
 @click.argument("videos", type=PATH, nargs=-1, required=True)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object a line.")
 @click.option("--top", type=click.IntRange(1), default=3, show_default=True, help="Labels to show.")
-@run_options
 def predict(
     run: Path, videos: tuple[Path, ...], as_json: bool, top: int, views: str | None, **options: Any
 ) -> int:
-    """Label videos (files, or folders of them) with the classifier in RUN."""
+    """Label videos (files, or folders of them) with the classifier in RUN.
+
+    Flags without a default are as in training.
+    """
     chosen = parse_views(views) if views else None
     with quick_imports():
         from st_adapter.common.progress import bar
