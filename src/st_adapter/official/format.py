@@ -105,6 +105,7 @@ def read_shape(source: str, tensors: Mapping[str, Tensor]) -> OfficialShape:
             kernel_size=(sizes["t"], sizes["h"], sizes["w"]),
             positions=tuple(ours for theirs, ours in _POSITIONS.items() if theirs in places),
             layers="all" if first == 0 else last - first + 1,
+            init="conv-zero",
         )
     except ArgumentError as error:
         raise CheckpointError(f"{source}: {error}") from None
