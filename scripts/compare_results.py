@@ -13,7 +13,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-from st_adapter.cli.comparison_table import cells
+from st_adapter.cli.tables import comparison_cells as cells
 from st_adapter.comparison.results import Row
 from st_adapter.comparison.run import compare
 from st_adapter.config import TrainConfig

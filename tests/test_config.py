@@ -1,8 +1,19 @@
+import dataclasses
 import json
 
 import pytest
 
-from st_adapter.config import ClipConfig, TrainConfig, class_pairs, parse_views
+from st_adapter.config import (
+    AdapterConfig,
+    ClipConfig,
+    DataConfig,
+    HeadConfig,
+    MethodConfig,
+    TrainConfig,
+    pair_classes,
+    parse_views,
+    split_pairs,
+)
 from st_adapter.errors import ArgumentError
 from st_adapter.recipes import RECIPES, resolve
 
@@ -63,13 +74,14 @@ def test_a_record_of_a_run_reads_back_as_the_same_configuration(tmp_path):
         ({"adapter_layers": "some"}, "adapter_layers takes"),
         ({"adapter_layers": "0"}, "at least 1"),
         ({"lr": None}, "needs lr or lr_per_256"),
-        ({"lr": -1.0}, "must be above 0"),
-        ({"lr": float("nan")}, "must be above 0"),
-        ({"dropout": 1.0}, r"dropout must be in \[0, 1\)"),
-        ({"average": 1.0}, r"average must be in \[0, 1\)"),
-        ({"head_std": -1.0}, "head_std must be at least 0"),
+        ({"lr": -1.0}, "lr must be above 0, not -1.0"),
+        ({"lr": float("nan")}, "lr must be above 0, not nan"),
+        ({"lr": float("inf")}, "lr must be above 0, not inf"),
+        ({"dropout": 1.0}, "dropout must be at least 0 and below 1, not 1.0"),
+        ({"average": 1.0}, "average must be at least 0 and below 1, not 1.0"),
+        ({"head_std": -1.0}, "head_std must be at least 0, not -1.0"),
         ({"frames": 1}, "one frame has no difference.*use --init up-zero"),
-        ({"val_fraction": 1.5}, "val_fraction"),
+        ({"val_fraction": 1.5}, "val_fraction must be above 0 and below 1, not 1.5"),
         ({"crop_range": [0.0, 1.0]}, r"within \(0, 1\]"),
         ({"crop": "jitter"}, "from 1 up"),
         ({"views": "3x2"}, "1 or 3 in space"),
@@ -102,6 +114,27 @@ def test_an_int_will_do_for_a_float():
     assert TrainConfig(lr=1, warmup_epochs=0).peak_lr() == 1
 
 
+def test_a_part_has_the_defaults_of_a_run():
+    config = TrainConfig()
+    parts = (config.adapter, config.method_config, config.head, config.clip, config.data)
+    assert parts == (AdapterConfig(), MethodConfig(), HeadConfig(), ClipConfig(), DataConfig())
+
+
+def test_a_run_passes_its_settings_to_its_parts():
+    config = TrainConfig(
+        frames=4, positions="attention,mlp", adapter_layers="1", views="3x1", rank=2, dropout=0.5
+    )
+    assert config.adapter == AdapterConfig(positions=("attention", "mlp"), layers=1)
+    assert config.clip == ClipConfig(frames=4, views=(3, 1))
+    assert (config.method_config.rank, config.head.dropout) == (2, 0.5)
+
+
+def test_every_setting_has_a_full_sentence_of_help():
+    texts = [item.metadata["help"] for item in dataclasses.fields(TrainConfig)]
+    assert len(texts) > 50
+    assert all(text[0].isupper() and text.endswith(".") for text in texts)
+
+
 def test_clips_check_themselves():
     for values in ({"views": (2, 2)}, {"size": 0}, {"frames": -1}, {"stride": -1}):
         with pytest.raises(ArgumentError, match=next(iter(values))):
@@ -116,7 +149,7 @@ def test_views_are_read():
 
 def test_class_pairs_go_both_ways():
     pairs = {"Sit": "Stand", "Stand": "Sit", "Open": "Close", "Close": "Open"}
-    assert class_pairs("reversal", "Sit=Stand, Open=Close") == pairs
+    assert pair_classes("reversal", split_pairs("Sit=Stand, Open=Close")) == pairs
 
 
 @pytest.mark.parametrize("text", ["Sit", "Sit=", "Sit=Stand,Sit=Walk", "Sit=Sit", ""])
@@ -131,8 +164,8 @@ def test_what_is_no_pair_of_classes_is_refused(name, text):
     [
         ({"mixup": -1.0}, "mixup must be at least 0"),
         ({"cutmix": float("nan")}, "cutmix must be at least 0"),
-        ({"erasing": 1.5}, r"erasing must be in \[0, 1\]"),
-        ({"repeats": 3}, "batch_size 8 is no multiple of the 3 repeats"),
+        ({"erasing": 1.5}, "erasing must be at least 0 and at most 1"),
+        ({"repeats": 3}, "batch_size 8 is not a multiple of the 3 repeats"),
         ({"repeats": 0}, "repeats must be at least 1"),
     ],
 )
@@ -142,5 +175,5 @@ def test_augmentation_that_makes_no_sense_is_refused(values, said):
 
 
 def test_a_group_that_is_no_pattern_is_refused():
-    with pytest.raises(ArgumentError, match="is no regular expression"):
+    with pytest.raises(ArgumentError, match="is not a regular expression"):
         TrainConfig(group="(")

@@ -1,104 +1,149 @@
-"""What a run is made of: one frozen dataclass is configuration, command line and record."""
+"""The settings of a run. Each is declared once: type, default, help text, group and limits.
+
+The parts (AdapterConfig, ClipConfig and so on) are what the library works with. TrainConfig has the
+same settings in one flat record, because flags and `config.json` are flat.
+"""
 
 import dataclasses
+import operator
 import re
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from types import UnionType
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 
 from st_adapter.errors import ArgumentError, did_you_mean
 from st_adapter.methods import METHODS
 
 COLUMNS = ("path", "label", "labels", "start_seconds", "end_seconds", "split")
-"""Of a table of videos."""
-
-PRECISIONS = ("auto", "float32", "bfloat16", "float16")
-
+"""Columns of a table of videos, by our names."""
 
 Init = Literal["conv-zero", "up-zero", "difference"]
 Activation = Literal["none", "relu", "gelu"]
+Precision = Literal["auto", "float32", "bfloat16", "float16"]
+PRECISIONS: tuple[str, ...] = get_args(Precision)
+
+_LIMITS = {
+    "at_least": operator.ge,
+    "above": operator.gt,
+    "at_most": operator.le,
+    "below": operator.lt,
+}
+_Part = TypeVar("_Part")
+
+
+def _setting(group: str, default: Any, text: str, **limits: float) -> Any:
+    """Declare a field: its group in the help, default, help text, and limits of its value.
+
+    Limits are `at_least`, `above`, `at_most` and `below`. A number that has any must be finite.
+    """
+    return field(default=default, metadata={"group": group, "help": text, "limits": limits})
+
+
+_model = partial(_setting, "Model")
+_clip = partial(_setting, "Clip")
+_augment = partial(_setting, "Augmentation")
+_optimise = partial(_setting, "Optimisation")
+_data = partial(_setting, "Data")
+_machine = partial(_setting, "Machine")
+
+
+def _of(part: type, name: str, **text: str) -> Any:
+    """Declare a setting of a part as a field of TrainConfig.
+
+    A value that is a tuple in the part and text in TrainConfig gets its default as text.
+    """
+    item = {item.name: item for item in dataclasses.fields(part)}[name]
+    return field(default=text.get("default", item.default), metadata=item.metadata)
+
+
+class _Checked:
+    """A record that checks its settings when it is made."""
+
+    def __post_init__(self) -> None:
+        check_settings(self)
 
 
 @dataclass(frozen=True, kw_only=True)
-class AdapterConfig:
+class AdapterConfig(_Checked):
     """Shape and place of the adapters.
 
-    Attributes:
-        bottleneck: width inside the adapter; None is half the width of the features it sits on,
-            at most the 384 of every published configuration.
-        kernel_size: odd kernel over (time, height, width).
-        positions: places inside a block, "attention" and "mlp" in a ViT, "block" in a CNN;
-            "all" is each place that the backbone has.
-        layers: "all", or k for the last k blocks alone.
-        activation: "none" (as published), "relu" or "gelu".
-        init: what the adapter, the identity at first, reads: nothing ("conv-zero", as in the
-            official code), a random mixture of frames ("up-zero"), or their difference.
+    `positions` are places inside a block: "attention" and "mlp" in a ViT, "block" in a CNN.
     """
 
-    bottleneck: int | None = None
-    kernel_size: tuple[int, int, int] = (3, 1, 1)
-    positions: tuple[str, ...] | Literal["all"] = "all"
-    layers: int | Literal["all"] = "all"
-    activation: Activation = "none"
-    init: Init = "conv-zero"
+    bottleneck: int | None = _model(
+        None, "Adapter width. Unset is half the width of the features, at most 384.", at_least=1
+    )
+    kernel_size: tuple[int, int, int] = _model(
+        (3, 1, 1), "Kernel of an adapter's convolution over time, height and width; odd numbers."
+    )
+    positions: tuple[str, ...] | Literal["all"] = _model(
+        "all", "Places in a block that get an adapter: all, or a list such as attention,mlp."
+    )
+    layers: int | Literal["all"] = _model(
+        "all", "Blocks with adapters: all, or how many, counted from the last.", at_least=1
+    )
+    activation: Activation = _model("none", "Activation after an adapter's convolution.")
+    init: Init = _model(
+        "difference",
+        "What the convolution of a new adapter computes: nothing (conv-zero, as published), a "
+        "random mixture of frames (up-zero), or the difference of the next and the last frame.",
+    )
 
     def __post_init__(self) -> None:
-        check_types(self)
-        if self.bottleneck is not None and self.bottleneck < 1:
-            raise ArgumentError(f"bottleneck must be at least 1, not {self.bottleneck}")
+        super().__post_init__()
         if any(k < 1 or k % 2 == 0 for k in self.kernel_size):
             raise ArgumentError(
                 f"kernel_size takes three odd numbers (time, height, width), not {self.kernel_size}"
             )
         if not self.positions or "" in tuple(self.positions):
             raise ArgumentError('positions must be "all" or a list of names, not an empty one')
-        if self.layers != "all" and self.layers < 1:
-            raise ArgumentError(f'adapter layers must be "all" or at least 1, not {self.layers}')
 
 
 @dataclass(frozen=True, kw_only=True)
-class MethodConfig:
-    """Sizes of what the methods without adapters train.
+class MethodConfig(_Checked):
+    """Sizes of what the methods without adapters train."""
 
-    Attributes:
-        prompt_tokens: of prompt and prompt-shallow, before a block.
-        rank: of lora.
-        trained_blocks: of partial, counted from the last.
-        temporal_layers: of temporal.
-    """
-
-    prompt_tokens: int = 10
-    rank: int = 8
-    trained_blocks: int = 2
-    temporal_layers: int = 2
-
-    def __post_init__(self) -> None:
-        check_types(self)
-        for item in dataclasses.fields(self):
-            _at_least(item.name, getattr(self, item.name), 1)
+    prompt_tokens: int = _model(
+        10, "Prompt tokens before a block, for the methods prompt and prompt-shallow.", at_least=1
+    )
+    rank: int = _model(8, "Rank of the updates, for the method lora.", at_least=1)
+    trained_blocks: int = _model(
+        2, "Blocks to train, counted from the last, for the method partial.", at_least=1
+    )
+    temporal_layers: int = _model(
+        2, "Transformer layers over the frames, for the method temporal.", at_least=1
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
-class ClipConfig:
-    """How a video becomes a clip at test.
+class HeadConfig(_Checked):
+    """How the linear classifier starts, and the dropout before it."""
 
-    Attributes:
-        frames: frames in a clip.
-        stride: distance between them in a window of its own; 0 spreads them over the video.
-        size: height and width, pixels; the short side is scaled to it, bicubic.
-        views: temporal and spatial views whose softmax scores are averaged.
-    """
+    dropout: float = _model(
+        0.0, "Dropout before the classifier; 0.5 as published.", at_least=0, below=1
+    )
+    head_std: float = _model(
+        0.002, "Standard deviation of the first classifier weights; 0.02 as published.", at_least=0
+    )
 
-    frames: int = 8
-    stride: int = 0
-    size: int = 224
-    views: tuple[int, int] = (1, 1)
+
+@dataclass(frozen=True, kw_only=True)
+class ClipConfig(_Checked):
+    """How clips are cut from a video at test."""
+
+    frames: int = _clip(8, "Frames per clip.", at_least=1)
+    stride: int = _clip(
+        0, "Frames between two sampled frames; 0 spreads them over the whole video.", at_least=0
+    )
+    size: int = _clip(224, "Height and width of a clip in pixels.", at_least=1)
+    views: tuple[int, int] = _clip(
+        (1, 1), "Test views per video, temporal x spatial, averaged; spatial is 1 or 3."
+    )
 
     def __post_init__(self) -> None:
-        check_types(self)
-        _at_least("frames", self.frames, 1)
-        _at_least("stride", self.stride, 0)
-        _at_least("size", self.size, 1)
+        super().__post_init__()
         if self.views[0] < 1 or self.views[1] not in (1, 3):
             raise ArgumentError(
                 "views are 1 or more in time and 1 or 3 in space, "
@@ -107,29 +152,30 @@ class ClipConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class DataConfig:
-    """How the videos that DATA lists are found.
+class DataConfig(_Checked):
+    """How to read DATA where it is a table or a published data set."""
 
-    Attributes:
-        videos: the folder that their names start from; None is that of the list.
-        columns: our names of columns to the table's own, such as "path=file,label=verb+noun".
-        split: of data sets that publish several, from 1.
-    """
-
-    videos: str | None = None
-    columns: str | None = None
-    split: int = 1
+    videos: str | None = _data(
+        None, "Folder of the videos that DATA lists. Unset is the folder of the list."
+    )
+    columns: str | None = _data(
+        None,
+        "Names of a table's columns, such as path=file,label=class. label=verb+noun trains one "
+        "classifier for each of the two columns.",
+    )
+    split: int = _data(
+        1, "Split to use, from 1, of a data set that publishes several (HMDB51).", at_least=1
+    )
 
     def __post_init__(self) -> None:
-        check_types(self)
-        _at_least("split", self.split, 1)
+        super().__post_init__()
         _ = self.column_names
 
     @property
     def column_names(self) -> dict[str, str]:
         """Our name of each column to the table's own."""
         names: dict[str, str] = {}
-        for text in (self.columns or "").split(",") if self.columns is not None else ():
+        for text in self.columns.split(",") if self.columns is not None else ():
             ours, _, theirs = (part.strip() for part in text.partition("="))
             if ours not in COLUMNS or not theirs or ours in names:
                 raise ArgumentError(
@@ -141,20 +187,313 @@ class DataConfig:
         return names
 
 
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig(_Checked):
+    """Everything that decides how a run comes out. `config.json` in a run folder is this record.
+
+    `positions`, `adapter_layers` and `views` are text here, as on the command line; the properties
+    `adapter` and `clip` read it.
+    """
+
+    backbone: str = _model(
+        "vit_base_patch16_clip_quickgelu_224.openai", "Image model: any timm name."
+    )
+    weights: str = _model(
+        "hub",
+        "Weights of the image model: hub, package, random, or a file. A file is safetensors or "
+        ".pth with timm's names, or a CLIP .pt.",
+    )
+    method: str = _model("st-adapter", f"What to train: {', '.join(METHODS)}.")
+    bottleneck: int | None = _of(AdapterConfig, "bottleneck")
+    kernel_size: tuple[int, int, int] = _of(AdapterConfig, "kernel_size")
+    positions: str = _of(AdapterConfig, "positions")
+    adapter_layers: str = _of(AdapterConfig, "layers")
+    activation: Activation = _of(AdapterConfig, "activation")
+    init: Init = _of(AdapterConfig, "init")
+    prompt_tokens: int = _of(MethodConfig, "prompt_tokens")
+    rank: int = _of(MethodConfig, "rank")
+    trained_blocks: int = _of(MethodConfig, "trained_blocks")
+    temporal_layers: int = _of(MethodConfig, "temporal_layers")
+    dropout: float = _of(HeadConfig, "dropout")
+    head_std: float = _of(HeadConfig, "head_std")
+
+    frames: int = _of(ClipConfig, "frames")
+    stride: int = _of(ClipConfig, "stride")
+    size: int = _of(ClipConfig, "size")
+    crop: Literal["area", "jitter"] = _clip(
+        "area", "Training crop: a random area of the frame, or a random scale and place (jitter)."
+    )
+    crop_range: tuple[float, float] = _clip(
+        (0.5, 1.0), "Range of the crop's share of the area, or of short side / size for jitter."
+    )
+    views: str = _of(ClipConfig, "views", default="1x1")
+
+    flip: bool = _augment(True, "Mirror half of the training clips.")
+    mirror: str | None = _augment(
+        None,
+        "Classes that a mirror swaps, such as 'Turn left=Turn right', or a .csv with two columns. "
+        "Mirrored clips get the label of the other class. names swaps classes whose names differ "
+        "only in left and right. same swaps none.",
+    )
+    reversal: str | None = _augment(
+        None,
+        "Classes that turn into each other when played backwards, such as Sit=Stand,Open=Close, "
+        "or a .csv with two columns. Each of their clips is also trained backwards, with the "
+        "label of the other class.",
+    )
+    randaugment: bool = _augment(False, "RandAugment m7 n4 mstd0.5 inc1, drawn once per clip.")
+    color_jitter: float = _augment(
+        0.0, "Largest change of brightness, contrast and saturation.", at_least=0, at_most=1
+    )
+    erasing: float = _augment(
+        0.0, "Probability of a grey box in all frames of a clip.", at_least=0, at_most=1
+    )
+    mixup: float = _augment(0.0, "Alpha of mixup of clips and labels; 0 is off.", at_least=0)
+    cutmix: float = _augment(
+        0.0, "Alpha of CutMix; 0 is off. With mixup, each batch gets one of the two.", at_least=0
+    )
+    repeats: int = _augment(1, "Clips from each decoded video, in the same batch.", at_least=1)
+    draws: int = _augment(
+        0, "Random clips per video, reused in later epochs; 0 draws anew each epoch.", at_least=0
+    )
+
+    epochs: int = _optimise(8, "Passes over the training videos.", at_least=1)
+    batch_size: int = _optimise(8, "Clips per micro-batch.", at_least=1)
+    accumulate: int = _optimise(1, "Micro-batches per optimizer step.", at_least=1)
+    lr: float | None = _optimise(
+        1e-3, "Peak learning rate. It takes precedence over lr-per-256.", above=0
+    )
+    lr_per_256: float | None = _optimise(
+        None, "Peak learning rate for 256 clips per step; it scales with the step's clips.", above=0
+    )
+    head_lr: float | None = _optimise(
+        None, "Peak learning rate of the classifier. Unset is the same as the rest.", above=0
+    )
+    label_smoothing: float = _optimise(
+        0.0, "Share of the target that is spread over all classes.", at_least=0, below=1
+    )
+    weight_decay: float = _optimise(0.01, "Weight decay. Biases and norms have none.", at_least=0)
+    warmup_epochs: float = _optimise(
+        1.0, "Epochs of linear warm-up, at most half of all epochs.", at_least=0
+    )
+    clip_gradient: float = _optimise(1.0, "Largest gradient norm; 0 is no limit.", at_least=0)
+    average: float = _optimise(
+        0.0, "Decay of the moving average that is evaluated; 0 is off.", at_least=0, below=1
+    )
+    keep: Literal["best", "last"] = _optimise(
+        "best", "Epoch to keep: best on the validation videos, or last, which validates once."
+    )
+    patience: int = _optimise(
+        0, "Stop after this many epochs without a better one; 0 never stops early.", at_least=0
+    )
+    save_steps: int = _optimise(
+        0, "Steps between two saved states; 0 saves after epochs and by time.", at_least=0
+    )
+    save_minutes: float = _optimise(
+        10.0, "Longest time between two saved states, in minutes.", at_least=0
+    )
+    keep_states: int = _optimise(2, "Saved states to keep.", at_least=1)
+
+    val: str | None = _data(None, "Validation data, in any form that DATA takes.")
+    val_fraction: float = _data(
+        0.2, "Share of DATA to hold out if it has no validation part.", above=0, below=1
+    )
+    group: str | None = _data(
+        None,
+        "Regular expression. Files whose paths give the same match stay in the same part when "
+        "validation videos are held out, such as 'g[0-9]+' for clips of the same film.",
+    )
+    videos: str | None = _of(DataConfig, "videos")
+    columns: str | None = _of(DataConfig, "columns")
+    split: int = _of(DataConfig, "split")
+
+    seed: int = _machine(0, "Seed of the held-out part, order, augmentation and initialisation.")
+    workers: int = _machine(
+        2, "Dataloader workers that decode videos; 0 decodes in the main process.", at_least=0
+    )
+    decoder: Literal["pyav", "torchcodec"] = _machine(
+        "pyav", "Video decoder. torchcodec is an extra; with 0 workers it decodes on the GPU."
+    )
+    checkpoint_activations: bool = _machine(
+        False,
+        "Recompute the inside of blocks in the backward pass (plain ViTs). This takes less memory "
+        "and more time; the gradients are the same.",
+    )
+    compile: bool = _machine(
+        False, "Compile the model with torch.compile: slow to start, then faster (plain ViTs)."
+    )
+    prefix_cache: float = _machine(
+        0.0,
+        "GB for the output of the frozen blocks before the first trained one, so that they run "
+        "once per clip. It needs --draws.",
+        at_least=0,
+    )
+    prefix_cache_folder: str | None = _machine(
+        None, "Folder that keeps the --prefix-cache for further runs. Unset keeps it in memory."
+    )
+    precision: Precision = _machine(
+        "auto", "Arithmetic. auto measures whether bfloat16 is faster than float32 here."
+    )
+    fit_batch: bool = _machine(
+        False,
+        "Split the batch-size x accumulate clips of a step into as few micro-batches as fit in "
+        "memory. --batch-size auto does the same.",
+    )
+    tracker: Literal["none", "tensorboard", "trackio", "wandb"] = _machine(
+        "none", "Experiment tracker that gets the metrics, in addition to metrics.jsonl."
+    )
+    device: str = _machine("auto", "Device: auto, cpu, cuda, cuda:1, mps and so on.")
+    processes: int | None = _machine(
+        None, "Processes that train together. Unset is one process per GPU.", at_least=1
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_method(self.method)
+        _ = self.adapter, self.method_config, self.head, self.clip, self.data
+        self._check_clips()
+        self._check_optimisation()
+        self._check_machine()
+
+    def _check_clips(self) -> None:
+        low, high = self.crop_range
+        if self.crop == "area" and not 0 < low <= high <= 1:
+            raise ArgumentError(f"an area crop takes a range within (0, 1], not {self.crop_range}")
+        if self.crop == "jitter" and not 1 <= low <= high:
+            raise ArgumentError(f"a jitter crop takes a range from 1 up, not {self.crop_range}")
+        for name, words in (("reversal", ()), ("mirror", ("names", "same"))):
+            text = getattr(self, name)
+            if text is not None and text not in words and not text.lower().endswith(".csv"):
+                pair_classes(name, split_pairs(text))
+        in_time = METHODS[self.method].adapters == "spatio-temporal" and self.kernel_size[0] > 1
+        if self.frames == 1 and self.init == "difference" and in_time:
+            raise ArgumentError(
+                "one frame has no difference for an adapter to learn from; "
+                "use --init up-zero, or more --frames"
+            )
+        try:
+            re.compile(self.group or "")
+        except re.error as error:
+            raise ArgumentError(
+                f"group {self.group!r} is not a regular expression: {error}"
+            ) from error
+
+    def _check_optimisation(self) -> None:
+        if self.lr is None and self.lr_per_256 is None:
+            raise ArgumentError("a run needs lr or lr_per_256; both are unset")
+        if self.batch_size % self.repeats:
+            raise ArgumentError(
+                f"batch_size {self.batch_size} is not a multiple of the {self.repeats} repeats"
+            )
+        if self.patience and self.keep == "last":
+            raise ArgumentError("patience needs epochs to be validated; leave it out or keep best")
+
+    def _check_machine(self) -> None:
+        for other in ("checkpoint_activations", "prefix_cache"):
+            if self.compile and getattr(self, other):
+                raise ArgumentError(
+                    f"compile and {other} do not go together: leave one of them out"
+                )
+        if self.prefix_cache and (not self.draws or self.mixup or self.cutmix):
+            raise ArgumentError(
+                "prefix_cache needs clips that come again: use --draws 1 or more, without mixup "
+                "and cutmix"
+            )
+        if self.prefix_cache_folder is not None and not self.prefix_cache:
+            raise ArgumentError("prefix_cache_folder needs prefix_cache, the GB it may take")
+
+    @property
+    def adapter(self) -> AdapterConfig:
+        """Shape and place of the adapters."""
+        try:
+            layers = "all" if self.adapter_layers == "all" else int(self.adapter_layers)
+        except ValueError as error:
+            raise ArgumentError(
+                f'adapter_layers takes "all" or a number, not {self.adapter_layers!r}'
+            ) from error
+        positions = "all" if self.positions == "all" else tuple(self.positions.split(","))
+        return self._part(AdapterConfig, layers=layers, positions=positions)
+
+    @property
+    def method_config(self) -> MethodConfig:
+        """Sizes of what the methods without adapters train."""
+        return self._part(MethodConfig)
+
+    @property
+    def head(self) -> HeadConfig:
+        """How the classifier starts."""
+        return self._part(HeadConfig)
+
+    @property
+    def clip(self) -> ClipConfig:
+        """How clips are cut from a video at test."""
+        return self._part(ClipConfig, views=parse_views(self.views))
+
+    @property
+    def data(self) -> DataConfig:
+        """How to read DATA."""
+        return self._part(DataConfig)
+
+    def _part(self, part: type[_Part], **read: Any) -> _Part:
+        """Make a part of the settings that have the same names here; `read` has the others."""
+        names = part.__dataclass_fields__.keys() - read.keys()  # type: ignore[attr-defined]
+        return part(**{name: getattr(self, name) for name in names}, **read)
+
+    @property
+    def step_clips(self) -> int:
+        """Clips in an optimizer step of all processes."""
+        return self.batch_size * self.accumulate * (self.processes or 1)
+
+    def peak_lr(self) -> float:
+        """The learning rate after warm-up."""
+        if self.lr is not None:
+            return self.lr
+        assert self.lr_per_256 is not None
+        return self.lr_per_256 * self.step_clips / 256
+
+    def to_json(self) -> dict[str, Any]:
+        """The configuration as plain values."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any], source: str) -> "TrainConfig":
+        """Build from plain values; an unknown key is an error that names `source`."""
+        known = [item.name for item in dataclasses.fields(cls)]
+        for key in values:
+            if key not in known:
+                raise ArgumentError(f"{source}: unknown key {key!r}{did_you_mean(key, known)}")
+        made: dict[str, Any] = {
+            key: tuple(value) if isinstance(value, list) else value for key, value in values.items()
+        }
+        return cls(**made)
+
+
+def check_settings(config: Any) -> None:
+    """Raise ArgumentError for a field whose value is of another type, or outside its limits."""
+    check_types(config)
+    for item in dataclasses.fields(config):
+        check_limits(item, getattr(config, item.name))
+
+
+def check_limits(item: dataclasses.Field[Any], value: Any) -> None:
+    """Raise ArgumentError for a number that is outside the limits of a setting, or infinite."""
+    limits = item.metadata["limits"]
+    if not limits or not isinstance(value, int | float):
+        return  # unset, or text such as "all"
+    fits = all(_LIMITS[word](value, limit) for word, limit in limits.items())
+    if not fits or value == float("inf"):
+        said = " and ".join(f"{word.replace('_', ' ')} {n}" for word, n in limits.items())
+        raise ArgumentError(f"{item.name} must be {said}, not {value}")
+
+
 def check_types(config: Any) -> None:
     """Raise ArgumentError for a field whose value is not of the type it is declared with."""
     for item in dataclasses.fields(config):
         value = getattr(config, item.name)
         if not _fits(value, item.type):
             kind = item.type.__name__ if isinstance(item.type, type) else str(item.type)
-            raise ArgumentError(f"{item.name} must be {_readable(kind)}, not {value!r}")
-
-
-def check_method(method: str) -> None:
-    """Raise ArgumentError with near misses unless `method` is one of METHODS."""
-    if method not in METHODS:
-        hint = did_you_mean(method, list(METHODS))
-        raise ArgumentError(f"unknown method {method!r}; have {', '.join(METHODS)}{hint}")
+            readable = kind.replace("typing.", "").replace("Literal", "one of ")
+            raise ArgumentError(f"{item.name} must be {readable}, not {value!r}")
 
 
 def _fits(value: Any, kind: Any) -> bool:
@@ -179,365 +518,11 @@ def _fits(value: Any, kind: Any) -> bool:
     return isinstance(value, (int, float) if kind is float else kind)
 
 
-def _readable(kind: str) -> str:
-    return kind.replace("typing.", "").replace("Literal", "one of ")
-
-
-def _setting(default: Any, group: str, text: str) -> Any:
-    return field(default=default, metadata={"group": group, "help": text})
-
-
-_LOWEST = {
-    **dict.fromkeys(("frames", "size", "epochs", "batch_size", "accumulate", "repeats"), 1),
-    **dict.fromkeys(("stride", "weight_decay", "warmup_epochs", "clip_gradient", "workers"), 0),
-    **dict.fromkeys(("mixup", "cutmix", "patience", "save_steps", "save_minutes"), 0),
-    **dict.fromkeys(("draws", "prefix_cache"), 0),
-    "keep_states": 1,
-}
-"""Least value of settings that have no other limit."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainConfig:
-    """Everything that decides how a run comes out. `config.json` in a run folder is this record."""
-
-    backbone: str = _setting(
-        "vit_base_patch16_clip_quickgelu_224.openai", "Model", "Image model, any timm name."
-    )
-    weights: str = _setting(
-        "hub",
-        "Model",
-        "hub, package, random, or a file: safetensors or .pth in timm's names, a CLIP .pt.",
-    )
-    method: str = _setting("st-adapter", "Model", f"What is trained: {', '.join(METHODS)}.")
-    bottleneck: int | None = _setting(
-        None, "Model", "Width inside an adapter; unset is half the backbone's, at most 384."
-    )
-    kernel_size: tuple[int, int, int] = _setting(
-        (3, 1, 1), "Model", "Odd adapter kernel over time, height, width."
-    )
-    positions: str = _setting(
-        "all", "Model", "Places in a block: all, or a list such as attention,mlp."
-    )
-    adapter_layers: str = _setting("all", "Model", "all, or k for adapters in the last k blocks.")
-    activation: Activation = _setting("none", "Model", "Activation inside the adapter.")
-    init: Init = _setting(
-        "difference",
-        "Model",
-        "What adapters read at first: nothing (conv-zero, as published), a random mixture of "
-        "frames (up-zero), or the difference of frames.",
-    )
-    prompt_tokens: int = _setting(10, "Model", "Prompt tokens before a block (prompt).")
-    rank: int = _setting(8, "Model", "Rank of the updates (lora).")
-    trained_blocks: int = _setting(2, "Model", "Last blocks that are trained (partial).")
-    temporal_layers: int = _setting(2, "Model", "Layers over the frames (temporal).")
-    dropout: float = _setting(0.0, "Model", "Dropout before the classifier; 0.5 as published.")
-    head_std: float = _setting(
-        0.002, "Model", "Standard deviation of the classifier's first weights; 0.02 as published."
-    )
-
-    frames: int = _setting(8, "Clip", "Frames in a clip.")
-    stride: int = _setting(
-        0, "Clip", "Every stride-th frame of one window; 0 spreads the frames over the video."
-    )
-    size: int = _setting(224, "Clip", "Height and width of a clip, pixels.")
-    crop: Literal["area", "jitter"] = _setting(
-        "area", "Clip", "Training crop: random area, or short side jitter and random crop."
-    )
-    crop_range: tuple[float, float] = _setting(
-        (0.5, 1.0), "Clip", "Range of the crop's area, or of the short side in units of size."
-    )
-    views: str = _setting("1x1", "Clip", "Test views, temporal x spatial; spatial is 1 or 3.")
-
-    flip: bool = _setting(True, "Augmentation", "Mirror half of the training clips.")
-    mirror: str | None = _setting(
-        None,
-        "Augmentation",
-        "Classes that a mirror swaps, such as 'Turn left=Turn right', or a .csv of such pairs; "
-        "names: those that differ in left and right alone; same: none. Mirrored clips are trained "
-        "as the other class.",
-    )
-    reversal: str | None = _setting(
-        None,
-        "Augmentation",
-        "Classes that are each other played backwards, such as Sit=Stand,Open=Close, or a .csv of "
-        "such pairs: beside each of their training clips its reversal is trained as the other "
-        "class.",
-    )
-    randaugment: bool = _setting(
-        False, "Augmentation", "RandAugment m7 n4 mstd0.5 inc1, one draw a clip."
-    )
-    color_jitter: float = _setting(
-        0.0, "Augmentation", "Most change of brightness, contrast and saturation, one draw a clip."
-    )
-    erasing: float = _setting(
-        0.0, "Augmentation", "Probability that a random box is grey in all frames of a clip."
-    )
-    mixup: float = _setting(
-        0.0, "Augmentation", "Alpha of mixup: clips and targets blended with others'; 0 is without."
-    )
-    cutmix: float = _setting(
-        0.0, "Augmentation", "Alpha of CutMix: a box of another clip; with mixup, one or the other."
-    )
-    repeats: int = _setting(
-        1, "Augmentation", "Clips drawn from each video that is decoded, in the same batch."
-    )
-    draws: int = _setting(
-        0,
-        "Augmentation",
-        "Different random clips of each video, which come again in later epochs; 0 draws anew in "
-        "every epoch.",
-    )
-
-    epochs: int = _setting(8, "Optimisation", "Passes over the training part.")
-    batch_size: int = _setting(8, "Optimisation", "Clips in a forward pass.")
-    accumulate: int = _setting(1, "Optimisation", "Forward passes in a step.")
-    lr: float | None = _setting(1e-3, "Optimisation", "Peak learning rate; overrides lr-per-256.")
-    lr_per_256: float | None = _setting(
-        None, "Optimisation", "Peak learning rate for 256 clips a step, scaled to the step's size."
-    )
-    head_lr: float | None = _setting(
-        None, "Optimisation", "Peak learning rate of the classifier; unset is that of the rest."
-    )
-    label_smoothing: float = _setting(
-        0.0, "Optimisation", "Share of the target spread over all classes."
-    )
-    weight_decay: float = _setting(0.01, "Optimisation", "Weight decay; none on biases and norms.")
-    warmup_epochs: float = _setting(
-        1.0, "Optimisation", "Epochs of linear warm-up; half of all at most."
-    )
-    clip_gradient: float = _setting(1.0, "Optimisation", "Largest gradient norm; 0 is no limit.")
-    average: float = _setting(
-        0.0,
-        "Optimisation",
-        "Classify with a moving average of the trained parameters with this decay; 0 is without.",
-    )
-    keep: Literal["best", "last"] = _setting(
-        "best",
-        "Optimisation",
-        "The epoch to keep: the best on the validation part, or the last, unseen until it is done.",
-    )
-
-    patience: int = _setting(
-        0, "Optimisation", "Epochs without a better one after which training ends; 0 is all epochs."
-    )
-    save_steps: int = _setting(
-        0, "Optimisation", "Save the state after so many steps; 0 is after epochs and by time."
-    )
-    save_minutes: float = _setting(10.0, "Optimisation", "Most minutes between saved states.")
-    keep_states: int = _setting(2, "Optimisation", "States to keep, the last ones.")
-
-    val: str | None = _setting(None, "Data", "Validation data, in any form DATA takes.")
-    val_fraction: float = _setting(
-        0.2, "Data", "Part of DATA held out where it has no validation part."
-    )
-    group: str | None = _setting(
-        None,
-        "Data",
-        "Regular expression; files whose paths match it alike are held out together, "
-        "such as 'g[0-9]+' for clips cut from one film.",
-    )
-
-    videos: str | None = _setting(
-        None, "Data", "Folder of the videos that DATA lists; unset is the list's own."
-    )
-    columns: str | None = _setting(
-        None,
-        "Data",
-        "What a table calls its columns, such as path=file,label=class; label=verb+noun trains a "
-        "head for each.",
-    )
-    split: int = _setting(1, "Data", "Which split of a data set that publishes several (HMDB51).")
-
-    seed: int = _setting(0, "Machine", "Seed of split, order, augmentation and initialisation.")
-    workers: int = _setting(2, "Machine", "Processes that decode; 0 decodes in the main one.")
-    decoder: Literal["pyav", "torchcodec"] = _setting(
-        "pyav", "Machine", "What decodes videos; torchcodec is an extra, on a GPU with 0 workers."
-    )
-    checkpoint_activations: bool = _setting(
-        False,
-        "Machine",
-        "Run blocks again in the backward pass instead of keeping what is in them (plain ViTs): "
-        "less memory, more time, the same gradients.",
-    )
-    compile: bool = _setting(
-        False,
-        "Machine",
-        "Compile the model with torch.compile: a minute at first, faster plain ViTs from then on.",
-    )
-    prefix_cache: float = _setting(
-        0.0,
-        "Machine",
-        "GB that may be taken to run the frozen blocks before the first trained one once a clip; "
-        "needs --draws.",
-    )
-    prefix_cache_folder: str | None = _setting(
-        None,
-        "Machine",
-        "Folder that keeps what --prefix-cache computes, for further runs, too; unset is memory.",
-    )
-    precision: Literal["auto", "float32", "bfloat16", "float16"] = _setting(
-        "auto", "Machine", "Arithmetic; auto measures whether bfloat16 is faster here than float32."
-    )
-    fit_batch: bool = _setting(
-        False,
-        "Machine",
-        "Cut a step of batch-size x accumulate clips into as few forward passes as fit in memory; "
-        "--batch-size auto is the same.",
-    )
-    tracker: Literal["none", "tensorboard", "trackio", "wandb"] = _setting(
-        "none", "Machine", "Where metrics go, too, beside metrics.jsonl."
-    )
-    device: str = _setting("auto", "Machine", "auto, cpu, cuda, cuda:1, mps ...")
-    processes: int | None = _setting(
-        None,
-        "Machine",
-        "Processes that train together, each with batches of its own; unset is one for each GPU.",
-    )
-
-    def __post_init__(self) -> None:
-        check_types(self)
-        check_method(self.method)
-        for name, lowest in _LOWEST.items():
-            _at_least(name, getattr(self, name), lowest)
-        if self.processes is not None:
-            _at_least("processes", self.processes, 1)
-        _check_machine(self)
-        if self.patience and self.keep == "last":
-            raise ArgumentError("patience needs epochs to be validated; leave it out or keep best")
-        for name in ("erasing", "color_jitter"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ArgumentError(f"{name} must be in [0, 1], not {getattr(self, name)}")
-        if self.batch_size % self.repeats:
-            raise ArgumentError(
-                f"batch_size {self.batch_size} is no multiple of the {self.repeats} repeats"
-            )
-        for name in ("dropout", "label_smoothing", "average"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ArgumentError(f"{name} must be in [0, 1), not {getattr(self, name)}")
-        if self.head_lr is not None and not 0 < self.head_lr < float("inf"):
-            raise ArgumentError(f"head_lr must be above 0, not {self.head_lr}")
-        if not 0 <= self.head_std < float("inf"):
-            raise ArgumentError(f"head_std must be at least 0, not {self.head_std}")
-        if not 0 < self.val_fraction < 1:
-            raise ArgumentError(f"val_fraction must be between 0 and 1, not {self.val_fraction}")
-        if self.lr is None and self.lr_per_256 is None:
-            raise ArgumentError("a run needs lr or lr_per_256; both are unset")
-        if not 0 < self.peak_lr() < float("inf"):
-            raise ArgumentError(f"the learning rate must be above 0, not {self.peak_lr()}")
-        low, high = self.crop_range
-        if self.crop == "area" and not 0 < low <= high <= 1:
-            raise ArgumentError(f"an area crop takes a range within (0, 1], not {self.crop_range}")
-        if self.crop == "jitter" and not 1 <= low <= high:
-            raise ArgumentError(f"a jitter crop takes a range from 1 up, not {self.crop_range}")
-        _ = self.adapter, self.clip, self.data, self.method_config
-        for name, words in (("reversal", ()), ("mirror", ("names", "same"))):
-            text = getattr(self, name)
-            if text is not None and text not in words and not text.lower().endswith(".csv"):
-                class_pairs(name, text)
-        in_time = METHODS[self.method].adapters == "spatio-temporal" and self.kernel_size[0] > 1
-        if self.frames == 1 and self.init == "difference" and in_time:
-            raise ArgumentError(
-                "one frame has no difference for an adapter to learn from; "
-                "use --init up-zero, or more --frames"
-            )
-        try:
-            re.compile(self.group or "")
-        except re.error as error:
-            raise ArgumentError(f"group {self.group!r} is no regular expression: {error}") from None
-
-    @property
-    def adapter(self) -> AdapterConfig:
-        """The adapters' shape and place."""
-        layers: int | Literal["all"] = "all"
-        try:
-            if self.adapter_layers != "all":
-                layers = int(self.adapter_layers)
-        except ValueError:
-            raise ArgumentError(
-                f'adapter_layers takes "all" or a number, not {self.adapter_layers!r}'
-            ) from None
-        return AdapterConfig(
-            bottleneck=self.bottleneck,
-            kernel_size=self.kernel_size,
-            positions="all" if self.positions == "all" else tuple(self.positions.split(",")),
-            layers=layers,
-            activation=self.activation,
-            init=self.init,
-        )
-
-    @property
-    def method_config(self) -> MethodConfig:
-        """Sizes of what methods without adapters train."""
-        return MethodConfig(
-            prompt_tokens=self.prompt_tokens,
-            rank=self.rank,
-            trained_blocks=self.trained_blocks,
-            temporal_layers=self.temporal_layers,
-        )
-
-    @property
-    def clip(self) -> ClipConfig:
-        """How a video becomes a clip at test."""
-        return ClipConfig(
-            frames=self.frames, stride=self.stride, size=self.size, views=parse_views(self.views)
-        )
-
-    @property
-    def data(self) -> DataConfig:
-        """How videos are found."""
-        return DataConfig(videos=self.videos, columns=self.columns, split=self.split)
-
-    @property
-    def step_clips(self) -> int:
-        """Clips in a step of all processes."""
-        return self.batch_size * self.accumulate * (self.processes or 1)
-
-    def peak_lr(self) -> float:
-        """The learning rate after warm-up."""
-        if self.lr is not None:
-            return self.lr
-        assert self.lr_per_256 is not None
-        return self.lr_per_256 * self.step_clips / 256
-
-    def to_json(self) -> dict[str, Any]:
-        """The configuration as plain values."""
-        return dataclasses.asdict(self)
-
-    @classmethod
-    def from_json(cls, values: dict[str, Any], source: str) -> "TrainConfig":
-        """Build from plain values; an unknown key is an error that names `source`."""
-        known = {f.name: f for f in dataclasses.fields(cls)}
-        for key in values:
-            if key not in known:
-                raise ArgumentError(f"{source}: unknown key {key!r}{did_you_mean(key, [*known])}")
-        made: dict[str, Any] = {
-            k: tuple(v) if isinstance(v, list) else v for k, v in values.items()
-        }
-        return cls(**made)
-
-
-def class_pairs(what: str, text: str) -> dict[str, str]:
-    """Read "Sit=Stand,Open=Close", both ways round.
-
-    Raises:
-        ArgumentError: it is no such list; the message begins with `what`.
-    """
-    pairs: dict[str, str] = {}
-    for part in text.split(","):
-        first, _, second = (name.strip() for name in part.partition("="))
-        if not first or not second or first == second or {first, second} & pairs.keys():
-            raise ArgumentError(
-                f"{what} takes pairs like Sit=Stand,Open=Close, two classes each and no class "
-                f"twice, not {text!r}; a .csv of two columns holds names with commas"
-            )
-        pairs |= {first: second, second: first}
-    return pairs
-
-
-def _at_least(name: str, value: float, lowest: int) -> None:
-    if not lowest <= value < float("inf"):
-        raise ArgumentError(f"{name} must be at least {lowest}, not {value}")
+def check_method(method: str) -> None:
+    """Raise ArgumentError with near misses unless `method` is one of METHODS."""
+    if method not in METHODS:
+        hint = did_you_mean(method, list(METHODS))
+        raise ArgumentError(f"unknown method {method!r}; have {', '.join(METHODS)}{hint}")
 
 
 def parse_views(text: str) -> tuple[int, int]:
@@ -545,18 +530,32 @@ def parse_views(text: str) -> tuple[int, int]:
     temporal, _, spatial = text.lower().partition("x")
     try:
         return int(temporal), int(spatial or 1)
-    except ValueError:
-        raise ArgumentError(f'views are written like "3x1", not {text!r}') from None
+    except ValueError as error:
+        raise ArgumentError(f'views are written like "3x1", not {text!r}') from error
 
 
-def _check_machine(config: TrainConfig) -> None:
-    for other in ("checkpoint_activations", "prefix_cache"):
-        if config.compile and getattr(config, other):
-            raise ArgumentError(f"what {other} runs is not compiled: leave out compile, or {other}")
-    if config.prefix_cache and (not config.draws or config.mixup or config.cutmix):
-        raise ArgumentError(
-            "prefix_cache needs clips that come again: use --draws 1 or more, without mixup "
-            "and cutmix"
-        )
-    if config.prefix_cache_folder is not None and not config.prefix_cache:
-        raise ArgumentError("prefix_cache_folder needs prefix_cache, the GB it may take")
+def split_pairs(text: str) -> list[list[str]]:
+    """Split "Sit=Stand,Open=Close" into pairs of names."""
+    return [part.split("=", 1) for part in text.split(",")]
+
+
+def pair_classes(what: str, pairs: Iterable[Sequence[str]]) -> dict[str, str]:
+    """Map each class of a pair to the other.
+
+    Args:
+        what: begins the message: the name of the setting, or the file that holds the pairs.
+        pairs: two names each.
+
+    Raises:
+        ArgumentError: a pair is not two different names, or a name is in two pairs.
+    """
+    other: dict[str, str] = {}
+    for number, pair in enumerate(pairs, start=1):
+        names = [name.strip() for name in pair]
+        if len(names) != 2 or "" in names or names[0] == names[1] or other.keys() & names:
+            raise ArgumentError(
+                f"{what} takes pairs like Sit=Stand,Open=Close, or a .csv with two columns: two "
+                f"different classes each, and no class twice; pair {number} is {'='.join(pair)!r}"
+            )
+        other |= {names[0]: names[1], names[1]: names[0]}
+    return other

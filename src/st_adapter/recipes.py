@@ -1,4 +1,4 @@
-"""Named configurations, and how a file and flags lie over them."""
+"""Named configurations, and how a file and flags override them."""
 
 import json
 from dataclasses import dataclass, field, replace
@@ -11,14 +11,14 @@ from st_adapter.errors import ArgumentError, did_you_mean
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """A named configuration, with what it should reach.
+    """A named configuration, and the accuracy it should reach.
 
     Attributes:
         values: fields of TrainConfig that differ from their defaults.
-        classes: of the data it was published for; 0 is any data.
-        published: accuracy that the authors report for it, percent; empty where none is known.
-        source: of that accuracy.
-        chosen: topic to reason, for each value that neither paper nor released code gives.
+        classes: classes of the data it was published for; 0 is any data.
+        published: accuracy that the authors report, in percent; empty if none is known.
+        source: who reports that accuracy.
+        chosen: topic to reason, for each value that neither the paper nor its code gives.
     """
 
     values: dict[str, Any] = field(default_factory=dict)
@@ -115,7 +115,7 @@ _PUBLISHED = {
 
 
 def _published_recipes() -> dict[str, Recipe]:
-    """Every data set, backbone and length of the paper, by a name such as `k400-b16-8f`."""
+    """Make a recipe for each data set, backbone and clip length of the paper."""
     made = {}
     for data, base in _DATA.items():
         for short, (backbone, chosen) in _BACKBONES.items():
@@ -164,17 +164,26 @@ def find_recipe(name: str) -> Recipe:
 
 
 def resolve(recipe: str, file: Path | None, overrides: dict[str, Any]) -> TrainConfig:
-    """Lay the file's values over the recipe's, then `overrides` over both."""
+    """Make the configuration of a recipe, which a file overrides, and `overrides` both.
+
+    Args:
+        recipe: name of a recipe.
+        file: JSON file with values of TrainConfig, such as a run's `config.json`.
+        overrides: values of TrainConfig, such as flags.
+
+    Raises:
+        ArgumentError: there is no such recipe, the file cannot be read, or a value is invalid.
+    """
     values = dict(find_recipe(recipe).values)
     if file is not None:
         try:
             record = json.loads(file.read_text(encoding="utf-8"))
             values.update(record.get("config", record))  # a run's record holds more besides
-        except FileNotFoundError:
+        except FileNotFoundError as error:
             raise ArgumentError(
                 f"{file} does not exist; --config takes a run's config.json"
-            ) from None
+            ) from error
         except (OSError, ValueError, TypeError, AttributeError) as error:
-            raise ArgumentError(f"{file}: not a readable JSON configuration: {error}") from None
+            raise ArgumentError(f"{file}: not a readable JSON configuration: {error}") from error
     values.update(overrides)
     return TrainConfig.from_json(values, str(file or "configuration"))

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from conftest import write_audio
+from st_adapter.cli.imports import DeferredModule
 from st_adapter.cli.main import app, main
 
 VERBS = [
@@ -42,77 +43,47 @@ def run_python(program, *arguments):
     return done.stdout
 
 
-def modules_of(*arguments):
-    """What `st-adapter` prints, and the modules that it leaves imported."""
-    code = (
-        "import sys; from st_adapter.cli.main import main; code = main(sys.argv[1:]); "
-        "print(*sys.modules, sep='\\n'); sys.exit(code)"
-    )
-    printed = run_python(code, *arguments)
-    return printed, set(printed.splitlines())
-
-
 def one_line(error):
     assert error.count("\n") == 1, error
     assert error.startswith("st-adapter: error: ")
     return error
 
 
-@pytest.mark.parametrize("verb", VERBS)
-def test_help_of_every_verb_imports_nothing_heavy(verb):
-    printed, modules = modules_of(verb, "--help")
-    assert not {"torch", "timm", "av", "numpy", "rich"} & modules
-    assert f"{verb} [OPTIONS]" in printed
-
-
-@pytest.mark.parametrize("verb", ["predict", "evaluate"])
-def test_scoring_imports_no_compiler(trained_run, folder_data, verb):
-    _, modules = modules_of(verb, trained_run, folder_data)
-    assert "torch" in modules
-    assert not {"torch._dynamo", "torch._inductor", "sympy"} & modules
-
-
-def test_what_asked_for_the_compiler_finds_it_when_called():
+def test_help_of_every_verb_imports_nothing_heavy():
     code = (
         "import sys\n"
-        "from st_adapter.cli.imports import compiler_deferred\n"
-        "with compiler_deferred():\n"
-        "    import timm, torch, torchvision, torchvision.tv_tensors as tv\n"
-        "before = 'torch._dynamo' in sys.modules\n"
+        "from st_adapter.cli.main import main\n"
+        "assert [main([verb, '--help']) for verb in sys.argv[1:]] == [0] * len(sys.argv[1:])\n"
+        "assert not {'torch', 'timm', 'av', 'numpy', 'rich'} & set(sys.modules)\n"
+    )
+    printed = run_python(code, *VERBS)
+    assert all(f"{verb} [OPTIONS]" in printed for verb in VERBS)
+
+
+def test_scoring_imports_the_compiler_only_when_it_is_called(trained_run, folder_data):
+    code = (
+        "import gc, sys\n"
+        "from st_adapter.cli.main import main\n"
+        "assert main(['predict', *sys.argv[1:]]) == 0\n"
+        "assert main(['evaluate', *sys.argv[1:], '--workers', '0']) == 0\n"
+        "assert not {'torch._dynamo', 'triton', 'sympy'} & set(sys.modules)\n"
+        "assert gc.isenabled() and gc.get_freeze_count() > 0\n"
+        "import torch, torchvision, torchvision.tv_tensors as tv\n"
         "image = tv.Image(torch.zeros(3, 4, 4))\n"
         "assert type(tv.wrap(torch.ones(3, 4, 4), like=image)) is tv.Image\n"
+        "assert 'torch._dynamo' in sys.modules\n"
         "torchvision.ops.roi_align.__globals__['is_compile_supported']('cpu')\n"
         "assert torch.compile(torch.sin, backend='eager')(torch.zeros(1)) == 0\n"
-        "sys.exit(before)\n"
     )
-    run_python(code)
+    run_python(code, trained_run, folder_data)
 
 
-@pytest.mark.parametrize(
-    ("statement", "frozen"),
-    [("import torch", True), ("from torch._dynamo.utils import counters", False)],
-)
-def test_what_was_imported_is_frozen_unless_the_compiler_came_in(statement, frozen):
-    code = (
-        "import gc\n"
-        "from st_adapter.cli.imports import quick_imports\n"
-        "with quick_imports():\n"
-        f"    {statement}\n"
-        f"assert gc.isenabled() and (gc.get_freeze_count() > 0) == {frozen}\n"
-    )
-    run_python(code)
+def test_a_deferred_module_is_imported_for_what_it_was_not_given(monkeypatch):
+    monkeypatch.setitem(sys.modules, "colorsys", DeferredModule("colorsys"))
+    from colorsys import rgb_to_hsv
 
-
-def test_what_has_no_stand_in_is_imported():
-    code = (
-        "from st_adapter.cli.imports import compiler_deferred\n"
-        "with compiler_deferred():\n"
-        "    from torch._dynamo.utils import counters\n"
-        "    import torch._dynamo.config\n"
-        "import torch\n"
-        "assert torch._dynamo.utils.counters is counters\n"
-    )
-    run_python(code)
+    assert rgb_to_hsv(1, 1, 1) == (0, 0, 1)
+    assert not isinstance(sys.modules["colorsys"], DeferredModule)
 
 
 def test_every_verb_is_listed():
@@ -139,6 +110,9 @@ def test_no_verb_shows_the_help():
         (["predict", "gone", "x.mp4"], "x.mp4: no such file or folder"),
         (["report", "gone"], "gone does not exist; give the folder of a run"),
         (["evaluate", "gone", "x"], "gone does not exist; give a run folder"),
+        (["check", "x", "--frames", "0"], "frames must be at least 1, not 0"),
+        (["inspect", "gone", "--size", "0"], "size must be at least 1, not 0"),
+        (["compare", "x", "--out", "y", "--lrs", "1;2"], "--lrs takes numbers with commas"),
         (["inspect", "--backbone", "vit_tiny_patch16_224", "--size", "100"], "frames of 100 px"),
         (["inspect"], "either a RUN or --backbone NAME"),
         (["train", "x", "--out", "y", "--views", "3x2"], "1 or 3 in space, not 3x2"),
@@ -161,6 +135,30 @@ FLAGS = [
     *("--backbone", "test_vit", "--weights", "random", "--size", "32", "--frames", "4"),
     *("--epochs", "1", "--batch-size", "4", "--workers", "0", "--precision", "float32"),
 ]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [("--debug", "report", "gone"), ("report", "gone", "--debug"), ("report", "--debug", "gone")],
+)
+def test_debug_shows_the_traceback_behind_an_error(capsys, monkeypatch, tmp_path, arguments):
+    monkeypatch.chdir(tmp_path)
+    code, _, error = run(capsys, *arguments)
+    assert code == 2
+    assert error.startswith("Traceback (most recent call last):")
+    assert "ArgumentError: gone does not exist" in error
+    assert error.splitlines()[-1].startswith("st-adapter: error: gone does not exist")
+
+
+def test_training_measures_the_use_of_order_when_asked(capsys, folder_data, tmp_path):
+    code, text, _ = run(
+        capsys, "train", folder_data, "--out", tmp_path / "run", *FLAGS, "--temporal"
+    )
+    assert code == 0
+    assert "frames in order" in text
+    assert json.loads((tmp_path / "run" / "eval.json").read_text())["temporal"].keys() == {
+        "in_order", "reversed", "shuffled", "frozen",
+    }  # fmt: skip
 
 
 def test_train_evaluate_predict_in_one_go(capsys, folder_data, tmp_path):

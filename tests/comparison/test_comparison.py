@@ -10,8 +10,8 @@ from dataclasses import replace
 import pytest
 
 from conftest import held_by_another, start_comparison
-from st_adapter.cli.comparison_table import cells
 from st_adapter.cli.main import main
+from st_adapter.cli.tables import comparison_cells as cells
 from st_adapter.comparison.plan import Plan
 from st_adapter.comparison.results import choose_rates
 from st_adapter.comparison.run import compare

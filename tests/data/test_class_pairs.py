@@ -41,7 +41,7 @@ def test_pairs_come_from_a_file_where_names_have_commas(tmp_path):
     assert mirrored_classes(str(file), data(labels)) == {0: 1, 1: 0}
     assert reversed_classes(str(file), data(labels)) == {0: 1, 1: 0}
     file.write_text("b,c=d\nb,a\n")
-    with pytest.raises(ArgumentError, match="pairs.csv line 2"):
+    with pytest.raises(ArgumentError, match="pairs.csv takes pairs.*pair 2 is 'b=a'"):
         mirrored_classes(str(file), data(labels))
 
 

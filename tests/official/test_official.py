@@ -75,7 +75,7 @@ def test_an_import_records_what_the_tensors_tell(capsys, checkpoint, flags, tmp_
     assert command(capsys, "import-official", checkpoint, "--out", tmp_path / "run", *flags)[0] == 0
     spec = st_adapter.load(tmp_path / "run").spec
     assert spec.adapter == st_adapter.AdapterConfig(
-        bottleneck=32, kernel_size=(3, 1, 1), positions=("mlp",), layers=2
+        bottleneck=32, kernel_size=(3, 1, 1), positions=("mlp",), layers=2, init="conv-zero"
     )
     assert spec.clip == st_adapter.ClipConfig(frames=8, stride=16, size=48, views=(3, 1))
     assert spec.labels == ("0", "1", "2", "3", "4", "5", "6")

@@ -33,14 +33,14 @@ class RecipeCost:
 
 
 def recipe_costs() -> Iterator[RecipeCost]:
-    """Count every recipe that was published for some data, in order."""
+    """Count the cost of each recipe that was published for some data, in order."""
     for name, recipe in RECIPES.items():
         if recipe.classes:
             yield _cost(name, recipe)
 
 
 def _cost(name: str, recipe: Recipe) -> RecipeCost:
-    """Scale what one frame costs: frames meet in the adapters alone, at the same cost for each."""
+    """Scale the cost of one frame: only adapters see several frames, at the same cost for each."""
     config = resolve(name, None, {})
     frame = _one_frame(config.backbone, config.positions, config.bottleneck)
     width = frame.head - 1

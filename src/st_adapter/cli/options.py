@@ -1,13 +1,66 @@
-"""Flags of the command: those made of the configuration's fields, those of every trained run."""
+"""How verbs and their flags are declared."""
 
 import dataclasses
-from collections.abc import Callable
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin
 
 import click
 
-from st_adapter.config import PRECISIONS, TrainConfig
+from st_adapter.config import TrainConfig, check_limits
 from st_adapter.errors import ArgumentError, did_you_mean
+
+DEFAULTS = {item.name: item.default for item in dataclasses.fields(TrainConfig)}
+"""Of every setting."""
+
+DATA_SETTINGS = ("videos", "columns", "split")
+"""Settings that say how to read DATA."""
+
+RUN_SETTINGS = (
+    *("weights", "frames", "size", "views", "batch_size"),
+    *("workers", "decoder", "compile", "precision", "device"),
+)
+"""Settings of the verbs that use a trained run."""
+
+RUN_DEFAULTS = {
+    "batch_size": 8,
+    "workers": 2,
+    "decoder": "pyav",
+    "compile": False,
+    "precision": "float32",
+    "device": "auto",
+}
+"""What those verbs take; the other settings, unset, are those that the run was trained with."""
+
+
+class _Path(click.Path):
+    """A path that is not empty: an empty one would be the working directory."""
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> Any:
+        """Refuse what a shell makes of a variable that is not set."""
+        if value == "":
+            self.fail("it is empty; give a path", param, ctx)
+        return super().convert(value, param, ctx)
+
+
+PATH = _Path(path_type=Path)
+
+
+class Verbs(click.Group):
+    """Commands in the order they were added, with near misses for a mistyped one."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """In the order they were added."""
+        return list(self.commands)
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find a verb, or name similar ones."""
+        if args and args[0] not in self.commands and not args[0].startswith("-"):
+            hint = did_you_mean(args[0], [*self.commands])
+            raise ArgumentError(f"no verb {args[0]!r}; have {', '.join(self.commands)}{hint}")
+        return super().resolve_command(ctx, args)
 
 
 class _Verb(click.Command):
@@ -17,61 +70,88 @@ class _Verb(click.Command):
         groups: dict[str, list[tuple[str, str]]] = {}
         for parameter in self.get_params(ctx):
             record = parameter.get_help_record(ctx)
-            if record is not None:
+            if record is not None and isinstance(parameter, click.Option):
                 groups.setdefault(getattr(parameter, "group", "Options"), []).append(record)
         for title, records in groups.items():
             with formatter.section(title):
                 formatter.write_dl(records)
 
 
-class Verbs(click.Group):
-    """Commands in the order of a user's day, with near misses for a mistyped one."""
+def verb(
+    *settings: str, name: str | None = None, defaults: Mapping[str, Any] | None = None
+) -> Callable[[Callable[..., int | None]], click.Command]:
+    """Make a function a verb, with a flag for each of some settings of TrainConfig.
 
-    command_class = _Verb
+    Args:
+        settings: names of fields.
+        name: the verb; unset is the name of the function.
+        defaults: values of flags that are not given. Unset makes all of them None, so that they
+            override no recipe.
+    """
 
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        """In the order they were made."""
-        return list(self.commands)
+    def decorate(function: Callable[..., int | None]) -> click.Command:
+        command = click.command(name, cls=_Verb)(function)
+        command.params += [
+            _SettingOption(item, defaults)
+            for item in dataclasses.fields(TrainConfig)
+            if item.name in settings
+        ]
+        command.params.append(debug_option())
+        return command
 
-    def resolve_command(
-        self, ctx: click.Context, args: list[str]
-    ) -> tuple[str | None, click.Command | None, list[str]]:
-        """Find a verb, or say which are near."""
-        if args and args[0] not in self.commands and not args[0].startswith("-"):
-            hint = did_you_mean(args[0], [*self.commands])
-            raise ArgumentError(f"no verb {args[0]!r}; have {', '.join(self.commands)}{hint}")
-        return super().resolve_command(ctx, args)
+    return decorate
 
 
-class _ConfigOption(click.Option):
-    """A flag made of a field of TrainConfig; unset unless given, so that it overrides a recipe."""
+class _SettingOption(click.Option):
+    """A flag made of a field of TrainConfig."""
 
-    def __init__(self, item: dataclasses.Field[Any], kind: Any) -> None:
-        name = item.name.replace("_", "-")
-        inner = [a for a in get_args(kind) if a is not type(None)]
-        if get_origin(kind) is not Literal and type(None) in get_args(kind):
-            kind = inner[0]
-        shown = "unset" if item.default is None else item.default
+    def __init__(self, item: dataclasses.Field[Any], defaults: Mapping[str, Any] | None) -> None:
+        default = None if defaults is None else defaults.get(item.name)
+        shown = item.default if defaults is None else default
         if isinstance(shown, tuple):
             shown = " ".join(map(str, shown))
+        note = "" if shown is None else f"  [default: {shown}]"
+        if defaults is None:
+            note = f"  [default recipe: {'unset' if shown is None else shown}]"
+        flag = item.name.replace("_", "-")
+        takes_auto = item.name == "batch_size" and defaults is None
         super().__init__(
-            [f"--{name}/--no-{name}" if kind is bool else f"--{name}"],
-            default=None,
-            help=f"{item.metadata['help']}  [default recipe: {shown}]",
-            **_click_type(_size_or_auto if item.name == "batch_size" else kind),
+            [f"--{flag}/--no-{flag}" if item.type is bool else f"--{flag}"],
+            default=default,
+            help=item.metadata["help"] + note,
+            **_click_type(_clips_or_auto if takes_auto else item.type),
         )
+        self.item = item
         self.group = f"{item.metadata['group']} options"
 
+    def type_cast_value(self, ctx: click.Context, value: Any) -> Any:
+        """Read the value and hold it to the limits of the setting."""
+        read = super().type_cast_value(ctx, value)
+        check_limits(self.item, read)
+        return read
 
-def _size_or_auto(text: str) -> int | str:
+
+def _click_type(kind: Any) -> dict[str, Any]:
+    """Click's arguments for a value of a type; None is a flag that is not given."""
+    if get_origin(kind) is Literal:
+        return {"type": click.Choice(get_args(kind))}
+    if get_origin(kind) is tuple:
+        return {"nargs": len(get_args(kind)), "type": get_args(kind)[0]}
+    if kind is _clips_or_auto:
+        return {"type": kind, "metavar": "INTEGER|auto"}
+    choices = [choice for choice in get_args(kind) if choice is not type(None)]
+    return {"type": choices[0] if choices else kind}
+
+
+def _clips_or_auto(text: str) -> int | str:
     try:
         return text if text == "auto" else int(text)
-    except ValueError:
-        raise click.BadParameter(f"{text!r} is neither a whole number nor auto") from None
+    except ValueError as error:
+        raise click.BadParameter(f"{text!r} is neither a whole number nor auto") from error
 
 
-def given_values(flags: dict[str, Any]) -> dict[str, Any]:
-    """Fields of TrainConfig by the flags that were given."""
+def given_settings(flags: dict[str, Any]) -> dict[str, Any]:
+    """Fields of TrainConfig whose flags were given."""
     given = {name: value for name, value in flags.items() if value is not None}
     if given.get("batch_size") == "auto":
         del given["batch_size"]
@@ -79,67 +159,18 @@ def given_values(flags: dict[str, Any]) -> dict[str, Any]:
     return given
 
 
-def _click_type(kind: Any) -> dict[str, Any]:
-    if get_origin(kind) is Literal:
-        return {"type": click.Choice(get_args(kind))}
-    if get_origin(kind) is tuple:
-        return {"nargs": len(get_args(kind)), "type": get_args(kind)[0]}
-    if kind is _size_or_auto:
-        return {"type": kind, "metavar": "INTEGER|auto"}
-    return {"type": kind}
+def debug_option() -> click.Option:
+    """A flag that is noted in the context, for `main` to read when an error has ended the verb."""
 
+    def note(ctx: click.Context, _: click.Parameter, given: bool) -> None:
+        if given:
+            ctx.ensure_object(dict)["debug"] = True
 
-def config_options(*without: str) -> Callable[[click.Command], click.Command]:
-    """Give a verb one flag for each field of TrainConfig, but for those named."""
-    hints = get_type_hints(TrainConfig)
-
-    def decorate(command: click.Command) -> click.Command:
-        command.params += [
-            _ConfigOption(item, hints[item.name])
-            for item in dataclasses.fields(TrainConfig)
-            if item.name not in without
-        ]
-        return command
-
-    return decorate
-
-
-def data_options(command: Callable[..., int]) -> Callable[..., int]:
-    """Flags that say where the videos of a list are and what its columns are called."""
-    for option in (
-        click.option("--split", type=click.IntRange(1), help="Of several published ones (HMDB51)."),
-        click.option("--columns", help="What a table calls its columns: path=file,label=class."),
-        click.option("--videos", help="Folder of the videos that DATA lists."),
-    ):
-        command = option(command)
-    return command
-
-
-def run_options(command: Callable[..., int]) -> Callable[..., int]:
-    """Flags of the verbs that use a trained run."""
-    for option in (
-        click.option("--device", default="auto", show_default=True, help="cpu, cuda, mps ..."),
-        click.option(
-            "--precision",
-            type=click.Choice(PRECISIONS),
-            default="float32",
-            show_default=True,
-            help="Arithmetic; auto takes bfloat16 where that is 1.15 times as fast.",
-        ),
-        click.option(
-            "--decoder",
-            type=click.Choice(("pyav", "torchcodec")),
-            default="pyav",
-            show_default=True,
-            help="What decodes videos.",
-        ),
-        click.option("--compile", is_flag=True, help="torch.compile; for many videos."),
-        click.option("--workers", type=click.IntRange(0), default=2, help="Decoding processes."),
-        click.option("--batch-size", type=click.IntRange(1), default=8, help="Clips at a time."),
-        click.option("--size", type=click.IntRange(1), help="Pixels of a clip, if not as trained."),
-        click.option("--frames", type=click.IntRange(1), help="Frames, if not as in training."),
-        click.option("--views", help='Temporal x spatial views, such as "3x1".'),
-        click.option("--weights", help="The backbone's weights, if not where they were."),
-    ):
-        command = option(command)
-    return command
+    return click.Option(
+        ["--debug"],
+        is_flag=True,
+        is_eager=True,
+        expose_value=False,
+        callback=note,
+        help="Show the traceback behind an error.",
+    )

@@ -4,14 +4,14 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from st_adapter.config import class_pairs
+from st_adapter.config import pair_classes, split_pairs
 from st_adapter.data.annotations import Annotations
 from st_adapter.data.formats.listing import csv_fields, examples
 from st_adapter.data.labels import Task
 from st_adapter.errors import ArgumentError, did_you_mean
 
 UNKNOWN = -1
-"""What a class is in a mirror where no class of the data is that."""
+"""The mirror image of a class that is no class of the data."""
 
 _DIRECTION = re.compile(
     r"(?<![a-z])(left|right|(?:counter|anti)[ -]?clockwise|clockwise)(?![a-z])", re.IGNORECASE
@@ -19,37 +19,37 @@ _DIRECTION = re.compile(
 
 
 def reversed_classes(reversal: str | None, data: Annotations) -> dict[int, int]:
-    """Class to the class that its clips show backwards.
+    """Map each class to the one that its clips show when played backwards.
 
     Args:
-        reversal: pairs, or a .csv of them, as in TrainConfig.
+        reversal: pairs of classes, or a .csv file with them, as in TrainConfig.
 
     Raises:
-        ArgumentError: a name is no class, or a video has several labels.
+        ArgumentError: a name is not a class of the data, or a video has several labels.
     """
     if reversal is None:
         return {}
     if data.task != Task():
         raise ArgumentError(f"reversal takes one label a video; the data has {data.task}")
-    return _numbered("reversal", _read_pairs("reversal", reversal), data.labels)
+    return _read_pairs("reversal", reversal, data.labels)
 
 
 def mirrored_classes(mirror: str | None, data: Annotations) -> dict[int, int]:
-    """Class to the class that its clips show in a mirror, or UNKNOWN; others stay what they are.
+    """Map each class that a mirror changes to the one that its mirrored clips show, or UNKNOWN.
 
     Args:
-        mirror: pairs, a .csv of them, "names" or "same", as in TrainConfig. Classes that no pair
-            names are told by their names.
+        mirror: pairs of classes, a .csv file with them, "names" or "same", as in TrainConfig. A
+            class in no pair is mapped by its name: "Turn left" to "Turn right".
 
     Raises:
-        ArgumentError: a name is no class; or names tell left from right, and nothing says what a
-            mirror makes of them.
+        ArgumentError: a name is not a class of the data, or `mirror` is None and some classes
+            have left or right in their names.
     """
     if mirror == "same":
         return {}
     pairs: dict[int, int] = {}
     if mirror is not None and mirror != "names":
-        pairs = _numbered("mirror", _read_pairs("mirror", mirror), data.labels)
+        pairs = _read_pairs("mirror", mirror, data.labels)
     directed = [i for i, name in enumerate(data.labels) if _DIRECTION.search(name)]
     if mirror is None and directed:
         names = examples(repr(data.labels[i]) for i in directed)
@@ -64,7 +64,7 @@ def mirrored_classes(mirror: str | None, data: Annotations) -> dict[int, int]:
 
 
 def _directions(name: str) -> tuple[str, tuple[str, ...]]:
-    """A name without its directions, and these.
+    """Split a name into what is left without its directions, and the directions.
 
     >>> _directions("Swiping Left")
     ('swiping *', ('left',))
@@ -75,7 +75,7 @@ def _directions(name: str) -> tuple[str, tuple[str, ...]]:
 
 
 def _swapped(name: str) -> tuple[str, tuple[str, ...]]:
-    """The same of what a mirror shows.
+    """Do the same for the mirror image of what the name says.
 
     >>> _swapped("turning clockwise to the left")
     ('turning * to the *', ('counterclockwise', 'right'))
@@ -86,25 +86,15 @@ def _swapped(name: str) -> tuple[str, tuple[str, ...]]:
     return rest, tuple(swap[direction] for direction in directions)
 
 
-def _read_pairs(what: str, text: str) -> dict[str, str]:
-    """Pairs of names, both ways round, from "a=b,c=d" or a .csv of two columns."""
-    if not text.lower().endswith(".csv"):
-        return class_pairs(what, text)
-    pairs: dict[str, str] = {}
-    for line, row in enumerate(csv_fields(Path(text)), start=1):
-        names = [name.strip() for name in row]
-        if len(names) != 2 or "" in names or names[0] == names[1] or set(names) & pairs.keys():
-            raise ArgumentError(
-                f"{text} line {line}: two different classes, none of them twice, not {row}"
-            )
-        pairs |= {names[0]: names[1], names[1]: names[0]}
-    return pairs
-
-
-def _numbered(what: str, pairs: dict[str, str], labels: Sequence[str]) -> dict[int, int]:
+def _read_pairs(what: str, text: str, labels: Sequence[str]) -> dict[int, int]:
+    """Read "a=b,c=d", or a .csv with two columns: each class to the other of its pair."""
+    if text.lower().endswith(".csv"):
+        pairs = pair_classes(text, csv_fields(Path(text)))
+    else:
+        pairs = pair_classes(what, split_pairs(text))
+    index = {label: i for i, label in enumerate(labels)}
     for name in pairs:
-        if name not in labels:
+        if name not in index:
             hint = did_you_mean(name, list(labels))
             raise ArgumentError(f"{what} names {name!r}, which is no class of the data{hint}")
-    index = {label: i for i, label in enumerate(labels)}
     return {index[a]: index[b] for a, b in pairs.items()}

@@ -17,13 +17,22 @@ from st_adapter.backbones.build import (
 )
 from st_adapter.backbones.seeded import own_random
 from st_adapter.backbones.weight_files.openai_clip import remark_on_activation
-from st_adapter.config import AdapterConfig, ClipConfig, MethodConfig, TrainConfig, check_method
+from st_adapter.config import (
+    AdapterConfig,
+    ClipConfig,
+    HeadConfig,
+    MethodConfig,
+    TrainConfig,
+    check_method,
+)
 from st_adapter.data.labels import Task
 from st_adapter.errors import ArgumentError, CheckpointError
 from st_adapter.methods import METHODS
 from st_adapter.model import checkpoint
 from st_adapter.model.classifier import VideoClassifier
 from st_adapter.model.spec import ModelSpec
+
+_HEAD = HeadConfig()
 
 
 def attach(
@@ -35,8 +44,8 @@ def attach(
     method: str = "st-adapter",
     method_config: MethodConfig | None = None,
     clip: ClipConfig | None = None,
-    dropout: float = 0.0,
-    head_std: float = 0.002,
+    dropout: float = _HEAD.dropout,
+    head_std: float = _HEAD.head_std,
 ) -> VideoClassifier:
     """Put the trainable parts of a method and a head on a timm model that is already built.
 
@@ -93,8 +102,8 @@ def create_model(
     method: str = "st-adapter",
     method_config: MethodConfig | None = None,
     clip: ClipConfig | None = None,
-    dropout: float = 0.0,
-    head_std: float = 0.002,
+    dropout: float = _HEAD.dropout,
+    head_std: float = _HEAD.head_std,
 ) -> VideoClassifier:
     """Build a frozen timm model by name and put the parts of a method and a head on it.
 

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from st_adapter.config import AdapterConfig, ClipConfig, MethodConfig, check_types
+from st_adapter.config import AdapterConfig, ClipConfig, HeadConfig, MethodConfig, check_types
 from st_adapter.data.labels import Task
 from st_adapter.errors import ArgumentError
 
@@ -34,7 +34,7 @@ class ModelSpec:
     adapter: AdapterConfig = AdapterConfig()
     method_config: MethodConfig = MethodConfig()
     clip: ClipConfig = ClipConfig()
-    dropout: float = 0.0
+    dropout: float = HeadConfig().dropout
     mean: tuple[float, ...]
     std: tuple[float, ...]
     digest: str = ""

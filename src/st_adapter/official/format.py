@@ -106,7 +106,7 @@ def read_shape(source: str, tensors: Mapping[str, Tensor]) -> OfficialShape:
             bottleneck=bottleneck,
             kernel_size=(t, h, w),
             positions=tuple(ours for theirs, ours in _POSITIONS.items() if theirs in places),
-            layers="all" if first == 0 else len(blocks),
+            layers="all" if first == 0 else last - first + 1,
             init="conv-zero",
         )
     except ArgumentError as error:

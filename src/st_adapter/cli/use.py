@@ -1,0 +1,160 @@
+"""The verbs that use a trained run: evaluate, predict, report, import-official, export-official."""
+
+import json
+import shlex
+from pathlib import Path
+from typing import Any
+
+import click
+
+from st_adapter.cli import DONE, SOME_FAILED
+from st_adapter.cli.imports import quick_imports
+from st_adapter.cli.options import DATA_SETTINGS, PATH, RUN_DEFAULTS, RUN_SETTINGS, verb
+from st_adapter.config import DataConfig, parse_views
+
+
+@verb(*DATA_SETTINGS, *RUN_SETTINGS, defaults=RUN_DEFAULTS)
+@click.argument("run", type=PATH)
+@click.argument("data", type=PATH)
+@click.option(
+    "--out", type=PATH, help="File to write; default eval.json in RUN, none for an adapter folder."
+)
+@click.option(
+    "--temporal",
+    is_flag=True,
+    help="How much order counts: also with frames reversed, shuffled and frozen to one.",
+)
+def evaluate(
+    run: Path, data: Path, out: Path | None, temporal: bool, views: str | None, **options: Any
+) -> int:
+    """Measure the classifier in RUN on the labelled videos in DATA.
+
+    The validation part of DATA is used where there is one, otherwise all of it; of the DATA that
+    RUN was trained on, what was held out. Flags without a default are as in training.
+    """
+    chosen = parse_views(views) if views else None
+    with quick_imports():
+        from st_adapter.cli.tables import print_evaluation
+        from st_adapter.evaluation.run import evaluate as run_evaluation
+
+    given = {name: options.pop(name) for name in DATA_SETTINGS}
+    given = {name: value for name, value in given.items() if value is not None}
+    where = DataConfig(**given) if given else None
+    result = run_evaluation(
+        run, data, out=out, options=where, temporal=temporal, views=chosen, **options
+    )
+    for skip in result.skipped:
+        click.echo(f"skipped {skip.reason}", err=True)
+    print_evaluation(result.to_json())
+    return SOME_FAILED if result.num_skipped else DONE
+
+
+@verb(*RUN_SETTINGS, defaults=RUN_DEFAULTS)
+@click.argument("run", type=PATH)
+@click.argument("videos", type=PATH, nargs=-1, required=True)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object a line.")
+@click.option("--top", type=click.IntRange(1), default=3, show_default=True, help="Labels to show.")
+def predict(
+    run: Path, videos: tuple[Path, ...], as_json: bool, top: int, views: str | None, **options: Any
+) -> int:
+    """Label videos (files, or folders of them) with the classifier in RUN.
+
+    Flags without a default are as in training.
+    """
+    chosen = parse_views(views) if views else None
+    with quick_imports():
+        from st_adapter.common.progress import bar
+        from st_adapter.data.datasets import Skipped
+        from st_adapter.evaluation.predict import Predictor, expand
+
+    paths = expand(videos)
+    workers = options.pop("workers")
+    if len(paths) <= 8:
+        workers = 0  # starting them would take longer than decoding
+    predictor = Predictor(run, views=chosen, **options)
+    failed = 0
+    with bar("predicting", len(paths)) as progress:
+        for result in predictor.predict(paths, workers):
+            if isinstance(result, Skipped):
+                failed += 1
+                click.echo(f"skipped {result.reason}", err=True)
+                record: dict[str, Any] = {"path": result.path, "error": result.reason}
+            else:
+                record = {
+                    "path": str(result.path),
+                    "predictions": _records(result.scores[:top]),
+                }
+                if result.heads:
+                    record["heads"] = {n: _records(s[:top]) for n, s in result.heads.items()}
+            if as_json:
+                click.echo(json.dumps(record))
+            elif not isinstance(result, Skipped):
+                parts = result.heads or {"": result.scores}
+                text = (f"{n} {_shares(scores[:top])}".strip() for n, scores in parts.items())
+                click.echo(f"{result.path}: {'; '.join(text)}")
+            progress.advance()
+    return SOME_FAILED if failed else DONE
+
+
+def _records(scores: list[tuple[str, float]]) -> list[dict[str, Any]]:
+    return [{"label": name, "score": round(score, 6)} for name, score in scores]
+
+
+def _shares(scores: list[tuple[str, float]]) -> str:
+    return ", ".join(f"{name} {score:.1%}" for name, score in scores)
+
+
+@verb()
+@click.argument("run", type=PATH)
+def report(run: Path) -> None:
+    """Write report.html into RUN, a run's folder or a comparison's: one page that needs no network.
+
+    Accuracy, learning curves, confusion, the surest right and wrong answers as film strips, data
+    problems, and how to make it again.
+    """
+    from st_adapter.report.page import write_report
+
+    click.echo(f"{write_report(run)}")
+
+
+@verb(name="import-official")
+@click.argument("checkpoint", type=PATH, metavar="CKPT")
+@click.option("--out", type=PATH, required=True, help="Run folder to make.")
+@click.option("--labels", type=PATH, help="Class names, one a line; default 0, 1, 2 ...")
+@click.option(
+    "--weights",
+    default="hub",
+    show_default=True,
+    help="hub, package, random, or a file such as OpenAI's ViT-B-16.pt.",
+)
+@click.option("--backbone", help="timm name; default is the CLIP of the checkpoint's sizes.")
+@click.option(
+    "--heads",
+    type=click.IntRange(1),
+    help="Attention heads; default the backbone's, or width / 64.",
+)
+@click.option("--frames", type=click.IntRange(1), help="Frames in a clip; default as in --recipe.")
+@click.option(
+    "--recipe",
+    help="Whose clips to take; default k400 or ssv2, by where the adapters sit.",
+)
+def import_official(checkpoint: Path, out: Path, **options: Any) -> None:
+    """Make a run of CKPT, a checkpoint that the authors' code wrote (checkpoint-N.pth).
+
+    evaluate and predict take the run like any other. Heads cannot be told from a checkpoint.
+    """
+    from st_adapter.official.importer import import_official as run_import
+
+    click.echo(run_import(checkpoint, out, **options))
+    click.echo(f"try: st-adapter predict {shlex.quote(str(out))} VIDEO")
+
+
+@verb(name="export-official")
+@click.argument("run", type=PATH)
+@click.option("--out", type=PATH, required=True, help="The .pth to write.")
+def export_official(run: Path, out: Path) -> None:
+    """Write the classifier in RUN as a checkpoint that the authors' code reads."""
+    from st_adapter.official.exporter import export_official as run_export
+
+    count = run_export(run, out)
+    click.echo(f"{out}: {count} tensors")
