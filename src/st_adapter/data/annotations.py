@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 
 from st_adapter.common.files import atomic_path
+from st_adapter.common.paths import full_path
 from st_adapter.common.progress import say
 from st_adapter.config import DataConfig
-from st_adapter.data.archives.tar import full_path
 from st_adapter.data.formats import read_listing
 from st_adapter.data.formats.listing import Listing, examples
 from st_adapter.data.formats.tables import SEPARATOR

@@ -7,11 +7,11 @@ from typing import Any
 
 from st_adapter.backbones.build import NAMED_SOURCES
 from st_adapter.common.files import check_writable, read_json, read_json_lines, write_json
+from st_adapter.common.paths import absolute, is_remote
 from st_adapter.common.progress import say
 from st_adapter.common.provenance import command, versions
 from st_adapter.config import DataConfig, TrainConfig
 from st_adapter.data.annotations import Annotations, read_annotations, read_parts
-from st_adapter.data.archives.tar import absolute, is_remote
 from st_adapter.data.videos import VideoList
 from st_adapter.errors import ArgumentError, DataError
 from st_adapter.evaluation.evaluate import Evaluation

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from st_adapter.data.archives.tar import is_remote
+from st_adapter.common.paths import is_remote
 from st_adapter.data.video.info import VIDEO_SUFFIXES
 from st_adapter.errors import DataError
 

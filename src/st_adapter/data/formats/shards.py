@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from st_adapter.common.paths import absolute
 from st_adapter.data.archives import tar
 from st_adapter.data.archives.members import LABEL_SUFFIXES, Sample, read_samples
 from st_adapter.data.formats.folders import find_videos
@@ -33,7 +34,7 @@ def read(path: Path, columns: Mapping[str, str]) -> Listing:
     Args:
         columns: our name of a label to the key in the .json beside a video.
     """
-    names = list(_in_folder(path)) if path.is_dir() else _expand(tar.absolute(path))
+    names = list(_in_folder(path)) if path.is_dir() else _expand(absolute(path))
     folder = path if path.is_dir() else path.parent
     labels = columns.get("label", "label").split("+")
     classes = _read_classes(folder) if len(labels) == 1 else []
@@ -121,7 +122,7 @@ def _samples(shard: str, store: Store) -> list[Sample]:
 
 def _read_classes(folder: Path) -> list[str]:
     """Names of the classes from classes.txt beside the shards."""
-    text = tar.read_text(f"{tar.absolute(folder)}/classes.txt") or ""
+    text = tar.read_text(f"{absolute(folder)}/classes.txt") or ""
     return [line.strip() for line in text.splitlines() if line.strip()]
 
 

@@ -10,7 +10,7 @@ from weakref import WeakSet
 
 import psutil
 
-from st_adapter.data.archives.tar import full_path, is_remote
+from st_adapter.common.paths import full_path, is_remote
 
 STORE_NAME = ".st-adapter-index.sqlite3"
 _TABLES = """
