@@ -13,7 +13,7 @@ import pytest
 import torch
 
 import st_adapter
-from st_adapter.data.datasets import EpochSampler
+from st_adapter.data.batches import EpochSampler
 from st_adapter.errors import ArgumentError, DataError
 from st_adapter.model.checkpoint import load_tensors
 from st_adapter.model.sharding import check_shardable

@@ -13,14 +13,8 @@ from st_adapter.config import TrainConfig
 from st_adapter.data.annotations import Annotations
 from st_adapter.data.augment.class_pairs import mirrored_classes, reversed_classes
 from st_adapter.data.augment.transform import TrainTransform
-from st_adapter.data.datasets import (
-    EpochSampler,
-    TrainBatch,
-    TrainDataset,
-    TrainItem,
-    collate_train,
-    draw_of,
-)
+from st_adapter.data.batches import EpochSampler, TrainBatch, collate_train
+from st_adapter.data.datasets import TrainDataset, TrainItem, draw_of
 from st_adapter.errors import DataError
 from st_adapter.runtime.prefix_cache import Key, PrefixCache
 from st_adapter.training.run import Run
