@@ -43,7 +43,6 @@ def read(path: Path, columns: Mapping[str, str]) -> Listing:
     for shard in names:
         for sample in _samples(shard, store):
             _add(listing, shard, sample, labels, columns.get("labels", "labels"), classes)
-    store.close()
     if classes:
         listing.classes = (classes,)
     return listing
