@@ -156,18 +156,6 @@ def _read_by_count(
     return found, count
 
 
-def count_frames(path: Path) -> int:
-    """Decode a video to its end; how many frames come out.
-
-    Raises:
-        VideoError: none, or it cannot be read.
-    """
-    if path.is_dir():
-        return sum(count_frames(file) for file in list_pictures(path))
-    with open_video(path) as container:
-        return sum(1 for _ in decode_all(container))
-
-
 class TruncatedError(VideoError):
     """A video that has fewer frames than its packets promise."""
 

@@ -11,7 +11,7 @@ from av.video.frame import VideoFrame
 
 from st_adapter.data.archives.members import find
 from st_adapter.data.archives.tar import Place, read_bytes
-from st_adapter.data.video.container import open_video, read_packets
+from st_adapter.data.video.container import decode_all, open_video, read_packets
 from st_adapter.data.video.info import PICTURES_PER_SECOND, VideoInfo
 from st_adapter.data.video.picture_folders import list_pictures
 from st_adapter.errors import VideoError
@@ -76,6 +76,18 @@ def probe(path: Path, place: Place | None = None) -> VideoInfo:
         digest=digest,
         place=place,
     )
+
+
+def count_frames(path: Path) -> int:
+    """Decode a video to its end; how many frames come out.
+
+    Raises:
+        VideoError: none, or it cannot be read.
+    """
+    if path.is_dir():
+        return sum(count_frames(file) for file in list_pictures(path))
+    with open_video(path) as container:
+        return sum(1 for _ in decode_all(container))
 
 
 def _probe_pictures(folder: Path) -> VideoInfo:
