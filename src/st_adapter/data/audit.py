@@ -116,16 +116,14 @@ def check_data(
     facts: dict[str, _Facts] = {}
     findings: list[Finding] = []
     with bar("checking", len(files)) as progress:
-        for (name, examples), info in zip(
-            files.items(), _probe_files(list(files), probe, deep, workers), strict=True
-        ):
+        for name, info in zip(files, _probe_files(list(files), probe, deep, workers), strict=True):
+            progress.advance()
             if isinstance(info, Finding):
                 findings.append(info)
-            else:
-                facts[name] = _Facts.of(info)
-                findings += _remark_on_file(name, info, clip)
-                findings += _find_empty_segments(parts, examples, info)
-            progress.advance()
+                continue
+            facts[name] = _Facts.of(info)
+            findings += _remark_on_file(name, info, clip)
+            findings += _find_empty_segments(parts, files[name], info)
     findings += _find_copies(data, parts, files, facts)
     findings += _find_lone_classes(data)
     check = Check(
@@ -150,6 +148,7 @@ class _Facts(NamedTuple):
 
     @classmethod
     def of(cls, info: VideoInfo) -> "_Facts":
+        """Without the times of its frames, which would fill the memory."""
         seconds = float(info.start_seconds[-1])
         return cls(info.digest, info.num_frames, seconds, min(info.width, info.height))
 
@@ -162,7 +161,7 @@ def _probe_files(
     if not workers:
         yield from map(probe_file, names)
         return
-    context = get_context("spawn")  # as there is everywhere; quick, as nothing here imports torch
+    context = get_context("spawn")  # it exists everywhere, and is quick where torch isn't imported
     with ProcessPoolExecutor(workers, context, initializer=ignore_interrupt, initargs=(0,)) as pool:
         size = max(1, min(64, len(names) // (4 * workers)))
         yield from pool.map(probe_file, names, chunksize=size)
@@ -273,11 +272,10 @@ def _find_lone_classes(data: Annotations) -> Iterator[Finding]:
     """Classes that are in one part alone, where there are two."""
     if data.train and data.val:
         trained, validated = data.train.classes(), data.val.classes()
-        for kind, alone in (
-            ("untrained", validated - trained),
-            ("unvalidated", trained - validated),
-        ):
-            yield from (Finding(kind=kind, path=data.labels[label]) for label in sorted(alone))
+        for label in sorted(validated - trained):
+            yield Finding(kind="untrained", path=data.labels[label])
+        for label in sorted(trained - validated):
+            yield Finding(kind="unvalidated", path=data.labels[label])
 
 
 def _count_classes(data: Annotations) -> dict[str, tuple[int, int]]:
