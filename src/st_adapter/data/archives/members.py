@@ -65,7 +65,7 @@ def find(path: Path, store: Store | None = None) -> Place | None:
     try:
         places = _places(shard, tar.version(shard), store)
     except (OSError, DataError) as error:
-        raise UnreachableError(f"{path}: {error}") from None
+        raise UnreachableError(f"{path}: {error}") from error
     if name not in places:
         raise VideoError(f"{path}: no such file in the shard")
     return Place(shard, *places[name])

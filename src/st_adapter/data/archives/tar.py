@@ -79,7 +79,7 @@ def open_shard(shard: str) -> Iterator[tarfile.TarFile]:
     except (OSError, tarfile.TarError) as error:
         raise DataError(
             f"{shard} cannot be read as a .tar, which is not compressed: {error}"
-        ) from None
+        ) from error
 
 
 def read_bytes(place: Place) -> bytes:
@@ -133,7 +133,7 @@ def _client_errors() -> Iterator[None]:
     except (OSError, DataError, tarfile.TarError):
         raise
     except Exception as error:
-        raise OSError(f"{type(error).__name__}: {error}") from None
+        raise OSError(f"{type(error).__name__}: {error}") from error
 
 
 @cache

@@ -93,11 +93,11 @@ def _text(value: Any) -> str:
 def _read_parquet(path: Path) -> tuple[list[str], Iterator[Row]]:
     try:
         from pyarrow import parquet
-    except ImportError:
+    except ImportError as error:
         raise DataError(
             f"{path}: reading .parquet needs pyarrow; pip install 'st-adapter[parquet]', "
             "or give a .csv"
-        ) from None
+        ) from error
     try:
         table = parquet.read_table(path)
     except (OSError, ValueError) as error:

@@ -40,7 +40,7 @@ def open_video(
         reason = getattr(error, "strerror", None) or str(error)
         of_system = (error.errno or 0) in errno.errorcode and error.errno != errno.EINVAL
         kind = UnreachableError if of_system else VideoError
-        raise kind(f"{path}: cannot be decoded: {reason}") from None
+        raise kind(f"{path}: cannot be decoded: {reason}") from error
 
 
 def _source(path: Path, place: Place | None) -> str | BytesIO:
