@@ -38,6 +38,7 @@ def open_video(
             yield container
     except (av.FFmpegError, OSError) as error:
         reason = getattr(error, "strerror", None) or str(error)
+        # FFmpeg says EINVAL of broken files, too; other error numbers are the system's.
         of_system = (error.errno or 0) in errno.errorcode and error.errno != errno.EINVAL
         kind = UnreachableError if of_system else VideoError
         raise kind(f"{path}: cannot be decoded: {reason}") from error
