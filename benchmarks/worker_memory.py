@@ -18,7 +18,8 @@ import torch
 
 from st_adapter.config import TrainConfig
 from st_adapter.data.annotations import read_annotations
-from st_adapter.data.datasets import EpochSampler, TrainDataset, collate_train
+from st_adapter.data.batches import EpochSampler, collate_train
+from st_adapter.data.datasets import TrainDataset
 from st_adapter.data.video.index import index_of
 from st_adapter.data.video.reader import Reader
 from st_adapter.data.videos import Video

@@ -21,7 +21,8 @@ from pathlib import Path
 
 from st_adapter.config import ClipConfig
 from st_adapter.data.augment.transform import TrainTransform
-from st_adapter.data.datasets import TrainDataset, read_views
+from st_adapter.data.clips import read_views
+from st_adapter.data.datasets import TrainDataset
 from st_adapter.data.videos import Video
 from st_adapter.errors import VideoError
 

@@ -15,6 +15,7 @@ from st_adapter.data.video import packets
 from st_adapter.data.videos import Video, VideoList
 
 CLIP = ClipConfig(frames=8)
+HERE = ("--workers", "0")
 
 
 @pytest.fixture
@@ -77,7 +78,7 @@ def test_a_deep_check_finds_what_ends_early(faulty):
 
 
 def test_the_command_writes_a_report_and_a_list_to_train_on(faulty, capsys):
-    assert main(["check", str(faulty / "list.csv"), "--out", str(faulty / "out")]) == 1
+    assert main(["check", str(faulty / "list.csv"), "--out", str(faulty / "out"), *HERE]) == 1
     said = capsys.readouterr().out
     assert "11 training and 3 validation videos of 3 classes in 12 files" in said
     assert "2 files that cannot be read" in said
@@ -90,13 +91,13 @@ def test_the_command_writes_a_report_and_a_list_to_train_on(faulty, capsys):
 
 
 def test_a_sound_data_set_ends_well(folder_data, capsys):
-    assert main(["check", str(folder_data), "--workers", "0"]) == 0
+    assert main(["check", str(folder_data), *HERE]) == 0
     assert "nothing is wrong" in capsys.readouterr().out
 
 
 def test_many_findings_are_counted_and_a_few_shown(tmp_path, capsys):
     (tmp_path / "t.csv").write_text("path,label\n" + "\n".join(f"{i}.mp4,x" for i in range(100)))
-    assert main(["check", str(tmp_path / "t.csv"), "--workers", "0"]) == 1
+    assert main(["check", str(tmp_path / "t.csv"), *HERE]) == 1
     said = capsys.readouterr().out
     assert "100 files that cannot be read" in said
     assert said.count("no such file") == 5

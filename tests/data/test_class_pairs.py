@@ -1,8 +1,8 @@
 import pytest
 
+from st_adapter.common.task import Task
 from st_adapter.data.annotations import Annotations
 from st_adapter.data.class_pairs import UNKNOWN, mirrored_classes, reversed_classes
-from st_adapter.data.labels import Task
 from st_adapter.data.videos import VideoList
 from st_adapter.errors import ArgumentError
 

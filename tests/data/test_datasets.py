@@ -8,14 +8,9 @@ from conftest import numbered_frame, read_number, write_video
 from st_adapter.config import ClipConfig
 from st_adapter.data.annotations import read_annotations
 from st_adapter.data.augment.transform import TrainTransform
-from st_adapter.data.datasets import (
-    EpochSampler,
-    TrainDataset,
-    ViewDataset,
-    collate_train,
-    read_clips,
-    read_views,
-)
+from st_adapter.data.batches import EpochSampler, collate_train
+from st_adapter.data.clips import read_clips, read_views
+from st_adapter.data.datasets import TrainDataset, ViewDataset
 from st_adapter.data.videos import Video
 from st_adapter.errors import DataError
 

@@ -1,11 +1,12 @@
 """The index beside the data: real files, real processes."""
 
 import errno
+import gc
 import os
 import pickle
 import shutil
 import sqlite3
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -13,9 +14,9 @@ import numpy as np
 import pytest
 
 from conftest import numbered_frame, write_video
+from st_adapter.data.archives.index_store import STORE_NAME
 from st_adapter.data.video import decode, packets
 from st_adapter.data.video.index import VideoIndex
-from st_adapter.data.video.index_store import STORE_NAME
 from st_adapter.errors import UnreachableError, VideoError
 
 
@@ -24,6 +25,15 @@ def folder(tmp_path):
     for name, length in (("a.mp4", 30), ("b/b.mp4", 12)):
         write_video(tmp_path / name, [numbered_frame(i) for i in range(length)])
     return tmp_path
+
+
+def copies(folder, count):
+    return [Path(shutil.copy(folder / "a.mp4", folder / f"{i}.mp4")) for i in range(count)]
+
+
+def remember_other_width(folder):
+    with sqlite3.connect(folder / STORE_NAME) as connection:
+        connection.execute("update videos_2 set width = 7")
 
 
 def rows(folder):
@@ -63,8 +73,7 @@ def test_a_broken_file_is_remembered_with_its_reason(folder):
 def test_a_folder_keeps_its_index_when_it_moves(folder):
     VideoIndex(folder)(folder / "b/b.mp4")
     moved = folder.rename(folder.with_name("moved"))
-    with sqlite3.connect(moved / STORE_NAME) as connection:
-        connection.execute("update videos_2 set width = 7")
+    remember_other_width(moved)
     assert VideoIndex(moved)(moved / "b/b.mp4").width == 7  # it was not probed again
 
 
@@ -73,9 +82,9 @@ def _probe_all(index, paths):
 
 
 def test_several_processes_share_it(folder):
-    paths = [Path(shutil.copy(folder / "a.mp4", folder / f"{i}.mp4")) for i in range(20)]
+    paths = copies(folder, 20)
     index = pickle.loads(pickle.dumps(VideoIndex(folder)))
-    with ProcessPoolExecutor(4, mp_context=get_context("forkserver")) as pool:
+    with ProcessPoolExecutor(4, mp_context=get_context("fork")) as pool:
         counts = list(pool.map(_probe_all, [index] * 4, [paths] * 4))
     assert counts == [[30] * 20] * 4
     assert len(rows(folder)) == 20
@@ -113,15 +122,40 @@ def _fail(*_, **__):
     raise OSError(errno.EIO, "Input/output error")
 
 
-def test_a_forked_process_opens_the_file_itself(folder):
-    index = VideoIndex(folder)
-    index(folder / "a.mp4")
-    before = index.store._connection
+def _widths(index, paths):
+    return [index(path).width for path in paths]
+
+
+def test_parent_and_forked_child_both_read_and_write(folder):
+    index, paths = VideoIndex(folder), copies(folder, 6)
+    index(paths[0])
+    remember_other_width(folder)  # which only a reader of the index can see
     with ProcessPoolExecutor(1, mp_context=get_context("fork")) as pool:
-        assert pool.submit(index, folder / "a.mp4").result().num_frames == 30
-        assert before is not None
-        assert index.store._connection is None  # given back before the fork
-    assert index(folder / "a.mp4").num_frames == 30
+        assert pool.submit(_widths, index, paths[:2]).result() == [7, 96]  # read, then written
+        assert _widths(VideoIndex(folder), paths[:3]) == [7, 96, 96]  # beside the child
+        remember_other_width(folder)
+        assert pool.submit(_widths, index, paths[:4]).result() == [7, 7, 7, 96]
+    remember_other_width(folder)
+    assert _widths(index, paths[:5]) == [7, 7, 7, 7, 96]
+    assert len(rows(folder)) == 5
+
+
+def test_what_a_child_writes_stays_when_its_parent_drops_the_index(folder):
+    index, paths = VideoIndex(folder), copies(folder, 3)
+    index(paths[0])
+    with ProcessPoolExecutor(1, mp_context=get_context("fork")) as pool:
+        pool.submit(_widths, index, paths[:2]).result()
+        del index
+        gc.collect()
+        pool.submit(_widths, VideoIndex(folder), paths).result()
+        assert len(rows(folder)) == 3
+
+
+def test_threads_share_it(folder):
+    index, paths = VideoIndex(folder), copies(folder, 8)
+    with ThreadPoolExecutor(4) as pool:
+        assert [info.num_frames for info in pool.map(index, paths)] == [30] * 8
+    assert len(rows(folder)) == 8
 
 
 def test_an_index_is_found_through_a_link(folder, tmp_path):

@@ -11,7 +11,7 @@ from conftest import write_audio, write_video
 from st_adapter.catalogue.costs import inspect_backbone, inspect_run
 from st_adapter.config import ClipConfig
 from st_adapter.data.annotations import read_annotations
-from st_adapter.data.datasets import read_views
+from st_adapter.data.clips import read_views
 from st_adapter.data.videos import Video
 from st_adapter.errors import ArgumentError, DataError, VideoError
 from st_adapter.evaluation.evaluate import evaluate_videos

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from st_adapter.data.labels import Task
+from st_adapter.common.task import Task
 from st_adapter.errors import DataError
 from st_adapter.evaluation.metrics import measure
 

@@ -14,7 +14,7 @@ import torch
 from st_adapter.model.sharding import check_shardable
 
 import st_adapter
-from st_adapter.data.datasets import EpochSampler
+from st_adapter.data.batches import EpochSampler
 from st_adapter.errors import ArgumentError, DataError
 from st_adapter.model.checkpoint import read_tensors
 from st_adapter.training.launch import check_accelerate

@@ -7,6 +7,7 @@ from pathlib import Path
 from st_adapter.catalogue.costs import inspect_spec, spec_of
 from st_adapter.common.files import check_writable, read_json, write_json
 from st_adapter.common.lock import alone_in
+from st_adapter.common.paths import absolute
 from st_adapter.common.progress import say
 from st_adapter.common.provenance import command, versions
 from st_adapter.comparison.jobs import Job, run_jobs
@@ -15,7 +16,6 @@ from st_adapter.comparison.results import COSTS_FILE, Row, choose_rates, is_done
 from st_adapter.comparison.worker import time_steps, train_cell
 from st_adapter.config import DataConfig, TrainConfig, check_method
 from st_adapter.data.annotations import read_annotations
-from st_adapter.data.archives.tar import absolute
 from st_adapter.errors import ArgumentError
 from st_adapter.evaluation.run_record import read_videos
 from st_adapter.methods import METHODS

@@ -10,14 +10,14 @@ from pathlib import Path
 import numpy as np
 
 from st_adapter.common.files import atomic_path
+from st_adapter.common.paths import full_path
 from st_adapter.common.progress import say
+from st_adapter.common.task import Task
 from st_adapter.config import DataConfig
-from st_adapter.data.archives.tar import full_path
 from st_adapter.data.formats import read_listing
 from st_adapter.data.formats.listing import Listing, examples
 from st_adapter.data.formats.tables import SEPARATOR
 from st_adapter.data.holdout import split_validation
-from st_adapter.data.labels import Task
 from st_adapter.data.videos import Video, VideoList
 from st_adapter.errors import DataError
 
@@ -80,17 +80,16 @@ def read_annotations(
     )
 
 
-def both_parts(
-    data: Path,
-    val: Path | None,
-    options: DataConfig = DataConfig(),
-) -> Annotations:
+def both_parts(data: Path, val: Path | None, options: DataConfig = DataConfig()) -> Annotations:
     """Read DATA as it is: a validation part only where there is one."""
     given = read_annotations(data, options=options)
-    if val is None:
-        return given
-    held = read_annotations(val, given.labels, options, given.task)
-    return replace(given, val=held.val or held.train)
+    return given if val is None else replace(given, val=_read_val(val, given, options))
+
+
+def _read_val(val: Path, data: Annotations, options: DataConfig) -> VideoList:
+    """The validation part that lies elsewhere, with the classes of `data`."""
+    given = read_annotations(val, data.labels, options, data.task)
+    return given.val or given.train
 
 
 def read_parts(
@@ -116,8 +115,7 @@ def read_parts(
         )
     train, held_out = annotations.train, annotations.val
     if val is not None:
-        given = read_annotations(val, annotations.labels, options, annotations.task)
-        held_out = given.val or given.train
+        held_out = _read_val(val, annotations, options)
     elif not held_out:
         train, held_out = split_validation(train, val_fraction, seed, group)
         if left_out := train.classes() - held_out.classes():
@@ -146,12 +144,10 @@ def checked_parts(
     for part, videos in (("training", train), ("validation", held_out)):
         if not videos:
             raise DataError(f"{data} has no {part} videos; give --val, or more videos a class")
-        missing = videos.missing()
-        if len(missing) == len(videos):
+        if missing := videos.missing():
             names = examples(videos.name(i) for i in missing)
-            raise DataError(f"{data}: none of {len(videos)} {part} files exists: {names}")
-        if missing:
-            names = examples(videos.name(i) for i in missing)
+            if len(missing) == len(videos):
+                raise DataError(f"{data}: none of {len(videos)} {part} files exists: {names}")
             say(f"note: {len(missing)} of {len(videos)} {part} files are not there: {names}")
     return Annotations(labels=labels, train=train, val=held_out, task=task)
 
@@ -169,14 +165,12 @@ def write_table(file: Path, videos: Annotations) -> None:
         writer.writerow(("path", *labelled, "start_seconds", "end_seconds", "split"))
         for split, part in (("train", videos.train), ("val", videos.val)):
             for video in part:
-                path = full_path(video.path)
-                row = (path, *_cells(videos, video), video.start_seconds, video.end_seconds, split)
+                path, labels = full_path(video.path), _cells(videos, video)
                 try:
-                    writer.writerow(row)
-                except UnicodeEncodeError:
-                    raise DataError(
-                        f"{path!r} is no name that a list can hold; rename it"
-                    ) from None
+                    writer.writerow((path, *labels, video.start_seconds, video.end_seconds, split))
+                except UnicodeEncodeError as error:
+                    what = f"{path!r} is no name that a list can hold"
+                    raise DataError(f"{what}; rename it") from error
 
 
 def _cells(videos: Annotations, video: Video) -> list[str]:
@@ -195,19 +189,14 @@ def _cells(videos: Annotations, video: Video) -> list[str]:
 
 def _classes(listing: Listing) -> tuple[tuple[str, ...], Task]:
     """Names of all classes, and how they belong together."""
-    columns = range(max(1, len(listing.heads)))
-    given = listing.classes or tuple(_found(listing, column) for column in columns)
     if not listing.heads:
-        return tuple(given[0]), Task(multi_label=listing.multi_label)
-    heads = tuple((head, len(names)) for head, names in zip(listing.heads, given, strict=True))
-    names = tuple(f"{h}/{n}" for h, own in zip(listing.heads, given, strict=True) for n in own)
-    return names, Task(heads=heads)
-
-
-def _found(listing: Listing, head: int) -> list[str]:
-    if listing.heads:
-        return sorted({labels[head] for labels in listing.labels})
-    return sorted({label for labels in listing.labels for label in labels})
+        found = sorted({label for labels in listing.labels for label in labels})
+        names = listing.classes[0] if listing.classes else found
+        return tuple(names), Task(multi_label=listing.multi_label)
+    of_heads = listing.classes or [sorted(set(c)) for c in zip(*listing.labels, strict=True)]
+    heads = list(zip(listing.heads, of_heads, strict=True))
+    labels = tuple(f"{head}/{name}" for head, names in heads for name in names)
+    return labels, Task(heads=tuple((head, len(names)) for head, names in heads))
 
 
 def _check_task(path: Path, found: Task, wanted: Task) -> None:

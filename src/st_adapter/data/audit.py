@@ -2,9 +2,10 @@
 
 import statistics
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from itertools import pairwise
 from multiprocessing import get_context
 from pathlib import Path
@@ -16,10 +17,9 @@ from st_adapter.common.interrupt import ignore_interrupt
 from st_adapter.common.progress import bar
 from st_adapter.config import ClipConfig
 from st_adapter.data.annotations import Annotations
-from st_adapter.data.video import decode
 from st_adapter.data.video.info import VideoInfo
-from st_adapter.data.video.packets import Probe
-from st_adapter.data.videos import VideoList
+from st_adapter.data.video.packets import Probe, count_frames
+from st_adapter.data.videos import Video, VideoList
 from st_adapter.errors import VideoError
 
 FAULTS = {
@@ -89,6 +89,10 @@ class Check:
         return asdict(self)
 
 
+Example = tuple[str, int]
+"""Part, and number of the video in it."""
+
+
 def check_data(
     data: Annotations,
     clip: ClipConfig,
@@ -105,42 +109,33 @@ def check_data(
         workers: processes; 0 works in this one.
     """
     parts = {"train": data.train, "val": data.val}
-    files = _segments_by_file(parts)
+    files: dict[str, list[Example]] = defaultdict(list)
+    for part, videos in parts.items():
+        for i, name in enumerate(videos.names()):
+            files[name].append((part, i))
     facts: dict[str, _Facts] = {}
     findings: list[Finding] = []
-    tasks = [_Task(name, segments, probe, clip, deep) for name, segments in files.items()]
-    with bar("checking", len(tasks)) as progress:
-        for task, result in zip(tasks, _probe_all(tasks, workers), strict=True):
-            if isinstance(result, _Facts):
-                facts[task.name] = result
-            findings += result.findings if isinstance(result, _Facts) else [result]
+    with bar("checking", len(files)) as progress:
+        for name, info in zip(files, _probe_files(list(files), probe, deep, workers), strict=True):
             progress.advance()
-    findings += _of_copies(data, parts, facts)
-    findings += _of_classes(data)
+            if isinstance(info, Finding):
+                findings.append(info)
+                continue
+            facts[name] = _Facts.of(info)
+            findings += _remark_on_file(name, info, clip)
+            findings += _find_empty_segments(parts, files[name], info)
+    findings += _find_copies(data, parts, files, facts)
+    findings += _find_lone_classes(data)
     check = Check(
         videos={part: len(videos) for part, videos in parts.items()},
         files=len(files),
         classes=_count_classes(data),
-        durations_seconds=_spread(fact.seconds for fact in facts.values()),
-        frames=_spread(fact.num_frames for fact in facts.values()),
-        short_sides=_spread(fact.short_side for fact in facts.values()),
+        durations_seconds=_spread([known.seconds for known in facts.values()]),
+        frames=_spread([known.num_frames for known in facts.values()]),
+        short_sides=_spread([known.short_side for known in facts.values()]),
         findings=findings,
     )
     return check, _clean(data, findings)
-
-
-Example = tuple[str, int]
-"""Part, and number of the video in it."""
-
-
-class _Task(NamedTuple):
-    """A file to look at, and the examples that are segments of it."""
-
-    name: str
-    segments: list[tuple[Example, float | None, float | None]]
-    probe: Probe
-    clip: ClipConfig
-    deep: bool
 
 
 class _Facts(NamedTuple):
@@ -150,52 +145,46 @@ class _Facts(NamedTuple):
     num_frames: int
     seconds: float
     short_side: int
-    findings: list[Finding]
+
+    @classmethod
+    def of(cls, info: VideoInfo) -> "_Facts":
+        """Without the times of its frames, which would fill the memory."""
+        seconds = float(info.start_seconds[-1])
+        return cls(info.digest, info.num_frames, seconds, min(info.width, info.height))
 
 
-def _segments_by_file(
-    parts: dict[str, VideoList],
-) -> dict[str, list[tuple[Example, float | None, float | None]]]:
-    files: dict[str, list[tuple[Example, float | None, float | None]]] = {}
-    for part, videos in parts.items():
-        for i, video in enumerate(videos):
-            segments = files.setdefault(str(video.path), [])
-            if video.start_seconds is not None or video.end_seconds is not None:
-                segments.append(((part, i), video.start_seconds, video.end_seconds))
-    return files
-
-
-def _probe_all(tasks: Sequence[_Task], workers: int) -> Iterator[_Facts | Finding]:
+def _probe_files(
+    names: Sequence[str], probe: Probe, deep: bool, workers: int
+) -> Iterator[VideoInfo | Finding]:
     """What each file holds, or what is wrong with it."""
+    probe_file = partial(_probe_file, probe, deep)
     if not workers:
-        yield from map(_probe, tasks)
+        yield from map(probe_file, names)
         return
-    context = get_context("forkserver")
+    context = get_context("spawn")  # it exists everywhere, and is quick where torch isn't imported
     with ProcessPoolExecutor(workers, context, initializer=ignore_interrupt, initargs=(0,)) as pool:
-        size = max(1, min(64, len(tasks) // (4 * workers)))
-        yield from pool.map(_probe, tasks, chunksize=size)
+        size = max(1, min(64, len(names) // (4 * workers)))
+        yield from pool.map(probe_file, names, chunksize=size)
 
 
-def _probe(task: _Task) -> _Facts | Finding:
-    name, path = task.name, Path(task.name)
+def _probe_file(probe: Probe, deep: bool, name: str) -> VideoInfo | Finding:
+    path = Path(name)
     try:
-        info = task.probe(path)
-        decoded = decode.count_frames(path) if task.deep else info.num_frames
+        info = probe(path)
+        decoded = count_frames(path) if deep else info.num_frames
     except (VideoError, OSError) as error:
-        return Finding(kind="unreadable", path=name, detail=str(error).removeprefix(f"{name}: "))
+        return Finding(kind="unreadable", path=name, detail=_reason(error, path))
     if decoded < info.num_frames:
         detail = f"{decoded} of {info.num_frames} frames can be decoded"
         return Finding(kind="truncated", path=name, detail=detail)
-    return _Facts(
-        digest=info.digest,
-        num_frames=info.num_frames,
-        seconds=float(info.start_seconds[-1]),
-        short_side=min(info.width, info.height),
-        findings=[*_of_file(name, info, task.clip), *_of_segments(task, info)],
-    )
+    return info
 
 
-def _of_file(name: str, info: VideoInfo, clip: ClipConfig) -> Iterator[Finding]:
+def _reason(error: Exception, path: Path) -> str:
+    return str(error).removeprefix(f"{path}: ")
+
+
+def _remark_on_file(name: str, info: VideoInfo, clip: ClipConfig) -> Iterator[Finding]:
     needed = (clip.frames - 1) * max(1, clip.stride) + 1
     if info.num_frames < needed:
         detail = f"{info.num_frames} frames, a clip spans {needed}"
@@ -206,50 +195,52 @@ def _of_file(name: str, info: VideoInfo, clip: ClipConfig) -> Iterator[Finding]:
     if len(steps) and steps.max() > 1.5 * np.median(steps):
         longest = float(steps.max() * info.time_base)
         yield Finding(kind="variable rate", path=name, detail=f"up to {longest:.2f} s a frame")
-    if not info.stamped and not Path(name).is_dir():
+    if not info.stamped and not info.path.is_dir():
         yield Finding(kind="no times", path=name, detail="it is decoded from its start")
 
 
-def _of_segments(task: _Task, info: VideoInfo) -> Iterator[Finding]:
-    for example, start, end in task.segments:
-        try:
-            info.frame_range(start, end)
-        except VideoError as error:
-            detail = str(error).removeprefix(f"{task.name}: ")
-            yield Finding(kind="no frame", path=task.name, detail=detail, example=example)
-
-
-def _of_copies(
-    data: Annotations, parts: dict[str, VideoList], facts: dict[str, _Facts]
+def _find_empty_segments(
+    parts: Mapping[str, VideoList], examples: Sequence[Example], info: VideoInfo
 ) -> Iterator[Finding]:
-    """The same content in both parts, twice in one, or under two labels."""
+    for part, i in examples:
+        video = parts[part][i]
+        try:
+            info.frame_range(video.start_seconds, video.end_seconds)
+        except VideoError as error:
+            name, detail = parts[part].name(i), _reason(error, info.path)
+            yield Finding(kind="no frame", path=name, detail=detail, example=(part, i))
+
+
+def _find_copies(
+    data: Annotations,
+    parts: Mapping[str, VideoList],
+    files: Mapping[str, Sequence[Example]],
+    facts: Mapping[str, _Facts],
+) -> Iterator[Finding]:
+    """The same content under two labels, twice in a part, or in both parts."""
     by_digest: dict[str, list[Example]] = defaultdict(list)
-    for part, videos in parts.items():
-        for i, name in enumerate(videos.names()):
-            if name in facts:
-                by_digest[facts[name].digest].append((part, i))
-    for examples in by_digest.values():
-        if len(examples) == 1:
-            continue
-        alike: dict[tuple[float | None, float | None], list[Example]] = defaultdict(list)
-        for part, i in examples:
-            video = parts[part][i]
-            alike[video.start_seconds, video.end_seconds].append((part, i))
-        for copies in alike.values():
-            yield from _of_group(data, parts, copies)
-        yield from _in_both(parts, examples)
+    for name, known in facts.items():
+        by_digest[known.digest] += files[name]
+    for examples in map(sorted, by_digest.values()):
+        if len(examples) > 1:
+            alike: dict[tuple[float | None, float | None], list[Example]] = defaultdict(list)
+            for part, i in examples:
+                video = parts[part][i]
+                alike[video.start_seconds, video.end_seconds].append((part, i))
+            for copies in alike.values():
+                yield from _find_repeats(data, parts, copies)
+            yield from _find_shared(parts, examples)
 
 
-def _of_group(
-    data: Annotations, parts: dict[str, VideoList], copies: Sequence[Example]
+def _find_repeats(
+    data: Annotations, parts: Mapping[str, VideoList], copies: Sequence[Example]
 ) -> Iterator[Finding]:
     """Examples of the same content: under two labels, or more than once in a part."""
-    paths = {copy: parts[copy[0]].name(copy[1]) for copy in copies}
-    labels = {tuple(parts[part].targets(i).tolist()) for part, i in copies}
-    if len(labels) > 1:
+    paths = {(part, i): parts[part].name(i) for part, i in copies}
+    targets = {(part, i): tuple(parts[part].targets(i).tolist()) for part, i in copies}
+    if len(set(targets.values())) > 1:
         for copy in copies:
-            own = parts[copy[0]].targets(copy[1]).tolist()
-            names = ", ".join(data.labels[target] for target in own) or "nothing"
+            names = ", ".join(data.labels[target] for target in targets[copy]) or "nothing"
             yield Finding(kind="two labels", path=paths[copy], detail=f"as {names}", example=copy)
         return
     for first, second in pairwise(copies):
@@ -258,31 +249,33 @@ def _of_group(
             yield Finding(kind="duplicate", path=paths[second], detail=detail, example=second)
 
 
-def _in_both(parts: dict[str, VideoList], examples: Sequence[Example]) -> Iterator[Finding]:
+def _find_shared(parts: Mapping[str, VideoList], examples: Sequence[Example]) -> Iterator[Finding]:
     """Training examples of a content that overlap in time with a validation example of it."""
-    held = [parts["val"][i] for part, i in examples if part == "val"]
-    starts = np.array([video.start_seconds or 0.0 for video in held])
-    ends = np.array([np.inf if v.end_seconds is None else v.end_seconds for v in held])
-    for example in examples if held else ():
-        if example[0] == "train":
-            video = parts["train"][example[1]]
-            last = np.inf if video.end_seconds is None else video.end_seconds
-            shared = np.flatnonzero((starts < last) & (ends > (video.start_seconds or 0.0)))
+    held = [i for part, i in examples if part == "val"]
+    starts, ends = np.array([_span(parts["val"][i]) for i in held]).reshape(-1, 2).T
+    for part, i in examples:
+        if part == "train":
+            start, end = _span(parts[part][i])
+            shared = np.flatnonzero((starts < end) & (ends > start))
             if len(shared):
-                detail = f"the same as {held[shared[0]].path}"
-                yield Finding(
-                    kind="in both parts", path=str(video.path), detail=detail, example=example
-                )
+                name, other = parts[part].name(i), parts["val"].name(held[shared[0]])
+                detail = f"the same as {other}"
+                yield Finding(kind="in both parts", path=name, detail=detail, example=(part, i))
 
 
-def _of_classes(data: Annotations) -> Iterator[Finding]:
-    for kind, missing, there in (
-        ("untrained", data.train, data.val),
-        ("unvalidated", data.val, data.train),
-    ):
-        if missing and there:
-            for label in sorted(there.classes() - missing.classes()):
-                yield Finding(kind=kind, path=data.labels[label])
+def _span(video: Video) -> tuple[float, float]:
+    """From when to when a video is used, in seconds."""
+    return video.start_seconds or 0.0, np.inf if video.end_seconds is None else video.end_seconds
+
+
+def _find_lone_classes(data: Annotations) -> Iterator[Finding]:
+    """Classes that are in one part alone, where there are two."""
+    if data.train and data.val:
+        trained, validated = data.train.classes(), data.val.classes()
+        for label in sorted(validated - trained):
+            yield Finding(kind="untrained", path=data.labels[label])
+        for label in sorted(trained - validated):
+            yield Finding(kind="unvalidated", path=data.labels[label])
 
 
 def _count_classes(data: Annotations) -> dict[str, tuple[int, int]]:
@@ -290,9 +283,10 @@ def _count_classes(data: Annotations) -> dict[str, tuple[int, int]]:
     return {label: (train[i], val[i]) for i, label in enumerate(data.labels)}
 
 
-def _spread(values: Iterable[float]) -> tuple[float, ...]:
-    given = [float(value) for value in values]
-    return (min(given), statistics.median(given), max(given)) if given else ()
+def _spread(values: Sequence[float]) -> tuple[float, ...]:
+    if not values:
+        return ()
+    return float(min(values)), float(statistics.median(values)), float(max(values))
 
 
 def _clean(data: Annotations, findings: Sequence[Finding]) -> Annotations:

@@ -4,10 +4,10 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from st_adapter.common.task import Task
 from st_adapter.config import pair_classes, split_pairs
 from st_adapter.data.annotations import Annotations
 from st_adapter.data.formats.listing import csv_fields, examples
-from st_adapter.data.labels import Task
 from st_adapter.errors import ArgumentError, did_you_mean
 
 UNKNOWN = -1

@@ -3,7 +3,7 @@
 import os
 import random
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -34,9 +34,9 @@ def split_validation(
     names = given.names()
     if group is not None:
         group_of = _groups(names, re.compile(group))
-        classes_of: dict[str, set[int]] = {}
+        classes_of: dict[str, set[int]] = defaultdict(set)
         for i, name in enumerate(names):
-            classes_of.setdefault(group_of[name], set()).update(given.targets(i).tolist())
+            classes_of[group_of[name]].update(given.targets(i).tolist())
         held_groups = _hold_groups(classes_of, fraction, rng)
         chosen = {name for name, own in group_of.items() if own in held_groups}
     else:
@@ -48,9 +48,12 @@ def split_validation(
 def _hold_files(
     names: Sequence[str], classes: ndarray, fraction: float, rng: random.Random
 ) -> set[str]:
-    files_of: dict[int, list[str]] = {}
-    for name, label in {n: int(c) for n, c in zip(names[::-1], classes[::-1], strict=True)}.items():
-        files_of.setdefault(label, []).append(name)  # its class is that of its first segment
+    class_of: dict[str, int] = {}
+    for name, label in zip(names, classes.tolist(), strict=True):
+        class_of.setdefault(name, label)  # the class of a file is that of its first segment
+    files_of: dict[int, list[str]] = defaultdict(list)
+    for name, label in class_of.items():
+        files_of[label].append(name)
     held: set[str] = set()
     for label in sorted(files_of):
         files = sorted(files_of[label], key=Path)

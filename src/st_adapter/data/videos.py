@@ -11,7 +11,8 @@ import numpy as np
 from jaxtyping import Float64, Int32, Int64
 from numpy import ndarray
 
-from st_adapter.data.archives.tar import full_path, is_remote, split_member
+from st_adapter.common.paths import full_path, is_remote
+from st_adapter.data.archives.tar import split_member
 
 
 @dataclass(frozen=True, kw_only=True)

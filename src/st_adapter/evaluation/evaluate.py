@@ -12,11 +12,11 @@ from accelerate.utils import gather_object
 from jaxtyping import Float
 from torch import Tensor
 
+from st_adapter.common.paths import full_path
 from st_adapter.common.progress import bar
+from st_adapter.common.task import Task
 from st_adapter.config import ClipConfig
-from st_adapter.data.archives.tar import full_path
 from st_adapter.data.datasets import Skipped
-from st_adapter.data.labels import Task
 from st_adapter.data.video.reader import Reader
 from st_adapter.data.videos import Video
 from st_adapter.errors import DataError

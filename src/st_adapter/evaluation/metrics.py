@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 from torchmetrics.functional.classification import binary_average_precision
 
-from st_adapter.data.labels import Task
+from st_adapter.common.task import Task
 from st_adapter.errors import DataError
 
 METRICS = {"top1": "top-1", "mean_average_precision": "mAP"}

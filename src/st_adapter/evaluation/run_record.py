@@ -4,11 +4,11 @@ import json
 from pathlib import Path
 
 from st_adapter.common.files import read_json, write_json
+from st_adapter.common.paths import absolute
 from st_adapter.common.progress import say
 from st_adapter.common.provenance import command
 from st_adapter.config import DataConfig, TrainConfig
 from st_adapter.data.annotations import Annotations, read_annotations, read_parts
-from st_adapter.data.archives.tar import absolute
 from st_adapter.data.videos import VideoList
 from st_adapter.errors import ArgumentError, DataError
 from st_adapter.evaluation.evaluate import Evaluation

@@ -7,9 +7,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from st_adapter.common.task import Task
 from st_adapter.config import ClipConfig
 from st_adapter.data.datasets import Skipped, Views, view_loader
-from st_adapter.data.labels import Task
 from st_adapter.data.video.reader import Reader
 from st_adapter.data.videos import Video
 from st_adapter.evaluation.frame_order import Order, reorder

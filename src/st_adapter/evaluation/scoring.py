@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from st_adapter.data.labels import Task
+from st_adapter.common.task import Task
 
 
 def probabilities(logits: Float[Tensor, "n classes"], task: Task) -> Float[Tensor, "n classes"]:

@@ -17,6 +17,7 @@ from st_adapter.backbones.build import (
 )
 from st_adapter.backbones.seeded import own_random
 from st_adapter.backbones.weight_files.openai_clip import remark_on_activation
+from st_adapter.common.task import Task
 from st_adapter.config import (
     AdapterConfig,
     ClipConfig,
@@ -25,7 +26,6 @@ from st_adapter.config import (
     TrainConfig,
     check_method,
 )
-from st_adapter.data.labels import Task
 from st_adapter.errors import ArgumentError, CheckpointError
 from st_adapter.methods import METHODS
 from st_adapter.model import checkpoint

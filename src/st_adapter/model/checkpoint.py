@@ -12,8 +12,8 @@ from torch import Tensor
 
 from st_adapter.backbones.build import NAMED_SOURCES
 from st_adapter.common.files import atomic_path, no_folder, write_json
+from st_adapter.common.task import Task
 from st_adapter.config import AdapterConfig, ClipConfig, MethodConfig
-from st_adapter.data.labels import Task
 from st_adapter.errors import CheckpointError
 from st_adapter.model.spec import ModelSpec
 

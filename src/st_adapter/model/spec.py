@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass, field
 
+from st_adapter.common.task import Task
 from st_adapter.config import AdapterConfig, ClipConfig, HeadConfig, MethodConfig, check_types
-from st_adapter.data.labels import Task
 from st_adapter.errors import ArgumentError
 
 BACKBONE_OPTIONS = ("embed_dim", "depth", "num_heads", "img_size", "patch_size")

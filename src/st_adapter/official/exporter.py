@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 
 from st_adapter.common.files import atomic_path
-from st_adapter.data.labels import Task
+from st_adapter.common.task import Task
 from st_adapter.errors import ArgumentError
 from st_adapter.methods import METHODS
 from st_adapter.model import checkpoint

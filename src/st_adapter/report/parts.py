@@ -9,7 +9,7 @@ from typing import Any
 from PIL import Image
 
 from st_adapter.config import ClipConfig
-from st_adapter.data.datasets import read_views
+from st_adapter.data.clips import read_views
 from st_adapter.data.film_strip import film_strip
 from st_adapter.data.videos import Video
 from st_adapter.errors import VideoError

@@ -13,13 +13,9 @@ from st_adapter.common.interrupt import leave_signals_to_main
 from st_adapter.config import TrainConfig
 from st_adapter.data.annotations import Annotations
 from st_adapter.data.augment.transform import TrainTransform
+from st_adapter.data.batches import EpochSampler, TrainBatch, collate_train
 from st_adapter.data.class_pairs import mirrored_classes, reversed_classes
-from st_adapter.data.datasets import (
-    EpochSampler,
-    TrainBatch,
-    TrainDataset,
-    collate_train,
-)
+from st_adapter.data.datasets import TrainDataset
 from st_adapter.errors import DataError
 from st_adapter.training.run import Run
 

@@ -6,16 +6,8 @@ import torch
 from torch.utils.data import Sampler
 
 from st_adapter.config import ClipConfig
-from st_adapter.data.datasets import (
-    EpochSampler,
-    Skipped,
-    TrainBatch,
-    TrainItem,
-    ViewDataset,
-    Views,
-    draw_of,
-    view_loader,
-)
+from st_adapter.data.batches import EpochSampler, TrainBatch
+from st_adapter.data.datasets import Skipped, TrainItem, ViewDataset, Views, draw_of, view_loader
 from st_adapter.data.video.reader import Reader
 from st_adapter.data.videos import Video
 from st_adapter.errors import DataError

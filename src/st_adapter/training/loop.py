@@ -19,8 +19,8 @@ from st_adapter.catalogue.costs import count_parts
 from st_adapter.common.interrupt import deferred_interrupt
 from st_adapter.common.lock import alone_in
 from st_adapter.common.progress import Bar, bar, say
+from st_adapter.common.task import Task
 from st_adapter.config import ClipConfig, TrainConfig
-from st_adapter.data.labels import Task
 from st_adapter.data.video.index import index_of
 from st_adapter.data.video.reader import make_reader
 from st_adapter.errors import ArgumentError, DataError, TrainingError

@@ -14,10 +14,10 @@ from torch import nn
 from torch.optim import AdamW
 
 from st_adapter.common.files import append_json_line
+from st_adapter.common.paths import absolute
 from st_adapter.common.progress import say
 from st_adapter.config import TrainConfig
 from st_adapter.data.annotations import Annotations
-from st_adapter.data.archives.tar import absolute
 from st_adapter.data.augment.mixup import Mixer
 from st_adapter.data.datasets import Skipped
 from st_adapter.data.video.reader import Reader

@@ -7,9 +7,9 @@ from typing import Any
 
 from st_adapter.backbones.build import NAMED_SOURCES
 from st_adapter.common.files import check_writable, read_json_lines, write_json
+from st_adapter.common.paths import absolute, is_remote
 from st_adapter.common.provenance import command, versions
 from st_adapter.config import TrainConfig
-from st_adapter.data.archives.tar import absolute, is_remote
 from st_adapter.errors import ArgumentError
 from st_adapter.evaluation.run_record import recorded_run
 

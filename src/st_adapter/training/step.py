@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from st_adapter.common.progress import say
-from st_adapter.data.datasets import TrainBatch
+from st_adapter.data.batches import TrainBatch
 from st_adapter.errors import DataError, TrainingError
 from st_adapter.evaluation.scoring import task_loss
 from st_adapter.runtime.memory import clear_out_of_memory, what_saves_memory

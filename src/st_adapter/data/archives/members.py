@@ -6,10 +6,10 @@ from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
+from st_adapter.common.paths import VIDEO_SUFFIXES
 from st_adapter.data.archives import tar
+from st_adapter.data.archives.index_store import Store
 from st_adapter.data.archives.tar import Place
-from st_adapter.data.video.index_store import Store
-from st_adapter.data.video.info import VIDEO_SUFFIXES
 from st_adapter.errors import DataError, UnreachableError, VideoError
 
 LABEL_SUFFIXES = (".json", ".cls", ".label", ".txt")
@@ -65,7 +65,7 @@ def find(path: Path, store: Store | None = None) -> Place | None:
     try:
         places = _places(shard, tar.version(shard), store)
     except (OSError, DataError) as error:
-        raise UnreachableError(f"{path}: {error}") from None
+        raise UnreachableError(f"{path}: {error}") from error
     if name not in places:
         raise VideoError(f"{path}: no such file in the shard")
     return Place(shard, *places[name])

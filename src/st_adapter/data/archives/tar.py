@@ -16,9 +16,9 @@ from typing import Any, NamedTuple
 
 import fsspec
 
+from st_adapter.common.paths import absolute, is_remote
 from st_adapter.errors import DataError
 
-_REMOTE = re.compile(r"([a-z][a-z0-9+]+):/+(?=[^/])")
 _CHANGES = ("ETag", "etag", "LastModified", "Last-Modified", "last_modified", "mtime", "updated")
 """What stores call that which differs after a change."""
 
@@ -29,31 +29,6 @@ class Place(NamedTuple):
     shard: str
     first_byte: int
     num_bytes: int
-
-
-def is_remote(path: str | Path) -> bool:
-    """Whether a path is an address such as s3://bucket/train-000.tar."""
-    return _REMOTE.match(str(path)) is not None
-
-
-def absolute(path: str | Path) -> str:
-    """A path as it reads from any folder; an address as it is.
-
-    >>> absolute(Path("s3://bucket/train-000.tar"))
-    's3://bucket/train-000.tar'
-    """
-    if is_remote(path):
-        return _REMOTE.sub(r"\1://", str(path), count=1)  # Path takes one stroke away
-    return str(Path(path).resolve())
-
-
-def full_path(path: str | Path) -> str:
-    """A path from the root, links left as they are; an address as it is.
-
-    >>> full_path(Path("s3://bucket/a.tar/b.mp4"))
-    's3://bucket/a.tar/b.mp4'
-    """
-    return absolute(path) if is_remote(path) else os.path.abspath(path)
 
 
 def split_member(path: str | Path) -> tuple[str, str] | None:
@@ -104,7 +79,7 @@ def open_shard(shard: str) -> Iterator[tarfile.TarFile]:
     except (OSError, tarfile.TarError) as error:
         raise DataError(
             f"{shard} cannot be read as a .tar, which is not compressed: {error}"
-        ) from None
+        ) from error
 
 
 def read_bytes(place: Place) -> bytes:
@@ -158,7 +133,7 @@ def _client_errors() -> Iterator[None]:
     except (OSError, DataError, tarfile.TarError):
         raise
     except Exception as error:
-        raise OSError(f"{type(error).__name__}: {error}") from None
+        raise OSError(f"{type(error).__name__}: {error}") from error
 
 
 @cache

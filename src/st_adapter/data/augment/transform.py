@@ -14,9 +14,8 @@ from torchvision.transforms.v2 import ColorJitter, RandomErasing, Transform
 from torchvision.transforms.v2 import functional as F
 from torchvision.tv_tensors import Video
 
-from st_adapter.data.augment.randaugment import randaugment
+from st_adapter.data.augment.randaugment import Frames, randaugment
 
-Frames = UInt8[Tensor, "t 3 h w"]
 _GREY = [128.0, 128.0, 128.0]
 Squares = UInt8[Tensor, "t 3 side side"]
 
@@ -58,7 +57,8 @@ class TrainTransform:
         height, width = frames.shape[-2:]
         if self.crop == "area":
             box = random_area_box(height, width, self.crop_range, rng)
-            clip = _resized_crop(frames, box, self.size)
+            bicubic = InterpolationMode.BICUBIC
+            clip: Tensor = F.resized_crop(frames, *box, [self.size] * 2, bicubic, antialias=True)
         else:
             top, left = rng.randint(0, height - self.size), rng.randint(0, width - self.size)
             clip = F.crop(frames, top, left, self.size, self.size)
@@ -70,7 +70,10 @@ class TrainTransform:
 
 
 def _drawn(transform: Transform, frames: Frames, rng: random.Random) -> Frames:
-    """Apply a transform of torchvision's, which draws from the global generator."""
+    """Apply a transform of torchvision's, which draws from torch's global generator alone.
+
+    It is seeded from `rng` for the draw, and has its state back afterwards.
+    """
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(rng.getrandbits(32))
         changed: Tensor = transform(Video(frames)).as_subclass(Tensor)
@@ -104,10 +107,3 @@ def spatial_views(frames: Frames, size: int, num_views: int) -> list[Squares]:
         F.crop(frames, int((height - size) * f), int((width - size) * f), size, size)
         for f in fractions
     ]
-
-
-def _resized_crop(frames: Frames, box: tuple[int, int, int, int], size: int) -> Squares:
-    result: Tensor = F.resized_crop(
-        frames, *box, size=[size, size], interpolation=InterpolationMode.BICUBIC, antialias=True
-    )
-    return result

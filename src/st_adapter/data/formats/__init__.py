@@ -15,7 +15,7 @@ from st_adapter.data.formats import (
     shards,
     tables,
 )
-from st_adapter.data.formats.listing import Listing, Root, read_header
+from st_adapter.data.formats.listing import Listing, Root, read_csv
 from st_adapter.errors import DataError
 
 _FORMS = "a folder, a .csv, .parquet or .json table, a .txt list, or .tar shards"
@@ -56,7 +56,7 @@ def read_listing(path: Path, options: DataConfig) -> Listing:
 
 def _read_csv(path: Path, root: Root, options: DataConfig) -> Listing:
     """A table with a header that names its form, or PySlowFast's list, which has none."""
-    header = read_header(path)
+    header, _ = read_csv(path)
     if not options.column_names:
         for columns, read in _HEADERS:
             if columns <= set(header):

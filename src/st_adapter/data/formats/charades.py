@@ -7,6 +7,7 @@ from st_adapter.data.formats.listing import (
     Root,
     beside,
     class_name,
+    parts,
     read_records,
     read_text,
 )
@@ -21,29 +22,27 @@ def read(path: Path, root: Root) -> Listing:
 
     A whole video is one example that shows all of its actions.
     """
-    listing = Listing(multi_label=True, classes=(_read_classes(path),))
-    _read(path, root, "train", listing)
-    other = beside(path, path.name.replace("train", "test"))
-    if other is not None and other != path:
-        _read(other, root, "val", listing)
+    classes = _read_classes(path)
+    listing = Listing(multi_label=True, classes=(classes,))
+    for file, split in parts(path, "test"):
+        for where, record in read_records(file):
+            labels = _read_actions(record["actions"], classes, where)
+            if labels or "test" not in file.name:  # as in its own evaluation
+                video = record["id"].strip()
+                found = root.find(f"{video}.mp4", f"Charades_v1_rgb/{video}")
+                listing.add(found, *labels, split=split)
     return listing
 
 
-def _read(path: Path, root: Root, split: str, listing: Listing) -> None:
-    for line, record in read_records(path):
-        names = []
-        for action in filter(None, record["actions"].split(";")):
-            index, *times = action.split()
-            if len(times) != 2 or not index.startswith("c"):
-                raise DataError(
-                    f'{path} line {line}: an action is "c000 start end", not {action!r}'
-                )
-            names.append(class_name(index[1:], listing.classes[0], path, line))
-        if not names and "test" in path.name:
-            continue  # as in its own evaluation
-        video = record["id"].strip()
-        labels = dict.fromkeys(names)  # an action may occur twice
-        listing.add(root.find(f"{video}.mp4", f"Charades_v1_rgb/{video}"), *labels, split=split)
+def _read_actions(text: str, classes: list[str], where: str) -> list[str]:
+    """The classes of a video, each once, though an action may occur twice."""
+    labels = []
+    for action in filter(None, text.split(";")):
+        index, *times = action.split()
+        if len(times) != 2 or not index.startswith("c"):
+            raise DataError(f'{where}: an action is "c000 start end", not {action!r}')
+        labels.append(class_name(index[1:], classes, where))
+    return list(dict.fromkeys(labels))
 
 
 def _read_classes(path: Path) -> list[str]:

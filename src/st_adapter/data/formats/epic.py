@@ -8,10 +8,10 @@ from st_adapter.data.formats.listing import (
     beside,
     check_segment,
     class_name,
-    read_header,
+    parts,
+    read_csv,
     read_records,
     seconds,
-    whole_number,
 )
 from st_adapter.data.video.info import PICTURES_PER_SECOND
 from st_adapter.errors import DataError
@@ -24,38 +24,42 @@ def read(path: Path, root: Root) -> Listing:
     """Read a part, and EPIC_100_validation.csv where it lies beside a training part."""
     classes = [_read_classes(path, head) for head in _COUNTS]
     listing = Listing(heads=tuple(_COUNTS), classes=tuple(classes))
-    _read(path, root, "train", listing)
-    other = beside(path, path.name.replace("train", "validation"))
-    if other is not None and other != path:
-        _read(other, root, "val", listing)
+    for file, split in parts(path, "validation"):
+        for where, record in read_records(file):
+            found = _find(root, record, where)
+            labels = [
+                class_name(record[f"{head}_class"].strip(), names, where)
+                for head, names in zip(_COUNTS, classes, strict=True)
+            ]
+            start, end = _segment(Path(found), record, where)
+            listing.add(found, *labels, start_seconds=start, end_seconds=end, split=split)
     return listing
 
 
-def _read(path: Path, root: Root, split: str, listing: Listing) -> None:
-    for line, record in read_records(path):
-        video = record["video_id"].strip()
-        if not video:
-            raise DataError(f"{path} line {line}: video_id is empty")
-        person = record.get("participant_id") or video.split("_")[0]
-        labels = [
-            class_name(record[f"{head}_class"].strip(), names, path, line)
-            for head, names in zip(_COUNTS, listing.classes, strict=True)
-        ]
-        found = root.find(
-            f"{person}/videos/{video}.MP4",
-            f"{video}.MP4",
-            f"{video}.mp4",
-            f"{person}/rgb_frames/{video}",
-        )
-        start, end = (
-            seconds(record[name], path, line) for name in ("start_timestamp", "stop_timestamp")
-        )
-        if Path(found).is_dir() and record.get("start_frame") and record.get("stop_frame"):
-            first = whole_number(record["start_frame"], "start_frame", path, line)
-            last = whole_number(record["stop_frame"], "stop_frame", path, line)
-            start, end = (first - 1) / PICTURES_PER_SECOND, last / PICTURES_PER_SECOND  # from 1
-        check_segment(start, end, path, line)
-        listing.add(found, *labels, start_seconds=start, end_seconds=end, split=split)
+def _find(root: Root, record: dict[str, str], where: str) -> str:
+    video = record["video_id"].strip()
+    if not video:
+        raise DataError(f"{where}: video_id is empty")
+    person = record.get("participant_id") or video.split("_")[0]
+    return root.find(
+        f"{person}/videos/{video}.MP4",
+        f"{video}.MP4",
+        f"{video}.mp4",
+        f"{person}/rgb_frames/{video}",
+    )
+
+
+def _segment(video: Path, record: dict[str, str], where: str) -> tuple[float, float]:
+    """Start and end, seconds: as stated, or of a folder of pictures by their numbers."""
+    start, end = (seconds(record[name], where) for name in ("start_timestamp", "stop_timestamp"))
+    if video.is_dir() and record.get("start_frame") and record.get("stop_frame"):
+        for name in ("start_frame", "stop_frame"):
+            if not record[name].strip().isdecimal():
+                raise DataError(f"{where}: {name} is a whole number, not {record[name]!r}")
+        first, last = int(record["start_frame"]), int(record["stop_frame"])  # counted from 1
+        start, end = (first - 1) / PICTURES_PER_SECOND, last / PICTURES_PER_SECOND
+    check_segment(start, end, where)
+    return start, end
 
 
 def _read_classes(path: Path, head: str) -> list[str]:
@@ -63,6 +67,7 @@ def _read_classes(path: Path, head: str) -> list[str]:
     file = beside(path, f"EPIC_100_{head}_classes.csv", f"EPIC_100_{head}_classes_v2.csv")
     if file is None:
         return [f"{head} {i}" for i in range(_COUNTS[head])]
-    if "key" not in read_header(file):
+    header, rows = read_csv(file)
+    if "key" not in header:
         raise DataError(f"{file} has no column key, which names the classes")
-    return [record["key"] for _, record in read_records(file)]
+    return [row[header.index("key")] for _, row in rows]

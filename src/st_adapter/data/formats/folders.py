@@ -4,8 +4,8 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from st_adapter.common.paths import VIDEO_SUFFIXES
 from st_adapter.data.formats.listing import SPLITS, Listing, examples
-from st_adapter.data.video.info import VIDEO_SUFFIXES
 from st_adapter.data.video.picture_folders import holds_pictures
 from st_adapter.errors import DataError
 

@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from st_adapter.data.formats.listing import Listing, Root, read_text
+from st_adapter.data.formats.listing import Listing, Root, read_lines
 from st_adapter.errors import DataError
 
 _NAME = re.compile(r"(.+)_test_split(\d+)\.txt")
@@ -20,12 +20,10 @@ def read(folder: Path, root: Root, split: int) -> Listing:
     listing = Listing()
     for file in sorted(folder.glob(f"*_test_split{split}.txt")):
         label = file.name.removesuffix(f"_test_split{split}.txt")
-        for line, text in enumerate(read_text(file).splitlines(), start=1):
-            if not text.strip():
-                continue
-            name, _, part = text.strip().rpartition(" ")
+        for where, text in read_lines(file):
+            name, _, part = text.rpartition(" ")
             if part not in ("0", *_PARTS):
-                raise DataError(f'{file} line {line}: a line is "video 0, 1 or 2", not {text!r}')
+                raise DataError(f'{where}: a line is "video 0, 1 or 2", not {text!r}')
             if part in _PARTS:
                 listing.add(root.find(f"{label}/{name}", name), label, split=_PARTS[part])
     if not listing.paths:

@@ -3,30 +3,10 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from st_adapter.data.formats.listing import Listing, Root, beside, class_name, read_text
+from st_adapter.data.formats.listing import Listing, Root, beside, class_name, parts, read_text
 from st_adapter.errors import DataError
-
-Parts = Sequence[tuple[Path, str, list[dict[str, Any]]]]
-"""File, name and videos of each part."""
-
-_VALIDATION = ("validation", "val", "test")
-
-
-def read(path: Path, root: Root) -> Listing:
-    """Read a part, and the validation part that lies beside a training part."""
-    records = _read_records(path)
-    parts = [(path, "train", records)]
-    other = beside(path, *(path.name.replace("train", name) for name in _VALIDATION))
-    if other is not None and other != path:
-        parts.append((other, "val", _read_records(other)))
-    if "template" in records[0] or "id" in records[0]:
-        return _something(path, root, parts)
-    if "vid_name" in records[0]:
-        return _diving48(path, root, parts)
-    raise DataError(f"{path}: a video has {', '.join(records[0])}; {_WANTED}")
-
 
 _WANTED = (
     "known are Something-Something v2 (id, template) and Diving48 (vid_name, label); "
@@ -34,7 +14,30 @@ _WANTED = (
 )
 
 
-def _something(path: Path, root: Root, parts: Parts) -> Listing:
+class Entry(NamedTuple):
+    """A video of a list: where it stands, what is said of it, and its part."""
+
+    where: str
+    record: dict[str, Any]
+    split: str
+
+
+def read(path: Path, root: Root) -> Listing:
+    """Read a part, and the validation part that lies beside a training part."""
+    entries = [
+        Entry(f"{file} entry {number}", record, split)
+        for file, split in parts(path, "validation", "val", "test")
+        for number, record in enumerate(_read_records(file), start=1)
+    ]
+    first = entries[0].record
+    if "template" in first or "id" in first:
+        return _read_something(path, root, entries)
+    if "vid_name" in first:
+        return _read_diving48(path, root, entries)
+    raise DataError(f"{path}: a video has {', '.join(first)}; {_WANTED}")
+
+
+def _read_something(path: Path, root: Root, entries: Sequence[Entry]) -> Listing:
     """Labels are templates, without the brackets around what is something."""
     names = beside(path, "something-something-v2-labels.json", "labels.json")
     listing = Listing()
@@ -43,30 +46,26 @@ def _something(path: Path, root: Root, parts: Parts) -> Listing:
         if not isinstance(index_of, dict) or not all(str(i).isdecimal() for i in index_of.values()):
             raise DataError(f"{names} is no object of class names with their numbers")
         listing.classes = (sorted(index_of, key=lambda label: int(index_of[label])),)
-    for file, split, records in parts:
-        for number, record in enumerate(records, start=1):
-            label = record.get("template") or record.get("label")
-            if not label or not record.get("id"):
-                raise DataError(f"{file} entry {number}: it has no id or no template")
-            video = root.find(f"{record['id']}.webm", f"{record['id']}.mp4")
-            listing.add(video, str(label).replace("[", "").replace("]", ""), split=split)
+    for where, record, split in entries:
+        label = record.get("template") or record.get("label")
+        if not label or not record.get("id"):
+            raise DataError(f"{where}: it has no id or no template")
+        video = root.find(f"{record['id']}.webm", f"{record['id']}.mp4")
+        listing.add(video, str(label).replace("[", "").replace("]", ""), split=split)
     return listing
 
 
-def _diving48(path: Path, root: Root, parts: Parts) -> Listing:
+def _read_diving48(path: Path, root: Root, entries: Sequence[Entry]) -> Listing:
     names = beside(path, "Diving48_vocab.json")
-    classes = (
-        [" ".join(filter(None, map(str, parts_of))) for parts_of in _read_json(names)]
-        if names
-        else [str(i) for i in range(48)]
-    )
+    classes = [str(i) for i in range(48)]
+    if names is not None:  # a class is a list of words, some of them empty
+        classes = [" ".join(filter(None, map(str, words))) for words in _read_json(names)]
     listing = Listing(classes=(classes,))
-    for file, split, records in parts:
-        for number, record in enumerate(records, start=1):
-            label = class_name(str(record.get("label")), classes, file, number)
-            if not record.get("vid_name"):
-                raise DataError(f"{file} entry {number}: it has no vid_name")
-            listing.add(root.find(f"{record['vid_name']}.mp4"), label, split=split)
+    for where, record, split in entries:
+        label = class_name(str(record.get("label")), classes, where)
+        if not record.get("vid_name"):
+            raise DataError(f"{where}: it has no vid_name")
+        listing.add(root.find(f"{record['vid_name']}.mp4"), label, split=split)
     return listing
 
 
@@ -84,4 +83,4 @@ def _read_json(path: Path) -> Any:
     try:
         return json.loads(read_text(path))
     except ValueError as error:
-        raise DataError(f"{path} is no JSON: {error}") from None
+        raise DataError(f"{path} is no JSON: {error}") from error

@@ -5,11 +5,11 @@ import io
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from st_adapter.data.archives.tar import is_remote
-from st_adapter.data.video.info import VIDEO_SUFFIXES
+from st_adapter.common.paths import VIDEO_SUFFIXES, is_remote
 from st_adapter.errors import DataError
 
 WHOLE = float("nan")
@@ -83,18 +83,18 @@ class Root:
         self._start = self.folder.rstrip(os.sep) + os.sep
         self._by_stem: dict[str, list[str]] | None = None
 
-    def join(self, name: str, line: int) -> str:
+    def join(self, name: str, where: str) -> str:
         """Path of a name, which must not lead out of the folder.
 
         Raises:
-            DataError: it does.
+            DataError: it does; the message says where the name stands.
         """
         if os.path.isabs(name) or is_remote(name):
             return name
         path = self._inside(name)
         if path is None:
             raise DataError(
-                f"{self.file} line {line}: {name!r} leaves the data folder {self.folder}; "
+                f"{where}: {name!r} leaves the data folder {self.folder}; "
                 "give the folder that holds the videos by --videos, or absolute paths"
             )
         return path
@@ -157,9 +157,9 @@ def read_text(path: Path) -> str:
     except UnicodeDecodeError as error:
         raise DataError(
             f"{path} is not UTF-8 text ({error.reason} at byte {error.start}); save it as UTF-8"
-        ) from None
+        ) from error
     except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror}") from None
+        raise DataError(f"{path} cannot be read: {error.strerror}") from error
 
 
 def csv_fields(path: Path) -> Any:
@@ -167,75 +167,71 @@ def csv_fields(path: Path) -> Any:
     return csv.reader(io.StringIO(read_text(path)))
 
 
-def read_rows(path: Path) -> Iterator[tuple[int, list[str]]]:
-    """Line number and fields of each row of a .csv below its header; missing fields are empty."""
+Row = tuple[str, list[str]]
+"""Where a row stands, for messages, and its fields."""
+
+
+def read_csv(path: Path) -> tuple[list[str], Iterator[Row]]:
+    """The header of a .csv, and the rows below it; missing fields are empty."""
     reader = csv_fields(path)
-    width = len(next(reader, []))
     try:
-        for row in reader:
-            if len(row) > width:
-                raise DataError(
-                    f"{path} line {reader.line_num}: {len(row)} fields, the header has {width}; "
-                    "quotation marks keep commas together"
-                )
-            if row:
-                yield reader.line_num, row + [""] * (width - len(row))
+        header: list[str] = next(reader, [])
     except csv.Error as error:
-        raise DataError(f"{path} line {reader.line_num}: {error}") from None
+        raise DataError(f"{path} line 1: {error}") from error
+
+    def rows() -> Iterator[Row]:
+        try:
+            for row in reader:
+                if len(row) > len(header):
+                    raise DataError(
+                        f"{path} line {reader.line_num}: {len(row)} fields, the header has "
+                        f"{len(header)}; quotation marks keep commas together"
+                    )
+                if row:
+                    yield f"{path} line {reader.line_num}", row + [""] * (len(header) - len(row))
+        except csv.Error as error:
+            raise DataError(f"{path} line {reader.line_num}: {error}") from error
+
+    return header, rows()
 
 
-def read_records(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
-    """Line number and columns of each row of a .csv with a header."""
-    header = read_header(path)
-    return ((line, dict(zip(header, row, strict=False))) for line, row in read_rows(path))
+def read_records(path: Path) -> Iterator[tuple[str, dict[str, str]]]:
+    """Where each row of a .csv stands, and its fields by column."""
+    header, rows = read_csv(path)
+    return ((where, dict(zip(header, row, strict=True))) for where, row in rows)
 
 
-def read_header(path: Path) -> list[str]:
-    """The first line of a .csv, as columns."""
-    try:
-        header: list[str] = next(csv_fields(path), [])
-    except csv.Error as error:
-        raise DataError(f"{path} line 1: {error}") from None
-    return header
+def read_lines(path: Path) -> list[tuple[str, str]]:
+    """Where each line that is not blank stands, and its text."""
+    texts = (text.strip() for text in read_text(path).splitlines())
+    return [(f"{path} line {line}", text) for line, text in enumerate(texts, start=1) if text]
 
 
-def seconds(text: str, path: Path, line: int) -> float:
+def seconds(text: str, where: str) -> float:
     """A time: seconds, or hours, minutes and seconds with colons. Empty is WHOLE.
 
-    >>> seconds("00:01:02.5", Path("a.csv"), 2)
+    >>> seconds("00:01:02.5", "a.csv line 2")
     62.5
     """
     if not text.strip():
         return WHOLE
+    parts = reversed(text.strip().split(":"))
     try:
-        value: float = sum(
-            float(p) * 60**i for i, p in enumerate(reversed(text.strip().split(":")))
-        )
+        value: float = sum(float(part) * 60**i for i, part in enumerate(parts))
     except ValueError:
         value = -1.0
     if not 0 <= value < float("inf"):
-        raise DataError(f"{path} line {line}: {text!r} is no time in seconds")
+        raise DataError(f"{where}: {text!r} is no time in seconds")
     return value
 
 
-def check_segment(start: float, end: float, path: Path, line: int) -> None:
+def check_segment(start: float, end: float, where: str) -> None:
     """Raise DataError for a segment of no length."""
     if end <= (0.0 if start != start else start):
-        raise DataError(f"{path} line {line}: the segment {start} to {end} s has no length")
+        raise DataError(f"{where}: the segment {start} to {end} s has no length")
 
 
-def whole_number(text: str, what: str, path: Path, line: int) -> int:
-    """A number that counts something.
-
-    Raises:
-        DataError: the text is none.
-    """
-    if not text.strip().isdecimal():
-        raise DataError(f"{path} line {line}: {what} is a whole number, not {text!r}")
-    return int(text)
-
-
-def class_name(index: str, classes: Sequence[str], path: Path, line: int) -> str:
+def class_name(index: str, classes: Sequence[str], where: str) -> str:
     """The class with an index.
 
     Raises:
@@ -243,7 +239,7 @@ def class_name(index: str, classes: Sequence[str], path: Path, line: int) -> str
     """
     if not index.isdecimal() or int(index) >= len(classes):
         raise DataError(
-            f"{path} line {line}: label {index!r} is neither a name nor an index of the "
+            f"{where}: label {index!r} is neither a name nor an index of the "
             f"{len(classes)} classes (0 to {len(classes) - 1})"
         )
     return classes[int(index)]
@@ -254,7 +250,20 @@ def beside(path: Path, *names: str) -> Path | None:
     return next((path.parent / name for name in names if (path.parent / name).is_file()), None)
 
 
+def parts(path: Path, *validation: str) -> Iterator[tuple[Path, str]]:
+    """The file that was given, to train on, and the file of the validation part beside it.
+
+    Args:
+        validation: what the other file may have in its name in the place of "train".
+    """
+    yield path, "train"
+    names = [path.name.replace("train", name) for name in validation]
+    other = beside(path, *(name for name in names if name != path.name))
+    if other is not None:
+        yield other, "val"
+
+
 def examples(items: Iterable[Any]) -> str:
     """The first few, as text."""
-    shown = [str(item) for _, item in zip(range(SHOWN + 1), items, strict=False)]
+    shown = [str(item) for item in islice(items, SHOWN + 1)]
     return ", ".join(shown[:SHOWN]) + (" ..." if len(shown) > SHOWN else "")

@@ -4,13 +4,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from st_adapter.data.formats.listing import (
-    Listing,
-    Root,
-    beside,
-    class_name,
-    read_text,
-)
+from st_adapter.data.formats.listing import Listing, Root, beside, class_name, read_lines
 from st_adapter.data.video.info import PICTURES_PER_SECOND
 from st_adapter.errors import DataError
 
@@ -25,8 +19,8 @@ def read(path: Path, root: Root) -> Listing:
     if match and match.group(1).lower() == "train":
         return _read_ucf101(path, root, classes, match.group(2))
     listing = Listing(classes=(classes,) if classes else ())
-    for line, text in _lines(path):
-        _add(listing, path, root, line, text, classes)
+    for where, text in read_lines(path):
+        _add(listing, root, where, text, classes, path.suffix.lower() == ".csv")
     return listing
 
 
@@ -37,28 +31,23 @@ def is_list(first_line: Sequence[str]) -> bool:
 
 
 def _add(
-    listing: Listing, path: Path, root: Root, line: int, text: str, classes: Sequence[str]
+    listing: Listing, root: Root, where: str, text: str, classes: Sequence[str], commas: bool
 ) -> None:
     """Append the video of one line."""
-    commas = path.suffix.lower() == ".csv" and "," in text
-    separator = "\t" if "\t" in text else "," if commas else None
+    separator = "\t" if "\t" in text else "," if commas and "," in text else None
     name, label = ("", *(field.strip() for field in text.rsplit(separator, 1)))[-2:]
     if not name or not label:
-        raise DataError(f'{path} line {line}: a line is "path label", this has no label: {text}')
+        raise DataError(f'{where}: a line is "path label", this has no label: {text}')
     if classes and label not in classes:
-        label = class_name(label, classes, path, line)
+        label = class_name(label, classes, where)
     pictures = re.fullmatch(r"(.+?)(?:\s+(\d+))?\s+(\d+)", name)
-    folder = root.join(pictures.group(1), line) if pictures else ""
+    folder = root.join(pictures.group(1), where) if pictures else ""
     if pictures and Path(folder).is_dir():  # "folder [first] number label", of pictures
         first, count = int(pictures.group(2) or 0), int(pictures.group(3))
-        listing.add(
-            folder,
-            label,
-            start_seconds=first / PICTURES_PER_SECOND,
-            end_seconds=(first + count) / PICTURES_PER_SECOND,
-        )
+        start, end = first / PICTURES_PER_SECOND, (first + count) / PICTURES_PER_SECOND
+        listing.add(folder, label, start_seconds=start, end_seconds=end)
         return
-    listing.add(root.join(name, line), label)
+    listing.add(root.join(name, where), label)
 
 
 def _read_ucf101(path: Path, root: Root, classes: Sequence[str], number: str) -> Listing:
@@ -66,33 +55,25 @@ def _read_ucf101(path: Path, root: Root, classes: Sequence[str], number: str) ->
     listing = Listing(classes=(classes,) if classes else ())
     parts = {"train": path, "val": beside(path, f"testlist{number}.txt")}
     for split, file in parts.items():
-        for line, text in _lines(file) if file else ():
+        for where, text in read_lines(file) if file else ():
             name = text.rsplit(None, 1)[0] if text.split()[-1].isdecimal() else text
             label, _, _ = name.partition("/")
             base = name.rpartition("/")[2]
             known_by_name = label.lower() in base.lower()  # as all of UCF101's are: v_LABEL_g01_c01
             listing.add(root.find(name, *([base] if known_by_name else [])), label, split=split)
             if classes and label not in classes:
-                raise DataError(f"{file} line {line}: {label!r} is none of the classes")
+                raise DataError(f"{where}: {label!r} is none of the classes")
     return listing
 
 
 def _read_classes(path: Path) -> list[str]:
     """Names of the classes, from a file beside the list; an index before a name is dropped."""
     file = beside(path, *_CLASSES)
-    names = [text for _, text in _lines(file)] if file and file != path else []
+    names = [text for _, text in read_lines(file)] if file and file != path else []
     if any(re.search(r"\.\w+\s+\d+$", name) for name in names):
         return []  # a list of videos, too
     numbered = [re.fullmatch(r"(\d+)[\s,]+(.+)", name) for name in names]
-    first = [int(match.group(1)) for match in numbered if match]
-    if len(first) == len(names) and first in (
-        list(range(len(names))),
-        list(range(1, len(names) + 1)),
-    ):
+    numbers = [int(match.group(1)) for match in numbered if match]
+    if numbers in ([*range(len(names))], [*range(1, len(names) + 1)]):
         return [match.group(2) for match in numbered if match]
     return names
-
-
-def _lines(path: Path) -> list[tuple[int, str]]:
-    texts = (text.strip() for text in read_text(path).splitlines())
-    return [(line, text) for line, text in enumerate(texts, start=1) if text]

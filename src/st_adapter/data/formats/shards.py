@@ -6,17 +6,12 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from st_adapter.common.paths import absolute
 from st_adapter.data.archives import tar
+from st_adapter.data.archives.index_store import Store
 from st_adapter.data.archives.members import LABEL_SUFFIXES, Sample, read_samples
 from st_adapter.data.formats.folders import find_videos
-from st_adapter.data.formats.listing import (
-    SPLITS,
-    Listing,
-    check_segment,
-    class_name,
-    seconds,
-)
-from st_adapter.data.video.index_store import Store
+from st_adapter.data.formats.listing import SPLITS, Listing, check_segment, class_name, seconds
 from st_adapter.errors import DataError
 
 
@@ -33,7 +28,7 @@ def read(path: Path, columns: Mapping[str, str]) -> Listing:
     Args:
         columns: our name of a label to the key in the .json beside a video.
     """
-    names = list(_in_folder(path)) if path.is_dir() else _expand(tar.absolute(path))
+    names = list(_in_folder(path)) if path.is_dir() else _expand(absolute(path))
     folder = path if path.is_dir() else path.parent
     labels = columns.get("label", "label").split("+")
     classes = _read_classes(folder) if len(labels) == 1 else []
@@ -42,7 +37,6 @@ def read(path: Path, columns: Mapping[str, str]) -> Listing:
     for shard in names:
         for sample in _samples(shard, store):
             _add(listing, shard, sample, labels, columns.get("labels", "labels"), classes)
-    store.close()
     if classes:
         listing.classes = (classes,)
     return listing
@@ -68,11 +62,9 @@ def _add(
         )
     names = [str(name).strip() for name in given]
     if classes:
-        names = [n if n in classes else class_name(n, classes, Path(path), 1) for n in names]
-    start, end = (
-        seconds(str(record.get(key, "")), Path(path), 1) for key in ("start_seconds", "end_seconds")
-    )
-    check_segment(start, end, Path(path), 1)
+        names = [n if n in classes else class_name(n, classes, path) for n in names]
+    start, end = (seconds(str(record.get(k, "")), path) for k in ("start_seconds", "end_seconds"))
+    check_segment(start, end, path)
     listing.add(path, *names, start_seconds=start, end_seconds=end, split=_split(shard))
 
 
@@ -88,21 +80,16 @@ def _expand(path: str) -> list[str]:
     >>> _expand("s3://b/train-{08..10}.tar")
     ['s3://b/train-08.tar', 's3://b/train-09.tar', 's3://b/train-10.tar']
     """
-    match = re.search(r"\{(\d+)\.\.(\d+)\}", path)
-    if match:
-        first, last = match.groups()
+    if match := re.search(r"\{(\d+)\.\.(\d+)\}", path):
+        before, after, (first, last) = path[: match.start()], path[match.end() :], match.groups()
         numbers = (str(i).zfill(len(first)) for i in range(int(first), int(last) + 1))
-        return [
-            name
-            for number in numbers
-            for name in _expand(f"{path[: match.start()]}{number}{path[match.end() :]}")
-        ]
+        return [name for number in numbers for name in _expand(f"{before}{number}{after}")]
     if "*" not in path:
         return [path]
     try:
         return tar.matching(path)
     except OSError as error:
-        raise DataError(f"{path} cannot be read: {error}") from None
+        raise DataError(f"{path} cannot be read: {error}") from error
 
 
 def _split(shard: str) -> str:
@@ -116,26 +103,24 @@ def _samples(shard: str, store: Store) -> list[Sample]:
     try:
         return read_samples(shard, store)
     except OSError as error:
-        raise DataError(f"{shard} cannot be read: {error}") from None
+        raise DataError(f"{shard} cannot be read: {error}") from error
 
 
 def _read_classes(folder: Path) -> list[str]:
     """Names of the classes from classes.txt beside the shards."""
-    text = tar.read_text(f"{tar.absolute(folder)}/classes.txt") or ""
+    text = tar.read_text(f"{absolute(folder)}/classes.txt") or ""
     return [line.strip() for line in text.splitlines() if line.strip()]
 
 
 def _record(path: str, texts: dict[str, str]) -> dict[str, Any]:
     """What the files beside a video say; the .json before the others."""
-    record: dict[str, Any] = {}
-    for suffix in reversed(LABEL_SUFFIXES):
-        if suffix in texts and suffix != ".json":
-            record["label"] = texts[suffix].strip()
+    plain = [texts[suffix].strip() for suffix in LABEL_SUFFIXES[1:] if suffix in texts]
+    record: dict[str, Any] = {"label": plain[0]} if plain else {}
     if ".json" in texts:
         try:
             given = json.loads(texts[".json"])
         except ValueError as error:
-            raise DataError(f"{path}: the .json beside it cannot be read: {error}") from None
+            raise DataError(f"{path}: the .json beside it cannot be read: {error}") from error
         found = given if isinstance(given, dict) else {"label": given}
         record |= {key: value for key, value in found.items() if value is not None}
     return record

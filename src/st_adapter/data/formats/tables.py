@@ -7,12 +7,11 @@ from typing import Any
 from st_adapter.config import COLUMNS
 from st_adapter.data.formats.listing import (
     SPLITS,
-    WHOLE,
     Listing,
     Root,
+    Row,
     check_segment,
-    read_header,
-    read_rows,
+    read_csv,
     seconds,
 )
 from st_adapter.errors import DataError, did_you_mean
@@ -28,36 +27,30 @@ def read(path: Path, root: Root, columns: Mapping[str, str]) -> Listing:
         columns: our name of a column to the table's own; "verb+noun" for `label` makes heads.
     """
     is_parquet = path.suffix.lower() == ".parquet"
-    header, rows = _read_parquet(path) if is_parquet else (read_header(path), read_rows(path))
+    header, rows = _read_parquet(path) if is_parquet else read_csv(path)
     names, heads = _settle(path, header, columns)
     place = {name: [header.index(column) for column in theirs] for name, theirs in names.items()}
-    videos, labels = place["path"][0], place.get("label", [])
-    many = place["labels"][0] if "labels" in place else None
-    times = [place.get(name, [-1])[0] for name in ("start_seconds", "end_seconds")]
-    split = place.get("split", [-1])[0]
-    listing = Listing(heads=heads, multi_label=many is not None)
-    for line, row in rows:
-        video = row[videos].strip()
-        given = _split(row[many]) if many is not None else [row[i].strip() for i in labels]
-        if not video or "" in given:
-            raise DataError(f"{path} line {line}: path or label is empty")
-        start, end = (seconds(row[i], path, line) if i >= 0 else WHOLE for i in times)
-        check_segment(start, end, path, line)
-        part = row[split].strip().lower() or "train" if split >= 0 else "train"
-        if part not in SPLITS:
-            raise DataError(f"{path} line {line}: split is train or val, not {part!r}")
-        listing.add(
-            root.join(video, line),
-            *given,
-            start_seconds=start,
-            end_seconds=end,
-            split=SPLITS[part],
-        )
+    listing = Listing(heads=heads, multi_label="labels" in place)
+
+    def cell(row: list[str], name: str) -> str:
+        """What a row has in one of our columns; nothing where the table lacks it."""
+        return row[place[name][0]].strip() if name in place else ""
+
+    for where, row in rows:
+        video, labels = cell(row, "path"), [row[i].strip() for i in place.get("label", ())]
+        if not video or "" in labels:
+            raise DataError(f"{where}: path or label is empty")
+        if listing.multi_label:
+            texts = cell(row, "labels").split(SEPARATOR)
+            labels = [text.strip() for text in texts if text.strip()]
+        start, end = (seconds(cell(row, name), where) for name in ("start_seconds", "end_seconds"))
+        check_segment(start, end, where)
+        split = cell(row, "split").lower() or "train"
+        if split not in SPLITS:
+            raise DataError(f"{where}: split is train or val, not {split!r}")
+        found = root.join(video, where)
+        listing.add(found, *labels, start_seconds=start, end_seconds=end, split=SPLITS[split])
     return listing
-
-
-def _split(text: str) -> list[str]:
-    return [label.strip() for label in text.split(SEPARATOR) if label.strip()]
 
 
 def _settle(
@@ -73,9 +66,7 @@ def _settle(
             )
     names = {name: [name] for name in COLUMNS if name in header} | named
     missing = [name for name in ("path", "label") if name not in names]
-    if missing == ["label"] and "labels" in names:
-        missing = []
-    if missing:
+    if missing and not (missing == ["label"] and "labels" in names):
         raise DataError(
             f"{path} has no column {' or '.join(missing)}; its header is {','.join(header)!r}, "
             "it needs path,label, with commas between, and may have "
@@ -99,18 +90,19 @@ def _text(value: Any) -> str:
     return "" if value is None else str(value)
 
 
-def _read_parquet(path: Path) -> tuple[list[str], Iterator[tuple[int, list[str]]]]:
+def _read_parquet(path: Path) -> tuple[list[str], Iterator[Row]]:
     try:
         from pyarrow import parquet
-    except ImportError:
+    except ImportError as error:
         raise DataError(
             f"{path}: reading .parquet needs pyarrow; pip install 'st-adapter[parquet]', "
             "or give a .csv"
-        ) from None
+        ) from error
     try:
         table = parquet.read_table(path)
     except (OSError, ValueError) as error:
-        raise DataError(f"{path} cannot be read: {error}") from None
+        raise DataError(f"{path} cannot be read: {error}") from error
     columns = [table.column(i).to_pylist() for i in range(table.num_columns)]
-    rows = ([_text(value) for value in row] for row in zip(*columns, strict=True))
-    return list(table.column_names), enumerate(rows, start=1)
+    rows = enumerate(zip(*columns, strict=True), start=1)
+    texts = ((f"{path} line {line}", [_text(value) for value in row]) for line, row in rows)
+    return list(table.column_names), texts

@@ -38,9 +38,10 @@ def open_video(
             yield container
     except (av.FFmpegError, OSError) as error:
         reason = getattr(error, "strerror", None) or str(error)
+        # FFmpeg says EINVAL of broken files, too; other error numbers are the system's.
         of_system = (error.errno or 0) in errno.errorcode and error.errno != errno.EINVAL
         kind = UnreachableError if of_system else VideoError
-        raise kind(f"{path}: cannot be decoded: {reason}") from None
+        raise kind(f"{path}: cannot be decoded: {reason}") from error
 
 
 def _source(path: Path, place: Place | None) -> str | BytesIO:

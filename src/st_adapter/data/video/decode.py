@@ -20,7 +20,7 @@ from st_adapter.data.video.picture_folders import list_pictures
 from st_adapter.errors import VideoError
 
 _SKIPS_FRAMES = frozenset(("h264", "hevc", "mpeg4", "mpeg2video"))
-"""Decoders that leave out a frame which no other refers to without a trace in the others."""
+"""Decoders that can leave out a frame to which no other refers, with no change in the others."""
 
 _SEEK_FRAMES = 12
 """Decoding so many frames takes as long as a seek, which starts the decoder anew."""
@@ -60,7 +60,9 @@ def read_frames(
         found = _read_pictures(path, wanted, _ToRgb(short_side))
     elif info is not None and info.stamped and wanted[-1] < info.num_frames:
         found = (by_time or _read_by_time)(path, wanted, info, short_side)
-    if len(found) < len(wanted):  # damaged, or frames that no packet tells of: count them
+    # Without time stamps, in a damaged file, or beyond the last packet, only counting from the
+    # first frame tells which one is which.
+    if len(found) < len(wanted):
         place = info.place if info else None
         found, count = _read_by_count(path, wanted, _ToRgb(short_side), place)
         if len(found) < len(wanted):
@@ -89,10 +91,10 @@ def plan_seeks(wanted: Sequence[int], keys: Sequence[int]) -> list[tuple[int | N
     [(None, [3]), (30, [40, 45]), (290, [300])]
     """
     runs: list[tuple[int | None, list[int]]] = []
-    position = 0  # the frame that decoding has come to
+    position = 0  # the frame that decoding has reached
     for number in wanted:
         before = bisect.bisect_right(keys, number)
-        key = int(keys[before - 1]) if before else 0
+        key = int(keys[before - 1]) if before else 0  # the last key frame up to this frame
         if key > position + _SEEK_FRAMES:
             runs.append((key, [number]))
         elif runs:
@@ -118,7 +120,7 @@ def _read_by_time(
             try:
                 for stamp, frame in _decode_stamps(container, set(number_of)):
                     found[number_of[stamp]] = to_rgb(frame)
-            except av.InvalidDataError:
+            except av.InvalidDataError:  # too few are found: the caller counts frames instead
                 break
     return found
 
@@ -130,6 +132,7 @@ def _decode_stamps(container: InputContainer, stamps: set[int]) -> Iterator[tupl
     missing = set(stamps)
     for packet in read_packets(container):
         if skips:
+            # A packet of size 0 ends the stream: it flushes frames that may well be wanted.
             unwanted = packet.size and packet.pts not in stamps
             stream.codec_context.skip_frame = "NONREF" if unwanted else "DEFAULT"
         for frame in packet.decode():
@@ -156,18 +159,6 @@ def _read_by_count(
     return found, count
 
 
-def count_frames(path: Path) -> int:
-    """Decode a video to its end; how many frames come out.
-
-    Raises:
-        VideoError: none, or it cannot be read.
-    """
-    if path.is_dir():
-        return sum(count_frames(file) for file in list_pictures(path))
-    with open_video(path) as container:
-        return sum(1 for _ in decode_all(container))
-
-
 class TruncatedError(VideoError):
     """A video that has fewer frames than its packets promise."""
 
@@ -181,7 +172,7 @@ class _ToRgb:
 
     def __init__(self, short_side: int | None) -> None:
         self.short_side = short_side
-        self.size: tuple[int, int] | None = None  # that of the first frame holds for all
+        self.size: tuple[int, int] | None = None  # a stream may change its size; a clip has one
         self.scaler = VideoReformatter()  # keeps its tables from frame to frame
 
     def __call__(self, frame: VideoFrame) -> UInt8[Tensor, "h w 3"]:
@@ -194,7 +185,7 @@ class _ToRgb:
             interpolation=Interpolation.BICUBIC,
             threads=1,
         )
-        quarter_turns, rest = divmod(frame.rotation, 90)  # anticlockwise
+        quarter_turns, rest = divmod(frame.rotation, 90)  # anticlockwise; other angles are left
         pixels = np.rot90(scaled.to_ndarray(), k=0 if rest else quarter_turns)
         return torch.from_numpy(np.ascontiguousarray(pixels))
 

@@ -9,9 +9,10 @@ from pathlib import Path
 import numpy as np
 from numpy import ndarray
 
+from st_adapter.common.paths import is_remote
+from st_adapter.data.archives.index_store import Store
 from st_adapter.data.archives.members import find
-from st_adapter.data.archives.tar import Place, is_remote, split_member, version
-from st_adapter.data.video.index_store import Store
+from st_adapter.data.archives.tar import Place, split_member, version
 from st_adapter.data.video.info import VideoInfo
 from st_adapter.data.video.packets import probe
 from st_adapter.errors import UnreachableError, VideoError

@@ -14,14 +14,6 @@ from st_adapter.errors import VideoError
 PICTURES_PER_SECOND = 25
 """A folder of pictures says nothing of time."""
 
-VIDEO_SUFFIXES = frozenset(
-    f".{suffix}"
-    for suffix in (
-        *("3g2", "3gp", "asf", "avi", "flv", "gif", "m2ts", "m4v", "mkv", "mov", "mp4", "mpeg"),
-        *("mpg", "mts", "ogv", "ts", "vob", "webm", "wmv"),
-    )
-)
-
 _ROUNDING_SECONDS = 1e-6
 """Seconds; times read from a text are rounded."""
 

@@ -11,7 +11,7 @@ from av.video.frame import VideoFrame
 
 from st_adapter.data.archives.members import find
 from st_adapter.data.archives.tar import Place, read_bytes
-from st_adapter.data.video.container import open_video, read_packets
+from st_adapter.data.video.container import decode_all, open_video, read_packets
 from st_adapter.data.video.info import PICTURES_PER_SECOND, VideoInfo
 from st_adapter.data.video.picture_folders import list_pictures
 from st_adapter.errors import VideoError
@@ -48,9 +48,9 @@ def probe(path: Path, place: Place | None = None) -> VideoInfo:
     with open_video(path, place) as container:
         stream = container.streams.video[0]
         for packet in read_packets(container):
-            if packet.size and not packet.is_discard:
+            if packet.size and not packet.is_discard:  # edit lists discard frames
                 packets.append((packet.pts, packet.is_keyframe))
-            first = first or _first_frame(packet)
+            first = first or _first_frame(packet)  # which alone tells the rotation
         time_base = Fraction(stream.time_base or 1)
         rate = Fraction(stream.average_rate or stream.guessed_rate or _USUAL_RATE)
         stamped = container.format.name in _STAMPED_FORMATS
@@ -62,7 +62,7 @@ def probe(path: Path, place: Place | None = None) -> VideoInfo:
         packets = [(i, key) for i, (_, key) in enumerate(packets)]
         time_base = 1 / (rate if rate <= _HIGHEST_RATE else _USUAL_RATE)
         stamped = False
-    packets.sort()
+    packets.sort()  # they come in the order of decoding
     return VideoInfo(
         path=path,
         pts=np.array([pts for pts, _ in packets], dtype=np.int64),
@@ -76,6 +76,18 @@ def probe(path: Path, place: Place | None = None) -> VideoInfo:
         digest=digest,
         place=place,
     )
+
+
+def count_frames(path: Path) -> int:
+    """Decode a video to its end; how many frames come out.
+
+    Raises:
+        VideoError: none, or it cannot be read.
+    """
+    if path.is_dir():
+        return sum(count_frames(file) for file in list_pictures(path))
+    with open_video(path) as container:
+        return sum(1 for _ in decode_all(container))
 
 
 def _probe_pictures(folder: Path) -> VideoInfo:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -42,13 +43,10 @@ class Reader:
         self, path: Path, indices: Sequence[int], short_side: int | None, info: VideoInfo
     ) -> UInt8[Tensor, "t 3 h w"]:
         """As `decode.read_frames`."""
-        by_time = None if self.decoder == "pyav" else self._by_torchcodec
+        by_time = None
+        if self.decoder == "torchcodec":
+            by_time = partial(torchcodec_decoder.read_by_time, device=self.device)
         return decode.read_frames(path, indices, short_side, info, by_time).to(self.device)
-
-    def _by_torchcodec(
-        self, path: Path, wanted: Sequence[int], info: VideoInfo, short_side: int | None
-    ) -> dict[int, Tensor]:
-        return torchcodec_decoder.read_by_time(path, wanted, info, short_side, self.device)
 
 
 def make_reader(decoder: Decoder, workers: int, device: torch.device, probe: Probe) -> Reader:

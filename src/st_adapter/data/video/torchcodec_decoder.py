@@ -23,10 +23,10 @@ def check_torchcodec() -> None:
     """Raise ArgumentError where torchcodec cannot be used."""
     try:
         from torchcodec.decoders import VideoDecoder  # type: ignore[attr-defined]
-    except ImportError:
+    except ImportError as error:
         raise ArgumentError(
             "--decoder torchcodec needs an extra: pip install 'st-adapter[torchcodec]'"
-        ) from None
+        ) from error
     try:
         VideoDecoder(b"no video")  # loads FFmpeg, which importing does not
     except (RuntimeError, OSError, ValueError) as error:
@@ -34,7 +34,7 @@ def check_torchcodec() -> None:
             raise ArgumentError(
                 "torchcodec cannot be used here: it needs FFmpeg's libraries on this machine; "
                 "--decoder pyav brings its own"
-            ) from None
+            ) from error
 
 
 def read_by_time(

@@ -10,10 +10,10 @@ import torch.nn.functional as F
 
 import st_adapter
 from st_adapter.cli.main import main
+from st_adapter.common.task import Task
 from st_adapter.comparison.run import compare
 from st_adapter.config import DataConfig
 from st_adapter.data.annotations import read_annotations
-from st_adapter.data.labels import Task
 from st_adapter.errors import ArgumentError, DataError
 from st_adapter.evaluation.scoring import probabilities, task_loss
 from st_adapter.official.exporter import export_official
