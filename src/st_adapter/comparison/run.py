@@ -9,10 +9,9 @@ from st_adapter.common.files import check_writable, read_json, write_json
 from st_adapter.common.lock import alone_in
 from st_adapter.common.progress import say
 from st_adapter.common.provenance import command, versions
-from st_adapter.comparison.jobs import Job, run_jobs
+from st_adapter.comparison.jobs import run_jobs
 from st_adapter.comparison.plan import Cell, Plan, read_plan, write_plan
 from st_adapter.comparison.results import COSTS_FILE, Row, choose_rates, is_done, read_rows
-from st_adapter.comparison.worker import time_steps, train_cell
 from st_adapter.config import DataConfig, TrainConfig, check_method
 from st_adapter.data.annotations import read_annotations
 from st_adapter.data.archives.tar import absolute
@@ -153,20 +152,16 @@ def _announce(plan: Plan) -> None:
 
 def _run_cells(folder: Path, cells: Sequence[Cell], title: str, processes: int) -> None:
     """Train the cells that are not done yet."""
-    jobs = [
-        Job(
-            cell.name,
-            train_cell,
-            {
-                "folder": folder / cell.name,
-                "config": cell.config,
-                "videos": folder / cell.videos,
-                "temporal": cell.temporal,
-            },
-        )
+    jobs = {
+        cell.name: {
+            "folder": str(folder / cell.name),
+            "config": cell.config.to_json(),
+            "videos": str(folder / cell.videos),
+            "temporal": cell.temporal,
+        }
         for cell in cells
         if not is_done(folder, cell)
-    ]
+    }
     run_jobs(folder, jobs, title, processes, done=len(cells) - len(jobs))
 
 
@@ -177,6 +172,5 @@ def _measure_costs(folder: Path, plan: Plan, labels: Sequence[str]) -> None:
     except ArgumentError:  # not there, or damaged
         measured = False
     if not measured:
-        arguments = {"file": file, "config": plan.config, "methods": list(plan.methods)}
-        job = Job("costs", time_steps, arguments | {"labels": list(labels)})
-        run_jobs(folder, [job], "timing steps", processes=1)
+        job = {"costs": str(file), "config": plan.config.to_json(), "labels": list(labels)}
+        run_jobs(folder, {"costs": job | {"methods": plan.methods}}, "timing steps", processes=1)

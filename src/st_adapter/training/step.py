@@ -11,7 +11,7 @@ from torch import Tensor
 
 from st_adapter.common.progress import say
 from st_adapter.data.datasets import TrainBatch
-from st_adapter.errors import DataError, TrainingError
+from st_adapter.errors import DataError, DivergedError
 from st_adapter.evaluation.scoring import task_loss
 from st_adapter.model.sharding import num_shards
 from st_adapter.runtime.memory import clear_out_of_memory, what_saves_memory
@@ -51,7 +51,7 @@ def take_step(run: Run, loaded: Sequence[TrainBatch | DataError], stop: bool = F
 
     Raises:
         DataError: no video of a batch could be read.
-        TrainingError: the loss was no number several times in a row.
+        DivergedError: the loss was no number several times in a row.
     """
     config = run.config
     factor = learning_rate_factor(run.step, run.steps_per_epoch, config)
@@ -168,7 +168,7 @@ def _note_bad_step(run: Run, value: float, batches: list[TrainBatch]) -> None:
     if run.bad_in_row < _MOST_BAD_STEPS:
         say(f"note: step {run.step} is left out, its loss is {value}; metrics.jsonl has its videos")
         return
-    raise TrainingError(
+    raise DivergedError(
         f"the loss is no number ({value}) in {run.bad_in_row} steps in a row, up to step "
         f"{run.step}; {WHAT_HELPS}. {run.folder} keeps the last good state"
     )
