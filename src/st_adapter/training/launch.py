@@ -16,6 +16,7 @@ from multiprocessing import (
     get_context,
     get_start_method,
     parent_process,
+    resource_tracker,
     set_start_method,
 )
 from multiprocessing.connection import Connection
@@ -109,6 +110,7 @@ def launch(count: int, function: Callable[..., _Result], *args: Any, **options: 
     )
     theirs, ours = get_context("spawn").Pipe(duplex=False)
     before = {*active_children()}
+    resource_tracker.ensure_running()  # its start would unblock the signals that are blocked next
     # In a thread, torch's agent leaves the signal handlers of this process alone. The thread
     # blocks signals, which its processes inherit, so that none is torn while it imports.
     with (
@@ -161,8 +163,6 @@ def _run_member(task: tuple[Any, ...], folder: Path, parent: Connection) -> Any:
     """Call a function in one of the processes; what it raises goes to a file in `folder`."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to all; the parent decides
     signal.signal(signal.SIGTERM, _interrupt_once)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
-    threading.Thread(target=_stop_with, args=(parent,), daemon=True).start()
     function, args, options, start_method = task
     set_start_method(start_method, force=True)  # or dataloader workers are spawned as this one was
     threads = max(1, (os.cpu_count() or 1) // int(os.environ["LOCAL_WORLD_SIZE"]))
@@ -170,6 +170,8 @@ def _run_member(task: tuple[Any, ...], folder: Path, parent: Connection) -> Any:
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
     error: BaseException
     try:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
+        threading.Thread(target=_stop_with, args=(parent,), daemon=True).start()
         result = function(*args, **options)
         if distributed.is_initialized():
             distributed.destroy_process_group()
