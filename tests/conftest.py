@@ -1,10 +1,8 @@
 """Shapes in signatures are checked here, and only here; small real videos are made once."""
 
 import os
-from multiprocessing import set_forkserver_preload
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # models are so small that threads only wait
-set_forkserver_preload(["st_adapter.comparison.worker"])  # torch is imported once for all tests
 
 import jaxtyping
 from jaxtyping import install_import_hook
@@ -201,14 +199,14 @@ def settings(folder_data: Path, tmp_path_factory: pytest.TempPathFactory) -> lis
 def compared(settings: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished comparison."""
     out = tmp_path_factory.mktemp("compared") / "out"
-    process = start_comparison(settings, out)
+    process = start_comparison([*settings, "--processes", "2"], out)
     assert process.wait(timeout=300) == 0, (out.parent / "said.txt").read_text()
     return out
 
 
 @contextmanager
-def held_by_another(folder: Path) -> Iterator[None]:
-    """Let another process be the one that is at work in a folder, until this ends."""
+def held_by_another(folder: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """Let another process, which is yielded, be at work in a folder until this ends."""
     program = (
         "import sys\nfrom pathlib import Path\nfrom st_adapter.common.lock import alone_in\n"
         "with alone_in(Path(sys.argv[1])):\n    print(flush=True)\n    sys.stdin.read()\n"
@@ -217,7 +215,7 @@ def held_by_another(folder: Path) -> Iterator[None]:
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         assert process.stdout.readline()
-        yield
+        yield process
 
 
 def start_comparison(

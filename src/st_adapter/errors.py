@@ -26,7 +26,11 @@ class CheckpointError(StAdapterError):
 
 
 class TrainingError(StAdapterError):
-    """Training cannot go on, for example because the loss is not a number."""
+    """Training cannot go on, for example because the disk is full or a process was killed."""
+
+
+class DivergedError(TrainingError):
+    """The loss was NaN or infinite several steps in a row."""
 
 
 class MemoryShortError(StAdapterError):

@@ -87,12 +87,12 @@ def train(
         recipe = recipe or "default"
         config = resolve(recipe, config_file, given)
     from st_adapter.cli.tables import print_evaluation
-    from st_adapter.training.launch import is_first
+    from st_adapter.common.progress import is_first_process
     from st_adapter.training.loop import train as run_training
 
     result = run_training(data, out, config, recipe=recipe, resume=resume, temporal=temporal)
     skipped = out / "skipped.jsonl"
-    if is_first():
+    if is_first_process():
         print_evaluation(result.to_json())
         hint = f"try: st-adapter predict {shlex.quote(str(out))} VIDEO"
         click.echo(f"adapter: {out / 'adapter'}; {hint}")

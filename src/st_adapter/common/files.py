@@ -38,7 +38,9 @@ def atomic_path(path: Path) -> Iterator[Path]:
     except (RuntimeError, SafetensorError) as error:
         free = shutil.disk_usage(path.parent).free / 2**20
         reason = str(error).splitlines()[0]
-        raise OSError(f"{path} cannot be written, {free:.1f} MB are free there: {reason}") from None
+        raise OSError(
+            f"{path} cannot be written, {free:.1f} MB are free there: {reason}"
+        ) from error
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -104,7 +106,7 @@ def read_json(file: Path) -> dict[str, Any]:
     try:
         record = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise ArgumentError(f"{file} cannot be read: {error}") from None
+        raise ArgumentError(f"{file} cannot be read: {error}") from error
     if not isinstance(record, dict):
         raise ArgumentError(f"{file} is damaged: it holds no JSON object")
     return record

@@ -34,17 +34,24 @@ def leave_signals_to_main(worker: int) -> None:
 
 @contextmanager
 def deferred_interrupt() -> Iterator[threading.Event]:
-    """Turn the first Ctrl-C or SIGTERM into an event, so that a step is never torn apart."""
+    """Turn the first Ctrl-C or SIGTERM into an event, so that a step is never torn apart.
+
+    A second one ends the process at once, except among several that torch's launcher started:
+    there the terminal and the launcher both pass on the same Ctrl-C, and the launcher kills who
+    does not stop.
+    """
     stop = threading.Event()
     if threading.current_thread() is not threading.main_thread():
         yield stop
         return
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     before = {n: handler for n, handler in before.items() if handler is not signal.SIG_IGN}
+    launched = "TORCHELASTIC_RUN_ID" in os.environ
 
     def on_signal(number: int, frame: FrameType | None) -> None:
         stop.set()
-        signal.signal(number, before[signal.Signals(number)])  # a second one ends at once
+        if not launched:
+            signal.signal(number, before[signal.Signals(number)])
 
     for number in before:
         signal.signal(number, on_signal)
@@ -52,4 +59,5 @@ def deferred_interrupt() -> Iterator[threading.Event]:
         yield stop
     finally:
         for number, handler in before.items():
-            signal.signal(number, handler)
+            # What follows is saving the state: another signal must not tear that either.
+            signal.signal(number, signal.SIG_IGN if launched and stop.is_set() else handler)

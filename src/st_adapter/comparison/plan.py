@@ -2,12 +2,14 @@
 
 import dataclasses
 import json
+import os
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from st_adapter.common.files import read_json, write_json
+from st_adapter.common.lock import LOCK_FILE
 from st_adapter.config import TrainConfig, check_method
 from st_adapter.data.annotations import Annotations, checked_parts, write_table
 from st_adapter.data.holdout import split_validation
@@ -143,7 +145,7 @@ def write_plan(folder: Path, plan: Plan, videos: Annotations) -> None:
     before = read_plan(folder)
     if before is not None:
         check_same(folder, before, json.loads(json.dumps(plan.to_json())))
-    elif folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    elif folder.exists() and (not folder.is_dir() or {*os.listdir(folder)} - {LOCK_FILE}):
         raise ArgumentError(f"{folder} is not empty; give the comparison another --out")
     else:
         write_json(folder / PLAN_FILE, plan.to_json())
@@ -159,7 +161,7 @@ def _held_out(videos: Annotations, config: TrainConfig) -> tuple[VideoList, Vide
         raise DataError(
             f"learning rates are chosen on a part of the {len(videos.train)} training videos, and "
             f"none can be held out: {error}. A single one (--lrs 1e-3) needs none"
-        ) from None
+        ) from error
 
 
 def read_plan(folder: Path) -> dict[str, Any] | None:

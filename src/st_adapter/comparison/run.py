@@ -10,12 +10,11 @@ from st_adapter.common.lock import alone_in
 from st_adapter.common.paths import absolute
 from st_adapter.common.progress import say
 from st_adapter.common.provenance import command, versions
-from st_adapter.comparison.jobs import Job, run_jobs
+from st_adapter.comparison.jobs import run_jobs
 from st_adapter.comparison.plan import Cell, Plan, read_plan, write_plan
 from st_adapter.comparison.results import COSTS_FILE, Row, choose_rates, is_done, read_rows
-from st_adapter.comparison.worker import time_steps, train_cell
 from st_adapter.config import DataConfig, TrainConfig, check_method
-from st_adapter.data.annotations import read_annotations
+from st_adapter.data.annotations import Annotations, read_annotations
 from st_adapter.errors import ArgumentError
 from st_adapter.evaluation.run_record import read_videos
 from st_adapter.methods import METHODS
@@ -68,12 +67,12 @@ def compare(
     config = _of_cells(config or TrainConfig())
     videos = read_videos(Path(data), config)
     class_maps(config, videos)  # refuses names that are none
+    heads = "+".join(name for name, _ in videos.task.heads)
+    columns = f"label={heads}" if heads else None  # as cells read them
     refused = _refused(config, methods, videos.labels)
     fitting = tuple(method for method in methods if method not in refused)
     if not fitting:
         raise ArgumentError("; ".join(f"{m}: {reason}" for m, reason in refused.items()))
-    heads = "+".join(name for name, _ in videos.task.heads)
-    config = replace(config, columns=f"label={heads}" if heads else None)  # as cells read them
     plan = Plan(
         data=absolute(data),
         methods=fitting,
@@ -81,10 +80,14 @@ def compare(
         seeds=tuple(seeds),
         rates=tuple(sorted(rates)),
         search_epochs=search_epochs or max(1, config.epochs // 2),
-        config=_settle(folder, config, fitting, videos.labels),
+        config=_settle(folder, replace(config, columns=columns), fitting, videos.labels),
         command=command(),
         versions=versions(),
     )
+    return _carry_out(folder, plan, videos, processes)
+
+
+def _carry_out(folder: Path, plan: Plan, videos: Annotations, processes: int) -> list[Row]:
     write_plan(folder, plan, videos)
     used = read_annotations(folder / "videos.csv", options=DataConfig(columns=plan.config.columns))
     _announce(plan)
@@ -154,20 +157,16 @@ def _announce(plan: Plan) -> None:
 
 def _run_cells(folder: Path, cells: Sequence[Cell], title: str, processes: int) -> None:
     """Train the cells that are not done yet."""
-    jobs = [
-        Job(
-            cell.name,
-            train_cell,
-            {
-                "folder": folder / cell.name,
-                "config": cell.config,
-                "videos": folder / cell.videos,
-                "temporal": cell.temporal,
-            },
-        )
+    jobs = {
+        cell.name: {
+            "folder": str(folder / cell.name),
+            "config": cell.config.to_json(),
+            "videos": str(folder / cell.videos),
+            "temporal": cell.temporal,
+        }
         for cell in cells
         if not is_done(folder, cell)
-    ]
+    }
     run_jobs(folder, jobs, title, processes, done=len(cells) - len(jobs))
 
 
@@ -178,6 +177,5 @@ def _measure_costs(folder: Path, plan: Plan, labels: Sequence[str]) -> None:
     except ArgumentError:  # not there, or damaged
         measured = False
     if not measured:
-        arguments = {"file": file, "config": plan.config, "methods": list(plan.methods)}
-        job = Job("costs", time_steps, arguments | {"labels": list(labels)})
-        run_jobs(folder, [job], "timing steps", processes=1)
+        job = {"costs": str(file), "config": plan.config.to_json(), "labels": list(labels)}
+        run_jobs(folder, {"costs": job | {"methods": plan.methods}}, "timing steps", processes=1)

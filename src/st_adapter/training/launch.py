@@ -1,41 +1,55 @@
-"""Several processes of one run on this machine: starting them, ending them together."""
+"""Several processes of one run on this machine, started by torch's elastic launcher."""
 
+import logging
 import os
+import pickle
 import signal
+import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import contextmanager, suppress
 from multiprocessing import (
-    connection,
+    active_children,
     get_context,
     get_start_method,
     parent_process,
+    resource_tracker,
     set_start_method,
 )
 from multiprocessing.connection import Connection
-from multiprocessing.context import SpawnProcess
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from types import FrameType
 from typing import Any, TypeVar
+from uuid import uuid4
 
 import torch
-from accelerate.utils.other import get_free_port
 from torch import distributed
 
 from st_adapter.common.interrupt import deferred_interrupt
-from st_adapter.common.progress import say
+from st_adapter.common.progress import (
+    is_first_process,
+    remarks_are_shown,
+    say,
+    show_remarks,
+)
 from st_adapter.errors import ArgumentError, StAdapterError, TrainingError
 
 _Result = TypeVar("_Result")
 
-_GRACE_SECONDS = 10.0
-"""How long the others may take to end when one has failed."""
+_POLL_SECONDS = 0.1
 
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 _COUNTS = ("WORLD_SIZE", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MV2_COMM_WORLD_SIZE")
 """Where torchrun and the kinds of MPI, accelerate's ways to start processes, tell their number."""
 
 _REFUSED = {
     "ACCELERATE_USE_DEEPSPEED": "DeepSpeed",
+    "ACCELERATE_USE_FSDP": "FSDP",
     "ACCELERATE_USE_MEGATRON_LM": "Megatron-LM",
 }
 
@@ -43,11 +57,6 @@ _REFUSED = {
 def is_launched() -> bool:
     """Whether a launcher (this one, torchrun, accelerate) started this process among others."""
     return any(int(os.environ.get(name, "1")) > 1 for name in _COUNTS)
-
-
-def is_first() -> bool:
-    """Whether this process speaks for all, once they have met."""
-    return int(os.environ.get("RANK", "0")) == 0
 
 
 def check_accelerate() -> None:
@@ -62,7 +71,7 @@ def check_accelerate() -> None:
                 f"accelerate is set to {engine}, which is not used here; leave it out"
             )
     precision = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
-    if precision != "no" and is_first():
+    if precision != "no" and is_first_process():
         say(f"note: accelerate's mixed precision ({precision}) is left aside; --precision counts")
     alone = os.environ.get("ACCELERATE_USE_CPU", "").lower() == "true" and not is_launched()
     if alone and "MASTER_ADDR" in os.environ:
@@ -81,108 +90,132 @@ def launch(count: int, function: Callable[..., _Result], *args: Any, **options: 
         function: that of a module, with arguments that can be pickled.
 
     Raises:
-        what the function raises there, if it is a user's to mend or an interrupt.
-        TrainingError: a process failed otherwise.
+        what the function raises there, if it is a StAdapterError or a KeyboardInterrupt.
+        TrainingError: a process failed in another way.
     """
-    context = get_context("spawn")
-    port = get_free_port()
-    members: list[tuple[SpawnProcess, Connection]] = []
-    for rank in range(count):
-        receiver, sender = context.Pipe(duplex=False)
-        environment = {
-            "RANK": rank,
-            "LOCAL_RANK": rank,
-            "WORLD_SIZE": count,
-            "LOCAL_WORLD_SIZE": count,
-            "MASTER_ADDR": "127.0.0.1",
-            "MASTER_PORT": port,
-        }
-        process = context.Process(
-            target=_member,
-            args=(sender, environment, get_start_method(), function, args, options),
-        )
-        process.start()
-        sender.close()
-        members.append((process, receiver))
-    result: _Result = _outcome(members)
+    from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+    config = LaunchConfig(
+        min_nodes=1,
+        max_nodes=1,
+        nproc_per_node=count,
+        run_id=uuid4().hex,
+        rdzv_backend="c10d",
+        rdzv_endpoint="127.0.0.1:0",  # the system chooses a free port
+        local_addr="127.0.0.1",
+        max_restarts=0,
+        monitor_interval=_POLL_SECONDS,
+        logs_specs=DefaultLogsSpecs(log_dir=os.devnull),
+    )
+    theirs, ours = get_context("spawn").Pipe(duplex=False)
+    before = {*active_children()}
+    resource_tracker.ensure_running()  # its start would unblock the signals that are blocked next
+    # In a thread, torch's agent leaves the signal handlers of this process alone. The thread
+    # blocks signals, which its processes inherit, so that none is torn while it imports.
+    with (
+        TemporaryDirectory(prefix="st_adapter_") as folder,
+        theirs,
+        ours,
+        _quiet(),
+        ThreadPoolExecutor(
+            1, "launch", signal.pthread_sigmask, (signal.SIG_BLOCK, _SIGNALS)
+        ) as agent,
+        deferred_interrupt() as stop,
+    ):
+        task = (function, args, options, get_start_method(allow_none=True), remarks_are_shown())
+        future = agent.submit(elastic_launch(config, _run_member), task, Path(folder), theirs)
+        try:
+            while not wait([future], _POLL_SECONDS).done:
+                if stop.is_set():
+                    ours.close()  # asks the processes to stop
+            result: _Result = future.result()[0]
+        except KeyboardInterrupt:  # a second Ctrl-C
+            for process in {*active_children()} - before:
+                process.kill()
+            raise
+        except ChildFailedError as error:
+            rank, failure = error.get_first_failure()
+            raise _read_error(Path(folder), rank, count, failure.exitcode) from error
     return result
 
 
-def _member(
-    sender: Connection,
-    environment: dict[str, object],
-    start_method: str,
-    function: Callable[..., Any],
-    args: tuple[Any, ...],
-    options: dict[str, Any],
-) -> None:
-    """The life of one process: call the function, send what it returns or raises."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to all; one decides
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-    set_start_method(start_method, force=True)  # else its workers were started as it was
-    os.environ |= {name: str(value) for name, value in environment.items()}
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep what torch's agent logs off the terminal: what matters of it is raised."""
+    loggers = [
+        logging.getLogger(f"torch.{name}") for name in ("distributed.elastic", "multiprocessing")
+    ]
+    before, silent = [logger.propagate for logger in loggers], logging.NullHandler()
+    for logger in loggers:
+        logger.addHandler(silent)
+        logger.propagate = False
+    try:
+        yield
+    finally:
+        for logger, propagate in zip(loggers, before, strict=True):
+            logger.removeHandler(silent)
+            logger.propagate = propagate
+        os.environ.pop("TORCHELASTIC_SIGNALS_TO_HANDLE", None)  # which the agent sets
+
+
+def _run_member(task: tuple[Any, ...], folder: Path, parent: Connection) -> Any:
+    """Call a function in one of the processes; what it raises goes to a file in `folder`."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to all; the parent decides
+    signal.signal(signal.SIGTERM, _interrupt_once)
+    function, args, options, start_method, shows_remarks = task
+    if shows_remarks:
+        show_remarks()
+    set_start_method(start_method, force=True)  # or dataloader workers are spawned as this one was
     threads = max(1, (os.cpu_count() or 1) // int(os.environ["LOCAL_WORLD_SIZE"]))
     os.environ.setdefault("OMP_NUM_THREADS", str(threads))
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
-    outcome: tuple[bool, Any]
+    error: BaseException
     try:
-        outcome = True, function(*args, **options)
-    except (StAdapterError, KeyboardInterrupt) as error:
-        outcome = False, error
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
+        threading.Thread(target=_stop_with, args=(parent,), daemon=True).start()
+        result = function(*args, **options)
+        if distributed.is_initialized():
+            distributed.destroy_process_group()
+        return result if is_first_process() else None
+    except (StAdapterError, KeyboardInterrupt) as caught:
+        error = caught
     except Exception:
-        outcome = False, traceback.format_exc()
-    sender.send(outcome)
-    if outcome[0] and distributed.is_initialized():
-        distributed.destroy_process_group()
+        error = RuntimeError(traceback.format_exc())
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the agent sends it when another has failed
+    if isinstance(error, RuntimeError):
+        time.sleep(10 * _POLL_SECONDS)  # if the cause is a peer that was killed, that ends first
+    (folder / os.environ["RANK"]).write_bytes(pickle.dumps(error))
+    sys.exit(1)
 
 
-def _end_with_parent() -> None:
-    parent = parent_process()
-    assert parent is not None
-    connection.wait([parent.sentinel])
+def _interrupt_once(number: int, frame: FrameType | None) -> None:
+    """Stop at the first SIGTERM; a group's signal, the parent and torch's agent all mean one."""
+    signal.signal(number, signal.SIG_IGN)
+    raise KeyboardInterrupt
+
+
+def _stop_with(parent: Connection) -> None:
+    """Interrupt this process when the parent closes its end, and end when the parent does."""
+    with suppress(EOFError):
+        parent.recv()
+    os.kill(os.getpid(), signal.SIGTERM)
+    process = parent_process()
+    assert process is not None
+    process.join()
     os._exit(1)
 
 
-def _outcome(members: list[tuple[SpawnProcess, Connection]]) -> Any:
-    """Wait for all; when one fails or a signal comes, end the rest."""
-    outcomes: dict[int, tuple[bool, Any]] = {}
-    waiting = {receiver: rank for rank, (_, receiver) in enumerate(members)}
-    failed_at: float | None = None
-    told = False
-    with deferred_interrupt() as stop:
-        while waiting:
-            for receiver in connection.wait(list(waiting), timeout=0.2):
-                rank = waiting.pop(receiver)  # type: ignore[call-overload]
-                try:
-                    outcomes[rank] = members[rank][1].recv()
-                except EOFError:
-                    outcomes[rank] = False, None
-                if not outcomes[rank][0]:
-                    failed_at = failed_at or time.monotonic()
-            late = failed_at is not None and time.monotonic() - failed_at > _GRACE_SECONDS
-            if late or (stop.is_set() and not told):
-                told = True
-                for rank in waiting.values():
-                    process = members[rank][0]
-                    process.kill() if late else process.terminate()
-    for process, _ in members:
-        process.join()
-    return _settle([outcomes[rank] for rank in range(len(members))], [p for p, _ in members])
-
-
-def _settle(outcomes: list[tuple[bool, Any]], processes: list[SpawnProcess]) -> Any:
-    """Return what the first process returned, or raise what tells most about a failure."""
-    values = [value for succeeded, value in outcomes if not succeeded]
-    if not values:
-        return outcomes[0][1]
-    for value in values:
-        if isinstance(value, BaseException):
-            raise value
-    for rank, ((_, value), process) in enumerate(zip(outcomes, processes, strict=True)):
-        if value is None:
-            raise TrainingError(
-                f"process {rank} of {len(processes)} ended with code {process.exitcode} "
-                "(-9 is a kill, often for want of memory); go on with --resume"
-            )
-    raise RuntimeError(f"a process failed:\n{values[0]}")
+def _read_error(folder: Path, rank: int, count: int, exit_code: int) -> BaseException:
+    """What the process that failed first has raised, or a TrainingError about it."""
+    file = folder / str(rank)
+    error = pickle.loads(file.read_bytes()) if file.exists() else None
+    if isinstance(error, StAdapterError | KeyboardInterrupt):
+        return error
+    reason = str(error).strip().splitlines()[-1] if error else "-9 is a kill, often out of memory"
+    failed = TrainingError(
+        f"process {rank} of {count} ended with code {exit_code} ({reason}); go on with --resume"
+    )
+    failed.add_note(str(error or ""))  # the traceback, for --debug
+    return failed

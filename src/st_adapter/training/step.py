@@ -11,7 +11,7 @@ from torch import Tensor
 
 from st_adapter.common.progress import say
 from st_adapter.data.batches import TrainBatch
-from st_adapter.errors import DataError, TrainingError
+from st_adapter.errors import DataError, DivergedError
 from st_adapter.evaluation.scoring import task_loss
 from st_adapter.runtime.memory import clear_out_of_memory, what_saves_memory
 from st_adapter.training.optimizer import clip_gradient, learning_rate_factor
@@ -56,7 +56,7 @@ def take_step(
 
     Raises:
         DataError: no video of a batch could be read.
-        TrainingError: the loss was NaN or infinite several times in a row.
+        DivergedError: the loss was NaN or infinite several times in a row.
     """
     config = run.config
     factor = learning_rate_factor(run.at.step, run.steps_per_epoch, config)
@@ -145,7 +145,7 @@ def _note_bad_step(run: Run, value: float, batches: list[TrainBatch]) -> None:
             "videos"
         )
         return
-    raise TrainingError(
+    raise DivergedError(
         f"loss was {value} for {run.at.bad_in_row} steps in a row (last: step {run.at.step}); "
         f"{WHAT_HELPS}. {run.folder} keeps the last good state"
     )
