@@ -96,10 +96,13 @@ def test_awkward_files_have_the_same_frames(compare):
 
 
 def test_without_ffmpeg_there_is_one_line():
+    said = ""
     try:
         reader.Reader(decoder="torchcodec")
-    except ArgumentError as error:  # this machine has no FFmpeg of its own
-        assert "torchcodec cannot be used here: it needs FFmpeg's libraries" in str(error)
+    except ArgumentError as error:
+        said = str(error)
+    expected = "torchcodec cannot be used here: it needs FFmpeg's libraries"
+    assert not said or said.startswith(expected)  # a machine may have an FFmpeg of its own
 
 
 def test_without_torchcodec_there_is_one_line(monkeypatch):
