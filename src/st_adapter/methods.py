@@ -39,6 +39,11 @@ class Method:
         """Whether the image model's own modules are trained or wrapped."""
         return self.low_rank or self.unfrozen != "none"
 
+    @property
+    def has_frozen_model(self) -> bool:
+        """Whether the frozen image model is left, pooled as it pools, without what is trained."""
+        return self.unfrozen == "none" and self.pooling != "attention"
+
 
 METHODS: dict[str, Method] = {
     "st-adapter": Method(

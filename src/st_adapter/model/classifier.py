@@ -3,10 +3,10 @@
 import dataclasses
 import threading
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Literal, cast
+from typing import cast
 
 import torch
 from jaxtyping import Float, Shaped
@@ -23,10 +23,9 @@ from st_adapter.model.methods import build_parts
 from st_adapter.model.methods.adapter import STAdapter
 from st_adapter.model.methods.low_rank import set_low_rank
 from st_adapter.model.methods.unfreeze import forget_caches
+from st_adapter.model.precision import HALF, Precision, autocast, hold_maps
 from st_adapter.model.spec import ModelSpec
 
-Precision = Literal["float32", "bfloat16", "float16"]
-HALF = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 _TOGGLE = threading.Lock()
 
 
@@ -34,10 +33,8 @@ class VideoClassifier(nn.Module):
     """Classify clips with an image model and the parts that a method trains.
 
     Frames run through the backbone one by one; adapters alone exchange what neighbouring frames
-    know. Pooled features are averaged over frames, then normed, then classified. Methods that
-    learn to pool put that in place of the mean.
-
-    Made by `create_model`, `attach` and `load`.
+    know. Pooled features are averaged over frames, normed and classified. Methods that learn to
+    pool replace the mean. Made by `create_model`, `attach` and `load`.
     """
 
     mean: Tensor
@@ -49,10 +46,8 @@ class VideoClassifier(nn.Module):
         self.family = family_of(backbone)
         self.backbone = backbone.eval().requires_grad_(False)
         parts = build_parts(spec.method, spec.adapter, spec.method_config, self.family)
-        self.adapters = parts.adapters
-        self.prompts = parts.prompts
-        self.frame_mixer = parts.frame_mixer
-        self.token_pool = parts.token_pool
+        self.adapters, self.prompts = parts.adapters, parts.prompts
+        self.frame_mixer, self.token_pool = parts.frame_mixer, parts.token_pool
         self.head = nn.Linear(parts.num_features, len(spec.labels))
         self.dropout = nn.Dropout(spec.dropout)
         nn.init.zeros_(self.head.bias)
@@ -61,8 +56,8 @@ class VideoClassifier(nn.Module):
         self._trained_names = tuple(n for n, p in self.named_parameters() if p.requires_grad)
         self._times_disabled = 0
         self.precision: Precision = "float32"
-        self.register_buffer("mean", torch.tensor(spec.mean).view(3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(spec.std).view(3, 1, 1), persistent=False)
+        for name, values in (("mean", spec.mean), ("std", spec.std)):
+            self.register_buffer(name, torch.tensor(values).view(3, 1, 1), persistent=False)
         self.train(self.training)
 
     @property
@@ -79,21 +74,21 @@ class VideoClassifier(nn.Module):
         """Return one logit per class for each clip.
 
         Args:
-            clips: RGB frames, uint8 in 0..255 or floating point in 0..1. Any number of frames,
-                any size the backbone takes. Normalisation happens here.
+            clips: RGB frames, uint8 in 0..255 or floating point in 0..1, of any number and any size
+                that the backbone takes. Normalisation happens here.
 
         Raises:
             ArgumentError: another shape.
         """
         if clips.ndim != 5 or clips.shape[2] != 3 or 0 in clips.shape[:2]:
             raise ArgumentError(f"clips must be [b, t, 3, h, w], not {list(clips.shape)}")
-        with self.autocast():
+        with autocast(self.device, self.precision):
             return self.classify(self.features(clips))
 
     def features(self, clips: Shaped[Tensor, "b t 3 h w"]) -> Float[Tensor, "b c"]:
         """Return what the head sees of each clip."""
         b, t = clips.shape[:2]
-        with self.autocast():
+        with autocast(self.device, self.precision):
             frames = self.normalise(clips.flatten(0, 1))
             return self.pool(self.family.run(frames, self.inserted(b, t)), b, t)
 
@@ -107,10 +102,7 @@ class VideoClassifier(nn.Module):
         """What the trained parts bring into the backbone, for the frames of b clips of t each."""
         if self._times_disabled:
             return Inserted()
-        adapters = {
-            name: partial(_over_clips, cast(STAdapter, adapter), b, t)
-            for name, adapter in self.adapters.items()
-        }
+        adapters = {n: partial(_over_clips, a, b, t) for n, a in self.adapters.items()}
         return Inserted(adapters, list(self.prompts))
 
     def pool(self, frames: Tensor, b: int, t: int) -> Float[Tensor, "b c"]:
@@ -126,42 +118,23 @@ class VideoClassifier(nn.Module):
 
     def classify(self, features: Float[Tensor, "b c"]) -> Float[Tensor, "b classes"]:
         """The logits of what `features` returned, in full precision."""
-        logits: Tensor = self.head(self.dropout(features))
-        return logits.to(self.mean.dtype)
-
-    def autocast(self) -> AbstractContextManager[object]:
-        """Compute in the model's precision; where that is float32, as the caller has it set.
-
-        Without autocast's cache of converted weights: frozen weights are held in half precision
-        already, and its lock and Python's can wait for each other when one thread compiles.
-        """
-        if self.precision == "float32":
-            return nullcontext()
-        return torch.autocast(self.device.type, HALF[self.precision], cache_enabled=False)
+        return cast(Tensor, self.head(self.dropout(features))).to(self.mean.dtype)
 
     def set_precision(self, precision: Precision) -> None:
-        """Compute in this precision from now on, and hold the frozen maps in it.
-
-        They are the same numbers as autocast makes of them in every call, in half the memory. The
-        backbone is changed in place; the digest that is saved remains that of its weights before.
+        """Compute in this precision from now on, and hold the backbone's frozen maps in it.
 
         Raises:
             ArgumentError: a precision of another name, or weights are held in another already.
         """
-        if precision == self.precision:
-            return
-        if precision not in HALF or self.precision != "float32":
-            have = (
-                f"float32, {' or '.join(HALF)}" if self.precision == "float32" else self.precision
+        can = ("float32", *HALF) if self.precision == "float32" else (self.precision,)
+        if precision not in can:
+            raise ArgumentError(
+                f"this model's precision can be {' or '.join(can)}, not {precision!r}"
             )
-            raise ArgumentError(f"the precision of this model can be {have}, not {precision!r}")
-        self._record_digest()
-        for module in self.backbone.modules():
-            is_map = type(module) is nn.Linear or (type(module) is nn.Conv2d and module.groups == 1)
-            for parameter in module.parameters(recurse=False) if is_map else ():
-                if parameter.dtype == torch.float32 and not parameter.requires_grad:
-                    parameter.data = parameter.data.to(HALF[precision])
-        self.precision = precision
+        if precision != self.precision:
+            self._record_digest()
+            hold_maps(self.backbone, precision)
+            self.precision = precision
 
     def train(self, mode: bool = True) -> "VideoClassifier":
         """Switch the trained parts; the backbone stays in evaluation mode, trained or not."""
@@ -181,8 +154,8 @@ class VideoClassifier(nn.Module):
 
     def num_parameters(self, only_trainable: bool = False) -> int:
         """Count parameters: all, or the trained ones."""
-        counted = self.trainable_parameters() if only_trainable else list(self.parameters())
-        return sum(parameter.numel() for parameter in counted)
+        counted = self.trainable_parameters() if only_trainable else self.parameters()
+        return sum(p.numel() for p in counted)
 
     @contextmanager
     def adapters_disabled(self) -> Iterator[None]:
@@ -191,8 +164,7 @@ class VideoClassifier(nn.Module):
         Raises:
             ArgumentError: the method trains the image model itself.
         """
-        method = METHODS[self.spec.method]
-        if method.unfrozen != "none" or method.pooling == "attention":
+        if not METHODS[self.spec.method].has_frozen_model:
             raise ArgumentError(
                 f"method {self.spec.method} has no frozen image model under its head: it trains "
                 "the model itself, or the pooling"
@@ -215,14 +187,11 @@ class VideoClassifier(nn.Module):
             self.spec = dataclasses.replace(self.spec, digest=digest(self.backbone))
 
     def save_adapter(self, folder: str | Path) -> None:
-        """Write an adapter folder: the trained tensors, and all that rebuilding needs.
-
-        With the backbone's weights it is the whole classifier, preprocessing included.
-        """
+        """Write an adapter folder: the trained tensors, and all that rebuilding needs."""
         self._record_digest()
         checkpoint.write(Path(folder), self.spec, self.trained_tensors())
 
 
-def _over_clips(adapter: STAdapter, b: int, t: int, features: Tensor) -> Tensor:
+def _over_clips(adapter: nn.Module, b: int, t: int, features: Tensor) -> Tensor:
     """Give an adapter the clip axis that the backbone does not know: [b * t, ...] features."""
-    return adapter.update(unflatten(features, 0, (b, t))).flatten(0, 1)
+    return cast(STAdapter, adapter).update(unflatten(features, 0, (b, t))).flatten(0, 1)

@@ -10,7 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from st_adapter.errors import ArgumentError
-from st_adapter.model.classifier import HALF, Precision, VideoClassifier
+from st_adapter.model.classifier import VideoClassifier
+from st_adapter.model.precision import HALF, Precision
 from st_adapter.runtime.memory import clear_out_of_memory
 
 _WORTH_IT = 1.15

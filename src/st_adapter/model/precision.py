@@ -1,0 +1,33 @@
+"""Arithmetic in half precision: where it is used, and the frozen weights that are held in it."""
+
+from contextlib import AbstractContextManager, nullcontext
+from typing import Literal
+
+import torch
+from torch import nn
+
+Precision = Literal["float32", "bfloat16", "float16"]
+HALF = {"bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def autocast(device: torch.device, precision: Precision) -> AbstractContextManager[object]:
+    """Compute in this precision; float32 leaves the caller's own autocast as it is.
+
+    Without autocast's cache of converted weights: frozen weights are held in half precision
+    already, and the cache's lock and Python's can wait for each other when one thread compiles.
+    """
+    if precision == "float32":
+        return nullcontext()
+    return torch.autocast(device.type, HALF[precision], cache_enabled=False)
+
+
+def hold_maps(backbone: nn.Module, precision: Precision) -> None:
+    """Hold the frozen weights of linear maps and ungrouped convolutions in half precision.
+
+    They are the numbers that autocast makes of them in every call, in half the memory.
+    """
+    for module in backbone.modules():
+        is_map = type(module) is nn.Linear or (type(module) is nn.Conv2d and module.groups == 1)
+        for parameter in module.parameters(recurse=False) if is_map else ():
+            if parameter.dtype == torch.float32 and not parameter.requires_grad:
+                parameter.data = parameter.data.to(HALF[precision])
