@@ -32,9 +32,8 @@ _TOGGLE = threading.Lock()
 class VideoClassifier(nn.Module):
     """Classify clips with an image model and the parts that a method trains.
 
-    Frames run through the backbone one by one; adapters alone exchange what neighbouring frames
-    know. Pooled features are averaged over frames, normed and classified. Methods that learn to
-    pool replace the mean. Made by `create_model`, `attach` and `load`.
+    Frames run through the backbone one by one; adapters alone exchange what neighbours know. Pooled
+    features are averaged over frames, normed and classified. Made by `create_model` and others.
     """
 
     mean: Tensor
@@ -48,14 +47,14 @@ class VideoClassifier(nn.Module):
         parts = build_parts(spec.method, spec.adapter, spec.method_config, self.family)
         self.adapters, self.prompts = parts.adapters, parts.prompts
         self.frame_mixer, self.token_pool = parts.frame_mixer, parts.token_pool
-        self.head = nn.Linear(parts.num_features, len(spec.labels))
         self.dropout = nn.Dropout(spec.dropout)
+        self.head = nn.Linear(parts.num_features, len(spec.labels))
         nn.init.zeros_(self.head.bias)
         for parameter in parts.unfrozen:
             parameter.requires_grad_(True)
-        self._trained_names = tuple(n for n, p in self.named_parameters() if p.requires_grad)
-        self._times_disabled = 0
+        self._trained_names = [n for n, p in self.named_parameters() if p.requires_grad]
         self.precision: Precision = "float32"
+        self._times_disabled = 0
         for name, values in (("mean", spec.mean), ("std", spec.std)):
             self.register_buffer(name, torch.tensor(values).view(3, 1, 1), persistent=False)
         self.train(self.training)
