@@ -101,10 +101,10 @@ def test_a_run_that_its_folder_fails_is_not_taken_for_one_that_diverged(
     cell.mkdir()
     record = (compared / "runs" / "linear" / "seed_1" / "config.json").read_text()
     (cell / "config.json").write_text(record.replace(str(compared), str(out)))
-    (cell / "adapter_last").write_text("a file in the way")
+    (cell / "state").write_text("a file in the way")
     assert _compare(settings, out) == 1
     error = capsys.readouterr().err.splitlines()[-1]
-    assert re.search(r"runs/linear/seed_1 failed: ended at step \d+: .*adapter_last", error)
+    assert re.search(r"runs/linear/seed_1 failed: ended at step \d+: .*state", error)
     assert "(see" in error
     assert not (cell / "diverged.json").exists()
 
