@@ -331,8 +331,9 @@ def _train_epoch(run: Run, batches: Batches, states: SavedStates, view: RunView)
                 break
             if done.save:
                 states.save()
-    states.save()
-    if any(gather_object([stop.is_set()])):
+        states.save()
+        was_stopped = any(gather_object([stop.is_set()]))
+    if was_stopped:
         raise KeyboardInterrupt
 
 
