@@ -8,12 +8,11 @@ The ways take turns; times are medians, after one of each that compiles where th
 """
 
 import argparse
-import sys
 from contextlib import nullcontext
 from functools import partial
 
 import torch
-from st_adapter.runtime.passes import backward
+from steps import backward, noise
 from torch import Tensor
 from turns import medians_in_turns
 
@@ -39,12 +38,8 @@ def main(
             model.compile()
         frozen_gmacs = inspect_spec(_without(backbone), FRAMES, SIZE).gmacs
         more = inspect_spec(model.spec, FRAMES, SIZE).gmacs / frozen_gmacs - 1
-        shape = (num_clips, FRAMES, 3, SIZE, SIZE)
-        clips = torch.randint(0, 256, shape, dtype=torch.uint8, device=device)
-        ways = {
-            adapted: partial(step, model, clips, precision, adapted=adapted)
-            for adapted in (True, False)
-        }
+        clips = noise(num_clips, FRAMES, SIZE, device)
+        ways = {adapted: partial(step, model, clips, adapted=adapted) for adapted in (True, False)}
         ours, frozen = medians_in_turns(ways, ROUNDS, device).values()
         print(
             f"{name}: {1000 * ours:.4g} ms, {1000 * frozen:.4g} without adapters: "
@@ -56,17 +51,11 @@ def _without(backbone: str) -> ModelSpec:
     return create_model(backbone, ["a", "b"], weights="random", method="linear").spec
 
 
-def step(model: VideoClassifier, clips: Tensor, precision: str, *, adapted: bool) -> None:
-    """Forwards and backwards: clip by clip on a processor, all at once on a GPU.
-
-    Without adapters the class token takes a gradient, so that the backward pass is as deep.
-    """
-    at_once = 1 if clips.device.type == "cpu" else sys.maxsize
+def step(model: VideoClassifier, clips: Tensor, *, adapted: bool) -> None:
+    """Forward and backward pass, with a gradient of the class token where adapters are off."""
     model.backbone.cls_token.requires_grad_(not adapted)
     with nullcontext() if adapted else model.adapters_disabled():
-        backward(
-            model, clips, clips, lambda x, _: x.square().sum(), precision=precision, at_once=at_once
-        )
+        backward(model, clips)
     model.backbone.cls_token.requires_grad_(False)
 
 

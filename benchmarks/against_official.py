@@ -3,10 +3,9 @@
     python benchmarks/against_official.py --official PATH [--model vit-b16] [--clips 2]
 
 PATH is a checkout of linziyi96/st-adapter. Logits are proven equal before anything is timed.
-Each has a process of its own, with its memory and its settings of malloc, which theirs has as it
-is and once more as ours sets it; steps (forward, backward, AdamW) take turns. On a processor the
-official code can compute in float32 alone; on a GPU it runs as its main.py does, frozen weights in
-float16 and the rest under autocast.
+Each has a process of its own, whose whole memory counts; steps (forward, backward, AdamW) take
+turns. On a CPU the official code can compute in float32 alone; on a GPU it runs as its main.py
+does, frozen weights in float16 and the rest under autocast.
 """
 
 import argparse
@@ -19,8 +18,7 @@ from pathlib import Path
 import psutil
 import torch
 import torch.nn.functional as F
-from st_adapter.runtime.malloc import keep_freed_memory
-from st_adapter.runtime.passes import backward, clips_at_once
+from steps import backward, noise
 from torch import nn
 from turns import take_turns
 
@@ -31,20 +29,14 @@ from st_adapter.runtime.memory import peak_memory_gb
 
 CLASSES, ROUNDS = 400, 5
 WAYS = {
-    "cpu": (
-        "official float32",
-        "official float32, freed memory kept",
-        "ours float32",
-        "ours bfloat16",
-        "ours bfloat16 compiled",
-    ),
+    "cpu": ("official float32", "ours float32", "ours bfloat16", "ours bfloat16 compiled"),
     "cuda": ("official float16", "ours float16", "ours bfloat16", "ours bfloat16 compiled"),
 }
 Step = Callable[[], None]
 
 
 def official_step(model: nn.Module, clips: int, frames: int, device: torch.device) -> Step:
-    """A step as in their main.py; float32 on a processor."""
+    """A step as in their main.py; float32 on a CPU."""
     on_gpu = device.type == "cuda"
     data = torch.randn(clips, 3, frames, 224, 224, device=device)
     labels = torch.zeros(clips, dtype=torch.long, device=device)
@@ -67,25 +59,14 @@ def our_step(
     model: VideoClassifier, clips: int, frames: int, precision: str, device: torch.device
 ) -> Step:
     """A step as `train` takes it."""
-    shape = (clips, frames, 3, 224, 224)
-    data = torch.randint(0, 256, shape, dtype=torch.uint8, device=device)
-    labels = torch.zeros(clips, dtype=torch.long, device=device)
+    data = noise(clips, frames, 224, device)
     model.to(device).train().set_precision(precision)
     optimizer = torch.optim.AdamW(model.trainable_parameters(), lr=1e-4)
     scaler = torch.amp.GradScaler(device.type, enabled=precision == "float16")
-    at_once = clips_at_once(model, frames, 224, precision)
 
     def step() -> None:
         optimizer.zero_grad()
-        backward(
-            model,
-            data,
-            labels,
-            F.cross_entropy,
-            precision=precision,
-            at_once=at_once,
-            scale=scaler.scale,
-        )
+        backward(model, data, scale=scaler.scale)
         scaler.step(optimizer)
         scaler.update()
 
@@ -105,8 +86,6 @@ def prepare(
         if way.endswith("compiled"):
             ours.compile()
         step = our_step(ours, clips, frames, way.split()[1], device)
-    if way.endswith("kept"):
-        keep_freed_memory(device)
     gc.collect()
     if device.type == "cuda":
         held = torch.cuda.memory_allocated(device) / 2**30

@@ -2,18 +2,20 @@
 
     python benchmarks/checkpointing.py [--backbone vit_base_patch16_224] [--clips 2] [--frames 16]
 
-Clips of noise, random weights, each way in a process of its own, whose whole memory counts.
+Clips of noise in one micro-batch, random weights, each way in a process of its own, whose whole
+memory counts.
 """
 
 import argparse
 from multiprocessing import get_context
 
 import torch
-from st_adapter.runtime.passes import backward
+from steps import backward, noise
 
 from st_adapter import create_model
 from st_adapter.runtime.device import seconds_of
 from st_adapter.runtime.memory import peak_memory_gb
+from st_adapter.training.loop import checkpoint_activations
 
 
 def main(backbone: str, clips: int, frames: int, precision: str) -> None:
@@ -36,15 +38,11 @@ def measure(
     model = create_model(backbone, ["a", "b"], weights="random").to(device).train()
     model.set_precision(precision)
     if checkpointed:
-        model.checkpoint_activations()
-    clip = torch.randint(0, 256, (clips, frames, 3, 224, 224), dtype=torch.uint8, device=device)
-
-    def step() -> None:
-        backward(
-            model, clip, clip, lambda x, _: x.square().sum(), precision=precision, at_once=clips
-        )
-
-    fastest = min(seconds_of(step, device) for _ in range(2))
+        checkpoint_activations(model)
+    batch = noise(clips, frames, 224, device)
+    fastest = min(
+        seconds_of(lambda: backward(model, batch, at_once=clips), device) for _ in range(2)
+    )
     return peak_memory_gb(device), fastest
 
 

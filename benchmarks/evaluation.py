@@ -3,10 +3,9 @@
     python benchmarks/evaluation.py VIDEO... --official PATH [--model vit-tiny]
 
 PATH is a checkout of linziyi96/st-adapter. From files to scores, with two decoding processes each:
-theirs one video a batch as their main.py evaluates, in float32 on a processor and float16 on a
-GPU; ours as `evaluate --precision` does (bfloat16, if not told), without and with --compile, whose
-compiling comes before and is told of apart. Each has a process of its own, with its settings of
-malloc; they take turns. Videos a second are medians.
+theirs one video a batch as their main.py evaluates, in float32 on a CPU and in float16 on a GPU;
+ours as `evaluate --precision` does, without and with --compile, whose compiling comes before and is
+printed by itself. Each has a process of its own; they take turns. Videos a second are medians.
 """
 
 import argparse
@@ -17,7 +16,6 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from st_adapter.runtime.lanes import lanes_of
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from turns import take_turns
@@ -27,10 +25,10 @@ from st_adapter.config import ClipConfig
 from st_adapter.data.videos import Video
 from st_adapter.evaluation.evaluate import evaluate_videos
 from st_adapter.model.classifier import VideoClassifier
-from st_adapter.runtime.compilation import compile_for_inference
+from st_adapter.runtime.compilation import black_clips, compile_for_scoring
 from st_adapter.runtime.device import choose_device, seconds_of
 
-WORKERS, CLASSES = 2, 400
+WORKERS, CLASSES, BATCH = 2, 400, 6
 WAYS = ("official", "ours", "compiled")
 
 
@@ -42,7 +40,7 @@ def official_scores(
     clip: ClipConfig,
     device: torch.device,
 ) -> Tensor:
-    """As in their main.py; float32 on a processor."""
+    """As in their main.py; float32 on a CPU."""
     import_models(checkout)
     from video_dataset.dataset import VideoDataset  # type: ignore[import-not-found]
 
@@ -65,12 +63,10 @@ def official_scores(
     return torch.stack(scores)
 
 
-def our_evaluation(
-    model: VideoClassifier, videos: Sequence[Path], clip: ClipConfig, precision: str
-) -> None:
+def our_evaluation(model: VideoClassifier, videos: Sequence[Path], clip: ClipConfig) -> None:
     """As `evaluate`, from the opened list on."""
     listed = [Video(path=video, targets=(0,)) for video in videos]
-    evaluate_videos(model, listed, clip, batch_size=6, workers=WORKERS, precision=precision)
+    evaluate_videos(model, listed, clip, batch_size=BATCH, workers=WORKERS)
 
 
 def prepare(
@@ -92,10 +88,9 @@ def prepare(
     ours.set_precision(precision)
     compiling = 0.0
     if way == "compiled":
-        compiling = seconds_of(
-            lambda: compile_for_inference(ours, clip, precision, 6, lanes_of(device)), device
-        )
-    scores = partial(our_evaluation, ours, videos, clip, precision)
+        clips = black_clips(ours, clip, BATCH)
+        compiling = seconds_of(lambda: compile_for_scoring(ours, clips), device)
+    scores = partial(our_evaluation, ours, videos, clip)
     return lambda: (seconds_of(scores, device), compiling)
 
 

@@ -14,12 +14,11 @@ from dataclasses import replace
 from multiprocessing import get_context
 from pathlib import Path
 
-import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from processes import clips_per_second
-from st_adapter.bench.limits import median_seconds
-from st_adapter.runtime.passes import backward
+from steps import backward, noise
+from turns import median_seconds
 
 from st_adapter import create_model
 from st_adapter.config import TrainConfig
@@ -69,13 +68,9 @@ def _step(config: TrainConfig) -> tuple[float, float]:
     device = choose_device("auto")
     model = create_model(config.backbone, ["a", "b"], config.adapter, "random").to(device).train()
     model.set_precision(PRECISION)
-    shape = (1, config.frames, 3, config.size, config.size)
-    clip = torch.randint(0, 256, shape, dtype=torch.uint8, device=device)
-
-    def step() -> None:
-        backward(model, clip, clip, lambda x, _: x.square().sum(), precision=PRECISION, at_once=1)
-
-    return 1000 * median_seconds(step, device, STEPS), peak_memory_gb(device)
+    clip = noise(1, config.frames, config.size, device)
+    seconds = median_seconds(lambda: backward(model, clip), device, STEPS)
+    return 1000 * seconds, peak_memory_gb(device)
 
 
 def training(data: Path, config: TrainConfig, processes: int) -> float:
@@ -93,11 +88,9 @@ def scoring(data: Path, config: TrainConfig, count: int) -> float:
     device = choose_device("auto")
     model = create_model(config.backbone, annotations.labels, weights="random").to(device)
     model.set_precision(PRECISION)
-    evaluate_videos(model, videos[:2], config.clip, workers=0, precision=PRECISION)  # warms up
+    evaluate_videos(model, videos[:2], config.clip, workers=0)  # warms up
     clip = replace(config.clip, views=(3, 1))
-    return seconds_of(
-        lambda: evaluate_videos(model, videos, clip, workers=2, precision=PRECISION), device
-    )
+    return seconds_of(lambda: evaluate_videos(model, videos, clip, workers=2), device)
 
 
 def draw(found: dict[tuple[str, str], Points], out: Path) -> None:

@@ -1,188 +1,170 @@
-"""What this machine can do at most: products of matrices, moving memory, decoding."""
+"""A training step and scoring beside the products of matrices in them, computed alone.
 
-import statistics
+    python benchmarks/limits.py [--backbone vit_base_patch16_clip_224] [--precision bfloat16]
+
+Clips of noise, random weights, 400 classes. A step is forward pass, backward pass and AdamW. Its
+products run at their shapes with nothing between them, in turns with it: no code that computes them
+by the same library is faster than that. Prints also the kind of CPU, the rate at which memory is
+copied, and the model-flops utilisation of a step: the operations that torch counts in it (products,
+convolutions and fused attention, but no Triton kernel) a second, as a share of the rate of square
+matrices.
+"""
+
+import argparse
+import platform
+import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import av
 import torch
+from products import (
+    ROUNDS,
+    Product,
+    Products,
+    is_weight_gradient,
+    seconds_beside,
+    seconds_of_kernel,
+    squares,
+)
+from steps import backward, noise, score
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import bmm_flop, mm_flop
+from torch.utils.flop_counter import FlopCounterMode
 
-from st_adapter.runtime.device import seconds_of
+from st_adapter.config import TrainConfig
+from st_adapter.model.build import build_model
+from st_adapter.model.classifier import HALF, VideoClassifier
+from st_adapter.runtime.compilation import black_clips, compile_for_training
+from st_adapter.runtime.device import choose_device
+from st_adapter.training.optimizer import make_optimizer
 
-_BYTES = 256 * 2**20
-_ROUNDS = 5
-_IN_A_ROW = 20
-"""Calls queued together on a GPU, so that the time to start one does not count."""
-_aten = torch.ops.aten
-_PRODUCTS: dict[Any, tuple[int, Callable[..., int]]] = {
-    _aten.mm.default: (0, mm_flop),
-    _aten.addmm.default: (1, mm_flop),
-    _aten.bmm.default: (0, bmm_flop),
-    _aten.baddbmm.default: (1, bmm_flop),
-}
-"""Operations to the place of their first factor, and to what counts them."""
+COPIED_BYTES = 256 * 2**20
+Forward = Callable[[Tensor], Tensor]
 
 
-class Side(NamedTuple):
-    """How a factor lies in memory."""
+class Measured(NamedTuple):
+    """Times of a call, and what is in it.
 
-    shape: tuple[int, ...]
-    strides: tuple[int, ...]
-
-
-class Product(NamedTuple):
-    """A product of matrices, by the operation that computes it and its factors."""
-
-    kind: Any
-    left: Side
-    right: Side
-    dtype: torch.dtype
-
-    @property
-    def operations(self) -> int:
-        """Multiplications and additions."""
-        count: int = _PRODUCTS[self.kind][1](self.left.shape, self.right.shape)
-        return count
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        """Rows and columns of the result."""
-        return self.left.shape[-2], self.right.shape[-1]
-
-
-class Products(TorchDispatchMode):
-    """Counts the products that are computed while it is entered, backward passes too."""
-
-    def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.counted: Counter[Product] = Counter()
-
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        """Note a product, and compute as usual."""
-        name = func._schema.name
-        if name in ("aten::linear", "mkldnn::_linear_pointwise"):  # what it is in inference mode
-            left, right = args[0].flatten(0, -2), args[1].t()
-            self.counted[Product(_aten.mm.default, _side(left), _side(right), left.dtype)] += 1
-        elif "scaled_dot_product" in name:
-            self.counted.update(_of_attention(args, is_backward=name.endswith("backward")))
-        elif func in _PRODUCTS:
-            first = _PRODUCTS[func][0]
-            left, right = args[first], args[first + 1]
-            self.counted[Product(func, _side(left), _side(right), left.dtype)] += 1
-        return func(*args, **(kwargs or {}))
-
-
-def _of_attention(args: Sequence[Tensor], *, is_backward: bool) -> list[Product]:
-    """Two products forwards, and the four backwards that its weights, were they kept, would need.
-
-    Args:
-        args: query, key and value, after the gradient in a backward pass.
+    Attributes:
+        products: of matrices.
+        product_seconds: that each of them takes alone, and squares too.
+        operations: all that torch counts.
     """
-    query, key, value = args[1:4] if is_backward else args[:3]
-    batch, dtype = query.shape[:-2].numel(), query.dtype
-    n, c, m, d = *query.shape[-2:], key.shape[-2], value.shape[-1]
-    shapes = [(n, c, m), (n, m, d)]
-    if is_backward:
-        shapes = [(n, d, m), (n, m, c), (m, n, c), (m, n, d)]
-    return [
-        Product(_aten.bmm.default, _dense(batch, rows, inner), _dense(batch, inner, columns), dtype)
-        for rows, inner, columns in shapes
-    ]
+
+    seconds: float
+    products: Counter[Product]
+    product_seconds: dict[Product, float]
+    operations: int
+
+    def alone(self, without: Callable[[Product], bool] = lambda _: False) -> float:
+        """Seconds that the products take alone, less some of them."""
+        kept = {p: n for p, n in self.products.items() if not without(p)}
+        return sum(count * self.product_seconds[product] for product, count in kept.items())
 
 
-def _side(factor: Tensor) -> Side:
-    return Side(tuple(factor.shape), tuple(factor.stride()))
+def main(config: TrainConfig) -> None:
+    """Print what the machine is, then a line for the step and one for scoring."""
+    device = choose_device(config.device)
+    model = build_model(config, [str(i) for i in range(400)], "random").to(device)
+    model.set_precision(config.precision)
+    if config.compile:
+        compile_for_training(model, black_clips(model, config.clip, config.batch_size))
+    print(f"{name_of(device)}; {torch.get_num_threads()} threads, torch {torch.__version__}")
+    print(f"memory is read and written at {bytes_per_second(device) / 1e9:.1f} GB/s", flush=True)
+    clips = noise(config.batch_size, config.frames, config.size, device)
+    step = measure(model, training_step(model.train(), config, clips))
+    print_step(model, config, step)
+    scoring = measure(model.eval(), lambda forward: score(forward, clips))
+    print_times("scoring", config, scoring)
 
 
-def _dense(batch: int, rows: int, columns: int) -> Side:
-    return Side((batch, rows, columns), (rows * columns, columns, 1))
+def training_step(
+    model: VideoClassifier, config: TrainConfig, clips: Tensor
+) -> Callable[[Forward], None]:
+    """What takes a step of the model, by one of its forms."""
+    optimizer = make_optimizer(model, config)
+
+    def step(forward: Forward) -> None:
+        backward(forward, clips)
+        optimizer.step()
+        optimizer.zero_grad()
+
+    return step
 
 
-def seconds_beside(
-    run: Callable[[], object], products: Iterable[Product], device: torch.device
-) -> tuple[float, dict[Product, float]]:
-    """Median times of a call and of each product with nothing between them.
-
-    They take turns, so that what slows the machine for a while slows both.
-    """
-    product_seconds: dict[Product, list[float]] = {product: [] for product in products}
-    run_seconds = []
-    run()
-    for _ in range(_ROUNDS):
-        run_seconds.append(seconds_of(run, device))
-        for product, seconds in product_seconds.items():
-            seconds.append(_seconds_of_product(product, device))
-    medians = {product: statistics.median(times) for product, times in product_seconds.items()}
-    return statistics.median(run_seconds), medians
+def measure(model: VideoClassifier, run: Callable[[Forward], None]) -> Measured:
+    """Count what a call of the model computes, then time it in turns with that."""
+    with Products() as products, FlopCounterMode(display=False) as flops:
+        run(model.forward)  # as written: compiled code shows no operations
+    wanted = [*products.counted, *squares_of(model)]
+    seconds, alone = seconds_beside(lambda: run(model), wanted, model.device)
+    return Measured(seconds, products.counted, alone, flops.get_total_flops())
 
 
-def squares(dtype: torch.dtype, device: torch.device) -> list[Product]:
-    """Products whose rate is about the highest here."""
-    sizes = (1024, 2048) if device.type == "cpu" else (4096,)
-    sides = [Side((size, size), (size, 1)) for size in sizes]
-    return [Product(_aten.mm.default, side, side, dtype) for side in sides]
+def squares_of(model: VideoClassifier) -> list[Product]:
+    """Square products in the precision of a model."""
+    return squares(HALF.get(model.precision, torch.float32), model.device)
 
 
-def _seconds_of_product(product: Product, device: torch.device) -> float:
-    factors = [_draw(side, product.dtype, device) for side in (product.left, product.right)]
-    multiply = torch.mm if len(product.left.shape) == 2 else torch.bmm
-    return _seconds_of_kernel(lambda: multiply(*factors), device, rounds=3)
+def print_times(what: str, config: TrainConfig, measured: Measured) -> None:
+    """A line of a call beside its products."""
+    seconds, alone = measured.seconds, measured.alone()
+    print(
+        f"{what}: {1000 * seconds:.4g} ms for {config.batch_size} clips, "
+        f"{config.batch_size / seconds:.3g} clips/s; "
+        f"its products of matrices alone {1000 * alone:.4g} ms, {alone / seconds:.0%}",
+        flush=True,
+    )
 
 
-def _draw(side: Side, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Noise that lies in memory as a factor did."""
-    pairs = zip(side.shape, side.strides, strict=True)
-    last = sum((size - 1) * stride for size, stride in pairs)
-    noise = torch.randn(1 + last, dtype=dtype, device=device)
-    return noise.as_strided(side.shape, side.strides)
+def print_step(model: VideoClassifier, config: TrainConfig, step: Measured) -> None:
+    """The line of a training step, and what its products tell of the machine."""
+    print_times("training step", config, step)
+    trained = model.trainable_parameters()
+    needed = step.alone(without=lambda product: is_weight_gradient(product, trained))
+    operations = sum(product.operations * n for product, n in step.products.items())
+    peak = max(s.operations / step.product_seconds[s] for s in squares_of(model))
+    print(
+        f"  products of its forward pass and activations' gradients {needed / step.seconds:.0%}; "
+        f"products run at {operations / step.alone() / 1e9:.4g} GFLOP/s, squares at "
+        f"{peak / 1e9:.4g}; model-flops utilisation {step.operations / step.seconds / peak:.0%}",
+        flush=True,
+    )
 
 
-def median_seconds(run: Callable[[], object], device: torch.device, rounds: int = _ROUNDS) -> float:
-    """Median time of a call, after one that is not timed."""
-    run()
-    return statistics.median(seconds_of(run, device) for _ in range(rounds))
-
-
-def _seconds_of_kernel(run: Callable[[], object], device: torch.device, rounds: int) -> float:
-    """Median time of work on the device; of small factors on a GPU, which its caches then hold."""
-    calls = 1 if device.type == "cpu" else _IN_A_ROW
-
-    def run_all() -> None:
-        for _ in range(calls):
-            run()
-
-    return median_seconds(run_all, device, rounds) / calls
+def name_of(device: torch.device) -> str:
+    """The GPU's name, or the CPU's with the bfloat16 instructions it has, where Linux tells."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    told = Path("/proc/cpuinfo")
+    if device.type != "cpu" or not told.exists():
+        return f"{device}, {platform.machine()}"
+    text = told.read_text()
+    model = re.search(r"^model name\s*: (.+)$", text, re.MULTILINE)
+    kinds = [kind for kind in ("amx_bf16", "avx512_bf16") if kind in text.split()]
+    return (
+        f"{model[1] if model else platform.machine()}, "
+        f"{' and '.join(kinds) or 'neither amx_bf16 nor avx512_bf16'}"
+    )
 
 
 def bytes_per_second(device: torch.device) -> float:
     """Rate of reading and writing memory, by copying 256 MB."""
-    source = torch.zeros(_BYTES, dtype=torch.uint8, device=device)
+    source = torch.zeros(COPIED_BYTES, dtype=torch.uint8, device=device)
     target = torch.empty_like(source)
-    return 2 * _BYTES / _seconds_of_kernel(lambda: target.copy_(source), device, _ROUNDS)
+    seconds = seconds_of_kernel(lambda: target.copy_(source), device, ROUNDS)
+    return 2 * COPIED_BYTES / seconds
 
 
-def seconds_to_decode(path: Path, num_frames: int) -> float:
-    """Time that PyAV takes for the first frames of a file, in one thread, and nothing else."""
-
-    def decode() -> None:
-        with av.open(str(path)) as container:
-            stream = container.streams.video[0]
-            stream.thread_count = 1
-            for i, _ in enumerate(container.decode(stream), start=1):
-                if i == num_frames:
-                    break
-
-    return median_seconds(decode, torch.device("cpu"))
-
-
-def is_weight_gradient(product: Product, weights: Sequence[Tensor]) -> bool:
-    """Whether a product's result has the shape of a trained matrix, either way round."""
-    shapes = {tuple(w.shape) for w in weights if w.ndim == 2}
-    return product.shape in shapes or product.shape[::-1] in shapes
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--backbone", default="vit_base_patch16_clip_224")
+    parser.add_argument("--bottleneck", type=int, default=384)
+    parser.add_argument("--batch-size", type=int, default=2)
+    parser.add_argument("--frames", type=int, default=8)
+    parser.add_argument("--size", type=int, default=224)
+    parser.add_argument("--precision", choices=("float32", *HALF), default="bfloat16")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda ...")
+    parser.add_argument("--compile", action="store_true", help="the step, by torch.compile")
+    main(TrainConfig(**vars(parser.parse_args())))

@@ -1,7 +1,7 @@
 """The official code's model and ours with the same random weights, for the benchmarks beside it.
 
 The official code, linziyi96/st-adapter at b914b38, is imported from a checkout that the user
-names. It is built for GPUs: what stands in its way on a processor, weights held in half precision
+names. It is built for GPUs: what stands in its way on a CPU, weights held in half precision
 and paths of CLIP files read at import, is worked around here, from outside.
 """
 

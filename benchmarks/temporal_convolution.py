@@ -10,18 +10,20 @@ Steps are forward and backward passes of ViT-B/16 with 24 adapters as written.
 
 import argparse
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from st_adapter.bench.limits import median_seconds
-from st_adapter.runtime.passes import autocast, backward
+from steps import backward, noise
 from torch import Tensor
 from triton.testing import do_bench_cudagraph
+from turns import median_seconds
 
 from st_adapter import create_model
 from st_adapter.config import AdapterConfig
-from st_adapter.model.classifier import adapter
+from st_adapter.model.classifier import HALF
+from st_adapter.model.methods import adapter
 from st_adapter.model.methods.adapter import conv2d_over_time, depthwise_conv3d
 
 FRAMES, SIDE, CHANNELS, BOTTLENECK = 8, 14, 768, 384
@@ -74,14 +76,15 @@ def step_seconds(form: Convolve, clips: int, precision: str) -> float:
     config = AdapterConfig(bottleneck=BOTTLENECK)
     model = create_model("vit_base_patch16_clip_224", ["a", "b"], config, "random").to(DEVICE)
     model.train().set_precision(precision)
-    shape = (clips, FRAMES, 3, 16 * SIDE, 16 * SIDE)
-    noise = torch.randint(0, 256, shape, dtype=torch.uint8, device=DEVICE)
-    labels = torch.zeros(clips, dtype=torch.long, device=DEVICE)
+    batch = noise(clips, FRAMES, 16 * SIDE, DEVICE)
+    return median_seconds(lambda: backward(model, batch), DEVICE, rounds=9)
 
-    def step() -> None:
-        backward(model, noise, labels, F.cross_entropy, precision=precision, at_once=clips)
 
-    return median_seconds(step, DEVICE, rounds=9)
+def autocast(precision: str) -> AbstractContextManager[object]:
+    """Compute in a precision, as a classifier does that has it."""
+    return torch.autocast(
+        "cuda", HALF.get(precision), enabled=precision in HALF, cache_enabled=False
+    )
 
 
 def times(
@@ -90,7 +93,7 @@ def times(
     """Forward and backward pass of the convolution, and of the adapter with it."""
     torch.compiler.reset()
     adapter.depthwise_conv3d = form
-    with autocast(DEVICE, precision):
+    with autocast(precision):
         hidden = module.down(features).detach().requires_grad_()
     given = [hidden, module.conv.weight, module.conv.bias]
     alone, whole = (torch.compile(form), torch.compile(module)) if compiled else (form, module)
@@ -106,11 +109,11 @@ def forward_and_backward(
     run: Callable[[], Tensor], wanted: list[Any], precision: str
 ) -> tuple[float, float]:
     """Microseconds of both passes."""
-    with autocast(DEVICE, precision):
+    with autocast(precision):
         grad = torch.randn_like(run())
 
     def forward() -> Tensor:
-        with autocast(DEVICE, precision):
+        with autocast(precision):
             return run()
 
     def both() -> None:
@@ -125,7 +128,7 @@ def forward_and_backward(
 
 def check(form: Convolve, given: list[Tensor], precision: str) -> None:
     """Fail where a result or gradient is far from that of float64."""
-    with autocast(DEVICE, precision):
+    with autocast(precision):
         out = form(*given)
     grad = torch.randn_like(out)
     found = [out, *torch.autograd.grad(out, given, grad)]

@@ -54,6 +54,11 @@ def medians_in_turns(
     return {way: statistics.median(times[1:]) for way, times in seconds.items()}
 
 
+def median_seconds(run: Callable[[], object], device: torch.device, rounds: int) -> float:
+    """Median seconds of a call, after one that is not timed."""
+    return medians_in_turns({"": run}, rounds, device)[""]
+
+
 def _prepare(method: str, prepare: Callable[..., Callable[[], Any]], *given: Any) -> None:
     global _work
     set_start_method(method, force=True)  # of decoding processes; a spawned one would spawn them
