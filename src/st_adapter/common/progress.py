@@ -108,6 +108,12 @@ def say(text: str) -> None:
         _LOGGER.info(text)
 
 
+def note(text: str) -> None:
+    """Say what a user should know of; programs that set up no logging print it, too."""
+    if is_first_process():
+        _LOGGER.warning("note: %s", text)
+
+
 def log(text: str) -> None:
     """Make a remark about progress where no bar can be seen, in a log file for example."""
     if not console().is_terminal:

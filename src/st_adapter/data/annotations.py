@@ -11,7 +11,7 @@ import numpy as np
 
 from st_adapter.common.files import atomic_path
 from st_adapter.common.paths import full_path
-from st_adapter.common.progress import say
+from st_adapter.common.progress import note
 from st_adapter.common.task import Task
 from st_adapter.config import DataConfig
 from st_adapter.data.formats import read_listing
@@ -121,7 +121,7 @@ def read_parts(
         if left_out := train.classes() - held_out.classes():
             names = examples(annotations.labels[label] for label in sorted(left_out))
             what = "groups" if group else "videos"
-            say(f"note: validation leaves out {names}: none of their {what} could be spared for it")
+            note(f"validation leaves out {names}: none of their {what} could be spared for it")
     return checked_parts(data, annotations.labels, train, held_out, annotations.task)
 
 
@@ -148,7 +148,7 @@ def checked_parts(
             names = examples(videos.name(i) for i in missing)
             if len(missing) == len(videos):
                 raise DataError(f"{data}: none of {len(videos)} {part} files exists: {names}")
-            say(f"note: {len(missing)} of {len(videos)} {part} files are not there: {names}")
+            note(f"{len(missing)} of {len(videos)} {part} files are not there: {names}")
     return Annotations(labels=labels, train=train, val=held_out, task=task)
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from st_adapter.common.files import read_json, write_json
 from st_adapter.common.paths import absolute
-from st_adapter.common.progress import say
+from st_adapter.common.progress import note, say
 from st_adapter.common.provenance import command
 from st_adapter.config import DataConfig, TrainConfig
 from st_adapter.data.annotations import Annotations, read_annotations, read_parts
@@ -63,7 +63,7 @@ def evaluation_videos(
     given = read_annotations(data, spec.labels, options, spec.task)
     if not given.val and config is not None:
         if config.val is not None:
-            say(f"note: the run was trained on {data}; its validation data is {config.val}")
+            note(f"the run was trained on {data}; its validation data is {config.val}")
             return given.train
         held_out = read_videos(data, config)
         trained = read_json(run / "config.json").get("data_digest")
@@ -100,5 +100,5 @@ def write_evaluation(file: Path, evaluation: Evaluation, data: Path) -> None:
     origin = {"data": absolute(data), "command": command()}
     before = read_json(file).get("data", "") if file.exists() else ""
     if before not in ("", origin["data"]):
-        say(f"note: {file} held the result on {before}; --out FILE would keep both")
+        note(f"{file} held the result on {before}; --out FILE would keep both")
     write_json(file, evaluation.to_json() | origin)

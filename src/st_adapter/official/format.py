@@ -12,7 +12,7 @@ from torch import Tensor
 from st_adapter.backbones.build import check_fit, create_backbone, shapes_alone
 from st_adapter.backbones.vit import VisionTransformerFamily
 from st_adapter.backbones.weight_files.tensors import find_table, read_record
-from st_adapter.common.progress import say
+from st_adapter.common.progress import note
 from st_adapter.config import AdapterConfig
 from st_adapter.errors import ArgumentError, CheckpointError
 
@@ -151,7 +151,7 @@ def is_plain_vit(backbone: str) -> bool:
 def remark_on(backbone: str) -> None:
     """Say so where the authors' code has no such backbone, whatever the tensors' shapes."""
     if "_clip_quickgelu_" not in backbone:
-        say(f"note: the authors' code runs CLIP ViTs with QuickGELU alone; {backbone} is not one")
+        note(f"the authors' code runs CLIP ViTs with QuickGELU alone; {backbone} is not one")
 
 
 def _usual_shape(

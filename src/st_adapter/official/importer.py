@@ -18,7 +18,7 @@ from st_adapter.backbones.build import (
 from st_adapter.backbones.seeded import own_random
 from st_adapter.backbones.weight_files import openai_clip
 from st_adapter.backbones.weight_files.tensors import read_tensors
-from st_adapter.common.progress import say
+from st_adapter.common.progress import note
 from st_adapter.config import AdapterConfig
 from st_adapter.errors import ArgumentError, CheckpointError
 from st_adapter.model.build import copy_trained
@@ -165,7 +165,7 @@ def _choose_backbone(
     sizes = {"embed_dim": clip.width, "depth": clip.blocks, "img_size": clip.size}
     sizes |= {"patch_size": clip.patch, "num_heads": heads or max(1, clip.width // 64)}
     if not heads:
-        say(f"note: assuming {sizes['num_heads']} attention heads; use --heads to change that")
+        note(f"assuming {sizes['num_heads']} attention heads; use --heads to change that")
     return _UNNAMED, sizes
 
 

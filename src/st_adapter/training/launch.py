@@ -30,12 +30,7 @@ import torch
 from torch import distributed
 
 from st_adapter.common.interrupt import deferred_interrupt
-from st_adapter.common.progress import (
-    is_first_process,
-    remarks_are_shown,
-    say,
-    show_remarks,
-)
+from st_adapter.common.progress import is_first_process, note, remarks_are_shown, show_remarks
 from st_adapter.errors import ArgumentError, StAdapterError, TrainingError
 
 _Result = TypeVar("_Result")
@@ -72,11 +67,11 @@ def check_accelerate() -> None:
             )
     precision = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
     if precision != "no" and is_first_process():
-        say(f"note: accelerate's mixed precision ({precision}) is left aside; --precision counts")
+        note(f"accelerate's mixed precision ({precision}) is left aside; --precision counts")
     alone = os.environ.get("ACCELERATE_USE_CPU", "").lower() == "true" and not is_launched()
     if alone and "MASTER_ADDR" in os.environ:
-        say(
-            "note: accelerate started one process, not several: on processors it does so by MPI "
+        note(
+            "accelerate started one process, not several: on processors it does so by MPI "
             "alone; use --processes N, or its --multi_gpu with --device cpu"
         )
 

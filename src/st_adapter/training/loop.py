@@ -18,7 +18,7 @@ from accelerate.utils import InitProcessGroupKwargs, broadcast_object_list, gath
 from st_adapter.catalogue.costs import count_parts
 from st_adapter.common.interrupt import deferred_interrupt
 from st_adapter.common.lock import alone_in
-from st_adapter.common.progress import Bar, bar, say
+from st_adapter.common.progress import Bar, bar, note, say
 from st_adapter.common.task import Task
 from st_adapter.config import ClipConfig, TrainConfig
 from st_adapter.data.video.index import index_of
@@ -271,14 +271,14 @@ def _announce(run: Run) -> None:
         f"learning rate {config.peak_lr():.2e}"
     )
     if config.step_clips > len(data.train) * config.repeats:
-        say(
-            f"note: a step has all {len(data.train)} training videos, as there are no more; a "
+        note(
+            f"a step has all {len(data.train)} training videos, as there are no more; a "
             "smaller --batch-size takes more steps"
         )
     now = run.accelerator.num_processes
     if now != config.processes:
-        say(
-            f"note: {_count(now, 'process')} instead of {config.processes}; a step has the same "
+        note(
+            f"{_count(now, 'process')} instead of {config.processes}; a step has the same "
             f"{config.step_clips} clips, shared by those there are"
         )
     if run.is_done:

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from st_adapter.backbones.build import digest
 from st_adapter.common.files import atomic_path, check_writable, remove_unfinished
-from st_adapter.common.progress import say
+from st_adapter.common.progress import note, say
 from st_adapter.common.provenance import versions
 from st_adapter.config import TrainConfig
 from st_adapter.data.annotations import Annotations
@@ -183,7 +183,7 @@ class PrefixCache:
                 save_file(tensors, temporary, metadata={"item": record})
         except OSError as error:
             self._room = 0
-            say(f"note: the prefix cache takes no more: {error}")
+            note(f"the prefix cache takes no more: {error}")
             return False
         return True
 

@@ -11,7 +11,7 @@ from accelerate.utils import gather_object
 from torch import Tensor
 
 from st_adapter.common.files import atomic_path, read_json_lines, remove_unfinished
-from st_adapter.common.progress import say
+from st_adapter.common.progress import note
 from st_adapter.data.datasets import Skipped
 from st_adapter.errors import ArgumentError, CheckpointError, TrainingError
 from st_adapter.model.build import copy_trained
@@ -147,7 +147,7 @@ class SavedStates:
             try:
                 return file, torch.load(file, map_location="cpu", weights_only=True)
             except Exception:  # torch's own text advises to load it unsafely
-                say(f"note: {file} is damaged")
+                note(f"{file} is damaged")
         raise CheckpointError(
             f"{self._run.folder}/state holds nothing that can be read, the run cannot go on; start "
             "anew with another --out. What it has reached is in adapter/"

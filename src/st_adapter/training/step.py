@@ -9,7 +9,7 @@ from accelerate.utils import gather_object
 from jaxtyping import Float
 from torch import Tensor
 
-from st_adapter.common.progress import say
+from st_adapter.common.progress import note
 from st_adapter.data.batches import TrainBatch
 from st_adapter.errors import DataError, DivergedError
 from st_adapter.evaluation.scoring import task_loss
@@ -140,10 +140,7 @@ def _note_bad_step(run: Run, value: float, batches: list[TrainBatch]) -> None:
     paths = gather_object([path for batch in batches for path in batch.paths])
     run.log({"left_out": str(value), "videos": paths})
     if run.at.bad_in_row < _MOST_BAD_STEPS:
-        say(
-            f"note: step {run.at.step} is left out, its loss is {value}; metrics.jsonl has its "
-            "videos"
-        )
+        note(f"step {run.at.step} is left out, its loss is {value}; metrics.jsonl has its videos")
         return
     raise DivergedError(
         f"loss was {value} for {run.at.bad_in_row} steps in a row (last: step {run.at.step}); "

@@ -8,7 +8,7 @@ from pathlib import Path
 import timm
 from torch import Tensor
 
-from st_adapter.common.progress import say
+from st_adapter.common.progress import note
 from st_adapter.errors import CheckpointError
 
 _RENAMED = {
@@ -122,7 +122,7 @@ def quickgelu_twin(name: str, tag: str) -> str | None:
 def remark_on_activation(name: str, tag: str) -> None:
     """Say so where weights of this tag were trained with QuickGELU and the model has GELU."""
     if twin := quickgelu_twin(name, tag):
-        say(f"note: weights {tag} want QuickGELU, where {name} computes GELU; {twin} has it")
+        note(f"weights {tag} want QuickGELU, where {name} computes GELU; {twin} has it")
 
 
 def _visual(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
-from st_adapter.common.progress import say
+from st_adapter.common.progress import note
 from st_adapter.config import Activation, Init
 from st_adapter.errors import ArgumentError
 
@@ -157,6 +157,6 @@ def _builds_kernels(device: torch.device, dtype: torch.dtype) -> bool:
         raise
     except Exception as error:  # whatever its compiler raises
         reason = (str(error).splitlines() or [type(error).__name__])[0]
-        say(f"note: Triton builds no kernels here ({reason}); adapters run a slower convolution")
+        note(f"Triton builds no kernels here ({reason}); adapters run a slower convolution")
         return False
     return True
