@@ -11,10 +11,13 @@ SOURCE = Path(__file__).parents[1] / "src" / "st_adapter"
 FILES = sorted(SOURCE.rglob("*.py"))
 
 PRIVATE = {
+    "cli/imports.py: _disable_dynamo": "torch's mark for what is not compiled, without the import "
+    "of its compiler, which takes longer than torch; in the command alone, which does without "
+    "where there is none",
     "training/loop.py: _reset_state": "accelerate keeps one state for the process, and refuses a "
     "second run with other settings; there is no public way to begin anew",
 }
-"""Private names of other libraries that are used, each with the reason; none of torch or timm."""
+"""Private names of other libraries that are used, each with the reason."""
 
 
 def private_names(file):

@@ -16,8 +16,8 @@ from st_adapter.comparison.plan import Plan, write_plan
 from st_adapter.comparison.results import choose_rates
 from st_adapter.comparison.run import compare
 from st_adapter.errors import ArgumentError, StAdapterError
+from st_adapter.evaluation.run_record import read_videos
 from st_adapter.report.page import write_report
-from st_adapter.training.run_folder import read_videos
 
 METHODS = ("st-adapter", "linear")
 COSTS = ("train_seconds", "step_seconds", "memory_gb")

@@ -49,7 +49,11 @@ def quick_imports() -> Iterator[None]:
 
 def _add_deferred() -> None:
     # torch's own form of the decorator, which imports the compiler when the function is called.
-    from torch._compile import _disable_dynamo
+    # It is private: where a version of torch lacks it, the compiler is imported as ever.
+    try:
+        from torch._compile import _disable_dynamo
+    except ImportError:
+        return
 
     def disable(fn: Any = None, recursive: bool = True, **_: Any) -> Any:
         return _disable_dynamo(fn, recursive)
