@@ -227,9 +227,7 @@ class BlockwiseFamily(Family):
             watched = (block, block.get_submodule(entry)) if entry else (block,)
             handles += [m.register_forward_pre_hook(partial(note, name)) for m in watched]
         try:
-            features = self._run_frame()
-            with torch.no_grad():
-                pooled = self.backbone.forward_head(features, pre_logits=True)
+            features, pooled = self._run_frame()
         except NotImplementedError as error:
             raise ArgumentError(f"adapters do not fit {self._kind()}: {error}") from error
         finally:
@@ -279,14 +277,15 @@ class BlockwiseFamily(Family):
                 )
 
     @torch.no_grad()
-    def _run_frame(self) -> Any:
-        """What the backbone makes of one black frame of its own size, in evaluation mode."""
+    def _run_frame(self) -> tuple[Any, Tensor]:
+        """Features and pooled features of one black frame of the backbone's own size."""
         weight = next(self.backbone.parameters())
         frame = torch.zeros(1, 3, *self.native_size(), device=weight.device, dtype=weight.dtype)
         trains = self.backbone.training
         self.backbone.eval()
         try:
-            return self.backbone.forward_features(frame)
+            features = self.backbone.forward_features(frame)
+            return features, self.backbone.forward_head(features, pre_logits=True)
         finally:
             self.backbone.train(trains)
 

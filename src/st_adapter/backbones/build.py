@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import timm
 from torch import Tensor, nn
@@ -91,7 +92,7 @@ def build_from(
     return backbone
 
 
-def create_backbone(name: str, **sizes: int) -> nn.Module:
+def create_backbone(name: str, **sizes: Any) -> nn.Module:
     """Create a model that takes any input size, where its family has an option for that.
 
     Raises:
@@ -100,7 +101,7 @@ def create_backbone(name: str, **sizes: int) -> nn.Module:
     return _create(name, sizes)
 
 
-def _create(name: str, sizes: Mapping[str, int], pretrained: bool = False) -> nn.Module:
+def _create(name: str, sizes: Mapping[str, Any], pretrained: bool = False) -> nn.Module:
     for flexible in _FLEXIBLE_SIZE:
         try:
             model: nn.Module = timm.create_model(
