@@ -11,6 +11,7 @@ import argparse
 import os
 import tempfile
 from dataclasses import replace
+from itertools import cycle, islice
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -84,7 +85,7 @@ def training(data: Path, config: TrainConfig, processes: int) -> float:
 def scoring(data: Path, config: TrainConfig, count: int) -> float:
     """Seconds to evaluate that many videos, 3 views of each, from files on."""
     annotations = read_annotations(data)
-    videos = (annotations.train * count)[:count]  # the first ones again, where there are fewer
+    videos = list(islice(cycle(annotations.train), count))  # again, where there are fewer
     device = choose_device("auto")
     model = create_model(config.backbone, annotations.labels, weights="random").to(device)
     model.set_precision(PRECISION)
