@@ -11,7 +11,9 @@ from typing import Any
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from st_adapter.backbones.build import check_name, create_backbone, shapes_alone
+from st_adapter.backbones.build import create_backbone
+from st_adapter.backbones.construction import shapes_alone
+from st_adapter.backbones.sources import check_name
 from st_adapter.config import TrainConfig
 from st_adapter.methods import METHODS
 from st_adapter.model.checkpoint import find, read_spec

@@ -13,9 +13,9 @@ from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
 from st_adapter.backbones import family_of
-from st_adapter.backbones.build import digest
 from st_adapter.backbones.family import Inserted
 from st_adapter.backbones.layout import unflatten
+from st_adapter.backbones.tensor_checks import digest
 from st_adapter.errors import ArgumentError
 from st_adapter.methods import METHODS
 from st_adapter.model import checkpoint
