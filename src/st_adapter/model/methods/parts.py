@@ -153,7 +153,6 @@ def _biases(backbone: nn.Module) -> list[nn.Parameter]:
 
 
 def _last_blocks(blocks: Sequence[nn.Module], count: int) -> list[nn.Parameter]:
-    """The parameters of the last `count` blocks."""
     if count > len(blocks):
         raise ArgumentError(f"this backbone has {len(blocks)} blocks; trained blocks was {count}")
     return [parameter for block in blocks[-count:] for parameter in block.parameters()]
