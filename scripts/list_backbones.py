@@ -14,7 +14,7 @@ import timm
 import torch
 
 from st_adapter.backbones.build import create_backbone
-from st_adapter.catalogue.backbone_table import TABLE, Row
+from st_adapter.catalogue.backbone_table import TABLE, BackboneRow
 from st_adapter.common.progress import bar
 from st_adapter.errors import ArgumentError
 from st_adapter.model.build import attach
@@ -40,7 +40,7 @@ def main() -> None:
     print(page.splitlines()[2])
 
 
-def examine(model: str) -> Row:
+def examine(model: str) -> BackboneRow:
     """Attach adapters to a model on the meta device, where nothing is computed, and run clips."""
     size = timm.get_pretrained_cfg(model).input_size[-1]
     parameters, adapters, positions, any_size, refused = 0, 0, "", False, ""
@@ -56,7 +56,7 @@ def examine(model: str) -> Row:
             any_size = _runs(classifier, 2 * size)
     except ArgumentError as error:
         refused = str(error)
-    return Row(
+    return BackboneRow(
         model=model,
         module=timm.models.model_entrypoint(model).__module__.rpartition(".")[2],
         parameters=parameters,
@@ -76,7 +76,7 @@ def _runs(classifier: VideoClassifier, size: int) -> bool:
     return True
 
 
-def page_of(rows: list[Row]) -> str:
+def page_of(rows: list[BackboneRow]) -> str:
     """docs/backbones.md."""
     fit = [row for row in rows if not row.refused]
     families = defaultdict(list)
@@ -112,7 +112,7 @@ def page_of(rows: list[Row]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def family_line(module: str, rows: list[Row]) -> str:
+def family_line(module: str, rows: list[BackboneRow]) -> str:
     """One family as a row of the page."""
     fit = [row for row in rows if not row.refused]
     places = " or ".join(sorted({row.positions for row in fit}))

@@ -261,10 +261,8 @@ def test_an_adapter_before_the_mlp_is_in_the_residual_stream(family):
     """The block ends as if its MLP branch had started from the adapted stream."""
     model, clips = randomise(make_model(family)), random_clips(family, frames=1, batch=1)
     block = model.backbone.get_submodule(first_block_name(model.backbone))
-    place = next(p for p in model.backbone._st_adapter_opened.places if p.site.position == "mlp")
-    entry = (
-        block.norm2 if place.site.name == "blocks_0_mlp" and not post_norm(family) else block.mlp
-    )
+    site = next(s for s in model.family.sites() if s.position == "mlp")
+    entry = block.norm2 if site.name == "blocks_0_mlp" and not post_norm(family) else block.mlp
     seen = {}
 
     def keep(name):
@@ -275,15 +273,15 @@ def test_an_adapter_before_the_mlp_is_in_the_residual_stream(family):
         block.register_forward_hook(keep("out")),
     ]
     handles += [entry.register_forward_pre_hook(keep("middle"), prepend=True)]
-    only = {place.site.name: model.adapters[place.site.name]}
+    only = {site.name: model.adapters[site.name]}
 
     def adapt(grid):
-        return only[place.site.name].update(grid[None])[0]
+        return only[site.name].update(grid[None])[0]
 
     frames = clips[0] / 255
     size = (frames.shape[-2], frames.shape[-1])
     with torch.no_grad():
-        model.family.run(frames, Inserted({place.site.name: adapt}))
+        model.family.run(frames, Inserted({site.name: adapt}))
         for handle in handles:
             handle.remove()
         middle, arguments = seen["middle"][0][0], seen["in"][0]
@@ -359,9 +357,9 @@ def test_attaching_from_several_threads_puts_hooks_once():
             thread.start()
         for thread in threads:
             thread.join()
-        places = backbone._st_adapter_opened.places
+        sites = backbone._st_adapter_opened.sites
         hooks = sum(len(module._forward_pre_hooks) for module in backbone.modules())
-        assert hooks == len(places) == 8
+        assert hooks == len(sites) == 8
 
 
 @pytest.mark.parametrize("family", ["ViT", "Swin"])

@@ -17,7 +17,8 @@ from timm.models.vision_transformer import checkpoint_filter_fn
 from torch import nn
 
 import st_adapter
-from st_adapter.backbones.build import build_backbone, create_backbone, shapes_alone
+from st_adapter.backbones.build import build_backbone, create_backbone
+from st_adapter.backbones.construction import shapes_alone
 from st_adapter.backbones.weight_files import openai_clip as clip
 from st_adapter.backbones.weight_files.tensors import read_tensors
 from st_adapter.errors import CheckpointError

@@ -6,8 +6,7 @@ import pytest
 import timm
 
 from st_adapter.catalogue.backbone_table import read_table
-from st_adapter.catalogue.costs import inspect_backbone
-from st_adapter.catalogue.recipe_costs import recipe_costs
+from st_adapter.catalogue.costs import inspect_backbone, recipe_costs
 from st_adapter.cli.main import main
 from st_adapter.recipes import ALIASES, RECIPES, find_recipe, resolve
 

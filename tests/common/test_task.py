@@ -15,7 +15,7 @@ from st_adapter.comparison.run import compare
 from st_adapter.config import DataConfig
 from st_adapter.data.annotations import read_annotations
 from st_adapter.errors import ArgumentError, DataError
-from st_adapter.evaluation.scoring import probabilities, task_loss
+from st_adapter.evaluation.score import probabilities, task_loss
 from st_adapter.official.exporter import export_official
 from st_adapter.report.page import write_report
 from st_adapter.training.loop import train

@@ -280,11 +280,11 @@ def test_the_rate_of_the_best_trial_is_chosen_then_that_of_the_lowest_loss(tmp_p
 
 
 def test_a_row_reads_as_people_write(compared):
-    from st_adapter.comparison.results import Row
+    from st_adapter.comparison.results import MethodRow
 
     record = json.loads((compared / "results.json").read_text())["results"][0]
     assert record.pop("top1") == record["score"]
-    text = cells(Row(**record | {"score": 0.5, "lowest": 0.25, "highest": 0.75, "lr": 1e-3}))
+    text = cells(MethodRow(**record | {"score": 0.5, "lowest": 0.25, "highest": 0.75, "lr": 1e-3}))
     assert text[:4] == ["st-adapter", "50.0", "25.0–75.0", "0.001*"]
 
 

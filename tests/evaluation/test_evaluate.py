@@ -1,5 +1,6 @@
 import json
 import re
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -51,6 +52,13 @@ def test_what_cannot_be_read_is_counted_and_listed(predictor, folder_data, tmp_p
     assert "no video stream" in result.skipped[0].reason
     with pytest.raises(DataError, match="none of 1 videos could be read; the first because"):
         evaluate_videos(predictor.model, [broken], predictor.clip, workers=0)
+
+
+def test_a_damaged_evaluation_is_refused_before_data_is_read(trained_run, tmp_path):
+    run = shutil.copytree(trained_run, tmp_path / "run")
+    (run / "eval.json").write_text("{")
+    with pytest.raises(ArgumentError, match=r"eval\.json is no earlier evaluation"):
+        st_adapter.evaluate(run, tmp_path / "no such data")
 
 
 def test_predictor_ranks_all_labels(predictor, folder_data):

@@ -1,5 +1,6 @@
 import json
 import shutil
+import socket
 
 import pytest
 import timm
@@ -7,7 +8,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import st_adapter
-from st_adapter.backbones.build import build_backbone, digest
+from st_adapter.backbones.build import build_backbone
+from st_adapter.backbones.sources import resolve_source
+from st_adapter.backbones.tensor_checks import digest
 from st_adapter.errors import ArgumentError, CheckpointError
 
 LABELS = ["a", "b"]
@@ -198,9 +201,9 @@ def test_missing_weights_and_unknown_names_are_named(tmp_path):
     with pytest.raises(ArgumentError, match="weights file gone.pth does not exist"):
         build_backbone("test_vit", "gone.pth")
     with pytest.raises(ArgumentError, match="did you mean .*vit_tiny_patch16_224"):
-        build_backbone("vit_tiny_patch16_242")
+        resolve_source("vit_tiny_patch16_242", "hub")
     with pytest.raises(ArgumentError, match="no weights tagged 'nope'; tags: augreg_in21k"):
-        build_backbone("vit_tiny_patch16_224.nope")
+        resolve_source("vit_tiny_patch16_224.nope", "hub")
 
 
 def test_unreachable_hub_tells_what_is_left(monkeypatch):
@@ -208,13 +211,31 @@ def test_unreachable_hub_tells_what_is_left(monkeypatch):
     with pytest.raises(
         ArgumentError, match=r"cannot be reached .*--weights FILE .*--weights random"
     ):
-        build_backbone("vit_tiny_patch16_224")
+        resolve_source("vit_tiny_patch16_224", "hub")
 
 
 def test_unreachable_hub_falls_back_to_the_packaged_model(monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    backbone = build_backbone("tf_efficientnet_lite0")
-    assert digest(backbone) == digest(build_backbone("tf_efficientnet_lite0", "package"))
+    assert resolve_source("tf_efficientnet_lite0", "hub") == "package"
+
+
+def test_cached_weights_are_found_without_asking_the_hub(monkeypatch, tmp_path):
+    hub = socket.create_server(("127.0.0.1", 0))  # never answers
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(
+        "huggingface_hub.constants.ENDPOINT", f"http://127.0.0.1:{hub.getsockname()[1]}"
+    )
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    repository = timm.get_pretrained_cfg("vit_tiny_patch16_224").hf_hub_id.replace("/", "--")
+    cached = tmp_path / f"models--{repository}"
+    (cached / "refs").mkdir(parents=True)
+    (cached / "refs" / "main").write_text("1234")
+    (cached / "snapshots" / "1234").mkdir(parents=True)
+    (cached / "snapshots" / "1234" / "model.safetensors").touch()
+    assert resolve_source("vit_tiny_patch16_224", "hub") == "hub"
+    hub.setblocking(False)
+    with hub, pytest.raises(BlockingIOError):
+        hub.accept()
 
 
 def test_digest_sees_every_value_and_not_the_precision_on_disk(tmp_path):

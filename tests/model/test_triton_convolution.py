@@ -22,7 +22,7 @@ NEAR = {"float32": 1e-6, "bfloat16": 8e-3, "float16": 5e-4}
 @pytest.fixture(scope="module")
 def interpreted():
     """Of every shape and type, `errors` in the interpreter, which Triton is imported for."""
-    code = "import test_temporal_kernel as t; t.print_errors()"
+    code = "import test_triton_convolution as t; t.print_errors()"
     environment = os.environ | {"TRITON_INTERPRET": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
     command = [sys.executable, "-c", code]
     done = subprocess.run(command, capture_output=True, text=True, env=environment)

@@ -62,10 +62,9 @@ _OPENING = threading.Lock()
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Place:
+class _Site(Site):
     """A site, and how features lie there."""
 
-    site: Site
     layout: Layout
 
 
@@ -73,7 +72,7 @@ class _Place:
 class _Opened:
     """What is known of a backbone that has its hooks; `last` is how features lie before pooling."""
 
-    places: tuple[_Place, ...]
+    sites: tuple[_Site, ...]
     blocks: tuple[str, ...]
     last: Layout | None
     num_features: int
@@ -126,7 +125,7 @@ class BlockwiseFamily(Family):
 
     def sites(self) -> list[Site]:
         """Before every block, or before attention and before the MLP where all blocks have both."""
-        return [place.site for place in self._opened.places]
+        return list(self._opened.sites)
 
     def blocks(self) -> list[nn.Module]:
         """The modules that adapters stand before."""
@@ -146,7 +145,7 @@ class BlockwiseFamily(Family):
                 f"{self._kind()} is set to checkpoint gradients, which adapters cannot "
                 "follow; call its set_grad_checkpointing(False)"
             )
-        if any(place.layout.kind == "map" for place in self._opened.places):
+        if any(site.layout.kind == "map" for site in self._opened.sites):
             frames = frames.contiguous(memory_format=torch.channels_last)
         before = _THREAD.run
         _THREAD.run = _Run(inserted.adapters, (frames.shape[-2], frames.shape[-1]), {})
@@ -200,11 +199,11 @@ class BlockwiseFamily(Family):
             layouts[name] = [self._layout(name, shape) for shape in seen]
         if entry:
             self._check_branches({name: blocks[name] for name in layouts}, entry)
-        places: list[_Place] = []
+        sites: list[_Site] = []
         for i, name in enumerate(layouts):
-            places += _put_hooks(i, blocks[name], layouts[name], entry)
+            sites += _put_hooks(i, blocks[name], layouts[name], entry)
         return _Opened(
-            places=tuple(places),
+            sites=tuple(sites),
             blocks=tuple(layouts),
             last=self._find_layout(last_shape),
             num_features=num_features,
@@ -238,7 +237,8 @@ class BlockwiseFamily(Family):
                 f"{self._kind()} pools nothing: its features are {list(pooled.shape)}; "
                 "make it with timm's default global_pool"
             )
-        inputs = {name: seen for name, seen in shapes.items() if not _is_picture(seen)}
+        # What takes the picture itself, [1, 3, h, w], is a stem: features begin after it.
+        inputs = {name: s for name, s in shapes.items() if len(s[0]) != 4 or s[0][1] != 3}
         return inputs, _shape(features), pooled.shape[-1]
 
     def _check_branches(self, blocks: dict[str, nn.Module], entry: str) -> None:
@@ -336,56 +336,55 @@ def _shape(value: Any) -> tuple[int, ...]:
     return tuple(value.shape) if isinstance(value, Tensor) else ()
 
 
-def _is_picture(seen: list[tuple[int, ...]]) -> bool:
-    return len(seen[0]) == 4 and seen[0][1] == 3
-
-
-def _put_hooks(index: int, block: nn.Module, layouts: list[Layout], entry: str) -> list[_Place]:
-    """Open the sites of one block."""
+def _put_hooks(index: int, block: nn.Module, layouts: list[Layout], entry: str) -> list[_Site]:
     positions = ("attention", "mlp") if entry else ("block",)
-    places = []
+    sites = []
     for position, layout in zip(positions, layouts, strict=True):
-        site = Site(
+        site = _Site(
             name=f"blocks_{index}" if position == "block" else f"blocks_{index}_{position}",
             position=position,
             block=index,
             channels=layout.channels,
             ordered=not type(block).__module__.endswith(_SHUFFLED),
+            layout=layout,
         )
-        places.append(place := _Place(site=site, layout=layout))
+        sites.append(site)
         if position == "mlp":
-            block.get_submodule(entry).register_forward_pre_hook(partial(_enter_mlp, place))
-            block.register_forward_hook(partial(_leave_mlp, place))
+            block.get_submodule(entry).register_forward_pre_hook(partial(_enter_mlp, site))
+            block.register_forward_hook(partial(_leave_mlp, site))
         else:
-            block.register_forward_pre_hook(partial(_enter_block, place))
-    return places
+            block.register_forward_pre_hook(partial(_enter_block, site))
+    return sites
 
 
-def _adapted(place: _Place, args: tuple[Any, ...]) -> Tensor | None:
+def _adapted(site: _Site, args: tuple[Any, ...]) -> Tensor | None:
     """The first of a module's inputs, adapted, where the call under way has an adapter for it."""
     run = _THREAD.run
-    adapter = run.adapters.get(place.site.name) if run else None
+    adapter = run.adapters.get(site.name) if run else None
     if run is None or adapter is None:
         return None
-    return place.layout.adapt(args[0], run.frame_size, adapter)
+    return site.layout.adapt(args[0], run.frame_size, adapter)
 
 
-def _enter_block(place: _Place, _module: nn.Module, args: tuple[Any, ...]) -> Any:
-    adapted = _adapted(place, args)
+def _enter_block(site: _Site, _module: nn.Module, args: tuple[Any, ...]) -> Any:
+    adapted = _adapted(site, args)
     return None if adapted is None else (adapted, *args[1:])
 
 
-def _enter_mlp(place: _Place, _module: nn.Module, args: tuple[Any, ...]) -> Any:
-    """Show the MLP the adapted stream; `_leave_mlp` brings the update into the stream itself."""
-    adapted = _adapted(place, args)
+# The paper adapts the residual stream itself: x + u + mlp(norm2(x + u)). A hook on norm2 changes
+# what the branch takes and not the x that timm's block adds to it. So the update u is kept on the
+# way in, and is added to what the block returns.
+def _enter_mlp(site: _Site, _module: nn.Module, args: tuple[Any, ...]) -> Any:
+    adapted = _adapted(site, args)
     if adapted is None:
         return None
     assert _THREAD.run is not None
-    _THREAD.run.updates[place.site.name] = adapted - args[0]
+    _THREAD.run.updates[site.name] = adapted - args[0]
     return (adapted, *args[1:])
 
 
-def _leave_mlp(place: _Place, _module: nn.Module, _args: Any, output: Tensor) -> Tensor | None:
+def _leave_mlp(site: _Site, _module: nn.Module, _args: Any, output: Tensor) -> Tensor | None:
     run = _THREAD.run
-    update = run.updates.pop(place.site.name, None) if run else None
+    update = run.updates.pop(site.name, None) if run else None
+    # Blocks may keep a grid as [n, h, w, c] outside of the MLP and as tokens inside of it.
     return None if update is None else output + update.reshape(output.shape)

@@ -7,32 +7,12 @@ from typing import Any
 import timm
 from torch import Tensor, nn
 
-from st_adapter.backbones.digest import classifier_tensors, digest
-from st_adapter.backbones.fit import check_fit
-from st_adapter.backbones.seeded import own_random
-from st_adapter.backbones.shapes import shapes_alone
-from st_adapter.backbones.sources import (
-    NAMED_SOURCES,
-    check_name,
-    hub_error,
-    packaged_file,
-    resolve_source,
-)
+from st_adapter.backbones.construction import own_random
+from st_adapter.backbones.sources import hub_error, packaged_file
+from st_adapter.backbones.tensor_checks import check_fit, classifier_tensors
 from st_adapter.backbones.weight_files import openai_clip
 from st_adapter.backbones.weight_files.tensors import read_tensors
 from st_adapter.errors import ArgumentError, CheckpointError
-
-__all__ = [
-    "NAMED_SOURCES",
-    "build_backbone",
-    "build_from",
-    "check_fit",
-    "check_name",
-    "create_backbone",
-    "digest",
-    "resolve_source",
-    "shapes_alone",
-]
 
 _FLEXIBLE_SIZE: tuple[dict[str, bool], ...] = (
     {"dynamic_img_size": True},
@@ -45,45 +25,32 @@ _REFUSALS = (TypeError, ValueError, AssertionError, RuntimeError)
 """What timm's constructors raise where sizes do not go together: five heads in 64 channels."""
 
 
-def build_backbone(
-    name: str,
-    weights: str = "hub",
-    seed: int = 0,
-    options: Mapping[str, int] | None = None,
-) -> nn.Module:
+def build_backbone(name: str, source: str, options: Mapping[str, int] | None = None) -> nn.Module:
     """Build a timm model without its classifier, able to take any size its kind allows.
 
     Args:
         name: any timm name, with or without a pretrained tag.
-        weights: "hub" (timm's own download), "package", "random", or a file in timm's names or
-            OpenAI's CLIP names.
-        seed: of random weights, so that they can be made again.
+        source: of the weights, as `resolve_source` returns it: "hub" (timm's own download),
+            "package", "random", or a file in timm's names or OpenAI's CLIP names.
         options: sizes that differ from the named model's, as `timm.create_model` takes them.
 
     Raises:
-        ArgumentError: the name is unknown, or the hub cannot be reached.
+        ArgumentError: the model cannot be built with these sizes, or the hub cannot be reached.
         CheckpointError: the file is unreadable or does not fit.
     """
-    return build_from(name, resolve_source(name, weights), seed, options)
-
-
-def build_from(
-    name: str, weights: str, seed: int = 0, options: Mapping[str, int] | None = None
-) -> nn.Module:
-    """Build as `build_backbone` does, from a source that `resolve_source` returned."""
     options = options or {}
-    if weights == "random":
-        with own_random(seed):
+    if source == "random":
+        with own_random(0):
             return create_backbone(name, **options)
-    if weights == "hub":
+    if source == "hub":
         try:
             return _create(name, options, pretrained=True)
         except OSError as error:
             raise hub_error(name, str(error).splitlines()[0]) from error
-    file = packaged_file(name) if weights == "package" else Path(weights)
+    file = packaged_file(name) if source == "package" else Path(source)
     backbone = create_backbone(name, **options)
     tensors = read_tensors(file)
-    if weights == "package":
+    if source == "package":
         tensors = _rename_in_order(tensors, backbone, file)
     if openai_clip.is_clip(tensors):
         _load_clip(backbone, name, tensors, file)

@@ -9,8 +9,6 @@ from typing import Any, ClassVar, NamedTuple
 from timm.models import get_model_input_config
 from torch import Tensor, nn
 
-from st_adapter.errors import ArgumentError
-
 Adapters = Mapping[str, Callable[[Tensor], Tensor]]
 """Site name to what is added to the patch features there, [frames, h, w, c] to the same shape."""
 
@@ -114,7 +112,7 @@ class Family(ABC):
 
     def run_prefix(self, frames: Tensor, num_blocks: int) -> Tensor:
         """Run frames through the first blocks alone, to the residual stream [n, tokens, c]."""
-        raise ArgumentError(f"{type(self.backbone).__name__} cannot be cut between its blocks")
+        raise NotImplementedError
 
     def run_rest(
         self,
@@ -124,7 +122,7 @@ class Family(ABC):
         inserted: Inserted = Inserted(),
     ) -> Tensor:
         """Go on from what `run_prefix` returned for frames of `frame_size` pixels."""
-        raise ArgumentError(f"{type(self.backbone).__name__} cannot be cut between its blocks")
+        raise NotImplementedError
 
     def native_size(self) -> tuple[int, int]:
         """Height and width that the backbone was made for, pixels."""

@@ -80,12 +80,16 @@ def find_layout(
     """
     height, width = frame_size
     if len(shape) == 4:
+        # The two axes whose sides are nearest to the frame's proportions are the grid's.
         as_map = abs(shape[2] * width - shape[3] * height) / shape[3]
         as_last = abs(shape[1] * width - shape[2] * height) / shape[2]
         if as_map < as_last or (as_map == as_last and not channels_last):
             return Layout(kind="map", channels=shape[1])
         return Layout(kind="channels_last", channels=shape[3])
     if len(shape) == 3:
+        # The prefix is as long as leaves a grid of the frame's proportions. The backbone's own
+        # count is tried first, as 5 tokens may be 1 + 2 x 2 or 4 + 1 x 1. It does not always hold:
+        # some models count not all of their tokens, and blocks may run before these join.
         for prefix in (num_prefix, *range(min(9, shape[1]))):
             rows, columns = token_grid(shape[1] - prefix, frame_size)
             if rows * width == columns * height:

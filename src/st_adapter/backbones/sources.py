@@ -42,7 +42,7 @@ def resolve_source(name: str, weights: str) -> str:
         raise ArgumentError(
             f"timm has no pretrained weights for {name!r}; give --weights FILE or --weights random"
         )
-    if _is_hub_reachable() or _is_cached(name):
+    if _is_cached(name) or _is_hub_reachable():  # in this order: an unreachable hub takes 5 s
         return "hub"
     if name.partition(".")[0] in PACKAGED:
         say(f"the model hub cannot be reached; {name} takes the weights of its package instead")

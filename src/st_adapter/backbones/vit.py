@@ -66,7 +66,8 @@ class VisionTransformerFamily(Family):
     def run(self, frames: Tensor, inserted: Inserted = Inserted()) -> Tensor:
         """Run frames [n, 3, h, w] to the residual stream [n, tokens, c] after the last block."""
         frames = self._whole_patches(frames)
-        return self._run_blocks(self._embed(frames), 0, frames.shape[-2:], inserted)
+        size = (frames.shape[-2], frames.shape[-1])
+        return self.run_rest(self._embed(frames), 0, size, inserted)
 
     def pool(self, features: Tensor) -> Tensor:
         """Pool the stream; a class token before the final norm, which follows in `finish`."""
@@ -105,15 +106,13 @@ class VisionTransformerFamily(Family):
         inserted: Inserted = Inserted(),
     ) -> Tensor:
         """Run the blocks after the first `num_blocks`."""
-        return self._run_blocks(stream, num_blocks, frame_size, inserted)
-
-    def _run_blocks(
-        self, x: Tensor, first: int, frame_size: Sequence[int], inserted: Inserted
-    ) -> Tensor:
+        x = stream
         grid = self._grid(frame_size)
         own = prefix = self.backbone.num_prefix_tokens
-        for i, block in enumerate(self.backbone.blocks[first:], start=first):
+        for i, block in enumerate(self.backbone.blocks[num_blocks:], start=num_blocks):
             if i < len(inserted.prompts):
+                # A block's prompts replace those of the block before, tokens `own` to `prefix`.
+                # Blocks that have none keep what the last prompts have become.
                 prompts = inserted.prompts[i].expand(x.shape[0], -1, -1)
                 x = torch.cat([x[:, :own], prompts.to(x.dtype), x[:, prefix:]], dim=1)
                 prefix = own + prompts.shape[1]
@@ -123,8 +122,7 @@ class VisionTransformerFamily(Family):
                 x = checkpoint(run, x, use_reentrant=False)
             else:
                 x = run(x)
-        has_prompts = prefix > own and x.shape[1] > own
-        return torch.cat([x[:, :own], x[:, prefix:]], dim=1) if has_prompts else x
+        return torch.cat([x[:, :own], x[:, prefix:]], dim=1) if prefix > own else x
 
     def _embed(self, frames: Tensor) -> Tensor:
         """The residual stream before the first block: patches, class and register tokens, places.

@@ -11,7 +11,7 @@ TABLE = "backbone_table.jsonl"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Row:
+class BackboneRow:
     """One image model.
 
     Attributes:
@@ -42,7 +42,7 @@ def pretrained_tags() -> dict[str, list[str]]:
     return dict(tags)
 
 
-def read_table() -> list[Row]:
+def read_table() -> list[BackboneRow]:
     """The packaged table: every model that has pretrained weights in the timm it was made with."""
     lines = files("st_adapter.catalogue").joinpath(TABLE).read_text(encoding="utf-8").splitlines()
-    return [Row(**json.loads(line)) for line in lines]
+    return [BackboneRow(**json.loads(line)) for line in lines]

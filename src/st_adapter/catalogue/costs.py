@@ -1,8 +1,9 @@
-"""Parameters, operations and adapter places of a classifier, counted without computing it."""
+"""Parameters, operations and adapter places of a classifier, counted without running it."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import cache
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -10,12 +11,15 @@ from typing import Any
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from st_adapter.backbones.build import check_name, create_backbone, shapes_alone
+from st_adapter.backbones.build import create_backbone
+from st_adapter.backbones.construction import shapes_alone
+from st_adapter.backbones.sources import check_name
 from st_adapter.config import TrainConfig
 from st_adapter.methods import METHODS
 from st_adapter.model.checkpoint import find, read_spec
 from st_adapter.model.classifier import VideoClassifier
 from st_adapter.model.spec import ModelSpec
+from st_adapter.recipes import RECIPES, Recipe, resolve
 from st_adapter.runtime.device import check_input_size
 
 
@@ -187,3 +191,61 @@ def count_macs(model: VideoClassifier, frames: int, size: int) -> float:
     with counter:  # it asks each input that can be trained for its place in the graph
         model(clip)
     return counter.get_total_flops() / 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecipeCost:
+    """A recipe's architecture in numbers.
+
+    Attributes:
+        adapters: how many, and how wide, such as "12x384".
+        trained: parameters of adapters and head.
+        gmacs: multiply-adds of one view, in 10^9.
+    """
+
+    name: str
+    config: TrainConfig
+    recipe: Recipe
+    adapters: str
+    trained: int
+    gmacs: float
+
+    def to_json(self) -> dict[str, Any]:
+        """The record as plain values."""
+        return asdict(self)
+
+
+def recipe_costs() -> Iterator[RecipeCost]:
+    """Count the cost of each recipe that was published for some data, in order."""
+    for name, recipe in RECIPES.items():
+        if recipe.classes:
+            yield _recipe_cost(name, recipe)
+
+
+def _recipe_cost(name: str, recipe: Recipe) -> RecipeCost:
+    """Scale the cost of one frame: only adapters see several frames, at the same cost for each."""
+    config = resolve(name, None, {})
+    frame = _one_frame(config.backbone, config.positions, config.bottleneck)
+    width = frame.head - 1
+    head_macs = width * recipe.classes
+    return RecipeCost(
+        name=name,
+        config=config,
+        recipe=recipe,
+        adapters=f"{frame.num_adapters}x{config.bottleneck}",
+        trained=frame.adapters + head_macs + recipe.classes,
+        gmacs=(config.frames * (frame.gmacs * 1e9 - width) + head_macs) / 1e9,
+    )
+
+
+@cache  # many recipes differ in data and frames alone
+def _one_frame(backbone: str, positions: str, bottleneck: int | None) -> Inspection:
+    return inspect_backbone(
+        backbone=backbone,
+        frames=1,
+        size=None,
+        classes=1,
+        bottleneck=bottleneck,
+        positions=positions,
+        adapter_layers="all",
+    )

@@ -16,7 +16,7 @@ from st_adapter.errors import ArgumentError, did_you_mean
 from st_adapter.recipes import RECIPES, find_recipe, resolve
 
 if TYPE_CHECKING:
-    from st_adapter.catalogue.backbone_table import Row
+    from st_adapter.catalogue.backbone_table import BackboneRow
 
 _SHAPE = ("method", "bottleneck", "positions", "adapter_layers")
 """Settings that say what `inspect` attaches to a backbone; a RUN records them."""
@@ -98,7 +98,7 @@ def recipes(name: str | None, as_json: bool) -> None:
 
         print_recipe(find_recipe(name), values)
         return
-    from st_adapter.catalogue.recipe_costs import recipe_costs
+    from st_adapter.catalogue.costs import recipe_costs
     from st_adapter.cli.tables import print_recipes
     from st_adapter.common.progress import bar
 
@@ -135,7 +135,7 @@ def backbones(pattern: str, refused: bool, as_json: bool) -> None:
         print_backbones(found, refused)
 
 
-def _find_backbones(pattern: str) -> "dict[Row, list[str]]":
+def _find_backbones(pattern: str) -> "dict[BackboneRow, list[str]]":
     """Find models by name, each with those of its tags that match what follows a dot."""
     from st_adapter.catalogue.backbone_table import pretrained_tags, read_table
 

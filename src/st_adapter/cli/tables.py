@@ -8,15 +8,15 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from st_adapter.comparison.results import Row, at_edge
+from st_adapter.comparison.results import MethodRow, at_edge
 from st_adapter.data.audit import FAULTS, REMARKS, Check, Finding
 from st_adapter.data.formats.listing import SHOWN
 from st_adapter.evaluation.metrics import METRICS
 from st_adapter.recipes import ALIASES, Recipe
 
 if TYPE_CHECKING:  # what counts operations imports triton, which evaluate does without
-    from st_adapter.catalogue.backbone_table import Row as Backbone
-    from st_adapter.catalogue.recipe_costs import RecipeCost
+    from st_adapter.catalogue.backbone_table import BackboneRow
+    from st_adapter.catalogue.costs import RecipeCost
 
 _UNBOUND = 250
 """Columns of output that goes to no terminal: nothing is cut or wrapped."""
@@ -69,7 +69,7 @@ def print_evaluation(result: dict[str, Any]) -> None:
     click.echo("\n".join(lines))
 
 
-def print_comparison(rows: Sequence[Row]) -> None:
+def print_comparison(rows: Sequence[MethodRow]) -> None:
     """Print one line per method, the best first."""
     metric = METRICS[rows[0].metric] if rows else METRICS["top1"]
     numbers = (metric, "spread", "lr", "trained", "stored", "step", "peak", "GMACs")
@@ -83,7 +83,7 @@ def print_comparison(rows: Sequence[Row]) -> None:
     )
 
 
-def comparison_cells(row: Row) -> list[str]:
+def comparison_cells(row: MethodRow) -> list[str]:
     """Format the values of a row of a comparison."""
     percent = "–" if row.score is None else f"{100 * row.score:.1f}"
     if row.diverged:
@@ -184,7 +184,7 @@ def print_recipe(recipe: Recipe, values: dict[str, Any]) -> None:
     click.echo("\n".join(lines))
 
 
-def print_backbones(found: "Mapping[Backbone, Sequence[str]]", refused: bool) -> None:
+def print_backbones(found: "Mapping[BackboneRow, Sequence[str]]", refused: bool) -> None:
     """Print image models with the tags of their weights, or why adapters do not fit."""
     if refused:
         rows = ((row.model, row.refused) for row in found)

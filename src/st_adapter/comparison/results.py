@@ -15,7 +15,7 @@ TENSORS = "adapter/adapter_model.safetensors"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Row:
+class MethodRow:
     """One method.
 
     Attributes:
@@ -89,7 +89,7 @@ def is_done(folder: Path, cell: Cell) -> bool:
     return any((folder / cell.name / name).exists() for name in ("eval.json", "diverged.json"))
 
 
-def read_rows(folder: Path, plan: Plan) -> list[Row]:
+def read_rows(folder: Path, plan: Plan) -> list[MethodRow]:
     """One row a method, from finished cells, the best first; those with failures come last."""
     rates = choose_rates(folder, plan)
     costs = read_json(folder / COSTS_FILE)
@@ -112,7 +112,7 @@ def read_skipped(folder: Path) -> list[dict[str, Any]]:
 
 def _row(
     folder: Path, plan: Plan, method: str, rates: dict[str, float], costs: dict[str, Any]
-) -> Row:
+) -> MethodRow:
     cells = [cell for cell in plan.runs(rates) if cell.config.method == method]
     results = {str(cell.config.seed): read_result(folder, cell) for cell in cells}
     found = [result for result in results.values() if result]
@@ -120,7 +120,7 @@ def _row(
     metrics = [read_json_lines(folder / cell.name / "metrics.jsonl") for cell in cells]
     orders = found[0]["temporal"] if found else {}
     trials = [cell for cell in plan.trials() if cell.config.method == method]
-    return Row(
+    return MethodRow(
         method=method,
         summary=METHODS[method].summary,
         source=METHODS[method].source,

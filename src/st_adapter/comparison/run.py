@@ -12,7 +12,7 @@ from st_adapter.common.progress import say
 from st_adapter.common.provenance import command, versions
 from st_adapter.comparison.jobs import run_jobs
 from st_adapter.comparison.plan import Cell, Plan, read_plan, write_plan
-from st_adapter.comparison.results import COSTS_FILE, Row, choose_rates, is_done, read_rows
+from st_adapter.comparison.results import COSTS_FILE, MethodRow, choose_rates, is_done, read_rows
 from st_adapter.config import DataConfig, TrainConfig, check_method
 from st_adapter.data.annotations import Annotations, read_annotations
 from st_adapter.errors import ArgumentError
@@ -36,7 +36,7 @@ def compare(
     rates: Sequence[float] = DEFAULT_RATES,
     search_epochs: int | None = None,
     processes: int = 1,
-) -> list[Row]:
+) -> list[MethodRow]:
     """Train every method with every seed on the same videos, and tabulate what came of it.
 
     All methods see the same clips in the same order. The learning rate of each is chosen from
@@ -87,7 +87,7 @@ def compare(
     return _carry_out(folder, plan, videos, processes)
 
 
-def _carry_out(folder: Path, plan: Plan, videos: Annotations, processes: int) -> list[Row]:
+def _carry_out(folder: Path, plan: Plan, videos: Annotations, processes: int) -> list[MethodRow]:
     write_plan(folder, plan, videos)
     used = read_annotations(folder / "videos.csv", options=DataConfig(columns=plan.config.columns))
     _announce(plan)

@@ -20,9 +20,8 @@ from st_adapter.data.datasets import Skipped
 from st_adapter.data.video.reader import Reader
 from st_adapter.data.videos import Video
 from st_adapter.errors import DataError
-from st_adapter.evaluation.frame_order import ORDERS, Order
 from st_adapter.evaluation.metrics import Measures, measure
-from st_adapter.evaluation.score import Scored, score_videos, videos_per_batch
+from st_adapter.evaluation.score import ORDERS, Order, Scored, score_videos, videos_per_batch
 from st_adapter.model.classifier import VideoClassifier
 
 

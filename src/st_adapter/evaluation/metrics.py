@@ -74,7 +74,7 @@ def _measure_heads(
     labels: Sequence[str],
     task: Task,
 ) -> Measures:
-    """One label of each head, of which there may be one."""
+    """Measure with one label of every head; a task without heads is one head without a name."""
     slices = list(task.slices(len(labels)))
     parts = [scores[:, own] for _, own in slices]
     local = targets - torch.tensor([own.start for _, own in slices])
@@ -128,6 +128,9 @@ def _hits(
     The five likeliest products are among those of the five likeliest factors.
     """
     product, right = torch.ones(len(targets), 1), torch.ones(len(targets), 1, dtype=torch.bool)
+    # `product` holds the probabilities of the likeliest combinations so far, [n, k]; `right` says
+    # whether each is the true one. A part pairs each of them with its own five likeliest classes,
+    # and the best five pairs stay: never more than 25 are compared, however many classes there are.
     for part, target in zip(parts, targets.T, strict=True):
         top, classes = part.topk(min(5, part.shape[1]))
         product = (product[:, :, None] * top[:, None]).flatten(1)
@@ -140,7 +143,6 @@ def _hits(
 def _measure_multi_label(
     scores: Float[Tensor, "n classes"], targets: Sequence[Sequence[int]], labels: Sequence[str]
 ) -> Measures:
-    """Any number of labels."""
     shown = torch.zeros(scores.shape, dtype=torch.long)
     for row, own in zip(shown, targets, strict=True):
         row[list(own)] = 1

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 from st_adapter.common.files import read_json, write_json
 from st_adapter.common.paths import absolute
@@ -83,22 +84,26 @@ def evaluation_file(run: Path, out: Path | None) -> Path | None:
     Raises:
         ArgumentError: something other than an evaluation lies there.
     """
-    if out is None:
-        return run / "eval.json" if (run / "config.json").is_file() else None
-    if out.exists():
-        try:
-            is_evaluation = "confusion" in json.loads(out.read_text(encoding="utf-8"))
-        except (OSError, ValueError, TypeError):
-            is_evaluation = False
-        if not is_evaluation or not out.is_file():
-            raise ArgumentError(f"{out} is no earlier evaluation; choose another --out")
+    if out is None and (run / "config.json").is_file():
+        out = run / "eval.json"
+    if out is not None and out.exists() and not _earlier_evaluation(out):
+        raise ArgumentError(f"{out} is no earlier evaluation; choose another --out")
     return out
+
+
+def _earlier_evaluation(file: Path) -> dict[str, Any]:
+    """What an evaluation wrote; empty where the file is missing, damaged or something else."""
+    try:
+        record = read_json(file)
+    except ArgumentError:
+        return {}
+    return record if "confusion" in record else {}
 
 
 def write_evaluation(file: Path, evaluation: Evaluation, data: Path) -> None:
     """Write what was measured, on which data and by which command."""
     origin = {"data": absolute(data), "command": command()}
-    before = read_json(file).get("data", "") if file.exists() else ""
+    before = _earlier_evaluation(file).get("data", "")
     if before not in ("", origin["data"]):
         note(f"{file} held the result on {before}; --out FILE would keep both")
     write_json(file, evaluation.to_json() | origin)

@@ -1,10 +1,13 @@
-"""Scores of videos: decoded in the background, views averaged."""
+"""Scores of videos, decoded in the background: views averaged, frames in any order."""
 
+import random
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Literal, get_args
 
 import torch
-from jaxtyping import Float
+import torch.nn.functional as F
+from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
 from st_adapter.common.task import Task
@@ -12,11 +15,12 @@ from st_adapter.config import ClipConfig
 from st_adapter.data.datasets import Skipped, Views, view_loader
 from st_adapter.data.video.reader import Reader
 from st_adapter.data.videos import Video
-from st_adapter.evaluation.frame_order import Order, reorder
-from st_adapter.evaluation.scoring import probabilities
 from st_adapter.model.classifier import VideoClassifier
 from st_adapter.runtime.memory import clear_out_of_memory
 from st_adapter.runtime.micro_batches import clips_at_once
+
+Order = Literal["in_order", "reversed", "shuffled", "frozen"]
+ORDERS: tuple[Order, ...] = get_args(Order)
 
 Scored = Iterator[tuple[int, Tensor | Skipped]]
 """Index of a video with its scores [orders, classes], or with why it had to be skipped."""
@@ -112,3 +116,59 @@ def evaluation_mode(model: nn.Module) -> Iterator[None]:
         yield
     finally:
         model.train(trains)
+
+
+def reorder(
+    clips: Shaped[Tensor, "v t 3 h w"], order: Order, seed: int
+) -> Shaped[Tensor, "v t 3 h w"]:
+    """Return clips of one video with their frames in another order.
+
+    "shuffled" draws one order for all of them from `seed`, never the true one where there are two
+    frames or more; "frozen" repeats the middle frame.
+
+    >>> clip = torch.arange(4).view(1, 4, 1, 1, 1).expand(1, 4, 3, 1, 1)
+    >>> [reorder(clip, order, 0)[0, :, 0, 0, 0].tolist() for order in ORDERS]
+    [[0, 1, 2, 3], [3, 2, 1, 0], [2, 0, 1, 3], [2, 2, 2, 2]]
+    """
+    if order == "in_order":
+        return clips
+    frames = list(range(clips.shape[1]))
+    if order == "reversed":
+        frames.reverse()
+    elif order == "shuffled":
+        rng = random.Random(seed)
+        while len(frames) > 1 and frames == sorted(frames):
+            rng.shuffle(frames)
+    elif order == "frozen":
+        frames = [len(frames) // 2] * len(frames)
+    return clips[:, torch.tensor(frames)]
+
+
+def probabilities(logits: Float[Tensor, "n classes"], task: Task) -> Float[Tensor, "n classes"]:
+    """Softmax over the classes of each head; the sigmoid of each class where labels are many."""
+    if task.multi_label:
+        return logits.sigmoid()
+    parts = task.slices(logits.shape[1])
+    return torch.cat([logits[:, own].softmax(1) for _, own in parts], dim=1)
+
+
+def task_loss(
+    logits: Float[Tensor, "n classes"],
+    targets: Float[Tensor, "n classes"],
+    task: Task,
+    label_smoothing: float = 0.0,
+) -> Float[Tensor, ""]:
+    """Cross-entropy, mean over heads; binary cross-entropy of classes where labels are many.
+
+    Args:
+        targets: 1 for what a clip shows; shares of it where clips are mixed.
+        label_smoothing: share of the target spread over all classes of a head.
+    """
+    if task.multi_label:
+        smooth = targets * (1 - label_smoothing) + label_smoothing / 2
+        return F.binary_cross_entropy_with_logits(logits, smooth)
+    losses = [
+        F.cross_entropy(logits[:, own], targets[:, own], label_smoothing=label_smoothing)
+        for _, own in task.slices(logits.shape[1])
+    ]
+    return torch.stack(losses).mean()

@@ -8,14 +8,10 @@ import torch
 from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor, nn
 
-from st_adapter.backbones.build import (
-    build_backbone,
-    build_from,
-    check_fit,
-    digest,
-    resolve_source,
-)
-from st_adapter.backbones.seeded import own_random
+from st_adapter.backbones.build import build_backbone
+from st_adapter.backbones.construction import own_random
+from st_adapter.backbones.sources import resolve_source
+from st_adapter.backbones.tensor_checks import check_fit, digest
 from st_adapter.backbones.weight_files.openai_clip import remark_on_activation
 from st_adapter.common.task import Task
 from st_adapter.config import (
@@ -120,7 +116,7 @@ def create_model(
     """
     source = resolve_source(backbone, weights)
     model = attach(
-        build_from(backbone, source),
+        build_backbone(backbone, source),
         labels,
         adapter,
         task=task,
@@ -168,8 +164,8 @@ def load(path: str | Path, weights: str | None = None) -> VideoClassifier:
     """
     folder = checkpoint.find(Path(path))
     spec = checkpoint.read_spec(folder)
-    source = weights or checkpoint.recorded_weights(folder, spec)
-    backbone = build_backbone(spec.backbone, source, options=spec.backbone_options)
+    source = resolve_source(spec.backbone, weights or checkpoint.recorded_weights(folder, spec))
+    backbone = build_backbone(spec.backbone, source, spec.backbone_options)
     if spec.digest != (found := digest(backbone)):
         raise CheckpointError(
             f"{folder} was trained on {spec.backbone} with other weights than {source} holds "

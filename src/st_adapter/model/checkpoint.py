@@ -10,7 +10,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from st_adapter.backbones.build import NAMED_SOURCES
+from st_adapter.backbones.sources import NAMED_SOURCES
 from st_adapter.common.files import atomic_path, no_folder, write_json
 from st_adapter.common.task import Task
 from st_adapter.config import AdapterConfig, ClipConfig, MethodConfig

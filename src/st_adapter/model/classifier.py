@@ -13,16 +13,15 @@ from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
 from st_adapter.backbones import family_of
-from st_adapter.backbones.build import digest
 from st_adapter.backbones.family import Inserted
 from st_adapter.backbones.layout import unflatten
+from st_adapter.backbones.tensor_checks import digest
 from st_adapter.errors import ArgumentError
 from st_adapter.methods import METHODS
 from st_adapter.model import checkpoint
-from st_adapter.model.methods import build_parts
 from st_adapter.model.methods.adapter import STAdapter
 from st_adapter.model.methods.low_rank import set_low_rank
-from st_adapter.model.methods.unfreeze import forget_caches
+from st_adapter.model.methods.parts import build_parts, forget_caches
 from st_adapter.model.precision import HALF, Precision, autocast, hold_maps
 from st_adapter.model.spec import ModelSpec
 

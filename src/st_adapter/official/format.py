@@ -9,7 +9,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from st_adapter.backbones.build import check_fit, create_backbone, shapes_alone
+from st_adapter.backbones.build import create_backbone
+from st_adapter.backbones.construction import shapes_alone
+from st_adapter.backbones.tensor_checks import check_fit
 from st_adapter.backbones.vit import VisionTransformerFamily
 from st_adapter.backbones.weight_files.tensors import find_table, read_record
 from st_adapter.common.progress import note

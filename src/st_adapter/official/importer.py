@@ -7,15 +7,9 @@ from typing import Any
 
 from timm.data.constants import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
-from st_adapter.backbones.build import (
-    NAMED_SOURCES,
-    build_from,
-    check_name,
-    create_backbone,
-    resolve_source,
-    shapes_alone,
-)
-from st_adapter.backbones.seeded import own_random
+from st_adapter.backbones.build import build_backbone, create_backbone
+from st_adapter.backbones.construction import own_random, shapes_alone
+from st_adapter.backbones.sources import NAMED_SOURCES, check_name, resolve_source
 from st_adapter.backbones.weight_files import openai_clip
 from st_adapter.backbones.weight_files.tensors import read_tensors
 from st_adapter.common.progress import note
@@ -111,7 +105,7 @@ def import_official(
         std=OPENAI_CLIP_STD,
     )
     with own_random(0):  # first values, all of which are overwritten
-        model = VideoClassifier(build_from(name, source, options=options), spec)
+        model = VideoClassifier(build_backbone(name, source, options), spec)
     ours = {our_name(theirs): tensor for theirs, tensor in tensors.items()}
     copy_trained(model, ours, str(file))
     model.save_adapter(folder / "adapter")

@@ -103,7 +103,6 @@ def step_seconds(model: Callable[[Tensor], Tensor], clips: Tensor) -> float:
 
 @torch.inference_mode()
 def _pass_seconds(model: Callable[[Tensor], Tensor], clips: Tensor) -> float:
-    """Time of a forward pass that keeps nothing."""
     return seconds_of(lambda: model(clips), clips.device)
 
 

@@ -72,8 +72,10 @@ def step_bytes(model: VideoClassifier, config: TrainConfig) -> Callable[[int], i
 
 def share_of_memory(device: torch.device) -> int:
     """Bytes that this process may take: all of a GPU, its part of what processes share."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
     sharers = int(os.environ.get("LOCAL_WORLD_SIZE", 1)) if device.type == "cpu" else 1
-    return free_memory(device) // sharers
+    return int(psutil.virtual_memory().available) // sharers
 
 
 def _kept_bytes(model: VideoClassifier, size: int) -> int:
@@ -121,13 +123,6 @@ def what_saves_memory(model: VideoClassifier, config: TrainConfig) -> str:
     if half and half * 2 == config.batch_size and half % config.repeats == 0:
         ways.append(f"use --batch-size {half} --accumulate {2 * config.accumulate}, the same step")
     return "; or ".join([*ways, "lower --frames or --size"])
-
-
-def free_memory(device: torch.device) -> int:
-    """Bytes that can still be taken on the device."""
-    if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0])
-    return int(psutil.virtual_memory().available)
 
 
 def peak_memory_gb(device: torch.device) -> float:

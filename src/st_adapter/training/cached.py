@@ -11,8 +11,13 @@ from st_adapter.data.datasets import Skipped, TrainItem, ViewDataset, Views, dra
 from st_adapter.data.video.reader import Reader
 from st_adapter.data.videos import Video
 from st_adapter.errors import DataError
-from st_adapter.evaluation.frame_order import Order
-from st_adapter.evaluation.score import Scored, evaluation_mode, score_views, videos_per_batch
+from st_adapter.evaluation.score import (
+    Order,
+    Scored,
+    evaluation_mode,
+    score_views,
+    videos_per_batch,
+)
 from st_adapter.model.classifier import VideoClassifier
 from st_adapter.runtime.micro_batches import clips_at_once
 from st_adapter.training.batches import Batches

@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from st_adapter.backbones.build import NAMED_SOURCES
+from st_adapter.backbones.sources import NAMED_SOURCES
 from st_adapter.common.files import check_writable, read_json_lines, write_json
 from st_adapter.common.paths import absolute, is_remote
 from st_adapter.common.provenance import command, versions

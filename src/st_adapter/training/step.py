@@ -12,7 +12,7 @@ from torch import Tensor
 from st_adapter.common.progress import note
 from st_adapter.data.batches import TrainBatch
 from st_adapter.errors import DataError, DivergedError
-from st_adapter.evaluation.scoring import task_loss
+from st_adapter.evaluation.score import task_loss
 from st_adapter.runtime.memory import clear_out_of_memory, what_saves_memory
 from st_adapter.training.optimizer import clip_gradient, learning_rate_factor
 from st_adapter.training.run import Run

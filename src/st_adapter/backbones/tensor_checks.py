@@ -1,9 +1,13 @@
-"""Whether tensors of a file fit a model."""
+"""Whether tensors are those of a model: their names and shapes, and a digest of their values."""
 
+import hashlib
 from collections.abc import Mapping
+from functools import cache
 
-from torch import Tensor
+import timm
+from torch import Tensor, nn
 
+from st_adapter.backbones.construction import shapes_alone
 from st_adapter.errors import CheckpointError
 
 _SHOWN = 5
@@ -39,3 +43,31 @@ def check_fit(source: str, given: Mapping[str, Tensor], wanted: Mapping[str, Ten
 def _kind(tensor: Tensor) -> tuple[bool, bool]:
     """Precision may differ between file and model; whole, real and complex numbers may not."""
     return tensor.is_floating_point(), tensor.is_complex()
+
+
+def digest(backbone: nn.Module) -> str:
+    """SHA-256 over the names, shapes and float32 values of all tensors but the classifier's."""
+    sha = hashlib.sha256()
+    classifier = classifier_tensors(backbone)
+    for name, tensor in backbone.state_dict().items():
+        if name in classifier:
+            continue
+        values = tensor.detach().cpu()
+        values = values.float() if values.is_floating_point() else values
+        sha.update(f"{name}{tuple(values.shape)}".encode())
+        sha.update(values.contiguous().numpy().tobytes())
+    return f"sha256:{sha.hexdigest()}"
+
+
+def classifier_tensors(model: nn.Module) -> frozenset[str]:
+    """Names of the image classifier's tensors, which adapters do not use."""
+    name = (getattr(model, "pretrained_cfg", None) or {}).get("architecture")
+    return _dropped_without_classes(name) if name and timm.is_model(name) else frozenset()
+
+
+@cache
+def _dropped_without_classes(name: str) -> frozenset[str]:
+    """What a model of timm has with classes, and not without."""
+    with shapes_alone():
+        full, bare = (timm.create_model(name, num_classes=n).state_dict() for n in (10, 0))
+    return frozenset(full) - frozenset(bare)

@@ -1,0 +1,177 @@
+"""What a method trains: the parts that it adds to a backbone, what it unfreezes there."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import nn
+
+from st_adapter.backbones.family import Family, Site
+from st_adapter.config import AdapterConfig, MethodConfig, check_method
+from st_adapter.errors import ArgumentError
+from st_adapter.methods import METHODS
+from st_adapter.model.methods.adapter import STAdapter
+from st_adapter.model.methods.low_rank import add_low_rank, low_rank_parameters
+from st_adapter.model.methods.pooling import TemporalTransformer, TokenPool
+
+_WIDEST = 384
+"""Width of the adapters in every published configuration."""
+
+
+@dataclass(kw_only=True)
+class Parts:
+    """What a method trains besides the head.
+
+    Attributes:
+        adapters: by the name of their site.
+        prompts: tokens before the blocks, from the first on.
+        frame_mixer: over the features of frames, before their mean.
+        token_pool: in place of the mean.
+        unfrozen: parameters inside the backbone.
+        num_features: width of what the head sees.
+    """
+
+    num_features: int
+    adapters: nn.ModuleDict = field(default_factory=nn.ModuleDict)
+    prompts: nn.ParameterList = field(default_factory=nn.ParameterList)
+    frame_mixer: nn.Module | None = None
+    token_pool: nn.Module | None = None
+    unfrozen: list[nn.Parameter] = field(default_factory=list)
+
+
+def build_parts(name: str, adapter: AdapterConfig, sizes: MethodConfig, family: Family) -> Parts:
+    """Build what the method called `name` trains, from the choices of its row in METHODS.
+
+    The backbone is changed by "lora" alone, which wraps its linear maps.
+
+    Raises:
+        ArgumentError: there is no such method, or it does not fit the backbone.
+    """
+    check_method(name)
+    method = METHODS[name]
+    backbone = family.backbone
+    parts = Parts(num_features=family.num_features)
+    if method.adapters == "spatial":
+        adapter = replace(adapter, kernel_size=(1, 1, 1))
+    if method.adapters != "none":
+        parts.adapters = _build_adapters(adapter, family.sites())
+    if method.prompts != "none":
+        widths = family.prompt_widths()
+        parts.prompts = _build_prompts(sizes.prompt_tokens, widths, deep=method.prompts == "deep")
+    if method.pooling == "temporal":
+        parts.frame_mixer = TemporalTransformer(parts.num_features, sizes.temporal_layers)
+    if method.pooling == "attention":
+        parts.token_pool = TokenPool(family.num_token_features)
+        parts.num_features = parts.token_pool.width
+    if method.low_rank:
+        add_low_rank(backbone, family.blocks(), sizes.rank, lambda: _run_once(family))
+        parts.unfrozen = low_rank_parameters(backbone)
+    if method.unfrozen == "biases":
+        parts.unfrozen = _biases(backbone)
+    if method.unfrozen == "blocks":
+        parts.unfrozen = _last_blocks(family.blocks(), sizes.trained_blocks)
+    if method.unfrozen == "all":
+        parts.unfrozen = list(backbone.parameters())
+    return parts
+
+
+def _build_adapters(config: AdapterConfig, sites: list[Site]) -> nn.ModuleDict:
+    """Make the adapters at the chosen sites, keyed by the name of their site.
+
+    Raises:
+        ArgumentError: positions or layers that the backbone does not have, or a kernel over space
+            where the backbone keeps its patches in another order.
+    """
+    chosen = _choose_sites(config, sites)
+    if config.kernel_size[1:] != (1, 1) and not all(site.ordered for site in chosen):
+        raise ArgumentError(
+            "this backbone does not keep patches in the order of the picture: kernel_size must be "
+            f"1 in height and width, not {config.kernel_size}"
+        )
+    return nn.ModuleDict(
+        {
+            site.name: STAdapter(
+                site.channels,
+                config.bottleneck or min(max(1, site.channels // 2), _WIDEST),
+                config.kernel_size,
+                config.activation,
+                config.init,
+            )
+            for site in chosen
+        }
+    )
+
+
+def _choose_sites(config: AdapterConfig, sites: list[Site]) -> list[Site]:
+    """Keep the sites at the configured positions of the last `config.layers` blocks."""
+    have = list(dict.fromkeys(site.position for site in sites))
+    wanted = have if config.positions == "all" else config.positions
+    for position in wanted:
+        if position not in have:
+            raise ArgumentError(
+                f"this backbone has adapter positions {have}, not {position!r}; "
+                'positions "all" takes each that it has'
+            )
+    num_blocks = 1 + max(site.block for site in sites)
+    layers = num_blocks if config.layers == "all" else config.layers
+    if layers > num_blocks:
+        raise ArgumentError(f"this backbone has {num_blocks} blocks; adapter layers was {layers}")
+    return [s for s in sites if s.position in wanted and s.block >= num_blocks - layers]
+
+
+def _build_prompts(num_tokens: int, widths: list[int], *, deep: bool) -> nn.ParameterList:
+    """Make `num_tokens` tokens for the first block, or for every block where `deep`.
+
+    Visual prompt tuning, Jia et al. 2022, arXiv 2203.12119. Values are drawn uniformly, with
+    variance 1 / (3 c): close to zero compared with normed tokens.
+
+    Args:
+        widths: channels of the tokens before each block that takes prompts.
+
+    Raises:
+        ArgumentError: no block does.
+    """
+    if not widths:
+        raise ArgumentError(
+            "method prompt needs a plain vision transformer, whose blocks take any number of "
+            "tokens; this backbone's do not"
+        )
+    tokens = [torch.empty(num_tokens, width) for width in (widths if deep else widths[:1])]
+    return nn.ParameterList(
+        nn.init.uniform_(t, -(t.shape[1] ** -0.5), t.shape[1] ** -0.5) for t in tokens
+    )
+
+
+def _biases(backbone: nn.Module) -> list[nn.Parameter]:
+    """The bias of each module that has one. BitFit, Ben Zaken et al. 2021, arXiv 2106.10199."""
+    found = [getattr(module, "bias", None) for module in backbone.modules()]
+    chosen = [bias for bias in found if isinstance(bias, nn.Parameter)]
+    if not chosen:
+        raise ArgumentError(f"method bitfit does not fit {type(backbone).__name__}: it has no bias")
+    return chosen
+
+
+def _last_blocks(blocks: Sequence[nn.Module], count: int) -> list[nn.Parameter]:
+    if count > len(blocks):
+        raise ArgumentError(f"this backbone has {len(blocks)} blocks; trained blocks was {count}")
+    return [parameter for block in blocks[-count:] for parameter in block.parameters()]
+
+
+def forget_caches(backbone: nn.Module) -> None:
+    """Let timm's attention modules compute position biases anew in every pass.
+
+    In evaluation mode LeViT, TinyViT and their kin keep them, as long as weights do not change.
+    """
+    for module in backbone.modules():
+        cache: Any = getattr(module, "attention_bias_cache", None)
+        if cache is not None:
+            cache.clear()
+            module.training = True  # of this module alone: it has no dropout
+
+
+@torch.no_grad()
+def _run_once(family: Family) -> None:
+    weight = next(family.backbone.parameters())
+    size = family.native_size()
+    family.run(torch.zeros(1, 3, *size, device=weight.device, dtype=weight.dtype))
