@@ -15,7 +15,6 @@ from steps import backward, noise
 from st_adapter import create_model
 from st_adapter.runtime.device import seconds_of
 from st_adapter.runtime.memory import peak_memory_gb
-from st_adapter.training.loop import checkpoint_activations
 
 
 def main(backbone: str, clips: int, frames: int, precision: str) -> None:
@@ -38,7 +37,7 @@ def measure(
     model = create_model(backbone, ["a", "b"], weights="random").to(device).train()
     model.set_precision(precision)
     if checkpointed:
-        checkpoint_activations(model)
+        model.family.checkpoints = True
     batch = noise(clips, frames, 224, device)
     fastest = min(
         seconds_of(lambda: backward(model, batch, at_once=clips), device) for _ in range(2)

@@ -85,7 +85,8 @@ def training(data: Path, config: TrainConfig, processes: int) -> float:
 def scoring(data: Path, config: TrainConfig, count: int) -> float:
     """Seconds to evaluate that many videos, 3 views of each, from files on."""
     annotations = read_annotations(data)
-    videos = list(islice(cycle(annotations.train), count))  # again, where there are fewer
+    # Where there are fewer, the first ones come again.
+    videos = (list(annotations.train) * count)[:count]
     device = choose_device("auto")
     model = create_model(config.backbone, annotations.labels, weights="random").to(device)
     model.set_precision(PRECISION)

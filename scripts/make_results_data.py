@@ -38,7 +38,7 @@ def main(ucf6: Path, arid6: Path, out: Path) -> None:
     parts = {"train": ucf6 / "train.txt", "val": ucf6 / "test.txt"}
     videos = [(split, v) for split, file in parts.items() for v in read_annotations(file).train]
     labels = read_annotations(parts["train"]).labels
-    _write_list(out / "ucf6.csv", ((v.path.resolve(), labels[v.label], s) for s, v in videos))
+    _write_list(out / "ucf6.csv", ((v.path.resolve(), labels[v.targets[0]], s) for s, v in videos))
     _write_list(out / "arrow" / "data.csv", _write_arrow(out / "arrow", videos))
     _write_list(out / "sit_stand.csv", _sit_and_stand(arid6))
     _write_demo(out / "demo")
@@ -89,8 +89,9 @@ def _sit_and_stand(arid6: Path) -> Iterator[tuple[Path, str, str]]:
     for split in ("train", "val"):
         given = read_annotations(arid6 / f"{split}.csv")
         for video in given.train:
-            if given.labels[video.label] in ("Sit", "Stand"):
-                yield video.path.resolve(), given.labels[video.label], split
+            label = given.labels[video.targets[0]]
+            if label in ("Sit", "Stand"):
+                yield video.path.resolve(), label, split
 
 
 def _write_demo(folder: Path) -> None:

@@ -20,10 +20,9 @@ import torch
 
 from st_adapter.common.progress import say
 from st_adapter.config import TrainConfig
-from st_adapter.data.annotations import write_table
+from st_adapter.data.annotations import read_parts, write_table
 from st_adapter.data.holdout import split_validation
 from st_adapter.errors import TrainingError
-from st_adapter.evaluation.run_record import read_videos
 from st_adapter.training.loop import train
 
 BASE: dict[str, Any] = {
@@ -103,7 +102,7 @@ def _run(file: Path, out: Path, values: dict[str, Any]) -> None:
 
 def _hold_out(study: Path, name: str, data: Path) -> Path:
     """List the training part of a data set, a fifth of its groups as the validation part."""
-    videos = read_videos(data, TrainConfig())
+    videos = read_parts(data, TrainConfig())
     train_part, held_out = split_validation(videos.train, 0.2, 0, SETS[name].get("group"))
     parts = replace(videos, train=train_part, val=held_out)
     write_table(study / f"{name}.csv", parts)

@@ -30,11 +30,6 @@ class Method:
     pooling: Literal["mean", "temporal", "attention"] = "mean"
 
     @property
-    def sees_order(self) -> bool:
-        """Whether the order of frames can change the result."""
-        return self.adapters == "spatio-temporal" or self.pooling == "temporal"
-
-    @property
     def changes_backbone(self) -> bool:
         """Whether the image model's own modules are trained or wrapped."""
         return self.low_rank or self.unfrozen != "none"

@@ -15,8 +15,8 @@ from st_adapter.cli.tables import comparison_cells as cells
 from st_adapter.comparison.plan import Plan, write_plan
 from st_adapter.comparison.results import choose_rates
 from st_adapter.comparison.run import compare
+from st_adapter.data.annotations import read_parts
 from st_adapter.errors import ArgumentError, StAdapterError
-from st_adapter.evaluation.run_record import read_videos
 from st_adapter.report.page import write_report
 
 METHODS = ("st-adapter", "linear")
@@ -74,9 +74,9 @@ def test_trials_do_not_look_at_validation_data_that_is_given(folder_data, tmp_pa
         search_epochs=1,
         config=config,
     )
-    write_plan(tmp_path, plan, read_videos(folder_data, config))
+    write_plan(tmp_path, plan, read_parts(folder_data, config))
     cells = plan.trials() + plan.runs({"linear": 1e-3})
-    val = {cell.name: len(read_videos(tmp_path / cell.videos, cell.config).val) for cell in cells}
+    val = {cell.name: len(read_parts(tmp_path / cell.videos, cell.config).val) for cell in cells}
     assert val == {
         "search/linear/lr_0.001": 2,
         "search/linear/lr_0.01": 2,

@@ -3,6 +3,7 @@ from pathlib import Path
 
 import pytest
 
+from st_adapter.config import TrainConfig
 from st_adapter.data.annotations import read_annotations, read_parts
 from st_adapter.data.holdout import split_validation
 from st_adapter.data.videos import Video
@@ -19,14 +20,14 @@ def root(tmp_path):
 
 
 def names(videos):
-    return [(video.path.name, video.label) for video in videos]
+    return [(video.path.name, video.targets[0]) for video in videos]
 
 
 def test_folder_of_class_folders(root):
     data = read_annotations(root)
     assert data.labels == ("jump", "run")
     assert names(data.train) == [("a b.mp4", 0), ("c.avi", 0), ("d.mkv", 1)]
-    assert data.val == ()
+    assert list(data.val) == []
 
 
 @pytest.mark.parametrize("name", ["val", "validate", "validation", "test", "Val"])
@@ -50,7 +51,7 @@ def test_csv_with_segments_and_split(tmp_path):
     assert data.labels == ("jump", "run")
     (video,) = data.train
     assert video.path == tmp_path / "a, b.mp4"
-    assert (video.label, video.start_seconds, video.end_seconds) == (1, 0.5, 2.0)
+    assert (video.targets, video.start_seconds, video.end_seconds) == ((1,), 0.5, 2.0)
     assert names(data.val) == [("c.mp4", 0)]
 
 
@@ -108,14 +109,15 @@ def test_held_out_part_is_stratified_and_seeded(root):
     ]
     train, val = split_validation(videos, 0.2, seed=1)
     assert (len(train), len(val)) == (24, 6)
-    assert {v.label for v in val} == {0, 1}
-    assert split_validation(videos, 0.2, seed=1) == (train, val)
+    assert val.classes() == {0, 1}
+    again = split_validation(videos, 0.2, seed=1)
+    assert [part.digest() for part in again] == [train.digest(), val.digest()]
 
 
 def test_a_class_of_one_video_stays_in_training(root):
     train, val = split_validation(read_annotations(root).train, 0.5, seed=0)
-    assert sorted(v.label for v in train) == [0, 1]
-    assert [v.label for v in val] == [0]
+    assert sorted(v.targets for v in train) == [(0,), (1,)]
+    assert [v.targets for v in val] == [(0,)]
 
 
 @pytest.mark.parametrize(
@@ -176,17 +178,20 @@ def test_a_class_seen_in_validation_alone_is_refused(tmp_path):
         (tmp_path / name).parent.mkdir(parents=True)
         (tmp_path / name).touch()
     with pytest.raises(DataError, match="no training video of 1 validated classes: z"):
-        read_parts(tmp_path, None, 0.2, 0)
+        read_parts(tmp_path, TrainConfig())
 
 
 def test_one_class_and_missing_files_are_refused(tmp_path):
     (tmp_path / "only").mkdir()
     (tmp_path / "only" / "a.mp4").touch()
     with pytest.raises(DataError, match=r"one class only \(only\)"):
-        read_parts(tmp_path, None, 0.2, 0)
+        read_parts(tmp_path, TrainConfig())
+    (tmp_path / "none.csv").write_text("path,labels\na.mp4,\nb.mp4,\n")
+    with pytest.raises(DataError, match=r"none\.csv has no class, as no video has a label"):
+        read_parts(tmp_path / "none.csv", TrainConfig())
     (tmp_path / "list.txt").write_text("a.mp4 x\nb.mp4 x\nc.mp4 y\n")
     with pytest.raises(DataError, match="none of 2 training files exists"):
-        read_parts(tmp_path / "list.txt", None, 0.2, 0)
+        read_parts(tmp_path / "list.txt", TrainConfig())
 
 
 def test_groups_are_held_out_whole():
@@ -268,6 +273,6 @@ def test_a_class_that_validation_leaves_out_is_told(tmp_path, capsys):
         file.parent.mkdir(exist_ok=True)
         file.touch()
     (tmp_path / "l.csv").write_text("\n".join(["path,label", *rows]))
-    read_parts(tmp_path / "l.csv", None, 0.3, 0, r"s\d")
+    read_parts(tmp_path / "l.csv", TrainConfig(val_fraction=0.3, group=r"s\d"))
     told = capsys.readouterr().err
     assert "validation leaves out a: none of their groups could be spared" in told

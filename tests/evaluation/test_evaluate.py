@@ -46,7 +46,7 @@ def test_a_view_counts_as_often_as_it_is_shown(predictor, tmp_path):
 
 def test_what_cannot_be_read_is_counted_and_listed(predictor, folder_data, tmp_path):
     broken = Video(path=write_audio(tmp_path / "sound.mp4"), targets=(1,))
-    videos = [*read_annotations(folder_data).train[:3], broken]
+    videos = [*read_annotations(folder_data).train.take([0, 1, 2]), broken]
     result = evaluate_videos(predictor.model, videos, predictor.clip, workers=0)
     assert (result.num_videos, result.num_skipped) == (3, 1)
     assert "no video stream" in result.skipped[0].reason
@@ -91,7 +91,7 @@ def test_precision_is_a_property_of_the_classifier(precision, trained_run, folde
     assert (torch.bfloat16 in held) == (precision == "bfloat16")
     kinds = []
     predictor.model.head.register_forward_hook(lambda *given: kinds.append(given[-1].dtype))
-    (video,) = read_annotations(folder_data).train[:1]
+    video = read_annotations(folder_data).train[0]
     scores = dict(predictor(video.path))
     clips, _ = read_views(video, predictor.clip)
     with torch.no_grad():
@@ -120,7 +120,7 @@ def test_a_run_is_measured_in_one_call(trained_run, folder_data, tmp_path):
 
 def test_evaluation_leaves_a_model_in_the_mode_it_was_in(predictor, folder_data):
     model = predictor.model.train()
-    evaluate_videos(model, read_annotations(folder_data).train[:1], predictor.clip, workers=0)
+    evaluate_videos(model, [read_annotations(folder_data).train[0]], predictor.clip, workers=0)
     assert model.training
     model.eval()
 

@@ -6,7 +6,6 @@ import torch.nn.functional as F
 import st_adapter
 from conftest import randomise
 from st_adapter.errors import ArgumentError
-from st_adapter.training.loop import checkpoint_activations
 
 LABELS = ["a", "b", "c"]
 
@@ -159,12 +158,7 @@ def test_checkpointed_activations_give_the_same_gradients(precision):
         return [p.grad for p in model.trainable_parameters() if p.grad is not None], len(kept)
 
     plain, many = gradients()
-    checkpoint_activations(model)
+    model.family.checkpoints = True
     recomputed, few = gradients()
     assert all(map(torch.equal, plain, recomputed))
     assert few < many / 2
-
-
-def test_checkpointing_is_refused_where_blocks_cannot_be_run_again():
-    with pytest.raises(ArgumentError, match="ResNet cannot be checkpointed"):
-        checkpoint_activations(make_model("test_resnet"))

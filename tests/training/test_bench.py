@@ -26,6 +26,11 @@ def test_bench_loads_clips_of_a_video_that_is_given(capsys, folder_data):
     assert loading[1] < loading[0] / 2
 
 
+def test_bench_takes_no_automatic_batch_size(capsys):
+    assert main(["bench", *SMALL, "--batch-size", "auto"]) == 2
+    assert "--batch-size takes a number" in capsys.readouterr().err
+
+
 def test_bench_of_a_broken_video_is_one_line(capsys, tmp_path):
     (broken := tmp_path / "broken.mp4").write_bytes(b"no video")
     assert main(["bench", *SMALL, "--video", str(broken)]) == 2

@@ -147,7 +147,7 @@ def test_what_is_kept_does_not_depend_on_the_clips_beside_it():
     cache = PrefixCache(rest, most_bytes=1e9)
     clips = torch.randint(0, 256, (3, 4, 3, 32, 32), dtype=torch.uint8)
     items = [TrainItem(path="a", clips=(c,), targets=((0,),), skipped=()) for c in clips]
-    made = cache.items([("draw 0", i) for i in range(3)], set(), iter(items), items.__getitem__)
+    made = [cache.add(("draw 0", i), item) for i, item in enumerate(items)]
     for item, clip in zip(made, clips, strict=True):
         assert torch.equal(item.clips[0], rest.prefix(clip[None])[0])
 
@@ -293,11 +293,10 @@ def test_what_is_kept_in_memory_is_what_is_counted(method):
     )
     cache = PrefixCache(AfterPrefix(model, num_frozen_blocks(model), size=32), most_bytes=1e9)
     clip = torch.zeros(4, 3, 32, 32, dtype=torch.uint8)
-    items = [TrainItem(path="a", clips=(clip,), targets=((0,),), skipped=()) for _ in range(2)]
-    keys = [("draw 0", i) for i in range(2)]
-    cache.items(keys, set(), iter(items), items.__getitem__)
-    for item in cache.items(keys, set(keys), iter(()), items.__getitem__):
-        (kept,) = item.clips
+    item = TrainItem(path="a", clips=(clip,), targets=((0,),), skipped=())
+    for key in (("draw 0", 0), ("draw 0", 1)):
+        cache.add(key, item)
+        (kept,) = cache.get(key).clips
         assert kept.untyped_storage().nbytes() == kept.nbytes
 
 

@@ -157,9 +157,7 @@ def test_the_head_of_a_run_starts_as_configured(folder_data, tmp_path, tiny):
 
 def test_a_run_with_an_average_is_measured_as_it_is_kept(folder_data, tmp_path, tiny):
     result = train(folder_data, tmp_path / "run", replace(tiny, epochs=2, average=0.8))
-    again = evaluate_videos(
-        load(tmp_path / "run"), read_parts(folder_data, None, 0.2, 0).val, tiny.clip
-    )
+    again = evaluate_videos(load(tmp_path / "run"), read_parts(folder_data, tiny).val, tiny.clip)
     assert again.loss == pytest.approx(result.loss, rel=1e-5)
 
 
@@ -466,25 +464,37 @@ def test_states_are_saved_by_steps_and_only_the_last_are_kept(folder_data, tmp_p
     assert {f"step_{i:08d}.pt" for i in (1, 2, 6, 7)} & seen
 
 
-def test_a_step_whose_loss_is_nan_is_left_out_and_its_videos_are_logged(
-    folder_data, tmp_path, tiny
+@pytest.mark.parametrize("what", ["loss", "gradient"])
+def test_a_step_that_is_nan_changes_nothing_and_its_videos_are_logged(
+    folder_data, tmp_path, tiny, capsys, what
 ):
+    config = replace(tiny, average=0.8, save_steps=1, keep_states=99)
     passes = []
 
     def spoil_the_second_step(module, given, logits):
         if module.training and torch.is_grad_enabled() and logits.shape == (4, 2):
             passes.append(module)  # the head, of two classes, on a batch of four
-            return logits * math.nan if len(passes) == 2 else logits
+            if len(passes) == 2 and what == "loss":
+                return logits * math.nan
+            if len(passes) == 2:
+                logits.register_hook(lambda gradient: gradient * math.nan)
         return logits
 
     hook = torch.nn.modules.module.register_module_forward_hook(spoil_the_second_step)
     try:
-        train(folder_data, tmp_path / "run", tiny)
+        train(folder_data, tmp_path / "run", config)
     finally:
         hook.remove()
+    assert f"step 2 is left out, its {what} is nan" in capsys.readouterr().err
     (bad,) = [line for line in lines(tmp_path / "run" / "metrics.jsonl") if "left_out" in line]
     assert (bad["step"], bad["left_out"], len(bad["videos"])) == (2, "nan", 4)
     assert last_state(tmp_path / "run")["bad_steps"] == 1
+    first, second = (
+        torch.load(tmp_path / "run" / "state" / f"step_0000000{i}.pt", weights_only=True)
+        for i in (1, 2)
+    )
+    for part in ("trained", "average"):
+        assert all(torch.equal(tensor, second[part][n]) for n, tensor in first[part].items())
     assert all(t.isfinite().all() for t in read_tensors(tmp_path / "run" / "adapter").values())
 
 
@@ -600,6 +610,12 @@ def test_what_happens_to_the_disk_in_mid_run_is_told_and_the_last_state_kept(fol
     assert re.search(r"error: ended at step \d+: .* --resume", last)
     assert last_state(out)["step"] > before
     assert not list(out.rglob(".*"))
+
+
+def test_checkpointing_is_refused_where_blocks_cannot_be_run_again(folder_data, tmp_path, tiny):
+    config = replace(tiny, backbone="test_resnet", checkpoint_activations=True)
+    with pytest.raises(ArgumentError, match="ResNet cannot be checkpointed"):
+        train(folder_data, tmp_path / "run", config)
 
 
 def test_blocks_run_again_in_bfloat16_as_they_ran(folder_data, tmp_path, tiny):

@@ -48,7 +48,7 @@ def check(data: Path, out: Path | None, deep: bool, val: Path | None, **flags: A
     )
     print_check(found)
     if out is not None:
-        write_json(out / "check.json", found.to_json())
+        write_json(out / "check.json", asdict(found))
         write_table(out / "clean.csv", clean)
         heads = "+".join(name for name, _ in clean.task.heads)
         how = f" with --columns label={heads}" if heads else ""

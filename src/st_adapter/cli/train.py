@@ -181,6 +181,8 @@ def bench(recipe: str, video: Path | None, as_json: bool, **flags: Any) -> None:
 
     The backbone gets random weights: its cost does not depend on them.
     """
+    if flags["batch_size"] == "auto":
+        raise ArgumentError("bench measures a batch of a given size: --batch-size takes a number")
     config = resolve(recipe, None, given_settings(flags))
     from st_adapter.cli.tables import print_bench
     from st_adapter.training.bench import bench as run_bench

@@ -11,6 +11,10 @@ _GRACE_SECONDS = 3
 """From SIGTERM to the end of a loading worker, which programs that close no loader wait for."""
 
 
+class Interrupted(KeyboardInterrupt):
+    """The user stopped a run or a comparison; what is done is saved, ready to go on."""
+
+
 def ignore_interrupt(worker: int) -> None:
     """Ctrl-C reaches every process of the terminal; the main one decides."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -5,7 +5,6 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 
 from st_adapter.catalogue.costs import count_parts, inspect_spec
 from st_adapter.common.progress import bar
@@ -14,7 +13,7 @@ from st_adapter.model.build import build_model
 from st_adapter.model.classifier import VideoClassifier
 from st_adapter.runtime.device import choose_device, seconds_of
 from st_adapter.runtime.micro_batches import clips_at_once
-from st_adapter.training.optimizer import clip_gradient, make_optimizer
+from st_adapter.training.optimizer import make_step
 
 _ROUNDS = 3
 _STEPS = 3
@@ -55,18 +54,9 @@ def measure_costs(
 def _times_of_steps(model: VideoClassifier, config: TrainConfig) -> list[float]:
     """Times of forward pass, backward pass, gradient norm and optimizer step together."""
     model.set_precision(config.precision)  # type: ignore[arg-type]  # settled, not "auto"
-    optimizer = make_optimizer(model.train(), config)
     num_clips = config.batch_size * (2 if config.reversal else 1)
     shape = (num_clips, config.frames, 3, config.size, config.size)
     clips = torch.randint(0, 256, shape, dtype=torch.uint8, device=model.device)
-    at_once = clips_at_once(model.device, config.frames, config.size)
-
-    def step() -> None:
-        for part in clips.split(at_once):
-            target = torch.zeros(len(part), dtype=torch.long, device=model.device)
-            F.cross_entropy(model(part), target).backward()
-        clip_gradient(model, config)
-        optimizer.step()
-        optimizer.zero_grad()
-
+    parts = clips.split(clips_at_once(model.device, config.frames, config.size))
+    step = make_step(model.train(), config, parts)
     return [seconds_of(step, model.device) for _ in range(1 + _STEPS)][1:]

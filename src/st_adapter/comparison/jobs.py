@@ -10,16 +10,12 @@ from typing import Any
 
 import torch
 
-from st_adapter.common.interrupt import deferred_interrupt
+from st_adapter.common.interrupt import Interrupted, deferred_interrupt
 from st_adapter.common.progress import bar, log
 from st_adapter.comparison import worker
 from st_adapter.errors import TrainingError
 
 _POLL_SECONDS = 0.1
-
-
-class Interrupted(KeyboardInterrupt):
-    """The user stopped the comparison; all that is done is kept."""
 
 
 def run_jobs(

@@ -102,10 +102,6 @@ class Plan:
             videos=None,
         )
 
-    def to_json(self) -> dict[str, Any]:
-        """The record as plain values."""
-        return dataclasses.asdict(self)
-
 
 @dataclass(frozen=True, kw_only=True)
 class Cell:
@@ -144,11 +140,11 @@ def write_plan(folder: Path, plan: Plan, videos: Annotations) -> None:
             raise ArgumentError(f"{str(video.path)!r} is no name that a list can hold; rename it")
     before = read_plan(folder)
     if before is not None:
-        check_same(folder, before, json.loads(json.dumps(plan.to_json())))
+        check_same(folder, before, json.loads(json.dumps(dataclasses.asdict(plan))))
     elif folder.exists() and (not folder.is_dir() or {*os.listdir(folder)} - {LOCK_FILE}):
         raise ArgumentError(f"{folder} is not empty; give the comparison another --out")
     else:
-        write_json(folder / PLAN_FILE, plan.to_json())
+        write_json(folder / PLAN_FILE, dataclasses.asdict(plan))
     for name, part in parts.items():
         if not (folder / name).exists():
             write_table(folder / name, part)

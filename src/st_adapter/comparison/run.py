@@ -14,9 +14,8 @@ from st_adapter.comparison.jobs import run_jobs
 from st_adapter.comparison.plan import Cell, Plan, read_plan, write_plan
 from st_adapter.comparison.results import COSTS_FILE, MethodRow, choose_rates, is_done, read_rows
 from st_adapter.config import DataConfig, TrainConfig, check_method
-from st_adapter.data.annotations import Annotations, read_annotations
+from st_adapter.data.annotations import Annotations, read_annotations, read_parts
 from st_adapter.errors import ArgumentError
-from st_adapter.evaluation.run_record import read_videos
 from st_adapter.methods import METHODS
 from st_adapter.model.build import build_model
 from st_adapter.runtime.device import choose_device, choose_precision
@@ -65,7 +64,7 @@ def compare(
     for method in methods:
         check_method(method)
     config = _of_cells(config or TrainConfig())
-    videos = read_videos(Path(data), config)
+    videos = read_parts(Path(data), config)
     class_maps(config, videos)  # refuses names that are none
     heads = "+".join(name for name, _ in videos.task.heads)
     columns = f"label={heads}" if heads else None  # as cells read them

@@ -13,7 +13,7 @@ from st_adapter.common.files import atomic_path
 from st_adapter.common.paths import full_path
 from st_adapter.common.progress import note
 from st_adapter.common.task import Task
-from st_adapter.config import DataConfig
+from st_adapter.config import DataConfig, TrainConfig
 from st_adapter.data.formats import read_listing
 from st_adapter.data.formats.listing import Listing, examples
 from st_adapter.data.formats.tables import SEPARATOR
@@ -92,32 +92,25 @@ def _read_val(val: Path, data: Annotations, options: DataConfig) -> VideoList:
     return given.val or given.train
 
 
-def read_parts(
-    data: Path,
-    val: Path | None,
-    val_fraction: float,
-    seed: int,
-    group: str | None = None,
-    options: DataConfig = DataConfig(),
-) -> Annotations:
-    """Read DATA with a validation part: its own, that of `val`, or a fraction held out.
+def read_parts(data: Path, config: TrainConfig) -> Annotations:
+    """Read DATA in the two parts that a configuration trains and validates on.
 
-    Args:
-        group: regular expression; files whose paths match it alike are held out together.
+    The validation part is DATA's own, that of `config.val`, or a fraction held out.
 
     Raises:
         DataError: fewer than two classes, no file that exists, or no validation part to be had.
     """
-    annotations = read_annotations(data, options=options)
+    annotations = read_annotations(data, options=config.data)
     if len(annotations.labels) < 2:
-        raise DataError(
-            f"{data} has one class only ({annotations.labels[0]}); a classifier needs two or more"
-        )
+        (only,) = annotations.labels or ("",)
+        found = f"one class only ({only})" if only else "no class, as no video has a label"
+        raise DataError(f"{data} has {found}; a classifier needs two or more")
     train, held_out = annotations.train, annotations.val
-    if val is not None:
-        held_out = _read_val(val, annotations, options)
+    if config.val is not None:
+        held_out = _read_val(Path(config.val), annotations, config.data)
     elif not held_out:
-        train, held_out = split_validation(train, val_fraction, seed, group)
+        group = config.group
+        train, held_out = split_validation(train, config.val_fraction, config.seed, group)
         if left_out := train.classes() - held_out.classes():
             names = examples(annotations.labels[label] for label in sorted(left_out))
             what = "groups" if group else "videos"
@@ -130,7 +123,7 @@ def checked_parts(
     labels: tuple[str, ...],
     train: VideoList,
     held_out: VideoList,
-    task: Task = Task(),
+    task: Task,
 ) -> Annotations:
     """Both parts, unless training on one and validating on the other makes no sense.
 

@@ -4,12 +4,11 @@ import statistics
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import pairwise
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -84,10 +83,6 @@ class Check:
         """What is wrong."""
         return [finding for finding in self.findings if finding.kind in FAULTS]
 
-    def to_json(self) -> dict[str, Any]:
-        """The record as plain values."""
-        return asdict(self)
-
 
 Example = tuple[str, int]
 """Part, and number of the video in it."""
@@ -113,44 +108,33 @@ def check_data(
     for part, videos in parts.items():
         for i, name in enumerate(videos.names()):
             files[name].append((part, i))
-    facts: dict[str, _Facts] = {}
+    digests: dict[str, str] = {}
     findings: list[Finding] = []
+    seconds, frames, short_sides = [], [], []
     with bar("checking", len(files)) as progress:
         for name, info in zip(files, _probe_files(list(files), probe, deep, workers), strict=True):
             progress.advance()
             if isinstance(info, Finding):
                 findings.append(info)
                 continue
-            facts[name] = _Facts.of(info)
+            digests[name] = info.digest
+            seconds.append(float(info.start_seconds[-1]))
+            frames.append(info.num_frames)
+            short_sides.append(min(info.width, info.height))
             findings += _remark_on_file(name, info, clip)
             findings += _find_empty_segments(parts, files[name], info)
-    findings += _find_copies(data, parts, files, facts)
+    findings += _find_copies(data, parts, files, digests)
     findings += _find_lone_classes(data)
     check = Check(
         videos={part: len(videos) for part, videos in parts.items()},
         files=len(files),
         classes=_count_classes(data),
-        durations_seconds=_spread([known.seconds for known in facts.values()]),
-        frames=_spread([known.num_frames for known in facts.values()]),
-        short_sides=_spread([known.short_side for known in facts.values()]),
+        durations_seconds=_spread(seconds),
+        frames=_spread(frames),
+        short_sides=_spread(short_sides),
         findings=findings,
     )
     return check, _clean(data, findings)
-
-
-class _Facts(NamedTuple):
-    """What is kept of a file that can be read."""
-
-    digest: str
-    num_frames: int
-    seconds: float
-    short_side: int
-
-    @classmethod
-    def of(cls, info: VideoInfo) -> "_Facts":
-        """Without the times of its frames, which would fill the memory."""
-        seconds = float(info.start_seconds[-1])
-        return cls(info.digest, info.num_frames, seconds, min(info.width, info.height))
 
 
 def _probe_files(
@@ -215,12 +199,12 @@ def _find_copies(
     data: Annotations,
     parts: Mapping[str, VideoList],
     files: Mapping[str, Sequence[Example]],
-    facts: Mapping[str, _Facts],
+    digests: Mapping[str, str],
 ) -> Iterator[Finding]:
     """The same content under two labels, twice in a part, or in both parts."""
     by_digest: dict[str, list[Example]] = defaultdict(list)
-    for name, known in facts.items():
-        by_digest[known.digest] += files[name]
+    for name, digest in digests.items():
+        by_digest[digest] += files[name]
     for examples in map(sorted, by_digest.values()):
         if len(examples) > 1:
             alike: dict[tuple[float | None, float | None], list[Example]] = defaultdict(list)
@@ -264,7 +248,6 @@ def _find_shared(parts: Mapping[str, VideoList], examples: Sequence[Example]) ->
 
 
 def _span(video: Video) -> tuple[float, float]:
-    """From when to when a video is used, in seconds."""
     return video.start_seconds or 0.0, np.inf if video.end_seconds is None else video.end_seconds
 
 

@@ -185,11 +185,10 @@ def view_loader(
     clip: ClipConfig,
     batch_size: int,
     workers: int,
-    reader: Reader = Reader(),
-    share: Sequence[int] | None = None,
+    reader: Reader,
+    share: Sequence[int],
 ) -> DataLoader[Views]:
-    """Batches of whole videos, all or those with the indices in `share`, as lists of `Views`."""
-    share = range(len(videos)) if share is None else share
+    """Batches of the videos with the indices in `share`, whole ones, as lists of `Views`."""
     return DataLoader(
         ViewDataset(videos, clip, reader),
         batch_size=batch_size,

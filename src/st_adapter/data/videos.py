@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
-from typing import NamedTuple, overload
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float64, Int32, Int64
@@ -31,17 +31,12 @@ class Video:
     start_seconds: float | None = None
     end_seconds: float | None = None
 
-    @property
-    def label(self) -> int:
-        """Index of its first class, or -1 where none is known."""
-        return self.targets[0] if self.targets else -1
-
 
 class VideoList(Sequence[Video]):
     """Videos of a data set, in arrays: processes that share them do not copy them by reading.
 
     Python counts who uses an object inside the object, so that a list of a million of them is
-    copied, page by page, to every worker that looks at it. Reads like a tuple of `Video`.
+    copied, page by page, to every worker that looks at it.
 
     Args:
         paths: absolute, or from the working directory now.
@@ -82,16 +77,7 @@ class VideoList(Sequence[Video]):
     def __len__(self) -> int:
         return len(self._names.ends)
 
-    @overload
-    def __getitem__(self, index: int) -> Video: ...
-    @overload
-    def __getitem__(self, index: slice) -> "VideoList": ...
-    def __getitem__(self, index: int | slice) -> "Video | VideoList":
-        if isinstance(index, slice):
-            return self.take(range(*index.indices(len(self))))
-        if not -len(self) <= index < len(self):
-            raise IndexError(f"{index} of {len(self)} videos")
-        index %= len(self)
+    def __getitem__(self, index: int) -> Video:  # type: ignore[override]  # several: `take`
         start, end = (None if np.isnan(t) else float(t) for t in self._times[:, index])
         return Video(
             path=Path(self.name(index)),
@@ -102,14 +88,6 @@ class VideoList(Sequence[Video]):
 
     def __iter__(self) -> Iterator[Video]:
         return (self[i] for i in range(len(self)))
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, (VideoList, tuple, list)) and list(self) == list(other)
-
-    __hash__ = None  # type: ignore[assignment]
-
-    def __repr__(self) -> str:
-        return f"VideoList({list(self[:3])}{' ...' if len(self) > 3 else ''}, {len(self)} in all)"
 
     def name(self, index: int) -> str:
         """Path of a video, as text."""

@@ -9,7 +9,7 @@ from st_adapter.common.paths import absolute
 from st_adapter.common.progress import note, say
 from st_adapter.common.provenance import command
 from st_adapter.config import DataConfig, TrainConfig
-from st_adapter.data.annotations import Annotations, read_annotations, read_parts
+from st_adapter.data.annotations import read_annotations, read_parts
 from st_adapter.data.videos import VideoList
 from st_adapter.errors import ArgumentError, DataError
 from st_adapter.evaluation.evaluate import Evaluation
@@ -29,16 +29,6 @@ def recorded_run(folder: Path) -> tuple[Path, str, TrainConfig]:
     config = resolve("default", file, {})
     record = json.loads(file.read_text(encoding="utf-8"))
     return Path(record.get("data", "")), record.get("recipe", "default"), config
-
-
-def read_videos(data: Path, config: TrainConfig) -> Annotations:
-    """Read DATA in the two parts that a configuration trains and validates on.
-
-    Raises:
-        DataError: as `read_parts`.
-    """
-    val = Path(config.val) if config.val is not None else None
-    return read_parts(data, val, config.val_fraction, config.seed, config.group, config.data)
 
 
 def evaluation_videos(
@@ -66,7 +56,7 @@ def evaluation_videos(
         if config.val is not None:
             note(f"the run was trained on {data}; its validation data is {config.val}")
             return given.train
-        held_out = read_videos(data, config)
+        held_out = read_parts(data, config)
         trained = read_json(run / "config.json").get("data_digest")
         if trained not in (None, held_out.digest()):
             raise DataError(

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
-from functools import partial
+from functools import cached_property, partial
 from itertools import islice
 from typing import Any
 
@@ -70,7 +70,10 @@ class Batches:
             reversal=run.reversal,
             reader=run.reader,
         )
-        self._loader = self._make_loader(self._sampler, self._collate)
+
+    @cached_property  # one for all epochs, as its workers stay
+    def _loader(self) -> "DataLoader[Any]":
+        return self._make_loader(self._sampler, self._collate)
 
     def _make_loader(
         self, keys: Iterable[list[tuple[int, int]]], collate: Any

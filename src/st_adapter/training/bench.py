@@ -10,7 +10,6 @@ from typing import Any
 import av
 import numpy as np
 import torch
-import torch.nn.functional as F
 
 from st_adapter.common.progress import bar
 from st_adapter.common.provenance import versions
@@ -28,7 +27,7 @@ from st_adapter.runtime.device import check_input_size, choose_device, choose_pr
 from st_adapter.runtime.memory import check_memory, clear_out_of_memory, peak_memory_gb, step_bytes
 from st_adapter.runtime.micro_batches import clips_at_once
 from st_adapter.training.batches import train_transform
-from st_adapter.training.optimizer import make_optimizer
+from st_adapter.training.optimizer import make_step
 
 _SECONDS, _RATE, _WIDTH, _HEIGHT = 10, 30, 340, 256
 _SAVES_MEMORY = "use --precision bfloat16, or lower --batch-size, --frames or --size"
@@ -68,7 +67,7 @@ def bench(config: TrainConfig, video: Path | None = None) -> dict[str, Any]:
     with bar("measuring", 3) as progress, clear_out_of_memory(device, _SAVES_MEMORY):
         rows = [_row("loading a clip", _load_seconds(config, video), clips=1)]
         progress.advance()
-        step, score = _training_step(model, config, pieces), _scoring(model, pieces)
+        step, score = make_step(model, config, pieces), _scoring(model, pieces)
         for what, run in (("training step", step), ("inference", score)):
             model.train(run is step)
             rows.append(_row(what, _median_seconds(run, device, 5), config.batch_size, device))
@@ -122,22 +121,6 @@ def _write_clip(path: Path) -> Path:
             container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
     return path
-
-
-def _training_step(
-    model: VideoClassifier, config: TrainConfig, pieces: tuple[torch.Tensor, ...]
-) -> Callable[[], None]:
-    """Forward pass, backward pass and optimizer step."""
-    optimizer = make_optimizer(model, config)
-
-    def step() -> None:
-        for clips in pieces:
-            target = torch.zeros(len(clips), dtype=torch.long, device=clips.device)
-            F.cross_entropy(model(clips), target).backward()
-        optimizer.step()
-        optimizer.zero_grad()
-
-    return step
 
 
 def _scoring(model: VideoClassifier, pieces: tuple[torch.Tensor, ...]) -> Callable[[], None]:

@@ -1,9 +1,12 @@
 """Training batches and validation of a run with a prefix cache: what is kept is not decoded."""
 
 from collections.abc import Iterator, Sequence
+from functools import cached_property
+from itertools import chain
+from typing import Any
 
 import torch
-from torch.utils.data import Sampler
+from torch.utils.data import DataLoader, Sampler
 
 from st_adapter.config import ClipConfig
 from st_adapter.data.batches import EpochSampler, TrainBatch
@@ -32,7 +35,10 @@ class CachedBatches(Batches):
         super().__init__(run)
         self._cache = cache
         self._known: set[tuple[int, int]] = set()
-        self._loader = self._make_loader(_ToLoad(self._sampler, self._known), list)
+
+    @cached_property
+    def _loader(self) -> "DataLoader[Any]":
+        return self._make_loader(_ToLoad(self._sampler, self._known), list)
 
     def _load(self) -> Iterator[list[TrainBatch | DataError]]:
         keys = (key for step in self._sampler.steps() for batch in step for key in batch)
@@ -49,12 +55,15 @@ class CachedBatches(Batches):
     def _assemble(
         self, keys: list[tuple[int, int]], loaded: Iterator[list[TrainItem]]
     ) -> TrainBatch | DataError:
-        batch = {self._kept_as(key): key for key in keys}
-        known = {kept_as for kept_as, key in batch.items() if key in self._known}
-        new = iter(next(loaded) if len(known) < len(batch) else ())
-        return self._collate(
-            self._cache.items(list(batch), known, new, lambda kept: self._dataset[batch[kept]])
-        )
+        new = iter(() if self._known.issuperset(keys) else next(loaded))
+        return self._collate([self._item(key, new) for key in keys])
+
+    def _item(self, key: tuple[int, int], new: Iterator[TrainItem]) -> TrainItem:
+        kept_as = self._kept_as(key)
+        if key not in self._known:
+            return self._cache.add(kept_as, next(new))
+        # A file that can no longer be read is made anew.
+        return self._cache.get(kept_as) or self._cache.add(kept_as, self._dataset[key])
 
 
 class _ToLoad(Sampler[list[tuple[int, int]]]):
@@ -108,15 +117,22 @@ class CachedScores:
     ) -> Iterator[list[Views]]:
         """As `view_loader`, with what the frozen blocks made of each view, now or before."""
         cache = self._cache
-        known = {key for i in share if (key := (VALIDATION, i)) in cache}
-        new = [i for i in share if (VALIDATION, i) not in known]
+        new = [i for i in share if (VALIDATION, i) not in cache]
+        known = {*share} - {*new}
         dataset = ViewDataset(videos, clip, reader)
         loader = view_loader(videos, clip, batch_videos, workers, reader, new)
-        loaded = (_as_item(views) for group in loader for views in group)
+        loaded = chain.from_iterable(loader)
+
+        def views_of(index: int) -> Views:
+            key = VALIDATION, index
+            item = cache.get(key) if index in known else None
+            if item is None:
+                views = dataset[index] if index in known else next(loaded)
+                item = cache.add(key, _as_item(views))
+            return _as_views(index, item)
+
         for first in range(0, len(share), batch_videos):
-            keys = [(VALIDATION, i) for i in share[first : first + batch_videos]]
-            items = cache.items(keys, known, loaded, lambda key: _as_item(dataset[key[1]]))
-            yield [_as_views(i, item) for (_, i), item in zip(keys, items, strict=True)]
+            yield [views_of(i) for i in share[first : first + batch_videos]]
 
 
 def _as_item(views: Views) -> TrainItem:

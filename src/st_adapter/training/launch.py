@@ -31,7 +31,9 @@ from torch import distributed
 
 from st_adapter.common.interrupt import deferred_interrupt
 from st_adapter.common.progress import is_first_process, note, remarks_are_shown, show_remarks
+from st_adapter.config import TrainConfig
 from st_adapter.errors import ArgumentError, StAdapterError, TrainingError
+from st_adapter.runtime.device import choose_device
 
 _Result = TypeVar("_Result")
 
@@ -52,6 +54,16 @@ _REFUSED = {
 def is_launched() -> bool:
     """Whether a launcher (this one, torchrun, accelerate) started this process among others."""
     return any(int(os.environ.get(name, "1")) > 1 for name in _COUNTS)
+
+
+def processes_to_start(config: TrainConfig) -> int:
+    """How many processes to start here: as many as asked for, or one for each GPU."""
+    if is_launched():
+        return 1
+    if choose_device(config.device).type != "cuda":
+        return config.processes or 1
+    gpus = 1 if ":" in config.device else torch.cuda.device_count()
+    return min(config.processes or gpus, gpus)
 
 
 def check_accelerate() -> None:

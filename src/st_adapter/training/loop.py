@@ -3,6 +3,7 @@
 import shlex
 import statistics
 import time
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, replace
@@ -13,20 +14,21 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
+from accelerate.tracking import get_available_trackers
 from accelerate.utils import InitProcessGroupKwargs, broadcast_object_list, gather_object
 
 from st_adapter.catalogue.costs import count_parts
-from st_adapter.common.interrupt import deferred_interrupt
+from st_adapter.common.interrupt import Interrupted, deferred_interrupt
 from st_adapter.common.lock import alone_in
-from st_adapter.common.progress import Bar, bar, note, say
-from st_adapter.common.task import Task
+from st_adapter.common.progress import Bar, bar, note, say, trend
 from st_adapter.config import ClipConfig, TrainConfig
+from st_adapter.data.annotations import read_parts
 from st_adapter.data.video.index import index_of
 from st_adapter.data.video.reader import make_reader
 from st_adapter.errors import ArgumentError, DataError, TrainingError
 from st_adapter.evaluation.evaluate import Evaluation, evaluate_videos
 from st_adapter.evaluation.metrics import METRICS
-from st_adapter.evaluation.run_record import read_videos, write_evaluation
+from st_adapter.evaluation.run_record import write_evaluation
 from st_adapter.evaluation.score import score_videos
 from st_adapter.model.build import build_model, copy_trained
 from st_adapter.model.checkpoint import read_tensors
@@ -43,26 +45,21 @@ from st_adapter.runtime.memory import (
 from st_adapter.runtime.micro_batches import clips_at_once
 from st_adapter.training.batches import Batches, class_maps, train_transform
 from st_adapter.training.cached import CachedBatches, CachedScores
-from st_adapter.training.launch import check_accelerate, is_launched, launch
+from st_adapter.training.launch import check_accelerate, launch, processes_to_start
 from st_adapter.training.optimizer import make_optimizer
 from st_adapter.training.prefix_cache import make_prefix_cache
 from st_adapter.training.run import Run
 from st_adapter.training.run_folder import check_folder, resumed_config
-from st_adapter.training.run_view import RunView
 from st_adapter.training.state import SavedStates
 from st_adapter.training.step import take_step
-from st_adapter.training.trackers import check_tracker, start_tracker
 
 _LOG_EVERY = 10
 """Most steps between two lines of metrics.jsonl; short epochs have ten lines."""
 
+_SHOWN_LOSSES = 16
 
 _LONGEST_WAIT = timedelta(hours=2)
 """For the slowest process, which may have more of the long videos to score."""
-
-
-class Interrupted(KeyboardInterrupt):
-    """The user stopped the run; its state is saved."""
 
 
 def train(
@@ -108,14 +105,13 @@ def train(
 
 
 def _run(run: Run, data: Path, recipe: str, resume: bool, temporal: bool) -> Evaluation:
-    """Take a prepared run to its end."""
     states = SavedStates(run)
     if resume:
         states.restore()
     else:
         run.write_config(data, recipe)
     _announce(run)
-    start_tracker(run.accelerator, run.config, run.folder)
+    run.start_tracker()
     with _told_how_to_go_on(run, data, resume):
         _train_epochs(run, states)
     return _finish(run, data, temporal)
@@ -150,22 +146,11 @@ def _ended(run: Run, error: Exception) -> str:
     )
 
 
-def processes_to_start(config: TrainConfig) -> int:
-    """How many processes to start here: as many as asked for, or one for each GPU."""
-    if is_launched():
-        return 1
-    if choose_device(config.device).type != "cuda":
-        return config.processes or 1
-    gpus = 1 if ":" in config.device else torch.cuda.device_count()
-    return min(config.processes or gpus, gpus)
-
-
 def _prepare(data: Path, folder: Path, config: TrainConfig) -> Run:
     """Build all that a run needs in memory; refuse what cannot work."""
-    annotations = read_videos(data, config)
+    annotations = read_parts(data, config)
     reversal, mirror = class_maps(config, annotations)
     device = choose_device(config.device)
-    check_tracker(config.tracker)
     check_accelerate()
     accelerator = _join_processes(device, config.tracker, folder)
     config = replace(config, processes=config.processes or accelerator.num_processes)
@@ -205,7 +190,12 @@ def _settle(model: VideoClassifier, config: TrainConfig, copies: int) -> TrainCo
     """
     check_input_size(model, config.size)
     if config.checkpoint_activations:
-        checkpoint_activations(model)
+        if not model.family.can_checkpoint:
+            raise ArgumentError(
+                f"activations of {type(model.backbone).__name__} cannot be checkpointed, those of "
+                "plain ViTs can; use a smaller --batch-size with --accumulate"
+            )
+        model.family.checkpoints = True  # a third more time for less memory, the same gradients
     chosen = choose_precision(config.precision, model, clip_frames=config.frames, size=config.size)
     precision, reason = broadcast_object_list([*chosen])  # each may have measured another
     model.set_precision(precision)
@@ -222,24 +212,18 @@ def _settle(model: VideoClassifier, config: TrainConfig, copies: int) -> TrainCo
     return config
 
 
-def checkpoint_activations(model: VideoClassifier) -> None:
-    """From now on, keep only what enters each block for the backward pass; run it again there.
-
-    Less memory, about a third more time, the same gradients.
+def _join_processes(device: torch.device, tracker: str, folder: Path) -> Accelerator:
+    """Meet the other processes of the run, if there are any; they log to the tracker.
 
     Raises:
-        ArgumentError: not with this kind of backbone.
+        ArgumentError: its package is not installed.
     """
-    if not model.family.can_checkpoint:
+    have = [str(tracker) for tracker in get_available_trackers()]
+    if tracker not in ("none", *have):
         raise ArgumentError(
-            f"activations of {type(model.backbone).__name__} cannot be checkpointed, those of "
-            "plain ViTs can; use a smaller --batch-size with --accumulate"
+            f"tracker {tracker} needs its package: pip install {tracker}; "
+            f"installed are {', '.join(have) or 'none'}"
         )
-    model.family.checkpoints = True
-
-
-def _join_processes(device: torch.device, tracker: str, folder: Path) -> Accelerator:
-    """Meet the other processes of the run, if there are any."""
     AcceleratorState._reset_state(reset_partial_state=True)  # a process may train several times
     return Accelerator(
         cpu=device.type == "cpu",
@@ -256,17 +240,21 @@ def _announce(run: Run) -> None:
     trained = model.num_parameters(only_trainable=True)
     image_model = sum(count_parts(model).values())
     beside = " and their reversals" if run.reversal else ""
+    processes = config.processes or 1
+    kind = ", any number of them a video" if data.task.multi_label else ""
+    if data.task.heads:
+        kind = f": {', '.join(f'{count} of {name}' for name, count in data.task.heads)}"
     say(
         f"{config.method} on {config.backbone}: {trained / 1e6:.3f} M trained parameters, "
         f"{trained / image_model:.1%} of the image model's {image_model / 1e6:.1f} M"
     )
     say(
         f"{len(data.train)} training and {len(data.val)} validation videos "
-        f"of {len(data.labels)} classes{_kind(data.task)}"
+        f"of {len(data.labels)} classes{kind}"
     )
     say(
         f"{config.step_clips} clips{beside} a step = {config.batch_size} clips x "
-        f"{config.accumulate} accumulation x {_count(config.processes or 1, 'process')}; "
+        f"{config.accumulate} accumulation x {processes} process{'' if processes == 1 else 'es'}; "
         f"{run.steps_per_epoch} step{'' if run.steps_per_epoch == 1 else 's'} an epoch; "
         f"learning rate {config.peak_lr():.2e}"
     )
@@ -276,9 +264,9 @@ def _announce(run: Run) -> None:
             "smaller --batch-size takes more steps"
         )
     now = run.accelerator.num_processes
-    if now != config.processes:
+    if now != processes:
         note(
-            f"{_count(now, 'process')} instead of {config.processes}; a step has the same "
+            f"{now} process{'' if now == 1 else 'es'} instead of {processes}; a step has the same "
             f"{config.step_clips} clips, shared by those there are"
         )
     if run.is_done:
@@ -287,27 +275,50 @@ def _announce(run: Run) -> None:
         say(f"resuming in epoch {run.at.epochs_done + 1} at step {run.at.step}")
 
 
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}{'' if number == 1 else 'es'}"
+class _View:
+    """What a terminal shows of the run under its bar, and remembers between two looks.
 
+    Attributes:
+        losses: the last that were logged.
+        last_score: of the last epoch that was validated here.
+        facts: what was shown last.
+    """
 
-def _kind(task: Task) -> str:
-    """What is told of a task that is not the usual one."""
-    if task.heads:
-        return f": {', '.join(f'{count} of {name}' for name, count in task.heads)}"
-    return ", any number of them a video" if task.multi_label else ""
+    def __init__(self, run: Run) -> None:
+        self.losses: deque[float] = deque(maxlen=_SHOWN_LOSSES)
+        self.last_score: float | None = None
+        self.facts: list[str] = []
+        self._began, self._first_step = time.monotonic(), run.at.step
+
+    def show(self, run: Run, clips_per_second: float, memory_gb: float, progress: Bar) -> None:
+        """Renew the facts under the bar."""
+        # At the pace so far, the validation of epochs that are done counted in.
+        step_seconds = (time.monotonic() - self._began) / (run.at.step - self._first_step)
+        steps_left = run.config.epochs * run.steps_per_epoch - run.at.step
+        self.facts = [
+            f"step {run.at.step}",
+            f"loss {self.losses[-1]:.3f} {trend(self.losses)}".rstrip(),
+            f"rate {run.optimizer.param_groups[0]['lr']:.1e}",
+            f"{clips_per_second:.1f} clips/s",
+            f"{memory_gb:.1f} GB",
+            f"whole run {timedelta(seconds=round(step_seconds * steps_left))} left",
+        ]
+        if run.at.best_score >= 0:
+            measure = METRICS["mean_average_precision" if run.data.task.multi_label else "top1"]
+            last = "" if self.last_score is None else f"last {self.last_score:.1%}, "
+            self.facts.append(f"{measure} {last}best {run.at.best_score:.1%}")
+        progress.tell(*self.facts)
 
 
 def _train_epochs(run: Run, states: SavedStates) -> None:
-    """Train and validate until the run is done."""
     batches = CachedBatches(run, run.prefix_cache) if run.prefix_cache else Batches(run)
-    view = RunView(run)
+    view = _View(run)
     while not run.is_done:
         _train_epoch(run, batches, states, view)
         view.last_score = _validate_epoch(run, states)
 
 
-def _train_epoch(run: Run, batches: Batches, states: SavedStates, view: RunView) -> None:
+def _train_epoch(run: Run, batches: Batches, states: SavedStates, view: _View) -> None:
     """Train from where the run stands to the end of its epoch."""
     config, epoch = run.config, run.at.epochs_done
     first_step = run.at.step - epoch * run.steps_per_epoch
@@ -319,7 +330,8 @@ def _train_epoch(run: Run, batches: Batches, states: SavedStates, view: RunView)
     with deferred_interrupt() as stop, bar(title, run.steps_per_epoch, first_step) as progress:
         progress.tell(*view.facts)
         for step in batches.steps(epoch, first_step):
-            done = take_step(run, step, stop.is_set(), save=run.is_main and states.is_due())
+            due = run.is_main and states.is_due()
+            done = take_step(run, step, stop=stop.is_set(), save=due)
             seen += done.clips
             now = time.perf_counter()
             run.at.train_seconds += now - last
@@ -337,7 +349,7 @@ def _train_epoch(run: Run, batches: Batches, states: SavedStates, view: RunView)
         raise KeyboardInterrupt
 
 
-def _log_step(run: Run, norm: float, clips_per_second: float, progress: Bar, view: RunView) -> None:
+def _log_step(run: Run, norm: float, clips_per_second: float, progress: Bar, view: _View) -> None:
     run.report_skipped()
     if not run.at.losses:
         return  # all were left out
@@ -364,7 +376,7 @@ def _validate_epoch(run: Run, states: SavedStates) -> float | None:
         what the classifier is judged by, where that was measured.
     """
     score = None
-    values, note = {}, f"{run.at.train_seconds:.0f} s of training"
+    values, told = {}, f"{run.at.train_seconds:.0f} s of training"
     with run.as_kept():
         run.save_adapter("adapter_last")
         if run.config.keep == "last":
@@ -383,11 +395,11 @@ def _validate_epoch(run: Run, states: SavedStates) -> float | None:
                 result.metric: result.score,
                 "val_loss": result.loss,
             }
-            note = f"{METRICS[result.metric]} {result.score:.1%} (best {run.at.best_score:.1%})"
+            told = f"{METRICS[result.metric]} {result.score:.1%} (best {run.at.best_score:.1%})"
     run.log(values | {"train_seconds": round(run.at.train_seconds, 2)})
     run.at.epochs_done += 1
     states.save()
-    say(f"epoch {run.at.epochs_done}/{run.config.epochs}: {note}")
+    say(f"epoch {run.at.epochs_done}/{run.config.epochs}: {told}")
     if run.is_done and run.at.epochs_done < run.config.epochs:
         say(f"no better epoch in {run.config.patience}; training ends")
     return score

@@ -1,14 +1,14 @@
 """What the frozen blocks before the first trained one make of clips that come again.
 
 `PrefixCache` keeps it, `rest` goes on from there. `CachedBatches` is the training batches, and
-`score_videos` the validation, of a run that has such a cache: neither decodes, nor runs through
+`CachedScores` the validation, of a run that has such a cache: neither decodes, nor runs through
 the frozen blocks, what is kept.
 """
 
 import dataclasses
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -123,30 +123,13 @@ class PrefixCache:
         file = self._file_of(key)
         return file is not None and file.exists()
 
-    def items(
-        self,
-        keys: Sequence[Key],
-        known: Set[Key],
-        loaded: Iterator[TrainItem],
-        load: Callable[[Key], TrainItem],
-    ) -> list[TrainItem]:
-        """The items of keys; new ones are run through the frozen blocks, and kept if there is room.
+    def add(self, key: Key, pixels: TrainItem) -> TrainItem:
+        """Run clips through the frozen blocks; keep what comes out if there is room."""
+        item = replace(pixels, clips=tuple(map(self._run, pixels.clips)))
+        self._keep(key, item)
+        return item
 
-        Args:
-            known: keys that were here when `loaded` was begun, which has the others in their order.
-            load: loads one that was known and cannot be read any more.
-        """
-        found = []
-        for key in keys:
-            item = self._get(key) if key in known else None
-            if item is None:
-                pixels = load(key) if key in known else next(loaded)
-                item = replace(pixels, clips=tuple(map(self._run, pixels.clips)))
-                self._keep(key, item)
-            found.append(item)
-        return found
-
-    def _get(self, key: Key) -> TrainItem | None:
+    def get(self, key: Key) -> TrainItem | None:
         """The item of a key; None where it is not there, or cannot be read any more."""
         if self._file_of is None:
             return self._items.get(key)

@@ -143,6 +143,19 @@ class Run:
             self.folder, config, recipe=recipe, data=absolute(data), data_digest=self.data_digest
         )
 
+    def start_tracker(self) -> None:
+        """Track the run under the name of its folder, if the configuration asks for that."""
+        if self.config.tracker == "none":
+            return
+        name = self.folder.absolute().name
+        wandb = {"name": name, "dir": str(self.folder)}
+        self.accelerator.init_trackers(
+            # TensorBoard takes it for a folder in the run, others for a project of many runs.
+            "tensorboard" if self.config.tracker == "tensorboard" else "st-adapter",
+            config={key: str(value) for key, value in self.config.to_json().items()},
+            init_kwargs={"wandb": wandb, "trackio": {"name": name}},
+        )
+
     def log(self, values: dict[str, Any]) -> None:
         """Append a line to `metrics.jsonl`, with step and epoch."""
         position = {"step": self.at.step, "epoch": self.at.epochs_done + 1}

@@ -40,10 +40,7 @@ class StepDone:
 
 
 def take_step(
-    run: Run,
-    loaded: Sequence[TrainBatch | DataError],
-    stop: bool = False,
-    save: bool = False,
+    run: Run, loaded: Sequence[TrainBatch | DataError], *, stop: bool, save: bool
 ) -> StepDone:
     """Step over the batches of all processes together.
 
@@ -80,12 +77,14 @@ def take_step(
         run.at.losses.append(loss)
         run.at.bad_in_row = 0
         run.scaler.step(run.optimizer)
-    elif not math.isfinite(loss) or run.scaler.get_scale() <= 1:
-        _note_bad_step(run, norm if math.isfinite(loss) else loss, batches)
+        if run.average is not None:
+            run.average.update(run.at.step)
+    elif not math.isfinite(loss):
+        _note_bad_step(run, "loss", loss, batches)
+    elif run.scaler.get_scale() <= 1:  # a larger scale may be the cause, and shrinks
+        _note_bad_step(run, "gradient", norm, batches)
     run.scaler.update()
     run.optimizer.zero_grad()
-    if run.average is not None:
-        run.average.update(run.at.step)
     return StepDone(norm=norm, clips=int(clips_of_all), stop=wishes[0] > 0, save=wishes[1] > 0)
 
 
@@ -113,6 +112,8 @@ def _add_up(run: Run, values: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
         return values
     parameters = run.model.trainable_parameters()
     gradients = [p.grad if p.grad is not None else torch.zeros_like(p) for p in parameters]
+    # Whether each parameter has a gradient travels along: one that has none in any process must
+    # keep None, as with zeros the optimizer would still decay and move it.
     present = [p.grad is not None for p in parameters]
     sent = torch.cat([values, values.new_tensor(present), *(g.flatten() for g in gradients)])
     summed: Tensor = run.accelerator.reduce(sent)
@@ -134,15 +135,16 @@ def _mean_gradient(run: Run, clips: float) -> float:
     return float(clip_gradient(run.model, run.config))
 
 
-def _note_bad_step(run: Run, value: float, batches: list[TrainBatch]) -> None:
+def _note_bad_step(run: Run, what: str, value: float, batches: list[TrainBatch]) -> None:
     run.at.bad_steps += 1
     run.at.bad_in_row += 1
     paths = gather_object([path for batch in batches for path in batch.paths])
     run.log({"left_out": str(value), "videos": paths})
     if run.at.bad_in_row < _MOST_BAD_STEPS:
-        note(f"step {run.at.step} is left out, its loss is {value}; metrics.jsonl has its videos")
+        bad = f"step {run.at.step} is left out, its {what} is {value}"
+        note(f"{bad}; metrics.jsonl has its videos")
         return
     raise DivergedError(
-        f"loss was {value} for {run.at.bad_in_row} steps in a row (last: step {run.at.step}); "
+        f"{what} was {value} for {run.at.bad_in_row} steps in a row (last: step {run.at.step}); "
         f"{WHAT_HELPS}. {run.folder} keeps the last good state"
     )

@@ -34,7 +34,7 @@ class Sample(NamedTuple):
     texts: dict[str, str]
 
 
-def read_samples(shard: str, store: Store | None = None) -> list[Sample]:
+def read_samples(shard: str, store: Store | None) -> list[Sample]:
     """The videos of a shard, from its directory or as remembered.
 
     Raises:

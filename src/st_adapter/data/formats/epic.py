@@ -63,7 +63,7 @@ def _segment(video: Path, record: dict[str, str], where: str) -> tuple[float, fl
 
 
 def _read_classes(path: Path, head: str) -> list[str]:
-    """Names of the verbs or nouns from the file of classes; without one, numbers."""
+    """Verbs or nouns from the file of classes; without one, numbers."""
     file = beside(path, f"EPIC_100_{head}_classes.csv", f"EPIC_100_{head}_classes_v2.csv")
     if file is None:
         return [f"{head} {i}" for i in range(_COUNTS[head])]

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from st_adapter.data.formats.listing import Listing, Root, beside, class_name, parts, read_text
 from st_adapter.errors import DataError
@@ -14,22 +14,18 @@ _WANTED = (
 )
 
 
-class Entry(NamedTuple):
-    """A video of a list: where it stands, what is said of it, and its part."""
-
-    where: str
-    record: dict[str, Any]
-    split: str
+Entry = tuple[str, dict[str, Any], str]
+"""A video of a list: where it stands, what is said of it, and its part."""
 
 
 def read(path: Path, root: Root) -> Listing:
     """Read a part, and the validation part that lies beside a training part."""
     entries = [
-        Entry(f"{file} entry {number}", record, split)
+        (f"{file} entry {number}", record, split)
         for file, split in parts(path, "validation", "val", "test")
         for number, record in enumerate(_read_records(file), start=1)
     ]
-    first = entries[0].record
+    _, first, _ = entries[0]
     if "template" in first or "id" in first:
         return _read_something(path, root, entries)
     if "vid_name" in first:

@@ -33,7 +33,6 @@ def is_list(first_line: Sequence[str]) -> bool:
 def _add(
     listing: Listing, root: Root, where: str, text: str, classes: Sequence[str], commas: bool
 ) -> None:
-    """Append the video of one line."""
     separator = "\t" if "\t" in text else "," if commas and "," in text else None
     name, label = ("", *(field.strip() for field in text.rsplit(separator, 1)))[-2:]
     if not name or not label:

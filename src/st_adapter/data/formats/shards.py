@@ -35,7 +35,11 @@ def read(path: Path, columns: Mapping[str, str]) -> Listing:
     listing = Listing(heads=tuple(labels) if len(labels) > 1 else ())
     store = Store(folder)
     for shard in names:
-        for sample in _samples(shard, store):
+        try:
+            samples = read_samples(shard, store)
+        except OSError as error:
+            raise DataError(f"{shard} cannot be read: {error}") from error
+        for sample in samples:
             _add(listing, shard, sample, labels, columns.get("labels", "labels"), classes)
     if classes:
         listing.classes = (classes,)
@@ -99,15 +103,7 @@ def _split(shard: str) -> str:
     return next((SPLITS[word] for word in reversed(words) if word in SPLITS), "train")
 
 
-def _samples(shard: str, store: Store) -> list[Sample]:
-    try:
-        return read_samples(shard, store)
-    except OSError as error:
-        raise DataError(f"{shard} cannot be read: {error}") from error
-
-
 def _read_classes(folder: Path) -> list[str]:
-    """Names of the classes from classes.txt beside the shards."""
     text = tar.read_text(f"{absolute(folder)}/classes.txt") or ""
     return [line.strip() for line in text.splitlines() if line.strip()]
 
