@@ -156,7 +156,8 @@ class PrefixCache:
         self._room -= size
 
     def _run(self, clip: Tensor) -> Tensor:
-        return self.rest.prefix(clip[None].to(self.rest.model.device))[0].cpu()
+        prefix = self.rest.prefix(clip[None].to(self.rest.model.device))[0]
+        return prefix.cpu().clone()  # it may be a part of a larger tensor, which is not kept
 
     def _write(self, file: Path, item: TrainItem) -> bool:
         tensors = {f"clip_{i}": clip.contiguous() for i, clip in enumerate(item.clips)}
