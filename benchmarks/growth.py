@@ -11,7 +11,6 @@ import argparse
 import os
 import tempfile
 from dataclasses import replace
-from itertools import cycle, islice
 from multiprocessing import get_context
 from pathlib import Path
 
