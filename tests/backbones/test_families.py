@@ -285,7 +285,7 @@ def test_an_adapter_before_the_mlp_is_in_the_residual_stream(family):
         for handle in handles:
             handle.remove()
         middle, arguments = seen["middle"][0][0], seen["in"][0]
-        adapted = place.layout.adapt(middle, size, adapt).reshape(arguments[0].shape)
+        adapted = site.layout.adapt(middle, size, adapt).reshape(arguments[0].shape)
         attention = next(getattr(block, name) for name in ATTENTION if hasattr(block, name))
         off = attention.register_forward_hook(lambda _m, _a, output: torch.zeros_like(output))
         expected = block(adapted, *arguments[1:])

@@ -108,7 +108,7 @@ def test_an_arithmetic_of_another_name_is_refused(trained_run):
     with pytest.raises(ArgumentError, match="precision is auto, float32, .*, not 'half'"):
         Predictor(trained_run, device="cpu", precision="half")
     model = Predictor(trained_run, device="cpu", precision="bfloat16").model
-    with pytest.raises(ArgumentError, match="can be bfloat16 here, not 'float32'"):
+    with pytest.raises(ArgumentError, match="can be bfloat16, not 'float32'"):
         model.set_precision("float32")
 
 
