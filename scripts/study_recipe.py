@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from st_adapter.common.progress import say
+from st_adapter.common.remarks import say
 from st_adapter.config import TrainConfig
 from st_adapter.data.annotations import read_parts, write_table
 from st_adapter.data.holdout import split_validation

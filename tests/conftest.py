@@ -30,7 +30,7 @@ import numpy as np
 import pytest
 import torch
 
-from st_adapter.common.progress import show_remarks
+from st_adapter.common.remarks import show_remarks
 from st_adapter.config import TrainConfig
 from st_adapter.evaluation.predict import Predictor
 from st_adapter.model.classifier import VideoClassifier

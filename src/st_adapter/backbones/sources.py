@@ -4,7 +4,7 @@ from pathlib import Path
 
 import timm
 
-from st_adapter.common.progress import say
+from st_adapter.common.remarks import say
 from st_adapter.errors import ArgumentError, did_you_mean
 
 NAMED_SOURCES = ("hub", "package", "random", "given")

@@ -37,7 +37,7 @@ def check(data: Path, out: Path | None, deep: bool, val: Path | None, **flags: A
     if out is not None:
         check_writable(out)
     from st_adapter.cli.tables import print_check
-    from st_adapter.common.progress import say
+    from st_adapter.common.remarks import say
     from st_adapter.data.annotations import both_parts, write_table
     from st_adapter.data.audit import check_data
     from st_adapter.data.video.index import index_of

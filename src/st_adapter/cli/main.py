@@ -15,7 +15,7 @@ import click
 from st_adapter import __version__
 from st_adapter.cli import DONE, INVALID, SOME_FAILED, STOPPED, look, train, use
 from st_adapter.cli.options import Verbs, debug_option
-from st_adapter.common.progress import show_remarks
+from st_adapter.common.remarks import show_remarks
 from st_adapter.errors import MemoryShortError, StAdapterError, TrainingError
 
 

@@ -1,16 +1,9 @@
-"""What is said while work goes on: remarks, and bars with the time left.
+"""Bars with the time left, on stderr, which they share with remarks."""
 
-Remarks of the library go to the logger `st_adapter`, for programs to show or to filter. The
-command shows them on stderr; results go to stdout.
-"""
-
-import logging
-import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import cache
 
-from rich.console import Console, RenderableType
+from rich.console import RenderableType
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -22,7 +15,8 @@ from rich.progress import (
 )
 from rich.text import Text
 
-_LOGGER = logging.getLogger("st_adapter")
+from st_adapter.common.remarks import console, is_first_process, say
+
 _HEIGHTS = "▁▂▃▄▅▆▇█"
 
 
@@ -91,50 +85,7 @@ def trend(values: Sequence[float]) -> str:
     return "".join(_HEIGHTS[round((value - low) * scale)] for value in values)
 
 
-@cache
-def console() -> Console:
-    """Stderr, as bars and remarks share it."""
-    return Console(stderr=True, highlight=False)
-
-
-def is_first_process() -> bool:
-    """Whether this process speaks for all that train together."""
-    return os.environ.get("RANK", "0") == "0"
-
-
-def say(text: str) -> None:
-    """Make a remark, in one line; of several processes that train together, the first does."""
-    if is_first_process():
-        _LOGGER.info(text)
-
-
-def note(text: str) -> None:
-    """Say what a user should know of; programs that set up no logging print it, too."""
-    if is_first_process():
-        _LOGGER.warning("note: %s", text)
-
-
 def log(text: str) -> None:
     """Make a remark about progress where no bar can be seen, in a log file for example."""
     if not console().is_terminal:
         say(text)
-
-
-class _OnConsole(logging.Handler):
-    """Prints remarks above the bars."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        """Print one remark."""
-        console().print(record.getMessage(), markup=False, soft_wrap=True)
-
-
-def show_remarks() -> None:
-    """Print remarks on stderr from now on, as the command does."""
-    if not remarks_are_shown():
-        _LOGGER.addHandler(_OnConsole())
-        _LOGGER.setLevel(logging.INFO)
-
-
-def remarks_are_shown() -> bool:
-    """Whether `show_remarks` was called in this process."""
-    return any(isinstance(handler, _OnConsole) for handler in _LOGGER.handlers)

@@ -8,8 +8,8 @@ from st_adapter.catalogue.costs import inspect_spec, spec_of
 from st_adapter.common.files import check_writable, read_json, write_json
 from st_adapter.common.lock import alone_in
 from st_adapter.common.paths import absolute
-from st_adapter.common.progress import say
 from st_adapter.common.provenance import command, versions
+from st_adapter.common.remarks import say
 from st_adapter.comparison.jobs import run_jobs
 from st_adapter.comparison.plan import Cell, Plan, read_plan, write_plan
 from st_adapter.comparison.results import COSTS_FILE, MethodRow, choose_rates, is_done, read_rows

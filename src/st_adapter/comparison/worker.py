@@ -13,7 +13,7 @@ import torch
 
 from st_adapter.common.files import write_json
 from st_adapter.common.lock import lock
-from st_adapter.common.progress import say, show_remarks
+from st_adapter.common.remarks import say, show_remarks
 from st_adapter.comparison.costs import measure_costs
 from st_adapter.config import TrainConfig
 from st_adapter.errors import DivergedError, StAdapterError

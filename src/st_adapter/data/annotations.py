@@ -11,7 +11,7 @@ import numpy as np
 
 from st_adapter.common.files import atomic_path
 from st_adapter.common.paths import full_path
-from st_adapter.common.progress import note
+from st_adapter.common.remarks import note
 from st_adapter.common.task import Task
 from st_adapter.config import DataConfig, TrainConfig
 from st_adapter.data.formats import read_listing

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from st_adapter.common.progress import say
+from st_adapter.common.remarks import say
 from st_adapter.config import ClipConfig
 from st_adapter.data.datasets import Skipped
 from st_adapter.data.formats.folders import find_videos

@@ -6,8 +6,8 @@ from typing import Any
 
 from st_adapter.common.files import read_json, write_json
 from st_adapter.common.paths import absolute
-from st_adapter.common.progress import note, say
 from st_adapter.common.provenance import command
+from st_adapter.common.remarks import note, say
 from st_adapter.config import DataConfig, TrainConfig
 from st_adapter.data.annotations import read_annotations, read_parts
 from st_adapter.data.videos import VideoList

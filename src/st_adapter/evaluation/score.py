@@ -119,8 +119,8 @@ def evaluation_mode(model: nn.Module) -> Iterator[None]:
 
 
 def reorder(
-    clips: Shaped[Tensor, "v t 3 h w"], order: Order, seed: int
-) -> Shaped[Tensor, "v t 3 h w"]:
+    clips: Shaped[Tensor, "v t *frame"], order: Order, seed: int
+) -> Shaped[Tensor, "v t *frame"]:
     """Return clips of one video with their frames in another order.
 
     "shuffled" draws one order for all of them from `seed`, never the true one where there are two

@@ -14,7 +14,7 @@ from st_adapter.backbones.construction import shapes_alone
 from st_adapter.backbones.tensor_checks import check_fit
 from st_adapter.backbones.vit import VisionTransformerFamily
 from st_adapter.backbones.weight_files.tensors import find_table, read_record
-from st_adapter.common.progress import note
+from st_adapter.common.remarks import note
 from st_adapter.config import AdapterConfig
 from st_adapter.errors import ArgumentError, CheckpointError
 

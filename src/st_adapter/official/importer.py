@@ -12,7 +12,7 @@ from st_adapter.backbones.construction import own_random, shapes_alone
 from st_adapter.backbones.sources import NAMED_SOURCES, check_name, resolve_source
 from st_adapter.backbones.weight_files import openai_clip
 from st_adapter.backbones.weight_files.tensors import read_tensors
-from st_adapter.common.progress import note
+from st_adapter.common.remarks import note
 from st_adapter.config import AdapterConfig
 from st_adapter.errors import ArgumentError, CheckpointError
 from st_adapter.model.build import copy_trained

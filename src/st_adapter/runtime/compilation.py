@@ -5,7 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from st_adapter.common.progress import say
+from st_adapter.common.remarks import say
 from st_adapter.config import ClipConfig
 from st_adapter.errors import ArgumentError
 from st_adapter.model.classifier import VideoClassifier

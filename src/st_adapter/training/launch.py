@@ -30,7 +30,7 @@ import torch
 from torch import distributed
 
 from st_adapter.common.interrupt import deferred_interrupt
-from st_adapter.common.progress import is_first_process, note, remarks_are_shown, show_remarks
+from st_adapter.common.remarks import is_first_process, note, remarks_are_shown, show_remarks
 from st_adapter.config import TrainConfig
 from st_adapter.errors import ArgumentError, StAdapterError, TrainingError
 from st_adapter.runtime.device import choose_device

@@ -20,7 +20,8 @@ from accelerate.utils import InitProcessGroupKwargs, broadcast_object_list, gath
 from st_adapter.catalogue.costs import count_parts
 from st_adapter.common.interrupt import Interrupted, deferred_interrupt
 from st_adapter.common.lock import alone_in
-from st_adapter.common.progress import Bar, bar, note, say, trend
+from st_adapter.common.progress import Bar, bar, trend
+from st_adapter.common.remarks import note, say
 from st_adapter.config import ClipConfig, TrainConfig
 from st_adapter.data.annotations import read_parts
 from st_adapter.data.video.index import index_of

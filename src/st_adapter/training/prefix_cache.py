@@ -21,8 +21,8 @@ from torch import Tensor, nn
 
 from st_adapter.backbones.tensor_checks import digest
 from st_adapter.common.files import atomic_path, check_writable, remove_unfinished
-from st_adapter.common.progress import note, say
 from st_adapter.common.provenance import versions
+from st_adapter.common.remarks import note, say
 from st_adapter.config import TrainConfig
 from st_adapter.data.annotations import Annotations
 from st_adapter.data.archives.tar import split_member, version

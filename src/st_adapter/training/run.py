@@ -15,7 +15,7 @@ from torch.optim import AdamW
 
 from st_adapter.common.files import append_json_line
 from st_adapter.common.paths import absolute
-from st_adapter.common.progress import say
+from st_adapter.common.remarks import say
 from st_adapter.config import TrainConfig
 from st_adapter.data.annotations import Annotations
 from st_adapter.data.augment.mixup import Mixer

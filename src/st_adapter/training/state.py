@@ -11,7 +11,7 @@ from accelerate.utils import gather_object
 from torch import Tensor
 
 from st_adapter.common.files import atomic_path, read_json_lines, remove_unfinished
-from st_adapter.common.progress import note
+from st_adapter.common.remarks import note
 from st_adapter.data.datasets import Skipped
 from st_adapter.errors import ArgumentError, CheckpointError, TrainingError
 from st_adapter.model.build import copy_trained

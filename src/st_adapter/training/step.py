@@ -9,7 +9,7 @@ from accelerate.utils import gather_object
 from jaxtyping import Float
 from torch import Tensor
 
-from st_adapter.common.progress import note
+from st_adapter.common.remarks import note
 from st_adapter.data.batches import TrainBatch
 from st_adapter.errors import DataError, DivergedError
 from st_adapter.evaluation.score import task_loss

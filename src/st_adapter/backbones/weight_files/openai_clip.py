@@ -8,7 +8,7 @@ from pathlib import Path
 import timm
 from torch import Tensor
 
-from st_adapter.common.progress import note
+from st_adapter.common.remarks import note
 from st_adapter.errors import CheckpointError
 
 _RENAMED = {

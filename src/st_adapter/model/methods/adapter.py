@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
-from st_adapter.common.progress import note
+from st_adapter.common.remarks import note
 from st_adapter.config import Activation, Init
 from st_adapter.errors import ArgumentError
 
