@@ -95,15 +95,18 @@ class Family(ABC):
         return []
 
     @abstractmethod
-    def run(self, frames: Tensor, inserted: Inserted = Inserted()) -> Tensor:
-        """Run normalised frames [n, 3, h, w] through all blocks."""
+    def run(self, frames: Tensor, inserted: Inserted = Inserted()) -> Any:
+        """Run normalised frames [n, 3, h, w] through all blocks.
+
+        Returns features: a tensor, or several where the backbone has several branches.
+        """
 
     @abstractmethod
-    def pool(self, features: Tensor) -> Tensor:
+    def pool(self, features: Any) -> Tensor:
         """One vector [n, c] for each frame that `run` returned the features of."""
 
     @abstractmethod
-    def tokens(self, features: Tensor) -> Tensor:
+    def tokens(self, features: Any) -> Tensor:
         """The features that `run` returned, as tokens [n, tokens, c]."""
 
     @abstractmethod

@@ -9,8 +9,7 @@ from rich.table import Table
 
 from st_adapter.common.files import write_json
 from st_adapter.common.progress import bar
-from st_adapter.common.remarks import console
-from st_adapter.common.remarks import say
+from st_adapter.common.remarks import console, say
 from st_adapter.config import TrainConfig
 from st_adapter.data.annotations import read_annotations
 from st_adapter.demo import clips

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import torch
 from jaxtyping import Float, Shaped
@@ -103,7 +103,7 @@ class VideoClassifier(nn.Module):
         adapters = {n: partial(_over_clips, a, b, t) for n, a in self.adapters.items()}
         return Inserted(adapters, list(self.prompts))
 
-    def pool(self, frames: Tensor, b: int, t: int) -> Float[Tensor, "b c"]:
+    def pool(self, frames: Any, b: int, t: int) -> Float[Tensor, "b c"]:
         """From what the backbone made of the frames of b clips to one vector per clip."""
         enabled = not self._times_disabled
         if self.token_pool is not None and enabled:
