@@ -21,10 +21,12 @@ def score():
 
 scoring = threading.Thread(target=score)
 scoring.start()
-compiled = Predictor(run, device="cpu", precision="bfloat16", compile=True)
-assert len(compiled(video)) == 2
-done.set()
-scoring.join()
+try:
+    compiled = Predictor(run, device="cpu", precision="bfloat16", compile=True)
+    assert len(compiled(video)) == 2
+finally:
+    done.set()
+    scoring.join()
 """
 
 
@@ -34,8 +36,8 @@ def test_a_thread_that_compiles_and_a_thread_that_scores_both_end(
 ):
     """Autocast's cache of weights could make each wait for a lock of the other, for ever."""
     video = next(folder_data.rglob("*.mp4"))
-    for attempt in range(2):
-        caches = {"TORCHINDUCTOR_CACHE_DIR": str(tmp_path / f"cache {attempt}")}
+    for attempt in range(2):  # no blank in the path: torch gives it to the compiler as it is
+        caches = {"TORCHINDUCTOR_CACHE_DIR": str(tmp_path / f"cache_{attempt}")}
         command = [sys.executable, "-c", PROGRAM, str(trained_run), str(video)]
         done = subprocess.run(command, env=os.environ | caches, timeout=240)
         assert done.returncode == 0
