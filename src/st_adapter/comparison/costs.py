@@ -11,7 +11,7 @@ from st_adapter.common.progress import bar
 from st_adapter.config import TrainConfig
 from st_adapter.model.build import build_model
 from st_adapter.model.classifier import VideoClassifier
-from st_adapter.runtime.attention import choose_attention
+from st_adapter.runtime.attention import speed_up_attention
 from st_adapter.runtime.device import choose_device, seconds_of
 from st_adapter.runtime.micro_batches import clips_at_once
 from st_adapter.training.optimizer import make_step
@@ -55,7 +55,7 @@ def measure_costs(
 def _times_of_steps(model: VideoClassifier, config: TrainConfig) -> list[float]:
     """Times of forward pass, backward pass, gradient norm and optimizer step together."""
     model.set_precision(config.precision)  # type: ignore[arg-type]  # settled, not "auto"
-    choose_attention(model, config.size, trains=True)
+    speed_up_attention(model, config.size)
     num_clips = config.batch_size * (2 if config.reversal else 1)
     shape = (num_clips, config.frames, 3, config.size, config.size)
     clips = torch.randint(0, 256, shape, dtype=torch.uint8, device=model.device)

@@ -22,7 +22,7 @@ from st_adapter.data.videos import Video
 from st_adapter.errors import VideoError
 from st_adapter.model.build import build_model
 from st_adapter.model.classifier import VideoClassifier
-from st_adapter.runtime.attention import choose_attention
+from st_adapter.runtime.attention import speed_up_attention
 from st_adapter.runtime.compilation import black_clips, compile_for_training
 from st_adapter.runtime.device import check_input_size, choose_device, choose_precision, seconds_of
 from st_adapter.runtime.memory import check_memory, clear_out_of_memory, peak_memory_gb, step_bytes
@@ -55,6 +55,8 @@ def bench(config: TrainConfig, video: Path | None = None) -> dict[str, Any]:
         probe(video)  # refuses at once what cannot be read
     model = build_model(config, [str(i) for i in range(400)], "random").to(device)
     check_input_size(model, config.size)
+    if not config.compile:
+        speed_up_attention(model, config.size)
     precision, _ = choose_precision(
         config.precision, model, clip_frames=config.frames, size=config.size
     )
@@ -71,8 +73,6 @@ def bench(config: TrainConfig, video: Path | None = None) -> dict[str, Any]:
         step, score = make_step(model, config, pieces), _scoring(model, pieces)
         for what, run in (("training step", step), ("inference", score)):
             model.train(run is step)
-            if not config.compile:
-                choose_attention(model, config.size, trains=run is step)
             rows.append(_row(what, _median_seconds(run, device, 5), config.batch_size, device))
             progress.advance()
     names = ("backbone", "method", "frames", "size", "batch_size")

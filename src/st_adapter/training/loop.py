@@ -34,7 +34,7 @@ from st_adapter.evaluation.score import score_videos
 from st_adapter.model.build import build_model, copy_trained
 from st_adapter.model.checkpoint import read_tensors
 from st_adapter.model.classifier import VideoClassifier
-from st_adapter.runtime.attention import choose_attention
+from st_adapter.runtime.attention import speed_up_attention
 from st_adapter.runtime.compilation import black_clips, compile_for_training
 from st_adapter.runtime.device import check_input_size, choose_device, choose_precision
 from st_adapter.runtime.memory import (
@@ -198,11 +198,11 @@ def _settle(model: VideoClassifier, config: TrainConfig, copies: int) -> TrainCo
                 "plain ViTs can; use a smaller --batch-size with --accumulate"
             )
         model.family.checkpoints = True  # a third more time for less memory, the same gradients
+    if not config.compile:
+        speed_up_attention(model, config.size)
     chosen = choose_precision(config.precision, model, clip_frames=config.frames, size=config.size)
     precision, reason = broadcast_object_list([*chosen])  # each may have measured another
     model.set_precision(precision)
-    if not config.compile:
-        choose_attention(model, config.size, trains=True)
     needed = step_bytes(model, config)
     if config.fit_batch:
         fitted = fit_batch(config, needed, share_of_memory(model.device), copies)
