@@ -1,10 +1,11 @@
 """How the features of a block hold the grid of patches."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Literal, NamedTuple
 
-import torch.nn.functional as F
 from torch import Tensor
+
+from st_adapter.backbones.vit import adapt_tokens
 
 
 class Layout(NamedTuple):
@@ -36,24 +37,6 @@ class Layout(NamedTuple):
         if self.kind == "map":
             return x.flatten(2).transpose(1, 2)
         return x.flatten(1, 2) if self.kind == "channels_last" else x
-
-
-def adapt_tokens(
-    x: Tensor, prefix: int, grid: tuple[int, int], adapter: Callable[[Tensor], Tensor]
-) -> Tensor:
-    """Adapt the patch tokens of [n, prefix + h * w, c]; prefix tokens pass unchanged.
-
-    Args:
-        adapter: gives what is added to a grid of patches.
-    """
-    update = adapter(unflatten(x[:, prefix:], 1, grid)).flatten(1, 2)
-    # Padding the narrow update is cheaper than cutting the wide stream apart and joining it again.
-    return (x + F.pad(update, (0, 0, prefix, 0))).to(x.dtype)
-
-
-def unflatten(x: Tensor, axis: int, sizes: Sequence[int]) -> Tensor:
-    """Tensor.unflatten, whose check of the sizes torch.export takes for a constant of the model."""
-    return x.reshape(*x.shape[:axis], *sizes, *x.shape[axis + 1 :])
 
 
 def find_layout(

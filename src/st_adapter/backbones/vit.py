@@ -1,17 +1,17 @@
 """Plain vision transformers of timm: class and register tokens, pre-norm, layer scale."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from timm.layers import PatchEmbed, resample_abs_pos_embed
 from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from st_adapter.backbones.family import Family, Inserted, Site
-from st_adapter.backbones.layout import adapt_tokens
 from st_adapter.errors import ArgumentError
 
 
@@ -215,6 +215,21 @@ def _run_block(
         x = adapt_tokens(x, prefix, grid, before_mlp)
     after: Tensor = x + block.drop_path2(block.ls2(block.mlp(block.norm2(x))))
     return after
+
+
+def adapt_tokens(
+    x: Tensor, prefix: int, grid: tuple[int, int], adapter: Callable[[Tensor], Tensor]
+) -> Tensor:
+    """Adapt the patch tokens of [n, prefix + h * w, c]; prefix tokens pass unchanged.
+
+    Args:
+        adapter: gives what is added to a grid of patches.
+    """
+    patches = x[:, prefix:]
+    # Not unflatten, whose check of the sizes torch.export takes for a constant of the model.
+    update = adapter(patches.reshape(x.shape[0], *grid, x.shape[-1])).flatten(1, 2)
+    # Padding the narrow update is cheaper than cutting the wide stream apart and joining it again.
+    return (x + F.pad(update, (0, 0, prefix, 0))).to(x.dtype)
 
 
 def _name(block: int, position: str) -> str:

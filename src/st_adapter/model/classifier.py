@@ -3,7 +3,7 @@
 import dataclasses
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -14,7 +14,6 @@ from torch import Tensor, nn
 
 from st_adapter.backbones import family_of
 from st_adapter.backbones.family import Inserted
-from st_adapter.backbones.layout import unflatten
 from st_adapter.backbones.tensor_checks import digest
 from st_adapter.errors import ArgumentError
 from st_adapter.methods import METHODS
@@ -22,7 +21,7 @@ from st_adapter.model import checkpoint
 from st_adapter.model.methods.adapter import STAdapter
 from st_adapter.model.methods.low_rank import set_low_rank
 from st_adapter.model.methods.parts import build_parts, forget_caches
-from st_adapter.model.precision import HALF, Precision, autocast, hold_maps
+from st_adapter.model.precision import HALF, Precision, hold_maps
 from st_adapter.model.spec import ModelSpec
 
 _TOGGLE = threading.Lock()
@@ -80,13 +79,13 @@ class VideoClassifier(nn.Module):
         """
         if clips.ndim != 5 or clips.shape[2] != 3 or 0 in clips.shape[:2]:
             raise ArgumentError(f"clips must be [b, t, 3, h, w], not {list(clips.shape)}")
-        with autocast(self.device, self.precision):
+        with autocast(self):
             return self.classify(self.features(clips))
 
     def features(self, clips: Shaped[Tensor, "b t 3 h w"]) -> Float[Tensor, "b c"]:
         """Return what the head sees of each clip."""
         b, t = clips.shape[:2]
-        with autocast(self.device, self.precision):
+        with autocast(self):
             frames = self.normalise(clips.flatten(0, 1))
             return self.pool(self.family.run(frames, self.inserted(b, t)), b, t)
 
@@ -107,9 +106,9 @@ class VideoClassifier(nn.Module):
         """From what the backbone made of the frames of b clips to one vector per clip."""
         enabled = not self._times_disabled
         if self.token_pool is not None and enabled:
-            tokens = unflatten(self.family.tokens(frames), 0, (b, t))
+            tokens = _by_clip(self.family.tokens(frames), b, t)
             return cast(Tensor, self.token_pool(tokens.flatten(1, 2)))
-        pooled = unflatten(self.family.pool(frames), 0, (b, t))
+        pooled = _by_clip(self.family.pool(frames), b, t)
         if self.frame_mixer is not None and enabled:
             pooled = self.frame_mixer(pooled)
         return self.family.finish(pooled.mean(1))
@@ -190,6 +189,22 @@ class VideoClassifier(nn.Module):
         checkpoint.write(Path(folder), self.spec, self.trained_tensors())
 
 
+def autocast(model: VideoClassifier) -> AbstractContextManager[object]:
+    """Compute in the model's precision; float32 leaves the caller's own autocast as it is.
+
+    Without autocast's cache of converted weights: frozen weights are held in half precision
+    already, and the cache's lock and Python's can wait for each other when one thread compiles.
+    """
+    if model.precision == "float32":
+        return nullcontext()
+    return torch.autocast(model.device.type, HALF[model.precision], cache_enabled=False)
+
+
 def _over_clips(adapter: nn.Module, b: int, t: int, features: Tensor) -> Tensor:
     """Give an adapter the clip axis that the backbone does not know: [b * t, ...] features."""
-    return cast(STAdapter, adapter).update(unflatten(features, 0, (b, t))).flatten(0, 1)
+    return cast(STAdapter, adapter).update(_by_clip(features, b, t)).flatten(0, 1)
+
+
+def _by_clip(x: Tensor, b: int, t: int) -> Tensor:
+    # Not unflatten, whose check of the sizes torch.export takes for a constant of the model.
+    return x.reshape(b, t, *x.shape[1:])

@@ -1,6 +1,5 @@
-"""Arithmetic in half precision: where it is used, and the frozen weights that are held in it."""
+"""Half precision: its names, and the frozen weights that are held in it."""
 
-from contextlib import AbstractContextManager, nullcontext
 from typing import Literal
 
 import torch
@@ -8,17 +7,6 @@ from torch import nn
 
 Precision = Literal["float32", "bfloat16", "float16"]
 HALF = {"bfloat16": torch.bfloat16, "float16": torch.float16}
-
-
-def autocast(device: torch.device, precision: Precision) -> AbstractContextManager[object]:
-    """Compute in this precision; float32 leaves the caller's own autocast as it is.
-
-    Without autocast's cache of converted weights: frozen weights are held in half precision
-    already, and the cache's lock and Python's can wait for each other when one thread compiles.
-    """
-    if precision == "float32":
-        return nullcontext()
-    return torch.autocast(device.type, HALF[precision], cache_enabled=False)
 
 
 def hold_maps(backbone: nn.Module, precision: Precision) -> None:

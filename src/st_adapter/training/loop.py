@@ -39,10 +39,12 @@ from st_adapter.runtime.compilation import black_clips, compile_for_training
 from st_adapter.runtime.device import check_input_size, choose_device, choose_precision
 from st_adapter.runtime.memory import (
     check_memory,
+    clear_out_of_memory,
     fit_batch,
     peak_memory_gb,
     share_of_memory,
     step_bytes,
+    what_saves_memory,
 )
 from st_adapter.runtime.micro_batches import clips_at_once
 from st_adapter.training.batches import Batches, class_maps, train_transform
@@ -331,7 +333,11 @@ def _train_epoch(run: Run, batches: Batches, states: SavedStates, view: _View) -
     last = began
     title = f"epoch {epoch + 1}/{config.epochs}"
     log_every = min(_LOG_EVERY, max(1, run.steps_per_epoch // 10))
-    with deferred_interrupt() as stop, bar(title, run.steps_per_epoch, first_step) as progress:
+    with (
+        deferred_interrupt() as stop,
+        bar(title, run.steps_per_epoch, first_step) as progress,
+        clear_out_of_memory(run.model.device, what_saves_memory(run.model, config)),
+    ):
         progress.tell(*view.facts)
         for step in batches.steps(epoch, first_step):
             due = run.is_main and states.is_due()

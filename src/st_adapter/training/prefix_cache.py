@@ -30,8 +30,7 @@ from st_adapter.data.datasets import TrainItem
 from st_adapter.data.video.picture_folders import list_pictures
 from st_adapter.data.videos import Video
 from st_adapter.errors import ArgumentError
-from st_adapter.model.classifier import VideoClassifier
-from st_adapter.model.precision import autocast
+from st_adapter.model.classifier import VideoClassifier, autocast
 
 Key = tuple[str, int]
 """What is shown of a video, a draw or views, and the video's index."""
@@ -61,7 +60,7 @@ class AfterPrefix(nn.Module):
     @torch.no_grad()
     def prefix(self, clips: Shaped[Tensor, "b t 3 h w"]) -> Float[Tensor, "b t n c"]:
         """What the frozen blocks make of each frame."""
-        with autocast(self.model.device, self.model.precision):
+        with autocast(self.model):
             frames = self.model.normalise(clips.flatten(0, 1))
             stream = self.model.family.run_prefix(frames, self._num_blocks)
         prefixes: Tensor = stream.unflatten(0, clips.shape[:2])
@@ -70,7 +69,7 @@ class AfterPrefix(nn.Module):
     def forward(self, prefixes: Float[Tensor, "b t n c"]) -> Float[Tensor, "b classes"]:
         """The logits of clips that had these prefixes."""
         model, (b, t) = self.model, prefixes.shape[:2]
-        with autocast(model.device, model.precision):
+        with autocast(model):
             frames = model.family.run_rest(
                 prefixes.flatten(0, 1), self._num_blocks, self._frame_size, model.inserted(b, t)
             )

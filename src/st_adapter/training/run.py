@@ -69,6 +69,8 @@ class Run:
         scaler: of the loss, whose gradients would be too small for float16.
         mixer: blends the clips of a batch, if the configuration asks for it.
         average: of the trained parameters, if the configuration asks for one.
+        forward: gives the logits of a batch: the model, or the rest of it behind the cache.
+        heads: the classes of each head, one after another; all of them where there is one.
     """
 
     folder: Path
@@ -89,6 +91,8 @@ class Run:
     average: MovingAverage | None = field(init=False)
     mixer: Mixer | None = field(init=False)
     scaler: torch.amp.GradScaler = field(init=False)
+    forward: nn.Module = field(init=False)
+    heads: list[slice] = field(init=False)
 
     def __post_init__(self) -> None:
         config, device = self.config, self.model.device.type
@@ -97,11 +101,8 @@ class Run:
         mixes = config.mixup or config.cutmix
         self.mixer = Mixer(config.mixup, config.cutmix, config.seed) if mixes else None
         self.scaler = torch.amp.GradScaler(device, enabled=self.model.precision == "float16")
-
-    @property
-    def forward(self) -> nn.Module:
-        """What gives the logits of a batch: the model, or the rest of it behind the cache."""
-        return self.model if self.prefix_cache is None else self.prefix_cache.rest
+        self.forward = self.prefix_cache.rest if self.prefix_cache else self.model
+        self.heads = [own for _, own in self.data.task.slices(len(self.data.labels))]
 
     def as_kept(self) -> AbstractContextManager[object]:
         """Inside, the model classifies as it will be kept: with the average, if there is one."""

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from accelerate.utils import gather_object
 from jaxtyping import Float
 from torch import Tensor
@@ -12,8 +13,6 @@ from torch import Tensor
 from st_adapter.common.remarks import note
 from st_adapter.data.batches import TrainBatch
 from st_adapter.errors import DataError, DivergedError
-from st_adapter.evaluation.score import task_loss
-from st_adapter.runtime.memory import clear_out_of_memory, what_saves_memory
 from st_adapter.training.optimizer import clip_gradient, learning_rate_factor
 from st_adapter.training.run import Run
 from st_adapter.training.state import WHAT_HELPS
@@ -62,10 +61,9 @@ def take_step(
     batches = [batch for batch in loaded if isinstance(batch, TrainBatch)]
     failures = [str(item) for item in loaded if isinstance(item, DataError)]
     total = torch.zeros((), device=run.model.device)
-    with clear_out_of_memory(run.model.device, what_saves_memory(run.model, config)):
-        for batch in batches:
-            total += _backward(run, batch)
-            run.unreported += batch.skipped
+    for batch in batches:
+        total += _backward(run, batch)
+        run.unreported += batch.skipped
     run.at.step += 1
     clips = sum(len(batch.targets) for batch in batches)
     told = torch.stack([total, *total.new_tensor([clips, len(failures), stop, save])])
@@ -97,10 +95,35 @@ def _backward(run: Run, batch: TrainBatch) -> Tensor:
     pieces = zip(batch.clips.split(run.at_once), batch.targets.split(run.at_once), strict=True)
     for clips, targets in pieces:
         logits = run.forward(clips)
-        loss = task_loss(logits, targets, run.data.task, run.config.label_smoothing) * len(targets)
+        smoothing, many = run.config.label_smoothing, run.data.task.multi_label
+        loss = task_loss(logits, targets, run.heads, smoothing, many) * len(targets)
         run.scaler.scale(loss / run.config.step_clips).backward()
         total += loss.detach()
     return total
+
+
+def task_loss(
+    logits: Float[Tensor, "n classes"],
+    targets: Float[Tensor, "n classes"],
+    heads: Sequence[slice],
+    label_smoothing: float = 0.0,
+    multi_label: bool = False,
+) -> Float[Tensor, ""]:
+    """Cross-entropy, mean over heads; binary cross-entropy of classes where labels are many.
+
+    Args:
+        targets: 1 for what a clip shows; shares of it where clips are mixed.
+        heads: the classes of each.
+        label_smoothing: share of the target spread over all classes of a head.
+    """
+    if multi_label:
+        smooth = targets * (1 - label_smoothing) + label_smoothing / 2
+        return F.binary_cross_entropy_with_logits(logits, smooth)
+    losses = [
+        F.cross_entropy(logits[:, own], targets[:, own], label_smoothing=label_smoothing)
+        for own in heads
+    ]
+    return torch.stack(losses).mean()
 
 
 def _add_up(run: Run, values: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
