@@ -64,6 +64,11 @@ FIXED_SIZE = {"ViT, relative positions", "BEiT", "MaxViT", "Hiera"}
 LATE_CLASS_TOKEN = {"XCiT"}
 """Families whose class token reads the patches after all blocks."""
 families = pytest.mark.parametrize("family", FAMILIES)
+several_families = pytest.mark.parametrize(
+    "family",
+    ["ViT", "CLIP", "DINOv2, registers", "DINOv3", "Swin", "XCiT", "ConvNeXt v2", "ResNet"],
+)
+"""For what takes seconds: each way in which adapters are brought in, and each layout."""
 ATTENTION = ("attn", "token_mixer")
 TWO_BRANCHES = ["ViT, relative positions", "BEiT", "EVA-02", "EVA-02, post-norm", "DINOv3", "Swin"]
 TWO_BRANCHES += ["Swin v2", "Hiera", "PVT v2"]
@@ -199,7 +204,7 @@ def test_saved_and_loaded_classifiers_give_the_same_logits(family, tmp_path):
 
 
 @pytest.mark.usefixtures("unchecked")
-@families
+@several_families
 def test_compiled_model_equals_eager_in_logits_and_gradients(family):
     model, clips = randomise(make_model(family)), random_clips(family)
     torch._dynamo.reset()
@@ -218,7 +223,7 @@ def test_compiled_model_equals_eager_in_logits_and_gradients(family):
 
 
 @pytest.mark.usefixtures("unchecked")
-@families
+@several_families
 def test_exported_model_equals_eager_for_other_numbers_of_clips_and_frames(family):
     model = randomise(make_model(family))
     shapes = {0: torch.export.Dim("clips"), 1: torch.export.Dim("frames")}

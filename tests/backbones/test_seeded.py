@@ -9,19 +9,25 @@ from st_adapter.backbones.build import build_backbone, create_backbone
 from st_adapter.backbones.construction import own_random
 from st_adapter.backbones.tensor_checks import digest
 
-DIGESTS = {
-    "test_vit": "c9864e6a7ab8435c504c7ae0b96ae0a251b8c310cddd47814428b8af9cc7114c",
-    "test_resnet": "f8af1137c354874d7c1a3698ca0f92522f3bf5cccd2f6863fc571eea7b5a87d3",
-    "test_convnext": "5cd9dca47495f02463dd384b67ef91084f7b90ecefc9b44744d3142f2343c515",
-    "vit_tiny_patch16_224": "af9d896a897519a8217d9af24dfa1e20ff7ce62fd15c2b348be286625eaace25",
-    "resnet18": "1b3e21d9d97e5dc7943b54c67da23c17605d4341b28aa460df9b6ae082109609",
+VALUES = {
+    "test_vit": 2.7025865,
+    "test_resnet": -14.250598,
+    "test_convnext": 13.471709,
+    "vit_tiny_patch16_224": -34.972465,
+    "resnet18": 161.71737,
 }
-"""Of random weights; runs that were trained on them record these, so they may never change."""
+"""Of random weights, as `weigh` adds them up. Runs were trained on them: they may never change."""
 
 
-@pytest.mark.parametrize("name", DIGESTS)
+@pytest.mark.parametrize("name", VALUES)
 def test_random_weights_are_those_that_earlier_runs_record(name):
-    assert digest(build_backbone(name, "random")) == f"sha256:{DIGESTS[name]}"
+    # Not their digest: processors differ in the last bit of the normal distribution's tails.
+    assert weigh(build_backbone(name, "random")) == pytest.approx(VALUES[name], rel=1e-5)
+
+
+def weigh(backbone):
+    tensors = [tensor.double().flatten() for tensor in backbone.state_dict().values()]
+    return sum(float(t @ torch.arange(len(t)).double().cos()) for t in tensors)
 
 
 @pytest.mark.parametrize("name", ["test_vit", "pit_ti_224", "levit_128s"])
@@ -57,7 +63,7 @@ def test_threads_that_build_and_draw_at_the_same_time_do_not_meet():
         drawn.append(torch.rand(()))
     for thread in builders:
         thread.join()
-    assert found == [f"sha256:{DIGESTS['test_vit']}"] * 40
+    assert found == [digest(build_backbone("test_vit", "random"))] * 40
     assert torch.equal(torch.stack(drawn), expected[: len(drawn)])
 
 

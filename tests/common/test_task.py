@@ -19,6 +19,7 @@ from st_adapter.evaluation.score import probabilities
 from st_adapter.official.exporter import export_official
 from st_adapter.report.page import write_report
 from st_adapter.training.loop import train
+from st_adapter.training.step import task_loss
 
 HEADS = Task(heads=(("verb", 2), ("noun", 3)))
 COLUMNS = "label=verb+noun"

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 
 import st_adapter
 from conftest import randomise
+from st_adapter.backbones.build import create_backbone
 from st_adapter.config import ClipConfig, TrainConfig
 from st_adapter.data.formats.folders import find_videos
 from st_adapter.errors import ArgumentError
@@ -28,7 +29,7 @@ needs_compiler = pytest.mark.skipif(
 )
 def test_a_compiled_step_has_the_gradients_of_one_that_is_not(precision, near, each, capsys):
     torch.manual_seed(0)
-    model = st_adapter.create_model("test_vit", ["a", "b"], weights="random")
+    model = st_adapter.attach(create_backbone("test_vit", depth=2), ["a", "b"])
     randomise(model).train()
     model.set_precision(precision)
     clips = torch.randint(0, 256, (3, 3, 3, 32, 32), dtype=torch.uint8)
@@ -50,16 +51,6 @@ def test_a_compiled_step_has_the_gradients_of_one_that_is_not(precision, near, e
     for ours, theirs in zip(step(), expected, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=near, atol=each)
         assert (ours - theirs).norm() <= near * theirs.norm()
-
-
-@needs_compiler
-@pytest.mark.usefixtures("unchecked")
-def test_compiled_scores_are_those_of_the_model(trained_run, folder_data, capsys):
-    video = find_videos(folder_data)[0]
-    compiled = dict(st_adapter.Predictor(trained_run, device="cpu", compile=True)(video))
-    assert "compiled, scoring takes" in capsys.readouterr().err
-    for label, score in st_adapter.Predictor(trained_run, device="cpu")(video):
-        assert compiled[label] == pytest.approx(score, abs=1e-5)
 
 
 def test_without_a_compiler_it_is_refused_in_one_line(trained_run, folder_data, tmp_path):

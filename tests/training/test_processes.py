@@ -105,7 +105,7 @@ def test_what_accelerate_is_set_to_and_is_not_used_here_is_told(monkeypatch, cap
 
 
 def test_stopped_in_two_processes_a_run_goes_on_in_one(folder_data, tmp_path, tiny, capsys):
-    config = replace(tiny, epochs=8, dropout=0.0, batch_size=2)
+    config = replace(tiny, epochs=25, dropout=0.0, batch_size=2)
     straight, out = tmp_path / "straight", tmp_path / "out"
     process = subprocess.Popen(
         command(folder_data, out, config, "--processes", "2"),

@@ -1,6 +1,7 @@
 """What a training step of each method costs, measured side by side in one process."""
 
 import statistics
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -22,7 +23,7 @@ _STEPS = 3
 
 
 def measure_costs(
-    config: TrainConfig, methods: list[str], labels: list[str]
+    config: TrainConfig, methods: Sequence[str], labels: Sequence[str]
 ) -> dict[str, dict[str, Any]]:
     """Time steps of all methods in turns, so that a busy machine slows all of them alike.
 

@@ -10,6 +10,7 @@ from st_adapter.common.lock import alone_in
 from st_adapter.common.paths import absolute
 from st_adapter.common.provenance import command, versions
 from st_adapter.common.remarks import say
+from st_adapter.comparison.costs import measure_costs
 from st_adapter.comparison.jobs import run_jobs
 from st_adapter.comparison.plan import Cell, Plan, read_plan, write_plan
 from st_adapter.comparison.results import COSTS_FILE, MethodRow, choose_rates, is_done, read_rows
@@ -176,5 +177,4 @@ def _measure_costs(folder: Path, plan: Plan, labels: Sequence[str]) -> None:
     except ArgumentError:  # not there, or damaged
         measured = False
     if not measured:
-        job = {"costs": str(file), "config": plan.config.to_json(), "labels": list(labels)}
-        run_jobs(folder, {"costs": job | {"methods": plan.methods}}, "timing steps", processes=1)
+        write_json(file, measure_costs(plan.config, plan.methods, labels))

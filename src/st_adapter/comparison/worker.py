@@ -1,4 +1,4 @@
-"""One job of a comparison: `python -m st_adapter.comparison.worker JOB`, where JOB is JSON."""
+"""One cell of a comparison: `python -m st_adapter.comparison.worker JOB`, where JOB is JSON."""
 
 import json
 import os
@@ -14,7 +14,6 @@ import torch
 from st_adapter.common.files import write_json
 from st_adapter.common.lock import lock
 from st_adapter.common.remarks import say, show_remarks
-from st_adapter.comparison.costs import measure_costs
 from st_adapter.config import TrainConfig
 from st_adapter.errors import DivergedError, StAdapterError
 from st_adapter.training.loop import train
@@ -24,7 +23,7 @@ _GRACE_SECONDS = 30
 
 
 def main(job: dict[str, Any]) -> int:
-    """Train a cell, or time the steps of all methods; return an exit code.
+    """Train a cell; return an exit code.
 
     The job stops, ready to go on, when stdin is closed: it never outlives the comparison, however
     that ends.
@@ -37,9 +36,6 @@ def main(job: dict[str, Any]) -> int:
         lock(sys.stdout.fileno(), wait=True)
         torch.set_num_threads(job["threads"])
         config = TrainConfig.from_json(job["config"], "the job")
-        if "costs" in job:
-            write_json(Path(job["costs"]), measure_costs(config, job["methods"], job["labels"]))
-            return DONE
         return _train_cell(Path(job["folder"]), config, Path(job["videos"]), job["temporal"])
     except (StAdapterError, OSError) as error:
         say(f"error: {error}")
