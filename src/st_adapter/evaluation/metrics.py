@@ -7,7 +7,6 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
-from torchmetrics.functional.classification import binary_average_precision
 
 from st_adapter.common.task import Task
 from st_adapter.errors import DataError
@@ -143,6 +142,9 @@ def _hits(
 def _measure_multi_label(
     scores: Float[Tensor, "n classes"], targets: Sequence[Sequence[int]], labels: Sequence[str]
 ) -> Measures:
+    # It takes seconds and 100 MB, as it imports all metrics that there are.
+    from torchmetrics.functional.classification import binary_average_precision
+
     shown = torch.zeros(scores.shape, dtype=torch.long)
     for row, own in zip(shown, targets, strict=True):
         row[list(own)] = 1
