@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+from pathlib import Path
 
 import pytest
 
@@ -118,3 +119,24 @@ def test_segments_that_overlap_with_the_other_part_are_in_both(folder_data):
     both = [finding.example for finding in check.findings if finding.kind == "in both parts"]
     assert both == [("train", 0), ("train", 1)]
     assert len(clean.train) == 1
+
+
+def test_a_class_without_any_video_is_wrong(tmp_path, folder_data):
+    names = sorted(folder_data.rglob("*.mp4"))
+    (tmp_path / "classes.txt").write_text("brightens\ndarkens\nnever\n")
+    rows = "".join(f"{path}\t{path.parent.name}\n" for path in names)
+    (tmp_path / "train.txt").write_text(rows)
+    check, clean = check_data(read_annotations(tmp_path / "train.txt"), CLIP, packets.probe)
+    assert [(f.kind, f.path) for f in check.faults] == [("untrained", "never")]
+    assert len(clean.train) == len(names)
+
+
+def test_a_deep_check_takes_frames_that_are_never_shown_for_no_damage(tmp_path):
+    hidden = Path(__file__).parents[1] / "reference" / "vp8_altref.webm"
+    frames = [numbered_frame(i) for i in range(9)]
+    other = write_video(tmp_path / "b" / "2.webm", frames, codec="libvpx")
+    (tmp_path / "a").mkdir()
+    shutil.copy(hidden, tmp_path / "a" / "1.webm")
+    check, clean = check_data(read_annotations(tmp_path), CLIP, packets.probe, deep=True)
+    assert not check.faults
+    assert [v.path for v in clean.train] == [tmp_path / "a" / "1.webm", other]

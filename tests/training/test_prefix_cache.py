@@ -15,7 +15,6 @@ import pytest
 import torch
 
 from conftest import SIGNALLED_RUN, blinking, write_video
-from st_adapter.common.files import remove_unfinished
 from st_adapter.config import AdapterConfig, TrainConfig
 from st_adapter.data.datasets import TrainItem
 from st_adapter.data.formats.folders import find_videos
@@ -146,7 +145,7 @@ def test_what_is_kept_does_not_depend_on_the_clips_beside_it():
     rest = AfterPrefix(model, num_frozen_blocks(model), size=32)
     cache = PrefixCache(rest, most_bytes=1e9)
     clips = torch.randint(0, 256, (3, 4, 3, 32, 32), dtype=torch.uint8)
-    items = [TrainItem(path="a", clips=(c,), targets=((0,),), skipped=()) for c in clips]
+    items = [TrainItem(index=0, clips=(c,), targets=((0,),), skipped=()) for c in clips]
     made = [cache.add(("draw 0", i), item) for i, item in enumerate(items)]
     for item, clip in zip(made, clips, strict=True):
         assert torch.equal(item.clips[0], rest.prefix(clip[None])[0])
@@ -170,20 +169,12 @@ def test_a_folder_serves_further_runs(folder_data, tmp_path, plain, decoded):
     assert_same(ours, trained(folder_data, tmp_path / "plain", other))
 
 
-def test_what_editors_keep_beside_a_file_is_not_taken_for_unfinished(tmp_path):
-    editors, ours = tmp_path / ".config.json.swp", tmp_path / ".config.json.k3_x9abc"
-    for file in (editors, ours):
-        file.touch()
-    remove_unfinished(tmp_path)
-    assert (editors.exists(), ours.exists()) == (True, False)
-
-
 def test_what_a_killed_run_left_in_a_folder_is_removed(folder_data, tmp_path, plain):
     folder = tmp_path / "cache" / "ab"
     folder.mkdir(parents=True)
     left, being_written, of_the_user = (
         folder / name
-        for name in (".1.safetensors.abcd1234", ".2.safetensors.abcd1234", ".a.settings")
+        for name in (".1.st-adapter-unfinished", ".2.st-adapter-unfinished", ".a.abcd1234")
     )
     for file, hours in ((left, 2), (being_written, 0), (of_the_user, 2)):
         file.touch()
@@ -293,7 +284,7 @@ def test_what_is_kept_in_memory_is_what_is_counted(method):
     )
     cache = PrefixCache(AfterPrefix(model, num_frozen_blocks(model), size=32), most_bytes=1e9)
     clip = torch.zeros(4, 3, 32, 32, dtype=torch.uint8)
-    item = TrainItem(path="a", clips=(clip,), targets=((0,),), skipped=())
+    item = TrainItem(index=0, clips=(clip,), targets=((0,),), skipped=())
     for key in (("draw 0", 0), ("draw 0", 1)):
         cache.add(key, item)
         (kept,) = cache.get(key).clips

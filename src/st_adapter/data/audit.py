@@ -3,19 +3,17 @@
 import statistics
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field, replace
-from functools import partial
-from itertools import pairwise
-from multiprocessing import get_context
+from itertools import chain, pairwise
 from pathlib import Path
 
 import numpy as np
+from torch.utils.data import Dataset
 
-from st_adapter.common.interrupt import ignore_interrupt
 from st_adapter.common.progress import bar
 from st_adapter.config import ClipConfig
 from st_adapter.data.annotations import Annotations
+from st_adapter.data.loading import BatchLoader
 from st_adapter.data.video.info import VideoInfo
 from st_adapter.data.video.packets import Probe, count_frames
 from st_adapter.data.videos import Video, VideoList
@@ -37,6 +35,8 @@ REMARKS = {
     "variable rate": "videos whose frames are not evenly spaced in time",
     "no times": "videos that do not say when a frame is shown",
     "rotated": "videos that are stored on their side, and turned upright",
+    "mirrored": "videos that are stored mirrored, and shown as players show them",
+    "pixels": "videos whose pixels are not square, which --square-pixels puts right",
     "unvalidated": "classes without a validation video",
 }
 """What is worth knowing and does no harm."""
@@ -141,27 +141,31 @@ def _probe_files(
     names: Sequence[str], probe: Probe, deep: bool, workers: int
 ) -> Iterator[VideoInfo | Finding]:
     """What each file holds, or what is wrong with it."""
-    probe_file = partial(_probe_file, probe, deep)
-    if not workers:
-        yield from map(probe_file, names)
-        return
-    context = get_context("spawn")  # it exists everywhere, and is quick where torch isn't imported
-    with ProcessPoolExecutor(workers, context, initializer=ignore_interrupt, initargs=(0,)) as pool:
-        size = max(1, min(64, len(names) // (4 * workers)))
-        yield from pool.map(probe_file, names, chunksize=size)
+    size = max(1, min(64, len(names) // (4 * max(1, workers))))
+    numbers = range(len(names))
+    keys = [[*numbers[i : i + size]] for i in range(0, len(names), size)]
+    loader = BatchLoader(_Files(names, probe, deep), list, workers)
+    return chain.from_iterable(loader.batches(keys))
 
 
-def _probe_file(probe: Probe, deep: bool, name: str) -> VideoInfo | Finding:
-    path = Path(name)
-    try:
-        info = probe(path)
-        decoded = count_frames(path) if deep else info.num_frames
-    except (VideoError, OSError) as error:
-        return Finding(kind="unreadable", path=name, detail=_reason(error, path))
-    if decoded < info.num_frames:
-        detail = f"{decoded} of {info.num_frames} frames can be decoded"
-        return Finding(kind="truncated", path=name, detail=detail)
-    return info
+class _Files(Dataset[VideoInfo | Finding]):
+    """What each file holds, or what is wrong with it, by its number."""
+
+    def __init__(self, names: Sequence[str], probe: Probe, deep: bool) -> None:
+        self._names, self._probe, self._deep = names, probe, deep
+
+    def __getitem__(self, index: int) -> VideoInfo | Finding:
+        name = self._names[index]
+        path = Path(name)
+        try:
+            info = self._probe(path)
+            decoded, is_damaged = count_frames(path) if self._deep else (0, False)
+        except (VideoError, OSError) as error:
+            return Finding(kind="unreadable", path=name, detail=_reason(error, path))
+        if is_damaged and decoded < info.num_frames:
+            detail = f"{decoded} of {info.num_frames} frames can be decoded"
+            return Finding(kind="truncated", path=name, detail=detail)
+        return info
 
 
 def _reason(error: Exception, path: Path) -> str:
@@ -175,6 +179,11 @@ def _remark_on_file(name: str, info: VideoInfo, clip: ClipConfig) -> Iterator[Fi
         yield Finding(kind="too short", path=name, detail=detail)
     if info.rotation:
         yield Finding(kind="rotated", path=name, detail=f"by {info.rotation} degrees")
+    if info.mirrored:
+        yield Finding(kind="mirrored", path=name)
+    if info.pixel_aspect != 1 and not clip.square_pixels:
+        width, height = info.pixel_aspect.as_integer_ratio()
+        yield Finding(kind="pixels", path=name, detail=f"each is {width} wide and {height} high")
     steps = np.diff(info.pts)
     if len(steps) and steps.max() > 1.5 * np.median(steps):
         longest = float(steps.max() * info.time_base)
@@ -252,13 +261,14 @@ def _span(video: Video) -> tuple[float, float]:
 
 
 def _find_lone_classes(data: Annotations) -> Iterator[Finding]:
-    """Classes that are in one part alone, where there are two."""
-    if data.train and data.val:
-        trained, validated = data.train.classes(), data.val.classes()
-        for label in sorted(validated - trained):
-            yield Finding(kind="untrained", path=data.labels[label])
-        for label in sorted(trained - validated):
-            yield Finding(kind="unvalidated", path=data.labels[label])
+    """Classes without a training video; those without a validation video, where that part is."""
+    trained, validated = data.train.classes(), data.val.classes()
+    for label, name in enumerate(data.labels):
+        if data.train and label not in trained:
+            detail = "" if label in validated else "it has no video at all"
+            yield Finding(kind="untrained", path=name, detail=detail)
+        elif data.train and data.val and label not in validated:
+            yield Finding(kind="unvalidated", path=name)
 
 
 def _count_classes(data: Annotations) -> dict[str, tuple[int, int]]:

@@ -55,13 +55,13 @@ class TrainBatch:
     """Clips, or their features from frozen blocks, with targets that are 1 for each class shown.
 
     Attributes:
-        paths: of the videos shown.
+        videos: indices of those shown.
         skipped: files that other videos replaced.
     """
 
     clips: Shaped[Tensor, "b t ..."]
     targets: Float[Tensor, "b classes"]
-    paths: tuple[str, ...]
+    videos: tuple[int, ...]
     skipped: tuple[Skipped, ...]
 
     def pin_memory(self) -> "TrainBatch":
@@ -87,6 +87,6 @@ def collate_train(num_classes: int, items: list[TrainItem]) -> TrainBatch | Data
     return TrainBatch(
         clips=torch.stack([clip for clip, _ in shown]),
         targets=targets,
-        paths=tuple(item.path for item in items if item.clips),
+        videos=tuple(item.index for item in items if item.clips),
         skipped=skipped,
     )

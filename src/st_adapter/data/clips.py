@@ -38,7 +38,8 @@ def read_views(
             num_frames, clip.frames, clip.stride, view=view, num_views=temporal
         )
 
-    windows = read_clips(video, [chooser(view) for view in range(temporal)], clip.size, reader)
+    choosers = [chooser(view) for view in range(temporal)]
+    windows = read_clips(video, choosers, clip.size, reader, clip.square_pixels)
     views = [view for window in windows for view in spatial_views(window, clip.size, spatial)]
     # Crops share the memory of their window, and equal windows are one tensor: crops are the same
     # where they begin at the same address.
@@ -52,6 +53,7 @@ def read_clips(
     choosers: Sequence[Chooser],
     short_side: int | None,
     reader: Reader = Reader(),
+    square_pixels: bool = False,
 ) -> list[UInt8[Tensor, "t 3 h w"]]:
     """Choose frames of a video and decode them in one pass; equal choices share a tensor.
 
@@ -67,7 +69,7 @@ def read_clips(
         chosen = [tuple(shown[i] for i in choose(len(shown))) for choose in choosers]
         union = sorted({i for indices in chosen for i in indices})
         try:
-            frames = reader.read_frames(video.path, union, short_side, info)
+            frames = reader.read_frames(video.path, union, short_side, info, square_pixels)
         except TruncatedError as error:
             shown = range(shown.start, min(shown.stop, error.num_decoded))
             if not shown:

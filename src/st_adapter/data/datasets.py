@@ -7,13 +7,13 @@ from dataclasses import dataclass, field
 import numpy as np
 from jaxtyping import Shaped, UInt8
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
-from st_adapter.common.interrupt import leave_signals_to_main
 from st_adapter.config import ClipConfig
 from st_adapter.data import frame_sampling
 from st_adapter.data.augment.transform import TrainTransform
 from st_adapter.data.clips import read_clips, read_views
+from st_adapter.data.loading import BatchLoader
 from st_adapter.data.video.reader import Reader
 from st_adapter.data.videos import Video, VideoList
 from st_adapter.errors import VideoError
@@ -35,12 +35,12 @@ class TrainItem:
     """Clips of one video, or their features from frozen blocks; none where all videos failed.
 
     Attributes:
-        path: of the video shown.
+        index: of the video shown, in its data set.
         targets: classes of each clip.
         skipped: files that could not be read, which this video replaces.
     """
 
-    path: str
+    index: int
     clips: tuple[Shaped[Tensor, "t ..."], ...]
     targets: tuple[tuple[int, ...], ...]
     skipped: tuple[Skipped, ...]
@@ -109,26 +109,25 @@ class TrainDataset(Dataset[TrainItem]):
         epoch, index = key
         rng = random.Random(f"{self.seed} {draw_of(epoch, self.draws)} {index}")
         skipped: list[Skipped] = []
-        for video in self._candidates(index, rng):
+        for shown in self._candidates(index, rng):
+            video = self.videos[shown]
             try:
                 clips, targets = zip(*self._clips(video, rng), strict=True)
-                return TrainItem(
-                    path=str(video.path), clips=clips, targets=targets, skipped=tuple(skipped)
-                )
+                return TrainItem(index=shown, clips=clips, targets=targets, skipped=tuple(skipped))
             except VideoError as error:
                 skipped.append(Skipped(path=str(video.path), reason=str(error)))
-        return TrainItem(path="", clips=(), targets=(), skipped=tuple(skipped))
+        return TrainItem(index=index, clips=(), targets=(), skipped=tuple(skipped))
 
-    def _candidates(self, index: int, rng: random.Random) -> Iterator[Video]:
+    def _candidates(self, index: int, rng: random.Random) -> Iterator[int]:
         """The video, then others of its class, then any."""
-        yield self.videos[index]
+        yield index
         classes = self.videos.first_targets()
         alike = classes == classes[index]
         others = np.flatnonzero(~alike)
         alike[index] = False
         for choice in (np.flatnonzero(alike), others):
             for i in rng.sample(range(len(choice)), min(_SUBSTITUTES, len(choice))):
-                yield self.videos[int(choice[i])]
+                yield int(choice[i])
 
     def _clips(
         self, video: Video, rng: random.Random
@@ -140,7 +139,8 @@ class TrainDataset(Dataset[TrainItem]):
 
         choosers = [choose] * self.repeats
         drawn = []
-        for frames in read_clips(video, choosers, self.transform.short_side(rng), self.reader):
+        short_side, square_pixels = self.transform.short_side(rng), self.clip.square_pixels
+        for frames in read_clips(video, choosers, short_side, self.reader, square_pixels):
             clip, targets = self.transform(frames, rng), video.targets
             mirrored = tuple(self.mirror.get(target, target) for target in targets)
             if self.transform.flip and rng.random() < 0.5 and min(mirrored, default=0) >= 0:
@@ -180,20 +180,15 @@ class ViewDataset(Dataset[Views]):
             return Views(index=index, clips=None, reason=str(error))
 
 
-def view_loader(
+def load_views(
     videos: Sequence[Video],
     clip: ClipConfig,
     batch_size: int,
     workers: int,
     reader: Reader,
     share: Sequence[int],
-) -> DataLoader[Views]:
+) -> Iterator[list[Views]]:
     """Batches of the videos with the indices in `share`, whole ones, as lists of `Views`."""
-    return DataLoader(
-        ViewDataset(videos, clip, reader),
-        batch_size=batch_size,
-        sampler=share,
-        num_workers=min(workers, len(share)),
-        collate_fn=list,
-        worker_init_fn=leave_signals_to_main,
-    )
+    dataset, workers = ViewDataset(videos, clip, reader), min(workers, len(share))
+    keys = [[*share[i : i + batch_size]] for i in range(0, len(share), batch_size)]
+    return BatchLoader(dataset, list, workers).batches(keys)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from st_adapter.common.task import Task
 from st_adapter.config import ClipConfig
-from st_adapter.data.datasets import Skipped, Views, view_loader
+from st_adapter.data.datasets import Skipped, Views, load_views
 from st_adapter.data.video.reader import Reader
 from st_adapter.data.videos import Video
 from st_adapter.model.classifier import VideoClassifier
@@ -47,7 +47,7 @@ def score_videos(
         share: indices of those to score; by default all.
     """
     share = range(len(videos)) if share is None else share
-    loader = view_loader(videos, clip, videos_per_batch(clip, batch_size), workers, reader, share)
+    loader = load_views(videos, clip, videos_per_batch(clip, batch_size), workers, reader, share)
     at_once = min(batch_size, clips_at_once(model.device, clip.frames, clip.size))
     with evaluation_mode(model):
         yield from score_views(model, loader, videos, orders, model.spec.task, at_once)
@@ -108,13 +108,14 @@ def _score_batch(
 
 @contextmanager
 def evaluation_mode(model: nn.Module) -> Iterator[None]:
-    """Switch dropout and the like off inside this block; leave the model in the mode it was in."""
-    trains = model.training
+    """Switch dropout and the like off inside this block; leave each part in the mode it was in."""
+    trained = [module for module in model.modules() if module.training]
     model.eval()
     try:
         yield
     finally:
-        model.train(trains)
+        for module in trained:
+            module.training = True
 
 
 def reorder(

@@ -1,21 +1,18 @@
 """The clips that a run trains on, batch by batch."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
-from functools import cached_property, partial
+from functools import partial
 from itertools import islice
 from typing import Any
 
-import torch
-from torch.utils.data import DataLoader
-
-from st_adapter.common.interrupt import leave_signals_to_main
 from st_adapter.config import TrainConfig
 from st_adapter.data.annotations import Annotations
 from st_adapter.data.augment.transform import TrainTransform
 from st_adapter.data.batches import EpochSampler, TrainBatch, collate_train
 from st_adapter.data.class_pairs import mirrored_classes, reversed_classes
-from st_adapter.data.datasets import TrainDataset
+from st_adapter.data.datasets import TrainDataset, TrainItem
+from st_adapter.data.loading import BatchLoader
 from st_adapter.errors import DataError
 from st_adapter.training.run import Run
 
@@ -70,25 +67,17 @@ class Batches:
             reversal=run.reversal,
             reader=run.reader,
         )
-
-    @cached_property  # one for all epochs, as its workers stay
-    def _loader(self) -> "DataLoader[Any]":
-        return self._make_loader(self._sampler, self._collate)
-
-    def _make_loader(
-        self, keys: Iterable[list[tuple[int, int]]], collate: Any
-    ) -> "DataLoader[Any]":
-        workers, on_cuda = self._run.config.workers, self._run.model.device.type == "cuda"
-        return DataLoader(
+        self._loader = BatchLoader(
             self._dataset,
-            batch_sampler=keys,
-            num_workers=workers,
-            persistent_workers=workers > 0,
-            collate_fn=collate,
-            pin_memory=on_cuda and self._run.reader.device == "cpu",
-            worker_init_fn=leave_signals_to_main,
-            generator=torch.Generator(),  # the global one belongs to dropout, and to resuming
+            self._collate_loaded(),
+            config.workers,
+            pin_memory=run.model.device.type == "cuda" and run.reader.device == "cpu",
+            persistent=True,
         )
+
+    def _collate_loaded(self) -> Callable[[list[TrainItem]], Any]:
+        """What a worker makes of the items of a batch."""
+        return self._collate
 
     def steps(self, epoch: int, first_step: int) -> Iterator[list[TrainBatch | DataError]]:
         """What this process has of each step from `first_step` on, on its device.
@@ -102,7 +91,7 @@ class Batches:
 
     def _load(self) -> Iterator[list[TrainBatch | DataError]]:
         """The batches of each step of the epoch, as they are loaded."""
-        loaded = iter(self._loader)
+        loaded = self._loader.batches(self._sampler)
         for keys in self._sampler.steps():
             yield list(islice(loaded, len(keys)))
 

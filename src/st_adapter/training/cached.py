@@ -1,16 +1,14 @@
 """Training batches and validation of a run with a prefix cache: what is kept is not decoded."""
 
-from collections.abc import Iterator, Sequence
-from functools import cached_property
+from collections.abc import Callable, Iterator, Sequence
 from itertools import chain
 from typing import Any
 
 import torch
-from torch.utils.data import DataLoader, Sampler
 
 from st_adapter.config import ClipConfig
 from st_adapter.data.batches import EpochSampler, TrainBatch
-from st_adapter.data.datasets import Skipped, TrainItem, ViewDataset, Views, draw_of, view_loader
+from st_adapter.data.datasets import Skipped, TrainItem, ViewDataset, Views, draw_of, load_views
 from st_adapter.data.video.reader import Reader
 from st_adapter.data.videos import Video
 from st_adapter.errors import DataError
@@ -36,15 +34,14 @@ class CachedBatches(Batches):
         self._cache = cache
         self._known: set[tuple[int, int]] = set()
 
-    @cached_property
-    def _loader(self) -> "DataLoader[Any]":
-        return self._make_loader(_ToLoad(self._sampler, self._known), list)
+    def _collate_loaded(self) -> Callable[[list[TrainItem]], Any]:
+        return list
 
     def _load(self) -> Iterator[list[TrainBatch | DataError]]:
         keys = (key for step in self._sampler.steps() for batch in step for key in batch)
         self._known.clear()
         self._known.update(key for key in keys if self._kept_as(key) in self._cache)
-        loaded = iter(self._loader)
+        loaded = self._loader.batches(_ToLoad(self._sampler, self._known))
         for batches in self._sampler.steps():
             yield [self._assemble(keys, loaded) for keys in batches]
 
@@ -66,7 +63,7 @@ class CachedBatches(Batches):
         return self._cache.get(kept_as) or self._cache.add(kept_as, self._dataset[key])
 
 
-class _ToLoad(Sampler[list[tuple[int, int]]]):
+class _ToLoad:
     """The batches of an epoch without the keys that are known already."""
 
     def __init__(self, sampler: EpochSampler, known: set[tuple[int, int]]) -> None:
@@ -115,13 +112,12 @@ class CachedScores:
         reader: Reader,
         share: Sequence[int],
     ) -> Iterator[list[Views]]:
-        """As `view_loader`, with what the frozen blocks made of each view, now or before."""
+        """As `load_views`, with what the frozen blocks made of each view, now or before."""
         cache = self._cache
         new = [i for i in share if (VALIDATION, i) not in cache]
         known = {*share} - {*new}
         dataset = ViewDataset(videos, clip, reader)
-        loader = view_loader(videos, clip, batch_videos, workers, reader, new)
-        loaded = chain.from_iterable(loader)
+        loaded = chain.from_iterable(load_views(videos, clip, batch_videos, workers, reader, new))
 
         def views_of(index: int) -> Views:
             key = VALIDATION, index
@@ -138,10 +134,9 @@ class CachedScores:
 def _as_item(views: Views) -> TrainItem:
     if views.clips is None:
         skipped = (Skipped(path="", reason=views.reason),)
-        return TrainItem(path="", clips=(), targets=(), skipped=skipped)
-    return TrainItem(
-        path="", clips=tuple(views.clips), targets=((),) * len(views.clips), skipped=()
-    )
+        return TrainItem(index=views.index, clips=(), targets=(), skipped=skipped)
+    clips = tuple(views.clips)
+    return TrainItem(index=views.index, clips=clips, targets=((),) * len(clips), skipped=())
 
 
 def _as_views(index: int, item: TrainItem) -> Views:

@@ -38,7 +38,7 @@ Key = tuple[str, int]
 VALIDATION = "validation"
 """The one view of a video that an epoch is judged by."""
 
-_FORMAT = 2
+_FORMAT = 3
 _LONG_WRITTEN = 3600.0
 """Seconds after which a file that has no name yet is one that a killed process left."""
 
@@ -160,7 +160,7 @@ class PrefixCache:
 
     def _write(self, file: Path, item: TrainItem) -> bool:
         tensors = {f"clip_{i}": clip.contiguous() for i, clip in enumerate(item.clips)}
-        record = json.dumps({"path": item.path, "targets": item.targets})
+        record = json.dumps({"index": item.index, "targets": item.targets})
         try:
             with atomic_path(file) as temporary:
                 save_file(tensors, temporary, metadata={"item": record})
@@ -176,7 +176,7 @@ def _read(file: Path) -> TrainItem:
         record = json.loads(stored.metadata()["item"])
         clips = tuple(stored.get_tensor(f"clip_{i}") for i in range(len(record["targets"])))
     targets = tuple(map(tuple, record["targets"]))
-    return TrainItem(path=record["path"], clips=clips, targets=targets, skipped=())
+    return TrainItem(index=record["index"], clips=clips, targets=targets, skipped=())
 
 
 def make_prefix_cache(
@@ -207,7 +207,7 @@ def make_prefix_cache(
     most_bytes, folder, used = config.prefix_cache * 2**30, config.prefix_cache_folder, 0
     if folder is not None:
         check_writable(Path(folder), "--prefix-cache-folder")
-        remove_unfinished(Path(folder), "*.safetensors", _LONG_WRITTEN)
+        remove_unfinished(Path(folder), _LONG_WRITTEN)
         used = sum(file.stat().st_size for file in Path(folder).glob("*/*.safetensors"))
     clip = torch.zeros(1, config.frames, 3, config.size, config.size, device=model.device)
     rest = AfterPrefix(model, blocks, config.size)
@@ -228,7 +228,7 @@ def make_prefix_cache(
         "versions": versions(),
         "backbone": [config.backbone, model.spec.digest or digest(model.backbone), blocks],
         "arithmetic": [model.precision, model.device.type],
-        "clip": [config.frames, config.stride, config.size, config.seed, config.repeats],
+        "clip": [dataclasses.asdict(config.clip), config.seed, config.repeats],
         "drawn_by": dict(drawn_by),
     }
     shared = _digest_of(depends_on)

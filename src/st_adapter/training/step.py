@@ -161,7 +161,7 @@ def _mean_gradient(run: Run, clips: float) -> float:
 def _note_bad_step(run: Run, what: str, value: float, batches: list[TrainBatch]) -> None:
     run.at.bad_steps += 1
     run.at.bad_in_row += 1
-    paths = gather_object([path for batch in batches for path in batch.paths])
+    paths = gather_object([run.data.train.name(i) for batch in batches for i in batch.videos])
     run.log({"left_out": str(value), "videos": paths})
     if run.at.bad_in_row < _MOST_BAD_STEPS:
         bad = f"step {run.at.step} is left out, its {what} is {value}"

@@ -1,0 +1,113 @@
+"""Batches come whole and in order, whatever becomes of the processes that load them."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+
+import pytest
+import torch
+from torch.utils.data import Dataset
+
+from st_adapter.data.loading import BatchLoader
+
+KEYS = [[2 * i, 2 * i + 1] for i in range(12)]
+
+
+class Numbers(Dataset):
+    """Items that are their keys; `folder` keeps what has happened to whom, once each."""
+
+    def __init__(self, folder, happens=None, at=()):
+        self.folder, self.happens, self.at = folder, happens, at
+        self.main = os.getpid()
+
+    def __getitem__(self, key):
+        mark = self.folder / str(key)
+        if key in self.at and os.getpid() != self.main and not mark.exists():
+            mark.touch()
+            self.happens()
+        return torch.full((3,), key)
+
+
+def killed():
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def ended():
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def load(dataset, workers=2, keys=KEYS):
+    loader = BatchLoader(dataset, torch.stack, workers, persistent=True)
+    return [batch[:, 0].tolist() for batch in loader.batches(keys)]
+
+
+@pytest.mark.parametrize("happens", [killed, ended])
+@pytest.mark.parametrize("at", [(0,), (11,), (3, 4, 9, 18)])
+def test_a_worker_that_ends_costs_no_batch(tmp_path, happens, at, capsys):
+    assert load(Numbers(tmp_path, happens, at)) == KEYS
+    assert "a loading worker ended" in capsys.readouterr().err
+
+
+def test_in_another_thread_too(tmp_path):
+    found = []
+    thread = threading.Thread(target=lambda: found.extend(load(Numbers(tmp_path, killed, (5,)))))
+    thread.start()
+    thread.join(timeout=60)
+    assert found == KEYS
+
+
+def test_workers_that_end_again_and_again_are_given_up(tmp_path, capsys):
+    class Always(Numbers):
+        def __getitem__(self, key):
+            if os.getpid() != self.main:
+                killed()
+            return torch.full((3,), key)
+
+    assert load(Always(tmp_path)) == KEYS
+    assert "this process decodes the videos, as with --workers 0" in capsys.readouterr().err
+
+
+def test_what_the_dataset_raises_is_raised(tmp_path):
+    def fail():
+        raise KeyError("of the dataset")
+
+    with pytest.raises(KeyError, match="of the dataset"):
+        load(Numbers(tmp_path, fail, (5,)))
+
+
+def test_handlers_of_signals_are_left_as_they_were(tmp_path):
+    before = [signal.getsignal(n) for n in (signal.SIGCHLD, signal.SIGINT, signal.SIGTERM)]
+    load(Numbers(tmp_path))
+    assert before == [signal.getsignal(n) for n in (signal.SIGCHLD, signal.SIGINT, signal.SIGTERM)]
+
+
+def test_epochs_share_their_workers(tmp_path):
+    class Processes(Dataset):
+        def __getitem__(self, key):
+            return torch.tensor([os.getpid()])
+
+    loader = BatchLoader(Processes(), torch.stack, 1, persistent=True)
+    assert len({int(b[0]) for _ in range(2) for b in loader.batches([[0], [1]])}) == 1
+
+
+@pytest.mark.skipif(
+    os.getuid() != 0 or not shutil.which("unshare"), reason="only root mounts another /dev/shm"
+)
+@pytest.mark.parametrize("size", ["16m", "4k"])
+def test_little_shared_memory_is_done_without(folder_data, tmp_path, size):
+    arguments = ["train", folder_data, "--out", tmp_path / "run", "--backbone", "test_vit"]
+    arguments += ["--weights", "random", "--size", "224", "--frames", "16", "--batch-size", "8"]
+    arguments += ["--epochs", "1", "--method", "linear", "--workers", "2", "--device", "cpu"]
+    command = " ".join(f"'{a}'" for a in (sys.executable, "-m", "st_adapter", *arguments))
+    mounted = f"mount -t tmpfs -o size={size} tmpfs /dev/shm && {command}"
+    done = subprocess.run(
+        ["unshare", "-m", "sh", "-c", mounted], capture_output=True, text=True, timeout=120
+    )
+    if "unshare" in done.stderr or "mount:" in done.stderr:
+        pytest.skip("mounting is not allowed here")
+    assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stderr
+    assert "too little for what 2 loading workers hand over" in done.stderr
