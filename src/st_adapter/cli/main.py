@@ -6,6 +6,7 @@ Nothing heavy is imported before a verb runs, so that help answers at once.
 import os
 import signal
 import sys
+import time
 import traceback
 from types import FrameType
 from typing import Any
@@ -15,6 +16,7 @@ import click
 from st_adapter import __version__
 from st_adapter.cli import DONE, INVALID, SOME_FAILED, STOPPED, look, train, use
 from st_adapter.cli.options import Verbs, debug_option
+from st_adapter.common.provenance import note_command
 from st_adapter.common.remarks import show_remarks
 from st_adapter.errors import MemoryShortError, StAdapterError, TrainingError
 
@@ -44,6 +46,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Run one verb and return its exit code; an error a user can mend is one line on stderr."""
     noted: dict[str, Any] = {}
     show_remarks()
+    note_command(sys.argv[1:] if arguments is None else arguments)
     try:
         return int(app.main(arguments, standalone_mode=False, obj=noted) or DONE)
     except click.exceptions.NoArgsIsHelpError as error:
@@ -68,12 +71,33 @@ def _stopped(what: str = "") -> int:
 
 def entry() -> None:
     """Run the console script."""
-    signal.signal(signal.SIGINT, _on_interrupt)
+    interrupts = _Interrupts()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup and shells set it
+            signal.signal(number, interrupts)
     sys.exit(main())
 
 
-def _on_interrupt(number: int, frame: FrameType | None) -> None:
-    """Ctrl-C: native modules abort when an exception comes while they are being imported."""
+class _Interrupts:
+    """Answers Ctrl-C and SIGTERM by KeyboardInterrupt; later ones, by ending the process.
+
+    What follows the first within a second is the same: `timeout` sends its signal twice.
+    """
+
+    def __init__(self) -> None:
+        self._first: float | None = None
+
+    def __call__(self, number: int, frame: FrameType | None) -> None:
+        now = time.monotonic()
+        if self._first is None:
+            self._first = now
+            _interrupt(frame)
+        elif now - self._first > 1:
+            os._exit(STOPPED)
+
+
+def _interrupt(frame: FrameType | None) -> None:
+    """Native modules abort when an exception comes while they are being imported."""
     outer = frame
     while outer is not None:
         if outer.f_code.co_filename.startswith("<frozen importlib"):
@@ -81,4 +105,4 @@ def _on_interrupt(number: int, frame: FrameType | None) -> None:
             sys.stderr.flush()
             os._exit(STOPPED)
         outer = outer.f_back
-    signal.default_int_handler(number, frame)
+    raise KeyboardInterrupt

@@ -3,59 +3,71 @@
 import os
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-_GRACE_SECONDS = 3
-"""From SIGTERM to the end of a loading worker, which programs that close no loader wait for."""
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+_SAME_SECONDS = 1.0
+"""Within which two signals are one: `timeout` sends SIGTERM to its child, then to the group."""
 
 
 class Interrupted(KeyboardInterrupt):
     """The user stopped a run or a comparison; what is done is saved, ready to go on."""
 
 
-def ignore_interrupt(worker: int) -> None:
-    """Ctrl-C reaches every process of the terminal; the main one decides."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+@contextmanager
+def hold_back_signals() -> Iterator[None]:
+    """Start processes that SIGINT and SIGTERM do not reach until they unblock them."""
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def leave_signals_to_main(worker: int) -> None:
-    """For loading workers: SIGTERM, too, may reach every process of a run.
+def end_at_sigterm(worker: int) -> None:
+    """For loading workers, which signals to all processes of a run reach, too.
 
-    They go on for a while, as the step that the main one ends may need their clips; it takes a
-    worker that ends with success for no error.
+    The main process decides what Ctrl-C means. SIGTERM ends a worker at once and without a word:
+    the main process does without it.
     """
-    ignore_interrupt(worker)
-
-    def end_later(number: int, frame: FrameType | None) -> None:
-        timer = threading.Timer(_GRACE_SECONDS, os._exit, (0,))
-        timer.daemon = True
-        timer.start()
-
-    signal.signal(signal.SIGTERM, end_later)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda number, frame: os._exit(1))
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
 
 
 @contextmanager
 def deferred_interrupt() -> Iterator[threading.Event]:
     """Turn the first Ctrl-C or SIGTERM into an event, so that a step is never torn apart.
 
-    A second one ends the process at once, except among several that torch's launcher started:
-    there the terminal and the launcher both pass on the same Ctrl-C, and the launcher kills who
-    does not stop.
+    Another one, a second or more after it, ends the process at once, except among several that
+    torch's launcher started: there the terminal and the launcher both pass on the same Ctrl-C, and
+    the launcher kills who does not stop.
     """
     stop = threading.Event()
     if threading.current_thread() is not threading.main_thread():
         yield stop
         return
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.getsignal(number) for number in _SIGNALS}
     before = {n: handler for n, handler in before.items() if handler is not signal.SIG_IGN}
     launched = "TORCHELASTIC_RUN_ID" in os.environ
+    first = float("inf")
 
     def on_signal(number: int, frame: FrameType | None) -> None:
+        nonlocal first
+        now = time.monotonic()
         stop.set()
-        if not launched:
+        first = min(first, now)
+        if now - first > _SAME_SECONDS and not launched:
             signal.signal(number, before[signal.Signals(number)])
+            signal.raise_signal(number)
 
     for number in before:
         signal.signal(number, on_signal)

@@ -2,19 +2,24 @@
 
 import platform
 import shlex
-import sys
+from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 
 _PACKAGES = ("st-adapter", "torch", "torchvision", "timm", "av", "peft")
 
 
+_commands: list[str] = []
+"""The last is that of this process."""
+
+
+def note_command(line: str | Sequence[str]) -> None:
+    """Say which command this process carries out: its line, or the arguments of `st-adapter`."""
+    _commands.append(line if isinstance(line, str) else shlex.join(["st-adapter", *line]))
+
+
 def command() -> str:
-    """The command line of this process; empty where it is no `st-adapter` command."""
-    name = Path(sys.argv[0]).name if sys.argv else ""
-    if name not in ("st-adapter", "__main__.py"):
-        return ""
-    return shlex.join(["st-adapter", *sys.argv[1:]])
+    """The command line of this process; empty in a program that calls the library."""
+    return _commands[-1] if _commands else ""
 
 
 def versions() -> dict[str, str]:

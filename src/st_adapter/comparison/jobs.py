@@ -12,10 +12,12 @@ import torch
 
 from st_adapter.common.interrupt import Interrupted, deferred_interrupt
 from st_adapter.common.progress import bar, log
+from st_adapter.common.provenance import command
 from st_adapter.comparison import worker
 from st_adapter.errors import TrainingError
 
 _POLL_SECONDS = 0.1
+_STOPPED = "stopped; the same command goes on"
 
 
 def run_jobs(
@@ -40,7 +42,7 @@ def run_jobs(
                     running[name] = _start(job, _log(folder, name))
                 progress.tell(*running)
                 if stop.wait(_POLL_SECONDS):
-                    raise Interrupted("stopped; the same command goes on")
+                    raise Interrupted(_STOPPED)
                 for name in [name for name, p in running.items() if p.poll() is not None]:
                     with running.pop(name) as ended:  # closes its stdin
                         _check(name, ended.returncode, _log(folder, name))
@@ -51,12 +53,14 @@ def run_jobs(
                 process.stdin.close()  # type: ignore[union-attr]  # asks it to stop
             for process in running.values():
                 process.wait()
+    if stop.is_set():  # as the last one ended
+        raise Interrupted(_STOPPED)
 
 
 def _start(job: dict[str, Any], log: Path) -> subprocess.Popen[bytes]:
     """Start a job in a session of its own, where Ctrl-C does not reach it."""
     log.parent.mkdir(parents=True, exist_ok=True)
-    job = job | {"argv": sys.argv}
+    job = job | {"command": command()}
     # -P: what lies in the current folder is no part of Python's library.
     arguments = [sys.executable, "-P", "-m", worker.__name__, json.dumps(job)]
     with log.open("ab") as output:

@@ -13,6 +13,7 @@ import torch
 
 from st_adapter.common.files import write_json
 from st_adapter.common.lock import lock
+from st_adapter.common.provenance import note_command
 from st_adapter.common.remarks import say, show_remarks
 from st_adapter.config import TrainConfig
 from st_adapter.errors import DivergedError, StAdapterError
@@ -66,5 +67,5 @@ def _stop_with_stdin() -> None:
 
 if __name__ == "__main__":
     job = json.loads(sys.argv[1])
-    sys.argv = job["argv"]  # the comparison's, which runs record as their command
+    note_command(job["command"])  # the comparison's, which its runs record as theirs
     sys.exit(main(job))

@@ -30,6 +30,7 @@ import torch
 from torch import distributed
 
 from st_adapter.common.interrupt import deferred_interrupt
+from st_adapter.common.provenance import command, note_command
 from st_adapter.common.remarks import is_first_process, note, remarks_are_shown, show_remarks
 from st_adapter.config import TrainConfig
 from st_adapter.errors import ArgumentError, StAdapterError, TrainingError
@@ -131,7 +132,8 @@ def launch(count: int, function: Callable[..., _Result], *args: Any, **options: 
         ) as agent,
         deferred_interrupt() as stop,
     ):
-        task = (function, args, options, get_start_method(allow_none=True), remarks_are_shown())
+        begun = (get_start_method(allow_none=True), remarks_are_shown(), command())
+        task = (function, args, options, *begun)
         future = agent.submit(elastic_launch(config, _run_member), task, Path(folder), theirs)
         try:
             while not wait([future], _POLL_SECONDS).done:
@@ -171,7 +173,8 @@ def _run_member(task: tuple[Any, ...], folder: Path, parent: Connection) -> Any:
     """Call a function in one of the processes; what it raises goes to a file in `folder`."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to all; the parent decides
     signal.signal(signal.SIGTERM, _interrupt_once)
-    function, args, options, start_method, shows_remarks = task
+    function, args, options, start_method, shows_remarks, line = task
+    note_command(line)
     if shows_remarks:
         show_remarks()
     set_start_method(start_method, force=True)  # or dataloader workers are spawned as this one was

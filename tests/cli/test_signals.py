@@ -1,0 +1,67 @@
+"""SIGTERM and Ctrl-C are answered in order at any moment of a command."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+TRAIN = ["--backbone", "test_vit", "--weights", "random", "--frames", "4", "--size", "32"]
+TRAIN += ["--device", "cpu", "--precision", "float32", "--workers", "1"]
+
+
+def start(*arguments):
+    command = [sys.executable, "-m", "st_adapter", *map(str, arguments)]
+    return subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
+
+
+def wait_for(condition, process, seconds=60):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert process.poll() is None, process.stderr.read()
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+def stopped(process):
+    """As `timeout` does: the command, then its group."""
+    os.kill(process.pid, signal.SIGTERM)
+    os.killpg(process.pid, signal.SIGTERM)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130, errors
+    assert "Traceback" not in errors
+    (line,) = (line for line in errors.splitlines() if "stopped" in line)
+    return line
+
+
+def test_while_a_run_is_prepared_nothing_is_left(folder_data, tmp_path):
+    process = start("train", folder_data, "--out", tmp_path / "run", *TRAIN)
+    wait_for((tmp_path / "run" / ".lock").exists, process)
+    assert "stopped" in stopped(process)
+    assert not (tmp_path / "run").exists()
+
+
+def test_in_validation_the_run_says_how_to_go_on(folder_data, tmp_path):
+    out = tmp_path / "run"
+    given = [*TRAIN, "--epochs", "3", "--val", folder_data, "--views", "1x1", "--batch-size", "1"]
+    process = start("train", folder_data, "--out", out, *given)
+    wait_for((out / "adapter_last" / "adapter_config.json").exists, process)
+    line = stopped(process)
+    assert "go on with: st-adapter train" in line
+    assert list((out / "state").glob("*.pt"))
+
+
+@pytest.mark.parametrize("verb", ["evaluate", "predict", "check"])
+def test_other_verbs_end_with_a_word(folder_data, trained_run, tmp_path, verb):
+    many = tmp_path / "data" / "brightens"
+    many.mkdir(parents=True)
+    (first,) = list(folder_data.rglob("clip 0.mp4"))[:1]
+    for i in range(20000 if verb == "check" else 2000):
+        (many / f"{i}.mp4").symlink_to(first)
+    before = [] if verb == "check" else [trained_run]
+    after = ["--deep"] if verb == "check" else ["--out", tmp_path / "e.json"]
+    process = start(verb, *before, many.parent, *(after if verb != "predict" else []))
+    time.sleep(6)
+    stopped(process)
