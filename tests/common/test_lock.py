@@ -14,6 +14,8 @@ def test_a_folder_is_held_once_in_one_process_too_and_left_as_it_was(tmp_path):
                 alone_in(folder / ".." / "run"),
             ):
                 pass
+    assert not folder.exists()
+    folder.mkdir()
     with alone_in(folder):
         pass
     assert not list(folder.iterdir())

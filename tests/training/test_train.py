@@ -238,8 +238,8 @@ def test_a_run_is_not_resumed_on_other_videos_or_another_configuration(
     config = TrainConfig.from_json(
         json.loads((trained_run / "config.json").read_text())["config"], "config.json"
     )
-    with pytest.raises(ArgumentError, match="was started with --epochs 1, not 2; a resumed run"):
-        train(folder_data, trained_run, replace(config, epochs=2), resume=True)
+    with pytest.raises(ArgumentError, match="was started with --frames 4, not 5; a resumed run"):
+        train(folder_data, trained_run, replace(config, frames=5), resume=True)
     assert train(folder_data, trained_run, replace(config, workers=1), resume=True).num_videos == 2
 
 
@@ -516,7 +516,7 @@ def test_nothing_is_left_of_a_run_that_could_read_nothing(tmp_path, tiny):
     for _ in range(2):
         with pytest.raises(DataError, match="no training video could be read"):
             train(tmp_path / "data", tmp_path / "run", tiny)
-    assert not list((tmp_path / "run").iterdir())
+    assert not (tmp_path / "run").exists()
 
 
 def test_what_was_held_out_of_data_that_changed_is_not_known(folder_data, tmp_path, tiny):
@@ -631,3 +631,23 @@ def test_float16_scales_the_loss_and_saves_the_scale(folder_data, tmp_path, tiny
     assert losses[-1] < losses[0]
     assert last_state(out)["scaler"]["scale"] > 1
     assert last_state(out)["bad_steps"] == 0
+
+
+def test_a_run_folder_is_held_before_anything_is_prepared(folder_data, tmp_path, tiny):
+    out = tmp_path / "run"
+    with held_by_another(out), pytest.raises(ArgumentError, match="another process is at work on"):
+        train(folder_data, out, replace(tiny, backbone="no such model"))  # which is not looked at
+
+
+def test_a_run_is_extended_by_more_epochs(folder_data, tmp_path, tiny, capsys):
+    out = tmp_path / "run"
+    config = replace(tiny, epochs=1, lr=1e-2)
+    train(folder_data, out, config)
+    train(folder_data, out, replace(config, epochs=3), resume=True)
+    said = capsys.readouterr().err
+    assert "1 epochs become 3: the learning rate goes on as in a run of 3 from the start" in said
+    epochs = [line["epoch"] for line in lines(out / "metrics.jsonl") if "top1" in line]
+    assert epochs == [1, 2, 3]
+    assert json.loads((out / "config.json").read_text())["config"]["epochs"] == 3
+    with pytest.raises(ArgumentError, match="was started with --epochs 3, not 2"):
+        train(folder_data, out, replace(config, epochs=2), resume=True)

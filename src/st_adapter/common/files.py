@@ -1,21 +1,22 @@
 """Files written whole or not at all."""
 
 import json
+import math
 import os
 import shutil
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 from safetensors import SafetensorError
 
 from st_adapter.errors import ArgumentError
 
-_RANDOM_ENDING = "[a-z0-9_]" * 8
-"""Of tempfile's names."""
+_UNFINISHED = ".st-adapter-unfinished"
+"""Ending of the names of temporary files; nobody else's files end so."""
 
 
 @contextmanager
@@ -26,14 +27,12 @@ def atomic_path(path: Path) -> Iterator[Path]:
         OSError: it cannot be written, by a library that says so in another way, too.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    os.close(handle)
-    temporary = Path(name)
+    temporary = path.with_name(f".{uuid4().hex}{_UNFINISHED}")
+    temporary.touch(exist_ok=False)  # with the permissions that the user's umask leaves
     try:
         yield temporary
         with temporary.open("rb") as file:
             os.fsync(file.fileno())
-        temporary.chmod(0o644)
         temporary.replace(path)
     except (RuntimeError, SafetensorError) as error:
         free = shutil.disk_usage(path.parent).free / 2**20
@@ -45,15 +44,14 @@ def atomic_path(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
-def remove_unfinished(folder: Path, names: str = "*", seconds_old: float = 0.0) -> None:
+def remove_unfinished(folder: Path, seconds_old: float = 0.0) -> None:
     """Remove temporary files of `atomic_path` that a killed process left.
 
     Args:
-        names: pattern of what they were to be called.
         seconds_old: age from which a file counts as left, where others may be writing there.
     """
     newest = time.time() - seconds_old
-    for path in folder.rglob(f".{names}.{_RANDOM_ENDING}"):
+    for path in folder.rglob(f".*{_UNFINISHED}"):
         if path.is_file():
             with suppress(OSError):  # it has its name now, or is not ours to remove
                 if path.stat().st_mtime <= newest:
@@ -75,15 +73,24 @@ def check_writable(folder: Path, flag: str = "--out") -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write `value` as indented JSON, atomically."""
+    """Write `value` as indented JSON, atomically; NaN and infinities, which JSON lacks, as null."""
+    text = json.dumps(_finite(value), indent=2, allow_nan=False)
     with atomic_path(path) as temporary:
-        temporary.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+        temporary.write_text(text + "\n", encoding="utf-8")
 
 
 def append_json_line(path: Path, value: dict[str, Any]) -> None:
     """Append one object to a file of JSON lines."""
     with path.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(value) + "\n")
+        file.write(json.dumps(_finite(value), allow_nan=False) + "\n")
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    return [_finite(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 def read_json_lines(file: Path) -> list[dict[str, Any]]:

@@ -18,12 +18,14 @@ _held: set[tuple[int, Path]] = set()
 def alone_in(folder: Path) -> Iterator[None]:
     """Work in a folder, which is made if needed, as the only process that does.
 
-    The lock ends with this process at the latest. Processes that it starts do not hold it. Where
-    the system or the file system has no locks, nobody is kept out.
+    A folder that was made, and is empty in the end, is removed. The lock ends with this process at
+    the latest. Processes that it starts do not hold it. Where the system or the file system has no
+    locks, nobody is kept out.
 
     Raises:
         ArgumentError: another process, or another call in this one, is at work there.
     """
+    made = [place for place in (folder, *folder.parents) if not place.exists()]
     folder.mkdir(parents=True, exist_ok=True)
     file, key = folder / LOCK_FILE, (os.getpid(), folder.resolve())
     handle = None if key in _held else _open_locked(file)
@@ -39,6 +41,9 @@ def alone_in(folder: Path) -> Iterator[None]:
         with suppress(OSError):  # the folder is gone, or Windows deletes no open file
             file.unlink()
         os.close(handle)
+        with suppress(OSError):  # something is in it
+            for place in made:
+                place.rmdir()
 
 
 def lock(handle: int, *, wait: bool) -> bool:

@@ -25,9 +25,13 @@ def console() -> Console:
     return Console(stderr=True, highlight=False)
 
 
+_RANKS = ("RANK", "OMPI_COMM_WORLD_RANK", "PMI_RANK", "MV2_COMM_WORLD_RANK")
+"""Where torchrun and the kinds of MPI tell a process its number."""
+
+
 def is_first_process() -> bool:
     """Whether this process speaks for all that train together."""
-    return os.environ.get("RANK", "0") == "0"
+    return next((os.environ[name] for name in _RANKS if name in os.environ), "0") == "0"
 
 
 def say(text: str) -> None:

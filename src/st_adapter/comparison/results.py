@@ -66,7 +66,7 @@ def choose_rates(folder: Path, plan: Plan) -> dict[str, float]:
     chosen: dict[str, tuple[float, float, float]] = {}
     for cell in plan.trials():
         result = read_result(folder, cell) or {"metric": "top1", "top1": -1.0, "loss": math.inf}
-        loss = math.inf if math.isnan(result["loss"]) else result["loss"]
+        loss = math.inf if result["loss"] is None else result["loss"]  # which was NaN
         score = (score_of(result), -loss, -cell.config.peak_lr())
         chosen[cell.config.method] = max(chosen.get(cell.config.method, score), score)
     return {method: -score[2] for method, score in chosen.items()}

@@ -17,11 +17,11 @@ from accelerate.state import AcceleratorState
 from accelerate.tracking import get_available_trackers
 from accelerate.utils import InitProcessGroupKwargs, broadcast_object_list, gather_object
 
-from st_adapter.catalogue.costs import count_parts
+from st_adapter.catalogue.costs import count_parts, inspect_spec, spec_of
 from st_adapter.common.interrupt import Interrupted, deferred_interrupt
 from st_adapter.common.lock import alone_in
 from st_adapter.common.progress import Bar, bar, trend
-from st_adapter.common.remarks import note, say
+from st_adapter.common.remarks import is_first_process, note, say
 from st_adapter.config import ClipConfig, TrainConfig
 from st_adapter.data.annotations import read_parts
 from st_adapter.data.video.index import index_of
@@ -29,7 +29,7 @@ from st_adapter.data.video.reader import make_reader
 from st_adapter.errors import ArgumentError, DataError, TrainingError
 from st_adapter.evaluation.evaluate import Evaluation, evaluate_videos
 from st_adapter.evaluation.metrics import METRICS
-from st_adapter.evaluation.run_record import write_evaluation
+from st_adapter.evaluation.run_record import recorded_run, write_evaluation
 from st_adapter.evaluation.score import score_videos
 from st_adapter.model.build import build_model, copy_trained
 from st_adapter.model.checkpoint import read_tensors
@@ -50,7 +50,7 @@ from st_adapter.runtime.micro_batches import clips_at_once
 from st_adapter.training.batches import Batches, class_maps, train_transform
 from st_adapter.training.cached import CachedBatches, CachedScores
 from st_adapter.training.launch import check_accelerate, launch, processes_to_start
-from st_adapter.training.optimizer import make_optimizer
+from st_adapter.training.optimizer import learning_rate_factor, make_optimizer
 from st_adapter.training.prefix_cache import make_prefix_cache
 from st_adapter.training.run import Run
 from st_adapter.training.run_folder import check_folder, resumed_config
@@ -102,23 +102,44 @@ def train(
         config = replace(config, processes=config.processes or count)
         options: dict[str, Any] = {"recipe": recipe, "resume": resume, "temporal": temporal}
         return launch(count, train, data, out, config, **options)
-    with torch.random.fork_rng():  # the caller's generators are left as they were
+    with (
+        alone_in(folder) if is_first_process() else nullcontext(),
+        torch.random.fork_rng(),  # the caller's generators are left as they were
+    ):
+        check_folder(folder, Path(data), resume)  # another run may just have ended there
         run = _prepare(Path(data), folder, config)
-        with alone_in(folder) if run.is_main else nullcontext():
-            return _run(run, Path(data), recipe, resume, temporal)
+        return _run(run, Path(data), recipe, resume, temporal)
 
 
 def _run(run: Run, data: Path, recipe: str, resume: bool, temporal: bool) -> Evaluation:
     states = SavedStates(run)
     if resume:
         states.restore()
+        _extend(run, data)
     else:
         run.write_config(data, recipe)
     _announce(run)
     run.start_tracker()
     with _told_how_to_go_on(run, data, resume):
         _train_epochs(run, states)
-    return _finish(run, data, temporal)
+        return _finish(run, data, temporal)
+
+
+def _extend(run: Run, data: Path) -> None:
+    """Record that a resumed run is to have more epochs, and say what becomes of its schedule."""
+    _, recipe, before = recorded_run(run.folder)
+    if run.config.epochs == before.epochs:
+        return
+    run.write_config(data, recipe)
+    steps = run.steps_per_epoch
+    old, new = (
+        config.peak_lr() * learning_rate_factor(run.at.epochs_done * steps, steps, config)
+        for config in (before, run.config)
+    )
+    note(
+        f"{before.epochs} epochs become {run.config.epochs}: the learning rate goes on as in a run "
+        f"of {run.config.epochs} from the start, at {new:.1e}, where it had come to {old:.1e}"
+    )
 
 
 @contextmanager
@@ -135,8 +156,9 @@ def _told_how_to_go_on(run: Run, data: Path, resume: bool) -> Iterator[None]:
             (run.folder / "config.json").unlink()  # nothing has come of it
         raise
     except KeyboardInterrupt as error:
+        in_epoch = f"epoch {run.at.epochs_done + 1} at step {run.at.step}"
         raise Interrupted(
-            f"stopped in epoch {run.at.epochs_done + 1} at step {run.at.step}; "
+            f"stopped in {'the last evaluation' if run.is_done else in_epoch}; "
             f"go on with: st-adapter train {shlex.quote(str(data))} "
             f"--out {shlex.quote(str(run.folder))} --resume"
         ) from error
@@ -159,6 +181,8 @@ def _prepare(data: Path, folder: Path, config: TrainConfig) -> Run:
     accelerator = _join_processes(device, config.tracker, folder)
     config = replace(config, processes=config.processes or accelerator.num_processes)
     torch.manual_seed(config.seed)
+    if config.weights == "hub":  # what can be refused without asking it
+        inspect_spec(spec_of(config, annotations.labels), 1, config.size)
     model = build_model(config, annotations.labels, task=annotations.task).to(device)
     config = _settle(model, config, copies=2 if reversal else 1)
     reader = make_reader(config.decoder, config.workers, device, index_of(data))
@@ -355,7 +379,7 @@ def _train_epoch(run: Run, batches: Batches, states: SavedStates, view: _View) -
                 states.save()
         states.save()
         was_stopped = any(gather_object([stop.is_set()]))
-    if was_stopped:
+    if was_stopped or stop.is_set():  # which may have come after the others were asked
         raise KeyboardInterrupt
 
 

@@ -82,6 +82,8 @@ def check_folder(folder: Path, data: Path, resume: bool) -> None:
 def resumed_config(folder: Path, wanted: TrainConfig | None) -> TrainConfig:
     """The configuration to go on with: the recorded one, run by this machine as wanted.
 
+    More epochs may be wanted than there were to be.
+
     Raises:
         ArgumentError: `wanted` differs in anything else.
     """
@@ -91,13 +93,14 @@ def resumed_config(folder: Path, wanted: TrainConfig | None) -> TrainConfig:
     values = wanted.to_json() | absolute_paths(wanted)
     for name, before in recorded.to_json().items():
         same = values[name] == before or (name == "precision" and values[name] == "auto")
+        same |= name == "epochs" and values[name] > before
         if name not in (*_OF_THE_MACHINE, "processes") and not same:
             flag = f"--{name.replace('_', '-')}"
             raise ArgumentError(
                 f"{folder} was started with {flag} {before}, not {values[name]}; "
                 "a resumed run keeps its configuration"
             )
-    return replace(recorded, **{name: getattr(wanted, name) for name in _OF_THE_MACHINE})
+    return replace(recorded, **{n: getattr(wanted, n) for n in ("epochs", *_OF_THE_MACHINE)})
 
 
 def absolute_paths(config: TrainConfig) -> dict[str, Any]:
