@@ -307,8 +307,8 @@ def test_the_other_part_of_kinetics_is_for_validation_without_a_split(tmp_path):
             "labels.json is no object of class names",
         ),
         ({"t.csv": "path,label\na.mp4,x, more\n"}, "line 2: 3 fields, the header has 2"),
-        ({"t.csv": "path;label\na.mp4;x\n"}, "no column path or label.* with commas between"),
-        ({"t.csv": b"\xff\xfep\x00"}, "save it as UTF-8"),
+        ({"t.csv": "path:label\na.mp4:x\n"}, "no column path or label.* with commas between"),
+        ({"t.csv": b"\xff\xfap\x00"}, "save it as UTF-8"),
     ],
 )
 def test_published_files_that_are_not_as_published(tmp_path, files, said):
@@ -336,3 +336,92 @@ def test_lists_of_labels_in_parquet(tmp_path):
     parquet.write_table(table, tmp_path / "t.parquet")
     data = read_annotations(tmp_path / "t.parquet")
     assert (data.labels, [v.targets for v in data.train]) == (("jump", "run"), [(1, 0), ()])
+
+
+NUMBERED = {"a0.mp4": "", "a1.mp4": "", "b0.mp4": "", "b1.mp4": "", "c0.mp4": ""}
+
+
+@pytest.mark.parametrize("first", [0, 1])
+@pytest.mark.parametrize("last", ["", "c0.mp4 {2}\n"])
+def test_numbers_of_a_numbered_class_file_are_the_labels(tmp_path, first, last):
+    """classInd.txt says "1 Archery" and the list "a0.mp4 1": that is Archery."""
+    names = ("Archery", "Bowling", "Diving")
+    classes = "".join(f"{first + i} {name}\n" for i, name in enumerate(names))
+    text = "a0.mp4 {0}\na1.mp4 {0}\nb0.mp4 {1}\nb1.mp4 {1}\n" + last
+    write(tmp_path, **NUMBERED, **{"classInd.txt": classes})
+    write(tmp_path, **{"train.txt": text.format(*range(first, first + 3))})
+    data = read_annotations(tmp_path / "train.txt")
+    assert data.labels == names
+    assert [v.targets for v in data.train] == [(0,), (0,), (1,), (1,), *([(2,)] if last else [])]
+
+
+def test_labels_that_can_only_count_from_1_need_numbered_classes(tmp_path):
+    write(tmp_path, **NUMBERED, **{"classes.txt": "Archery\nBowling\n"})
+    write(tmp_path, **{"train.txt": "a0.mp4 1\nb0.mp4 2\n"})
+    with pytest.raises(DataError, match=r"count from 1 to 2, and the 2 classes .* have no numbers"):
+        read_annotations(tmp_path / "train.txt")
+
+
+def test_a_comma_in_a_name_divides_no_blank_separated_list(tmp_path):
+    names = [f"{name} ({i}).mp4" for name in ("drinking", "talk, loud") for i in range(3)]
+    text = "".join(f"{name} {i // 3}\n" for i, name in enumerate(names))
+    write(tmp_path, **dict.fromkeys(names, ""), **{"list.csv": text, "list.txt": text})
+    for name in ("list.csv", "list.txt"):
+        data = read_annotations(tmp_path / name)
+        assert [v.path.name for v in data.train] == names
+        assert data.labels == ("0", "1")
+
+
+def test_a_line_that_the_separator_of_the_others_does_not_divide_is_named(tmp_path):
+    write(tmp_path, **{"list.csv": "a.mp4,1\nb.mp4,2\nc.mp4 3\n"})
+    with pytest.raises(DataError, match=r"list.csv line 3: .* with a comma between"):
+        read_annotations(tmp_path / "list.csv")
+    write(tmp_path, **{"list.txt": "a.mp4 playing guitar\n"})
+    with pytest.raises(DataError, match=r"line 1: .* a label with blanks takes a tab before it"):
+        read_annotations(tmp_path / "list.txt")
+    write(tmp_path, **{"t.csv": "path,label,start_seconds\ntalk, loud.mp4,2\n"})
+    with pytest.raises(DataError, match=r"line 2: the label 'loud.mp4' is the name of a video"):
+        read_annotations(tmp_path / "t.csv")
+
+
+@pytest.mark.parametrize("separator", [",", ";", "\t"])
+@pytest.mark.parametrize("header", ["path{}label\n", ""])
+def test_other_separators_are_read_too(tmp_path, separator, header):
+    text = header.format(separator) + f"a b.mp4{separator}play guitar\nc.mp4{separator}run\n"
+    for name in ("list.csv", "list.txt"):
+        write(tmp_path, **{"a b.mp4": "", "c.mp4": "", name: text})
+        data = read_annotations(tmp_path / name)
+        assert data.labels == ("play guitar", "run")
+        assert rows(data.train, tmp_path)[0] == ("a b.mp4", (0,), None, None)
+
+
+def test_a_list_written_on_windows_is_read(tmp_path):
+    write(tmp_path, **{"run/a.mp4": "", "jump/b.mp4": ""})
+    text = "path,label\r\nrun\\a.mp4,run\r\njump\\b.mp4,jump\r\n"
+    (tmp_path / "list.csv").write_bytes(text.encode("utf-16"))
+    data = read_annotations(tmp_path / "list.csv")
+    assert [v.path.relative_to(tmp_path) for v in data.train] == [
+        Path("run/a.mp4"),
+        Path("jump/b.mp4"),
+    ]
+
+
+def test_a_class_may_be_called_train(tmp_path):
+    write(tmp_path, **{f"{name}/{i}.mp4": "" for name in ("bus", "car", "train") for i in range(2)})
+    assert read_annotations(tmp_path).labels == ("bus", "car", "train")
+    (tmp_path / "parts" / "lists").mkdir(parents=True)
+    write(tmp_path / "parts", **{f"{part}/x/1.mp4": "" for part in ("train", "val")})
+    data = read_annotations(tmp_path / "parts")
+    assert (data.labels, len(data.train), len(data.val)) == (("x",), 1, 1)
+    write(tmp_path / "parts", **{"more/1.mp4": ""})
+    with pytest.raises(DataError, match="a training and a validation part, and videos in more"):
+        read_annotations(tmp_path / "parts")
+
+
+def test_pictures_beside_videos_are_no_video(tmp_path):
+    for name in ("a", "b"):
+        for i in range(2):
+            session = f"{name}/session/clip_{i:02d}"
+            write(tmp_path, **{f"{session}.mp4": "", f"{session}.jpg": ""})
+    data = read_annotations(tmp_path)
+    assert [v.path.suffix for v in data.train] == [".mp4"] * 4

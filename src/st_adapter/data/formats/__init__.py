@@ -15,7 +15,7 @@ from st_adapter.data.formats import (
     shards,
     tables,
 )
-from st_adapter.data.formats.listing import Listing, Root, read_csv
+from st_adapter.data.formats.listing import Listing, Root, read_csv, read_lines
 from st_adapter.errors import DataError
 
 _FORMS = "a folder, a .csv, .parquet or .json table, a .txt list, or .tar shards"
@@ -50,7 +50,8 @@ def read_listing(path: Path, options: DataConfig) -> Listing:
     if suffix == ".json":
         return json_lists.read(path, root)
     if suffix == ".txt":
-        return lists.read(path, root)
+        is_table = tables.separator_of(path, options.column_names) is not None
+        return tables.read(path, root, options.column_names) if is_table else lists.read(path, root)
     raise DataError(f"{path}: DATA is {_FORMS}, not {path.suffix!r}")
 
 
@@ -61,7 +62,8 @@ def _read_csv(path: Path, root: Root, options: DataConfig) -> Listing:
         for columns, read in _HEADERS:
             if columns <= set(header):
                 return read(path, root)
-        if header and lists.is_list(header):
+        lines = read_lines(path)
+        if lines and lists.is_list(lines[0][1]):
             return lists.read(path, root)
     return tables.read(path, root, options.column_names)
 

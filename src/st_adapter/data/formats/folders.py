@@ -11,10 +11,20 @@ from st_adapter.errors import DataError
 
 
 def read(folder: Path) -> Listing:
-    """Read class folders."""
+    """Read class folders; parts, where all folders that hold videos have the name of one.
+
+    Raises:
+        DataError: there is no video; or a training and a validation part lie beside other folders.
+    """
     parts = {child.name.lower(): child for child in _subfolders(folder)}
     listing = Listing()
-    if "train" not in parts:
+    others = [c.name for name, c in parts.items() if name not in SPLITS and find_videos(c)]
+    if "train" in parts and others and any(SPLITS.get(name, "train") != "train" for name in parts):
+        raise DataError(
+            f"{folder} has a training and a validation part, and videos in {examples(others)}; "
+            "move them into the parts, or elsewhere"
+        )
+    if "train" not in parts or others:
         _read_classes(folder, "train", listing)
         return listing
     _read_classes(parts["train"], "train", listing)
@@ -35,7 +45,8 @@ def _find(folder: Path) -> Iterator[str]:
         folders[:] = [name for name in folders if not name.startswith(".")]
         visible = [name for name in files if not name.startswith(".")]
         suffixes = [os.path.splitext(name)[1].lower() for name in visible]
-        if at != str(folder) and holds_pictures(visible):
+        holds_videos = bool(VIDEO_SUFFIXES.intersection(suffixes))  # pictures are thumbnails then
+        if at != str(folder) and not holds_videos and holds_pictures(visible):
             yield at
         for name, suffix in zip(visible, suffixes, strict=True):
             path = os.path.join(at, name)

@@ -3,6 +3,8 @@
 import csv
 import io
 import os
+import re
+from codecs import BOM_UTF16_BE, BOM_UTF16_LE
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
@@ -69,6 +71,55 @@ class Listing:
         self.splits.append(split)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Classes:
+    """The classes that a file names, one a line.
+
+    Attributes:
+        names: in the order of their numbers.
+        first: number of the first class, where the file numbers them ("1 Archery").
+    """
+
+    names: tuple[str, ...] = ()
+    first: int | None = None
+
+    def find(self, label: str, where: str) -> str:
+        """The class that a label names, or whose number it is.
+
+        Raises:
+            DataError: there is none.
+        """
+        if label in self.names:
+            return label
+        return class_name(label, self.names, where, self.first or 0)
+
+    def check_numbers(self, source: str, labels: Iterable[str]) -> None:
+        """Raise DataError for labels that count from 1 where the classes have no numbers."""
+        if self.first is not None or any(label in self.names for label in labels):
+            return
+        numbers = {int(label) for label in labels if label.isdecimal()}
+        if numbers and min(numbers) > 0 and max(numbers) == len(self.names):
+            raise DataError(
+                f"{source}: its labels count from 1 to {max(numbers)}, and the {len(self.names)} "
+                "classes that the file beside it names have no numbers, so that they count from 0; "
+                'number them there ("1 NAME"), or count from 0'
+            )
+
+
+def read_classes(lines: Sequence[str]) -> Classes:
+    """Read lines that name a class each, all with its number before it or none.
+
+    >>> read_classes(["1 Archery", "2 Bowling"])
+    Classes(names=('Archery', 'Bowling'), first=1)
+    """
+    numbered = [re.fullmatch(r"(\d+)[\s,]+(.+)", line) for line in lines]
+    name_of = {int(match.group(1)): match.group(2) for match in numbered if match}
+    for first in (0, 1):
+        if name_of and [*range(first, first + len(lines))] == sorted(name_of):
+            return Classes(names=tuple(name_of[i] for i in sorted(name_of)), first=first)
+    return Classes(names=tuple(lines))
+
+
 class Root:
     """The folder that holds the videos which a list names.
 
@@ -92,12 +143,19 @@ class Root:
         if os.path.isabs(name) or is_remote(name):
             return name
         path = self._inside(name)
+        if path is not None and "\\" in name and not os.path.exists(path):
+            path = self._inside(name.replace("\\", "/"))  # the list was written on Windows
         if path is None:
             raise DataError(
                 f"{where}: {name!r} leaves the data folder {self.folder}; "
                 "give the folder that holds the videos by --videos, or absolute paths"
             )
         return path
+
+    def is_there(self, name: str) -> bool:
+        """Whether a file or folder has this name."""
+        path = name if os.path.isabs(name) else self._inside(name)
+        return path is not None and os.path.exists(path)
 
     def find(self, *names: str) -> str:
         """Path of the first of `names` that is there, below any folder and with any suffix.
@@ -150,10 +208,11 @@ def read_text(path: Path) -> str:
     """The text of a file.
 
     Raises:
-        DataError: it cannot be read, or is not UTF-8.
+        DataError: it cannot be read, or is not UTF-8, nor UTF-16 with its mark.
     """
     try:
-        return path.read_text(encoding="utf-8-sig")
+        is_wide = path.read_bytes()[:2] in (BOM_UTF16_LE, BOM_UTF16_BE)  # as Excel writes it
+        return path.read_text(encoding="utf-16" if is_wide else "utf-8-sig")
     except UnicodeDecodeError as error:
         raise DataError(
             f"{path} is not UTF-8 text ({error.reason} at byte {error.start}); save it as UTF-8"
@@ -162,20 +221,20 @@ def read_text(path: Path) -> str:
         raise DataError(f"{path} cannot be read: {error.strerror}") from error
 
 
-def csv_fields(path: Path) -> Any:
+def csv_fields(path: Path, separator: str = ",") -> Any:
     """A reader of the lines of a .csv, whose fields may hold line breaks."""
-    return csv.reader(io.StringIO(read_text(path)))
+    return csv.reader(io.StringIO(read_text(path)), delimiter=separator)
 
 
 Row = tuple[str, list[str]]
 """Where a row stands, for messages, and its fields."""
 
 
-def read_csv(path: Path) -> tuple[list[str], Iterator[Row]]:
+def read_csv(path: Path, separator: str = ",") -> tuple[list[str], Iterator[Row]]:
     """The header of a .csv, and the rows below it; missing fields are empty."""
-    reader = csv_fields(path)
+    reader = csv_fields(path, separator)
     try:
-        header: list[str] = next(reader, [])
+        header = [name.strip() for name in next(reader, [])]
     except csv.Error as error:
         raise DataError(f"{path} line 1: {error}") from error
 
@@ -203,7 +262,7 @@ def read_records(path: Path) -> Iterator[tuple[str, dict[str, str]]]:
 
 def read_lines(path: Path) -> list[tuple[str, str]]:
     """Where each line that is not blank stands, and its text."""
-    texts = (text.strip() for text in read_text(path).splitlines())
+    texts = (text.strip() for text in read_text(path).split("\n"))  # a name may hold a form feed
     return [(f"{path} line {line}", text) for line, text in enumerate(texts, start=1) if text]
 
 
@@ -231,18 +290,18 @@ def check_segment(start: float, end: float, where: str) -> None:
         raise DataError(f"{where}: the segment {start} to {end} s has no length")
 
 
-def class_name(index: str, classes: Sequence[str], where: str) -> str:
-    """The class with an index.
+def class_name(index: str, classes: Sequence[str], where: str, first: int = 0) -> str:
+    """The class with an index, which counts from `first`.
 
     Raises:
         DataError: there is none.
     """
-    if not index.isdecimal() or int(index) >= len(classes):
+    if not index.isdecimal() or not 0 <= int(index) - first < len(classes):
         raise DataError(
             f"{where}: label {index!r} is neither a name nor an index of the "
-            f"{len(classes)} classes (0 to {len(classes) - 1})"
+            f"{len(classes)} classes ({first} to {first + len(classes) - 1})"
         )
-    return classes[int(index)]
+    return classes[int(index) - first]
 
 
 def beside(path: Path, *names: str) -> Path | None:

@@ -1,47 +1,113 @@
 """Lists of "path label" lines: ours, UCF101's, MMAction2's and PySlowFast's."""
 
+import csv
+import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from st_adapter.data.formats.listing import Listing, Root, beside, class_name, read_lines
+from st_adapter.common.paths import VIDEO_SUFFIXES
+from st_adapter.data.formats.listing import (
+    Classes,
+    Listing,
+    Root,
+    beside,
+    read_classes,
+    read_lines,
+)
 from st_adapter.data.video.info import PICTURES_PER_SECOND
 from st_adapter.errors import DataError
 
 _UCF101 = re.compile(r"(train|test)list(\d+)\.txt", re.IGNORECASE)
 _CLASSES = ("classes.txt", "classInd.txt", "label_map.txt", "labels.txt")
 
+_SEPARATORS: Mapping[str, str] = {"\t": "a tab", ",": "a comma", ";": "a semicolon", "": "a blank"}
+"""What may stand between path and label, and its name; the first that fits every line counts."""
+
+_PICTURES = re.compile(r"(.+?)(?:\s+(\d+))?\s+(\d+)")
+""""folder [first] number", of pictures."""
+
 
 def read(path: Path, root: Root) -> Listing:
-    """Read a list. The label is the last field: a name, or an index where classes are named."""
+    """Read a list. The label is the last field: a name, or its number where classes are named."""
     classes = _read_classes(path)
     match = _UCF101.fullmatch(path.name)
     if match and match.group(1).lower() == "train":
         return _read_ucf101(path, root, classes, match.group(2))
-    listing = Listing(classes=(classes,) if classes else ())
-    for where, text in read_lines(path):
-        _add(listing, root, where, text, classes, path.suffix.lower() == ".csv")
+    lines = read_lines(path)
+    if lines and re.fullmatch(r"path\s+label", lines[0][1]):
+        del lines[0]  # a header
+    entries = _split(lines, root)
+    labels = [label for _, _, label in entries]
+    if classes.names:
+        classes.check_numbers(str(path), labels)
+        labels = [classes.find(label, where) for where, _, label in entries]
+    listing = Listing(classes=(classes.names,) if classes.names else ())
+    for (where, name, _), label in zip(entries, labels, strict=True):
+        _add(listing, root, where, name, label)
     return listing
 
 
-def is_list(first_line: Sequence[str]) -> bool:
-    """Whether the first line of a .csv is no header but "path label" already."""
-    text = ",".join(first_line)
-    return bool(re.search(r"[,\s]\d+$", text)) and "." in text.rpartition("/")[2]
+def is_list(first_line: str) -> bool:
+    """Whether the first line of a .csv is no header but names a video already."""
+    return any(_field(first_line, separator) for separator in _SEPARATORS)
 
 
-def _add(
-    listing: Listing, root: Root, where: str, text: str, classes: Sequence[str], commas: bool
-) -> None:
-    separator = "\t" if "\t" in text else "," if commas and "," in text else None
-    name, label = ("", *(field.strip() for field in text.rsplit(separator, 1)))[-2:]
-    if not name or not label:
-        raise DataError(f'{where}: a line is "path label", this has no label: {text}')
-    if classes and label not in classes:
-        label = class_name(label, classes, where)
-    pictures = re.fullmatch(r"(.+?)(?:\s+(\d+))?\s+(\d+)", name)
+def _split(lines: Sequence[tuple[str, str]], root: Root) -> list[tuple[str, str, str]]:
+    """Where each line stands, with its path and label, all divided by the same separator.
+
+    Raises:
+        DataError: no separator divides all lines into the path of a video and a label.
+    """
+    best: list[tuple[str, str, str]] = []
+    said = _SEPARATORS[""]
+    for separator, name_of_it in _SEPARATORS.items():
+        entries = []
+        for where, text in lines:
+            fields = _field(text, separator, root)
+            if fields is None:
+                break
+            entries.append((where, *fields))
+        if len(entries) == len(lines):
+            return entries
+        if len(entries) > len(best):
+            best, said = entries, name_of_it
+    where, text = lines[len(best)]
+    so_far = f", with {said} between as in the lines before it" if best else ""
+    raise DataError(
+        f'{where}: a line is "path label"{so_far}, and this is {text!r}; a label with blanks takes '
+        "a tab before it, or a .csv with path,label"
+    )
+
+
+def _field(text: str, separator: str, root: Root | None = None) -> tuple[str, str] | None:
+    """Path and label of a line; None unless the first is a video by its name or on the disk."""
+    if not separator:
+        name, label = ("", *text.rsplit(None, 1))[-2:]
+    else:
+        fields = next(csv.reader([text], delimiter=separator))
+        if len(fields) > 2 and '"' not in text:  # the separator is in the path, too
+            fields = [separator.join(fields[:-1]), fields[-1]]
+        if len(fields) != 2:
+            return None
+        name, label = (field.strip() for field in fields)
+    if not name or not label or _is_video(label):
+        return None
+    if _is_video(name) or (root is not None and root.is_there(name)):
+        return name, label
+    pictures = _PICTURES.fullmatch(name)
+    is_folder = pictures and root is not None and root.is_there(pictures.group(1))
+    return (name, label) if is_folder else None
+
+
+def _is_video(name: str) -> bool:
+    return os.path.splitext(name)[1].lower() in VIDEO_SUFFIXES
+
+
+def _add(listing: Listing, root: Root, where: str, name: str, label: str) -> None:
+    pictures = _PICTURES.fullmatch(name)
     folder = root.join(pictures.group(1), where) if pictures else ""
-    if pictures and Path(folder).is_dir():  # "folder [first] number label", of pictures
+    if pictures and Path(folder).is_dir():
         first, count = int(pictures.group(2) or 0), int(pictures.group(3))
         start, end = first / PICTURES_PER_SECOND, (first + count) / PICTURES_PER_SECOND
         listing.add(folder, label, start_seconds=start, end_seconds=end)
@@ -49,9 +115,9 @@ def _add(
     listing.add(root.join(name, where), label)
 
 
-def _read_ucf101(path: Path, root: Root, classes: Sequence[str], number: str) -> Listing:
+def _read_ucf101(path: Path, root: Root, classes: Classes, number: str) -> Listing:
     """Read trainlistNN.txt, whose classes count from 1, with testlistNN.txt, which has none."""
-    listing = Listing(classes=(classes,) if classes else ())
+    listing = Listing(classes=(classes.names,) if classes.names else ())
     parts = {"train": path, "val": beside(path, f"testlist{number}.txt")}
     for split, file in parts.items():
         for where, text in read_lines(file) if file else ():
@@ -60,19 +126,15 @@ def _read_ucf101(path: Path, root: Root, classes: Sequence[str], number: str) ->
             base = name.rpartition("/")[2]
             known_by_name = label.lower() in base.lower()  # as all of UCF101's are: v_LABEL_g01_c01
             listing.add(root.find(name, *([base] if known_by_name else [])), label, split=split)
-            if classes and label not in classes:
+            if classes.names and label not in classes.names:
                 raise DataError(f"{where}: {label!r} is none of the classes")
     return listing
 
 
-def _read_classes(path: Path) -> list[str]:
-    """Names of the classes, from a file beside the list; an index before a name is dropped."""
+def _read_classes(path: Path) -> Classes:
+    """The classes that a file beside the list names, if there is one."""
     file = beside(path, *_CLASSES)
-    names = [text for _, text in read_lines(file)] if file and file != path else []
-    if any(re.search(r"\.\w+\s+\d+$", name) for name in names):
-        return []  # a list of videos, too
-    numbered = [re.fullmatch(r"(\d+)[\s,]+(.+)", name) for name in names]
-    numbers = [int(match.group(1)) for match in numbered if match]
-    if numbers in ([*range(len(names))], [*range(1, len(names) + 1)]):
-        return [match.group(2) for match in numbered if match]
-    return names
+    lines = [text for _, text in read_lines(file)] if file and file != path else []
+    if any(re.search(r"\.\w+\s+\d+$", line) for line in lines):
+        return Classes()  # a list of videos, too
+    return read_classes(lines)

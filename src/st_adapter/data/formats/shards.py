@@ -11,7 +11,14 @@ from st_adapter.data.archives import tar
 from st_adapter.data.archives.index_store import Store
 from st_adapter.data.archives.members import LABEL_SUFFIXES, Sample, read_samples
 from st_adapter.data.formats.folders import find_videos
-from st_adapter.data.formats.listing import SPLITS, Listing, check_segment, class_name, seconds
+from st_adapter.data.formats.listing import (
+    SPLITS,
+    Classes,
+    Listing,
+    check_segment,
+    read_classes,
+    seconds,
+)
 from st_adapter.errors import DataError
 
 
@@ -31,7 +38,7 @@ def read(path: Path, columns: Mapping[str, str]) -> Listing:
     names = list(_in_folder(path)) if path.is_dir() else _expand(absolute(path))
     folder = path if path.is_dir() else path.parent
     labels = columns.get("label", "label").split("+")
-    classes = _read_classes(folder) if len(labels) == 1 else []
+    classes = _read_classes(folder) if len(labels) == 1 else Classes()
     listing = Listing(heads=tuple(labels) if len(labels) > 1 else ())
     store = Store(folder)
     for shard in names:
@@ -40,20 +47,19 @@ def read(path: Path, columns: Mapping[str, str]) -> Listing:
         except OSError as error:
             raise DataError(f"{shard} cannot be read: {error}") from error
         for sample in samples:
-            _add(listing, shard, sample, labels, columns.get("labels", "labels"), classes)
-    if classes:
-        listing.classes = (classes,)
+            _add(listing, shard, sample, labels, columns.get("labels", "labels"))
+    if classes.names:
+        found = [label for of_video in listing.labels for label in of_video]
+        classes.check_numbers(str(path), found)
+        listing.classes = (classes.names,)
+        listing.labels = [
+            tuple(classes.find(label, where) for label in of_video)
+            for where, of_video in zip(listing.paths, listing.labels, strict=True)
+        ]
     return listing
 
 
-def _add(
-    listing: Listing,
-    shard: str,
-    sample: Sample,
-    labels: list[str],
-    many: str,
-    classes: list[str],
-) -> None:
+def _add(listing: Listing, shard: str, sample: Sample, labels: list[str], many: str) -> None:
     """Append a video with what the files beside it say."""
     path = f"{shard}/{sample.name}"
     record = _record(path, sample.texts)
@@ -65,8 +71,6 @@ def _add(
             f"last with the key {' and '.join(labels)}"
         )
     names = [str(name).strip() for name in given]
-    if classes:
-        names = [n if n in classes else class_name(n, classes, path) for n in names]
     start, end = (seconds(str(record.get(k, "")), path) for k in ("start_seconds", "end_seconds"))
     check_segment(start, end, path)
     listing.add(path, *names, start_seconds=start, end_seconds=end, split=_split(shard))
@@ -103,9 +107,9 @@ def _split(shard: str) -> str:
     return next((SPLITS[word] for word in reversed(words) if word in SPLITS), "train")
 
 
-def _read_classes(folder: Path) -> list[str]:
+def _read_classes(folder: Path) -> Classes:
     text = tar.read_text(f"{absolute(folder)}/classes.txt") or ""
-    return [line.strip() for line in text.splitlines() if line.strip()]
+    return read_classes([line.strip() for line in text.splitlines() if line.strip()])
 
 
 def _record(path: str, texts: dict[str, str]) -> dict[str, Any]:

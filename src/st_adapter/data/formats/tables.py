@@ -1,9 +1,11 @@
 """A .csv or .parquet table with a row for each video, its columns named as ours or by option."""
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from st_adapter.common.paths import VIDEO_SUFFIXES
 from st_adapter.config import COLUMNS
 from st_adapter.data.formats.listing import (
     SPLITS,
@@ -27,7 +29,8 @@ def read(path: Path, root: Root, columns: Mapping[str, str]) -> Listing:
         columns: our name of a column to the table's own; "verb+noun" for `label` makes heads.
     """
     is_parquet = path.suffix.lower() == ".parquet"
-    header, rows = _read_parquet(path) if is_parquet else read_csv(path)
+    separator = "," if is_parquet else separator_of(path, columns) or ","
+    header, rows = _read_parquet(path) if is_parquet else read_csv(path, separator)
     names, heads = _settle(path, header, columns)
     place = {name: [header.index(column) for column in theirs] for name, theirs in names.items()}
     listing = Listing(heads=heads, multi_label="labels" in place)
@@ -40,6 +43,11 @@ def read(path: Path, root: Root, columns: Mapping[str, str]) -> Listing:
         video, labels = cell(row, "path"), [row[i].strip() for i in place.get("label", ())]
         if not video or "" in labels:
             raise DataError(f"{where}: path or label is empty")
+        if any(os.path.splitext(label)[1].lower() in VIDEO_SUFFIXES for label in labels):
+            raise DataError(
+                f"{where}: the label {labels[-1]!r} is the name of a video; quotation marks around "
+                "a path keep its commas"
+            )
         if listing.multi_label:
             texts = cell(row, "labels").split(SEPARATOR)
             labels = [text.strip() for text in texts if text.strip()]
@@ -51,6 +59,17 @@ def read(path: Path, root: Root, columns: Mapping[str, str]) -> Listing:
         found = root.join(video, where)
         listing.add(found, *labels, start_seconds=start, end_seconds=end, split=SPLITS[split])
     return listing
+
+
+def separator_of(path: Path, columns: Mapping[str, str]) -> str | None:
+    """What divides the header of a table into the names of its columns; None if nothing does."""
+    for separator in ("\t", ";", ","):
+        header, _ = read_csv(path, separator)
+        label = columns.get("label", "label").partition("+")[0]
+        wanted = columns.get("path", "path"), {label, columns.get("labels", "labels")}
+        if wanted[0] in header and wanted[1] & {*header}:
+            return separator
+    return None
 
 
 def _settle(
