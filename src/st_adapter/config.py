@@ -141,6 +141,9 @@ class ClipConfig(_Checked):
     views: tuple[int, int] = _clip(
         (1, 1), "Test views per video, temporal x spatial, averaged; spatial is 1 or 3."
     )
+    square_pixels: bool = _clip(
+        False, "Stretch the pictures of videos whose pixels are not square, as players do."
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -227,6 +230,7 @@ class TrainConfig(_Checked):
         (0.5, 1.0), "Range of the crop's share of the area, or of short side / size for jitter."
     )
     views: str = _of(ClipConfig, "views", default="1x1")
+    square_pixels: bool = _of(ClipConfig, "square_pixels")
 
     flip: bool = _augment(True, "Mirror half of the training clips.")
     mirror: str | None = _augment(

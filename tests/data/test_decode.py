@@ -1,4 +1,5 @@
 import shutil
+from fractions import Fraction
 from pathlib import Path
 
 import av
@@ -141,6 +142,70 @@ def rotate_header(source, target):
     target.write_bytes(data)
 
 
+def show_as(source, target, a, b, c, d):
+    """Write a display matrix with these values, of which two are 0, into the track header."""
+    data = bytearray(source.read_bytes())
+    at = data.index(b"tkhd") + 4 + 40
+    matrix = [a << 16, b << 16, 0, c << 16, d << 16, 0, 64 << 16, 64 << 16, 1 << 30]
+    data[at : at + 36] = b"".join((value % (1 << 32)).to_bytes(4, "big") for value in matrix)
+    target.write_bytes(data)
+
+
+@pytest.mark.parametrize("transposed", [False, True])
+@pytest.mark.parametrize("first", [1, -1])
+@pytest.mark.parametrize("second", [1, -1])
+def test_all_eight_orientations_are_shown_as_players_do(tmp_path, transposed, first, second):
+    stored = np.zeros((64, 96, 3), np.uint8)
+    stored[:32, 48:] = 255  # the upper right quarter
+    plain = write_video(tmp_path / "plain.mp4", [stored] * 3)
+    a, b, c, d = (0, first, second, 0) if transposed else (first, 0, 0, second)
+    show_as(plain, tmp_path / "shown.mp4", a, b, c, d)
+    info = packets.probe(tmp_path / "shown.mp4")
+    (frame,) = decode.read_frames(tmp_path / "shown.mp4", [1], info=info)
+    # Points as FFmpeg maps them, about the middle of the picture: x' = a x + c y, y' = b x + d y.
+    x, y = 0.5 * a + -0.5 * c, 0.5 * b + -0.5 * d
+    height, width = frame.shape[1:]
+    assert (height, width) == ((96, 64) if transposed else (64, 96))
+    bright = frame.float().mean(0) > 128
+    row, column = bright.nonzero().float().mean(0).tolist()
+    assert (row > height / 2, column > width / 2) == (y > 0, x > 0)
+    assert info.mirrored == ((a * d - b * c) < 0)
+
+
+def test_pixels_that_are_not_square_are_made_up_for(tmp_path):
+    path = tmp_path / "wide.mp4"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=10)
+        stream.width, stream.height, stream.pix_fmt = 64, 64, "yuv420p"
+        stream.codec_context.sample_aspect_ratio = Fraction(2, 1)
+        for _ in range(3):
+            frame = av.VideoFrame.from_ndarray(np.zeros((64, 64, 3), np.uint8), format="rgb24")
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    info = packets.probe(path)
+    assert info.pixel_aspect == 2
+    for short_side, shape in ((None, (64, 128)), (32, (32, 64))):
+        frames = decode.read_frames(path, [0], short_side, info, pixel_aspect=info.pixel_aspect)
+        assert frames.shape[-2:] == shape
+    assert decode.read_frames(path, [0], info=info).shape[-2:] == (64, 64)
+
+
+def test_sound_with_a_title_picture_is_no_video():
+    with pytest.raises(VideoError, match="no video stream in it"):
+        packets.probe(Path(__file__).parents[1] / "reference" / "sound_with_cover.mp4")
+
+
+def test_frames_that_are_never_shown_do_not_count():
+    path = Path(__file__).parents[1] / "reference" / "vp8_altref.webm"
+    with av.open(str(path)) as container:
+        assert sum(packet.size > 0 for packet in container.demux(video=0)) == 63
+    info = packets.probe(path)
+    assert info.num_frames == 60
+    assert packets.count_frames(path) == (60, False)
+    in_turn = torch.cat([decode.read_frames(path, [i], info=info) for i in range(0, 60, 7)])
+    assert torch.equal(in_turn, decode.read_frames(path, range(60))[::7])
+
+
 def test_truncated_video_tells_how_much_there_is(tmp_path):
     frames = [np.random.default_rng(i).integers(0, 255, (64, 96, 3), np.uint8) for i in range(30)]
     whole = write_video(tmp_path / "whole.avi", frames, codec="mpeg4")
@@ -212,7 +277,7 @@ def test_flow_beside_pictures_is_left_out_and_two_series_are_refused(pictures):
 def test_a_stream_that_begins_in_the_middle_does_no_harm():
     late = Path(__file__).parents[1] / "reference" / "late_stream.ts"
     info = packets.probe(late)
-    frames = decode.read_frames(late, range(packets.count_frames(late)), info=info)
+    frames = decode.read_frames(late, range(packets.count_frames(late)[0]), info=info)
     assert 0 < len(frames) <= info.num_frames
 
 

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from conftest import numbered_frame, write_video
+from st_adapter.cli.main import main
 from st_adapter.data.archives.index_store import STORE_NAME
 from st_adapter.data.video import decode, packets
 from st_adapter.data.video.index import VideoIndex
@@ -33,12 +34,12 @@ def copies(folder, count):
 
 def remember_other_width(folder):
     with sqlite3.connect(folder / STORE_NAME) as connection:
-        connection.execute("update videos_2 set width = 7")
+        connection.execute("update videos_3 set width = 7")
 
 
 def rows(folder):
     with sqlite3.connect(folder / STORE_NAME) as connection:
-        return connection.execute("select path, error from videos_2 order by path").fetchall()
+        return connection.execute("select path, error from videos_3 order by path").fetchall()
 
 
 def test_it_says_what_the_packets_say(folder):
@@ -168,3 +169,10 @@ def test_an_index_is_found_through_a_link(folder, tmp_path):
 def test_a_name_that_no_file_can_have_is_a_reason(folder):
     with pytest.raises(VideoError, match="no such file"):
         VideoIndex(folder)(folder / "a\0b.mp4")
+
+
+def test_nothing_but_the_index_stays_beside_the_data(tmp_path, folder_data):
+    data = shutil.copytree(folder_data, tmp_path / "data")
+    assert main(["check", str(data), "--workers", "2"]) == 0
+    names = {path.name for path in data.iterdir()}
+    assert names == {"brightens", "darkens", STORE_NAME}

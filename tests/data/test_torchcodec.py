@@ -18,6 +18,7 @@ pytest.importorskip("torchcodec")
 
 COMPARE = """
 import json, sys
+from fractions import Fraction
 from pathlib import Path
 from st_adapter.data.video import decode
 from st_adapter.data.video import packets
@@ -34,7 +35,9 @@ for path in map(Path, sys.argv[1:]):
         small = [reader.read_frames(path, wanted, 32, info).float() for reader in (pyav, other)]
     except VideoError:
         continue
-    used = info.stamped and bool(torchcodec_decoder.read_by_time(path, wanted, info, None, "cpu"))
+    used = info.stamped and bool(torchcodec_decoder.read_by_time(
+        path, wanted, info, None, Fraction(1), "cpu"
+    ))
     found[str(path)] = {
         "used": used,
         "whole": (frames[0] - frames[1]).abs().amax(dim=(1, 2, 3)).tolist(),

@@ -10,13 +10,15 @@ from pathlib import Path
 import psutil
 
 from st_adapter.common.paths import full_path, is_remote
+from st_adapter.common.remarks import say
 
 STORE_NAME = ".st-adapter-index.sqlite3"
 _TABLES = """
-create table if not exists videos_2 (
+create table if not exists videos_3 (
     path text primary key,
     bytes integer, modified_ns integer, error text,
-    time_base text, stamped integer, width integer, height integer, rotation integer, codec text,
+    time_base text, stamped integer, width integer, height integer, rotation integer,
+    mirrored integer, pixel_aspect text, codec text,
     digest text, pts blob, keys blob, first_byte integer, num_bytes integer
 ) without rowid;
 create table if not exists shards_2 (
@@ -82,9 +84,7 @@ def _connect(folder: str, process: int) -> sqlite3.Connection | None:
 
     Connections stay open as long as their process. A forked process inherits those of its parent,
     which SQLite forbids it to use or to close: under its own number it opens its own, and the
-    cache keeps the others referenced. The parent may not close its own either, because SQLite
-    would delete the write-ahead log that its children write to: they inherit what SQLite knows of
-    the parent's lock, but not the lock.
+    cache keeps the others referenced.
     """
     apart = is_remote(folder) or _is_network(folder)
     beside = [] if apart else [Path(folder, STORE_NAME)]
@@ -95,11 +95,15 @@ def _connect(folder: str, process: int) -> sqlite3.Connection | None:
                 file, timeout=_WAIT_SECONDS, isolation_level=None, check_same_thread=False
             )
             connection.row_factory = sqlite3.Row
-            connection.execute("pragma journal_mode = wal")
-            connection.execute("pragma synchronous = normal")
+            # No write-ahead log: its files would stay. A crash of the machine may damage the file,
+            # which is then as good as none.
+            connection.execute("pragma journal_mode = delete")
+            connection.execute("pragma synchronous = off")
             connection.executescript(_TABLES)
         except (sqlite3.Error, OSError):
             continue
+        if beside and file not in beside:
+            say(f"{folder} cannot be written to; what is found in its videos is kept in {file}")
         return connection
     return None
 

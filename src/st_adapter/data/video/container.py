@@ -5,9 +5,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import av
 from av.container import InputContainer
+from av.stream import Disposition
 from av.video.frame import VideoFrame
 
 from st_adapter.data.archives.members import find
@@ -30,9 +32,9 @@ def open_video(
     try:
         source = _source(path, place)
         with av.open(source, "r", options=_OPTIONS, metadata_errors="replace") as container:
-            if not container.streams.video:
+            stream = video_stream(container)
+            if stream is None:
                 raise VideoError(f"{path}: no video stream in it")
-            stream = container.streams.video[0]
             stream.thread_count = threads
             stream.thread_type = "AUTO"
             yield container
@@ -60,17 +62,29 @@ def _source(path: Path, place: Place | None) -> str | BytesIO:
     return str(path)
 
 
+def video_stream(container: InputContainer) -> Any:
+    """The first video stream; None if there is none but the still picture of a piece of music."""
+    still = Disposition.attached_pic
+    return next((s for s in container.streams.video if not s.disposition & still), None)
+
+
 def read_packets(container: InputContainer) -> Iterator[av.Packet]:  # type: ignore[type-arg]
     """The packets of the first video stream."""
     try:
-        yield from container.demux(container.streams.video[0])
+        yield from container.demux(video_stream(container))
     except IndexError:  # at the end PyAV stumbles over a stream that began in the middle
         return
 
 
-def decode_all(container: InputContainer) -> Iterator[VideoFrame]:
-    """Yield what can be decoded; a damaged packet costs its own frames, not those after it."""
-    failed = None
+def decode_all(
+    container: InputContainer, failures: list[av.InvalidDataError] | None = None
+) -> Iterator[VideoFrame]:
+    """Yield what can be decoded; a damaged packet costs its own frames, not those after it.
+
+    Args:
+        failures: gets the errors of damaged packets.
+    """
+    failures = [] if failures is None else failures
     count = 0
     for packet in read_packets(container):
         try:
@@ -78,6 +92,6 @@ def decode_all(container: InputContainer) -> Iterator[VideoFrame]:
                 count += 1
                 yield frame
         except av.InvalidDataError as error:
-            failed = error
-    if failed is not None and not count:
-        raise failed
+            failures.append(error)
+    if failures and not count:
+        raise failures[-1]

@@ -2,6 +2,7 @@
 
 import bisect
 from collections.abc import Callable, Iterator, Sequence
+from fractions import Fraction
 from pathlib import Path
 
 import av
@@ -14,8 +15,14 @@ from jaxtyping import UInt8
 from torch import Tensor
 
 from st_adapter.data.archives.tar import Place
-from st_adapter.data.video.container import decode_all, open_video, read_packets
+from st_adapter.data.video.container import (
+    decode_all,
+    open_video,
+    read_packets,
+    video_stream,
+)
 from st_adapter.data.video.info import VideoInfo
+from st_adapter.data.video.orientation import orientation_of
 from st_adapter.data.video.picture_folders import list_pictures
 from st_adapter.errors import VideoError
 
@@ -27,8 +34,9 @@ _SEEK_FRAMES = 12
 
 _MOST_THREADS = 4
 
-ByTime = Callable[[Path, Sequence[int], VideoInfo, int | None], dict[int, Tensor]]
-"""From path, frame numbers, what is known and short side to frames [h, w, 3]; fewer if lost."""
+ByTime = Callable[[Path, Sequence[int], VideoInfo, int | None, Fraction], dict[int, Tensor]]
+"""From path, frame numbers, what is known, short side and aspect of pixels to frames [h, w, 3];
+fewer if some are lost."""
 
 
 def read_frames(
@@ -37,6 +45,8 @@ def read_frames(
     short_side: int | None = None,
     info: VideoInfo | None = None,
     by_time: ByTime | None = None,
+    *,
+    pixel_aspect: Fraction = Fraction(1),
 ) -> UInt8[Tensor, "t 3 h w"]:
     """Return the frames with these numbers, RGB, upright, in the order asked for.
 
@@ -49,6 +59,7 @@ def read_frames(
         short_side: scale so that the shorter side has this many pixels, bicubic; None keeps it.
         info: what `probe` says of the video; with it only what must be is decoded.
         by_time: another decoder for files that state the time of each frame.
+        pixel_aspect: width of a stored pixel over its height, to make up for.
 
     Raises:
         VideoError: unreadable, or it ends before the last frame asked for. The error's
@@ -57,14 +68,14 @@ def read_frames(
     wanted = sorted(set(indices))
     found: dict[int, Tensor] = {}
     if path.is_dir():
-        found = _read_pictures(path, wanted, _ToRgb(short_side))
+        found = _read_pictures(path, wanted, _ToRgb(short_side, pixel_aspect))
     elif info is not None and info.stamped and wanted[-1] < info.num_frames:
-        found = (by_time or _read_by_time)(path, wanted, info, short_side)
+        found = (by_time or _read_by_time)(path, wanted, info, short_side, pixel_aspect)
     # Without time stamps, in a damaged file, or beyond the last packet, only counting from the
     # first frame tells which one is which.
     if len(found) < len(wanted):
         place = info.place if info else None
-        found, count = _read_by_count(path, wanted, _ToRgb(short_side), place)
+        found, count = _read_by_count(path, wanted, _ToRgb(short_side, pixel_aspect), place)
         if len(found) < len(wanted):
             raise TruncatedError(path, count)
     return torch.stack([found[i] for i in indices]).permute(0, 3, 1, 2)
@@ -106,16 +117,20 @@ def plan_seeks(wanted: Sequence[int], keys: Sequence[int]) -> list[tuple[int | N
 
 
 def _read_by_time(
-    path: Path, wanted: Sequence[int], info: VideoInfo, short_side: int | None
+    path: Path,
+    wanted: Sequence[int],
+    info: VideoInfo,
+    short_side: int | None,
+    pixel_aspect: Fraction,
 ) -> dict[int, Tensor]:
     """Frames known by their time stamps, from the nearest key frames; fewer where one is lost."""
     found: dict[int, Tensor] = {}
-    to_rgb = _ToRgb(short_side)
+    to_rgb = _ToRgb(short_side, pixel_aspect)
     threads = min(torch.get_num_threads(), _MOST_THREADS)
     with open_video(path, info.place, threads) as container:
         for key, numbers in plan_seeks(wanted, info.keys.tolist()):
             if key is not None:
-                container.seek(int(info.pts[key]), stream=container.streams.video[0])
+                container.seek(int(info.pts[key]), stream=video_stream(container))
             number_of = {int(info.pts[i]): i for i in numbers}
             try:
                 for stamp, frame in _decode_stamps(container, set(number_of)):
@@ -127,7 +142,7 @@ def _read_by_time(
 
 def _decode_stamps(container: InputContainer, stamps: set[int]) -> Iterator[tuple[int, VideoFrame]]:
     """Decode from here until all frames with these time stamps are out; skip what none needs."""
-    stream = container.streams.video[0]
+    stream = video_stream(container)
     skips = stream.codec_context.name in _SKIPS_FRAMES
     missing = set(stamps)
     for packet in read_packets(container):
@@ -170,13 +185,14 @@ class TruncatedError(VideoError):
 class _ToRgb:
     """Converts and scales frames of one video in one pass, and turns them upright."""
 
-    def __init__(self, short_side: int | None) -> None:
-        self.short_side = short_side
+    def __init__(self, short_side: int | None, pixel_aspect: Fraction) -> None:
+        self.short_side, self.pixel_aspect = short_side, pixel_aspect
         self.size: tuple[int, int] | None = None  # a stream may change its size; a clip has one
         self.scaler = VideoReformatter()  # keeps its tables from frame to frame
 
     def __call__(self, frame: VideoFrame) -> UInt8[Tensor, "h w 3"]:
-        self.size = self.size or scaled_size(frame.width, frame.height, self.short_side)
+        width = round(frame.width * self.pixel_aspect)
+        self.size = self.size or scaled_size(width, frame.height, self.short_side)
         scaled = self.scaler.reformat(
             frame,
             width=self.size[0],
@@ -185,8 +201,7 @@ class _ToRgb:
             interpolation=Interpolation.BICUBIC,
             threads=1,
         )
-        quarter_turns, rest = divmod(frame.rotation, 90)  # anticlockwise; other angles are left
-        pixels = np.rot90(scaled.to_ndarray(), k=0 if rest else quarter_turns)
+        pixels = orientation_of(frame).apply(scaled.to_ndarray())
         return torch.from_numpy(np.ascontiguousarray(pixels))
 
 

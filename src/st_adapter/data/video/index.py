@@ -17,7 +17,7 @@ from st_adapter.data.video.info import VideoInfo
 from st_adapter.data.video.packets import probe
 from st_adapter.errors import UnreachableError, VideoError
 
-_TABLE = "videos_2"
+_TABLE = "videos_3"
 
 
 def index_of(data: Path) -> "VideoIndex":
@@ -56,7 +56,7 @@ class VideoIndex:
             raise
         except VideoError as error:
             reason = str(error).removeprefix(str(path))
-            self.store.write(_TABLE, str(path), state, [reason, *[None] * 11])
+            self.store.write(_TABLE, str(path), state, [reason, *[None] * 13])
             raise
         self.store.write(_TABLE, str(path), state, [None, *_columns(info)])
         return info
@@ -69,6 +69,8 @@ def _columns(info: VideoInfo) -> tuple[object, ...]:
         info.width,
         info.height,
         info.rotation,
+        info.mirrored,
+        str(info.pixel_aspect),
         info.codec,
         info.digest,
         _pack(info.pts),
@@ -89,6 +91,8 @@ def _info(path: Path, shard: str, row: sqlite3.Row) -> VideoInfo:
         width=row["width"],
         height=row["height"],
         rotation=row["rotation"],
+        mirrored=bool(row["mirrored"]),
+        pixel_aspect=Fraction(row["pixel_aspect"]),
         codec=row["codec"],
         digest=row["digest"],
         place=Place(shard, row["first_byte"], row["num_bytes"]) if shard else None,

@@ -31,6 +31,8 @@ class VideoInfo:
             its time stamp; else `pts` counts, and frames must be counted from the first.
         width, height: of the stored picture, pixels.
         rotation: degrees anticlockwise that turn it upright.
+        mirrored: whether it is mirrored, too.
+        pixel_aspect: width of a stored pixel over its height.
         codec: FFmpeg's name of it.
         digest: of the file's length and three pieces of it, or of the number of pictures and three
             of them; equal videos have equal ones.
@@ -47,6 +49,8 @@ class VideoInfo:
     rotation: int
     codec: str
     digest: str
+    mirrored: bool = False
+    pixel_aspect: Fraction = Fraction(1)
     place: Place | None = None
 
     @property

@@ -11,8 +11,9 @@ from av.video.frame import VideoFrame
 
 from st_adapter.data.archives.members import find
 from st_adapter.data.archives.tar import Place, read_bytes
-from st_adapter.data.video.container import decode_all, open_video, read_packets
+from st_adapter.data.video.container import decode_all, open_video, read_packets, video_stream
 from st_adapter.data.video.info import PICTURES_PER_SECOND, VideoInfo
+from st_adapter.data.video.orientation import orientation_of
 from st_adapter.data.video.picture_folders import list_pictures
 from st_adapter.errors import VideoError
 
@@ -46,13 +47,16 @@ def probe(path: Path, place: Place | None = None) -> VideoInfo:
     first: VideoFrame | None = None
     place = place or find(path)
     with open_video(path, place) as container:
-        stream = container.streams.video[0]
+        stream = video_stream(container)
+        codec = stream.codec_context.name
         for packet in read_packets(container):
-            if packet.size and not packet.is_discard:  # edit lists discard frames
+            if _is_shown(packet, codec):
                 packets.append((packet.pts, packet.is_keyframe))
-            first = first or _first_frame(packet)  # which alone tells the rotation
+            first = first or _first_frame(packet)  # which alone tells the orientation
         time_base = Fraction(stream.time_base or 1)
         rate = Fraction(stream.average_rate or stream.guessed_rate or _USUAL_RATE)
+        aspect = Fraction(stream.sample_aspect_ratio or 1)
+        width, height = stream.width, stream.height  # a stream is freed with its container
         stamped = container.format.name in _STAMPED_FORMATS
         digest = _digest(path, place)
     if not packets:
@@ -69,32 +73,40 @@ def probe(path: Path, place: Place | None = None) -> VideoInfo:
         time_base=time_base,
         keys=np.array([i for i, p in enumerate(packets) if p[1]], dtype=np.int64),
         stamped=stamped,
-        width=stream.width,
-        height=stream.height,
+        width=width,
+        height=height,
         rotation=first.rotation if first and abs(first.rotation) <= _FULL_TURN else 0,
-        codec=stream.codec_context.name,
+        mirrored=first is not None and orientation_of(first).mirrored,
+        pixel_aspect=aspect,
+        codec=codec,
         digest=digest,
         place=place,
     )
 
 
-def count_frames(path: Path) -> int:
-    """Decode a video to its end; how many frames come out.
+def count_frames(path: Path) -> tuple[int, bool]:
+    """Decode a video to its end.
+
+    Returns:
+        How many frames come out, and whether something in it could not be decoded.
 
     Raises:
-        VideoError: none, or it cannot be read.
+        VideoError: none comes out, or it cannot be read.
     """
     if path.is_dir():
-        return sum(count_frames(file) for file in list_pictures(path))
+        counts, damages = zip(*map(count_frames, list_pictures(path)), strict=True)
+        return sum(counts), any(damages)
+    failures: list[av.InvalidDataError] = []
     with open_video(path) as container:
-        return sum(1 for _ in decode_all(container))
+        count = sum(1 for _ in decode_all(container, failures))
+    return count, bool(failures)
 
 
 def _probe_pictures(folder: Path) -> VideoInfo:
     """As of a video whose every frame is a key frame."""
     files = list_pictures(folder)
     with open_video(files[0]) as container:
-        stream = container.streams.video[0]
+        stream = video_stream(container)
         size, codec = (stream.width, stream.height), stream.codec_context.name
         some = [_digest(files[i]) for i in (0, len(files) // 2, -1)]
     numbers = np.arange(len(files))
@@ -110,6 +122,15 @@ def _probe_pictures(folder: Path) -> VideoInfo:
         codec=codec,
         digest=sha256(f"{len(files)} {some}".encode()).hexdigest()[:32],
     )
+
+
+def _is_shown(packet: av.Packet, codec: str) -> bool:  # type: ignore[type-arg]
+    """Whether a packet brings a frame to be shown: edit lists discard some."""
+    if not packet.size or packet.is_discard:
+        return False
+    # VP8 stores frames that others refer to and that are never shown; bit 4 of the first byte
+    # tells (RFC 6386, section 9.1).
+    return codec != "vp8" or bool(memoryview(packet)[0] >> 4 & 1)
 
 
 def _first_frame(packet: av.Packet) -> VideoFrame | None:  # type: ignore[type-arg]

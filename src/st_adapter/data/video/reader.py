@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from functools import partial
 from pathlib import Path
 from typing import Literal
@@ -40,13 +41,19 @@ class Reader:
             torchcodec_decoder.check_torchcodec()
 
     def read_frames(
-        self, path: Path, indices: Sequence[int], short_side: int | None, info: VideoInfo
+        self,
+        path: Path,
+        indices: Sequence[int],
+        short_side: int | None,
+        info: VideoInfo,
+        square_pixels: bool = False,
     ) -> UInt8[Tensor, "t 3 h w"]:
-        """As `decode.read_frames`."""
-        by_time = None
-        if self.decoder == "torchcodec":
+        """As `decode.read_frames`; `square_pixels` makes up for those that are not."""
+        by_time, aspect = None, info.pixel_aspect if square_pixels else Fraction(1)
+        if self.decoder == "torchcodec" and not info.mirrored:  # which it does not know
             by_time = partial(torchcodec_decoder.read_by_time, device=self.device)
-        return decode.read_frames(path, indices, short_side, info, by_time).to(self.device)
+        frames = decode.read_frames(path, indices, short_side, info, by_time, pixel_aspect=aspect)
+        return frames.to(self.device)
 
 
 def make_reader(decoder: Decoder, workers: int, device: torch.device, probe: Probe) -> Reader:

@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Sequence
+from fractions import Fraction
 from pathlib import Path
 
 import torch
@@ -38,12 +39,17 @@ def check_torchcodec() -> None:
 
 
 def read_by_time(
-    path: Path, wanted: Sequence[int], info: VideoInfo, short_side: int | None, device: str
+    path: Path,
+    wanted: Sequence[int],
+    info: VideoInfo,
+    short_side: int | None,
+    pixel_aspect: Fraction,
+    device: str,
 ) -> dict[int, UInt8[Tensor, "h w 3"]]:
     """Frames known by their time stamps; fewer where one is lost.
 
     Args:
-        short_side: as in `decode.read_frames`.
+        short_side, pixel_aspect: as in `decode.read_frames`.
         device: where to decode.
     """
     from torchcodec.decoders import VideoDecoder  # type: ignore[attr-defined]
@@ -61,8 +67,11 @@ def read_by_time(
     if late.any():
         return {}
     frames = decoded.data
-    if short_side is not None:
-        width, height = scaled_size(frames.shape[-1], frames.shape[-2], short_side)
+    if info.rotation % 180:  # frames are upright here
+        pixel_aspect = 1 / pixel_aspect
+    stretched = round(frames.shape[-1] * pixel_aspect)
+    width, height = scaled_size(stretched, frames.shape[-2], short_side)
+    if (height, width) != frames.shape[-2:]:
         bicubic = InterpolationMode.BICUBIC
         frames = F.resize(frames, [height, width], bicubic, antialias=True)
     return dict(zip(wanted, frames.permute(0, 2, 3, 1), strict=True))
