@@ -21,7 +21,7 @@ from st_adapter.backbones.build import build_backbone, create_backbone
 from st_adapter.backbones.construction import shapes_alone
 from st_adapter.backbones.weight_files import openai_clip as clip
 from st_adapter.backbones.weight_files.tensors import read_tensors
-from st_adapter.errors import CheckpointError
+from st_adapter.errors import ArgumentError, CheckpointError
 
 BASE = "vit_base_patch16_clip_quickgelu_224"
 TINY = {"embed_dim": 64, "depth": 2, "num_heads": 2, "img_size": 32, "patch_size": 8}
@@ -388,3 +388,31 @@ def test_a_damaged_or_cut_archive_is_named(model, tmp_path):
     file.write_bytes(whole[:start] + bytes([whole[start] ^ 255]) + whole[start + 1 :])
     with pytest.raises(CheckpointError, match=r"clip\.pt: not a readable Torch.*Bad CRC-32"):
         read_tensors(file)
+
+
+@pytest.mark.parametrize("prefix", ["module.", "backbone.", "model.", "encoder."])
+@pytest.mark.parametrize("key", [None, "state_dict", "model_ema", "state_dict_ema", "teacher"])
+def test_the_table_that_fits_is_found_and_said(tmp_path, capsys, prefix, key):
+    weights = build_backbone("test_vit", "random").state_dict()
+    table = {f"{prefix}{name}": tensor for name, tensor in weights.items()}
+    other = {"step": 3, "student": {"head.weight": torch.zeros(2)}}
+    torch.save(table if key is None else {key: table, **other}, tmp_path / "w.pth")
+    found = build_backbone("test_vit", str(tmp_path / "w.pth")).state_dict()
+    assert all(torch.equal(found[name], tensor) for name, tensor in weights.items())
+    assert f"without '{prefix}' before each name" in capsys.readouterr().err
+
+
+def test_of_two_tables_that_fit_one_is_to_be_named(tmp_path):
+    weights = build_backbone("test_vit", "random").state_dict()
+    average = {name: tensor + 1 for name, tensor in weights.items()}
+    file = tmp_path / "w.pth"
+    torch.save({"model": weights, "model_ema": average}, file)
+    with pytest.raises(ArgumentError, match="tables that fit: model, model_ema; give FILE#"):
+        build_backbone("test_vit", str(file))
+    found = build_backbone("test_vit", f"{file}#model_ema").state_dict()
+    assert torch.equal(found["cls_token"], average["cls_token"])
+    with pytest.raises(ArgumentError, match="has no table 'ema'; it has model, model_ema"):
+        build_backbone("test_vit", f"{file}#ema")
+    model = st_adapter.create_model("test_vit", ["a", "b"], weights=f"{file}#model_ema")
+    model.save_adapter(tmp_path / "adapter")
+    st_adapter.load(tmp_path / "adapter", weights=f"{file}#model_ema")

@@ -166,3 +166,24 @@ def test_a_run_is_inspected_without_its_weights(trained_run):
     assert result.adapters + result.head == model.num_parameters(only_trainable=True)
     assert [site["name"] for site in result.sites] == list(model.adapters)
     assert "block 0-5     -> [64 > 32 > 64] attention -> [64 > 32 > 64] mlp" in result.to_text()
+
+
+def test_an_evaluation_leaves_what_the_run_skipped_as_it_was(folder_data, trained_run, tmp_path):
+    run, data = tmp_path / "run", tmp_path / "data"
+    shutil.copytree(trained_run, run)
+    shutil.copytree(folder_data, data)
+    (data / "darkens" / "broken.mp4").write_bytes(b"broken")
+    for _ in range(2):
+        result = st_adapter.evaluate(run, data, device="cpu")
+    assert [skip.path for skip in result.skipped] == [str(data / "darkens" / "broken.mp4")]
+    assert len(json.loads((run / "eval.json").read_text())["skipped"]) == 1
+    assert not (run / "skipped.jsonl").exists()
+
+
+def test_modes_of_the_parts_of_a_model_are_put_back(folder_data):
+    model = st_adapter.create_model("test_vit", ["brightens", "darkens"], weights="random").train()
+    model.dropout.eval()
+    before = [module.training for module in model.modules()]
+    videos = read_annotations(folder_data).train
+    evaluate_videos(model, videos, ClipConfig(frames=2, size=32), workers=0)
+    assert [module.training for module in model.modules()] == before

@@ -162,3 +162,37 @@ def test_checkpointed_activations_give_the_same_gradients(precision):
     recomputed, few = gradients()
     assert all(map(torch.equal, plain, recomputed))
     assert few < many / 2
+
+
+def test_floats_of_both_scales_are_the_same_clip():
+    model = st_adapter.create_model("test_vit", ["a", "b"], weights="random").eval()
+    clips = torch.randint(0, 256, (2, 3, 3, 32, 32), dtype=torch.uint8)
+    with torch.no_grad():
+        expected = model(clips)
+        for given in (clips.float(), clips.float() / 255, clips.half(), (clips / 255).double()):
+            torch.testing.assert_close(model(given), expected, rtol=2e-3, atol=2e-3)
+
+
+@pytest.mark.parametrize("name", ["test_vit", "test_resnet", "test_convnext", "test_efficientnet"])
+def test_a_model_of_one_channel_is_refused_in_a_line(name):
+    backbone = timm.create_model(name, in_chans=1, num_classes=0)
+    with pytest.raises(ArgumentError, match="does not take the three channels of RGB"):
+        st_adapter.attach(backbone, ["a", "b"])
+
+
+def test_distributed_data_parallel_trains_step_after_step(tmp_path):
+    """Whatever asks for a gradient gets one: the wrapper fails in its second step otherwise."""
+    torch.distributed.init_process_group(
+        "gloo", init_method=f"file://{tmp_path}/meet", rank=0, world_size=1
+    )
+    try:
+        model = st_adapter.create_model("test_vit", ["a", "b"], weights="random").train()
+        wrapped = torch.nn.parallel.DistributedDataParallel(model)
+        clips = torch.randint(0, 256, (2, 3, 3, 32, 32), dtype=torch.uint8)
+        for _ in range(3):
+            wrapped(clips).sum().backward()
+    finally:
+        torch.distributed.destroy_process_group()
+    asked = [p for p in model.trainable_parameters() if p.requires_grad]
+    assert all(p.grad is not None for p in asked)
+    assert len(model.trainable_parameters()) - len(asked) == 6  # of the last adapter, as published

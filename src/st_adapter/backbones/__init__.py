@@ -18,7 +18,15 @@ def family_of(backbone: nn.Module) -> Family:
     """
     for family in FAMILIES:
         if family.supports(backbone):
-            return family(backbone)
+            try:
+                return family(backbone)
+            except RuntimeError as error:
+                if "channels" not in str(error):
+                    raise
+                raise ArgumentError(
+                    f"this {type(backbone).__name__} does not take the three channels of RGB; make "
+                    "it with timm's default in_chans"
+                ) from error
     raise ArgumentError(
         f"adapters do not fit {type(backbone).__name__}: it is not an image model of timm, "
         "or keeps its blocks under names that are not known here"

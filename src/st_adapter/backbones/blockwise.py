@@ -76,6 +76,7 @@ class _Opened:
     blocks: tuple[str, ...]
     last: Layout | None
     num_features: int
+    unread: frozenset[str]
 
 
 class _Run(NamedTuple):
@@ -126,6 +127,10 @@ class BlockwiseFamily(Family):
     def sites(self) -> list[Site]:
         """Before every block, or before attention and before the MLP where all blocks have both."""
         return list(self._opened.sites)
+
+    def unread_sites(self) -> set[str]:
+        """The last, where a class token is pooled that the patches no longer reach."""
+        return set(self._opened.unread)
 
     def blocks(self) -> list[nn.Module]:
         """The modules that adapters stand before."""
@@ -199,6 +204,7 @@ class BlockwiseFamily(Family):
             layouts[name] = [self._layout(name, shape) for shape in seen]
         if entry:
             self._check_branches({name: blocks[name] for name in layouts}, entry)
+        unread = entry and self._is_last_unread(blocks[list(layouts)[-1]].get_submodule(entry))
         sites: list[_Site] = []
         for i, name in enumerate(layouts):
             sites += _put_hooks(i, blocks[name], layouts[name], entry)
@@ -207,7 +213,24 @@ class BlockwiseFamily(Family):
             blocks=tuple(layouts),
             last=self._find_layout(last_shape),
             num_features=num_features,
+            unread=frozenset([sites[-1].name] if unread else []),
         )
+
+    def _is_last_unread(self, entry: nn.Module) -> bool:
+        """Whether pooled features depend on no patch that enters the last MLP."""
+        if getattr(self.backbone, "global_pool", "") != "token":
+            return False
+        entered: list[Tensor] = []
+
+        def cut(_module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+            entered.append(args[0].detach().requires_grad_())
+            return (entered[-1], *args[1:])
+
+        with entry.register_forward_pre_hook(cut), torch.enable_grad():
+            _, pooled = self._run_frame()
+            (gradient,) = torch.autograd.grad(pooled.square().sum(), entered[-1])
+        prefix = getattr(self.backbone, "num_prefix_tokens", 0)
+        return not gradient.is_meta and not gradient[:, prefix:].any()
 
     def _probe(
         self, blocks: dict[str, nn.Module], entry: str
@@ -226,7 +249,8 @@ class BlockwiseFamily(Family):
             watched = (block, block.get_submodule(entry)) if entry else (block,)
             handles += [m.register_forward_pre_hook(partial(note, name)) for m in watched]
         try:
-            features, pooled = self._run_frame()
+            with torch.no_grad():
+                features, pooled = self._run_frame()
         except NotImplementedError as error:
             raise ArgumentError(f"adapters do not fit {self._kind()}: {error}") from error
         finally:
@@ -263,7 +287,8 @@ class BlockwiseFamily(Family):
                 ),
             ]
         try:
-            self._run_frame()
+            with torch.no_grad():
+                self._run_frame()
         finally:
             for handle in handles:
                 handle.remove()
@@ -276,7 +301,6 @@ class BlockwiseFamily(Family):
                     f"what enters {entry}, as it does in the versions of timm that are known here"
                 )
 
-    @torch.no_grad()
     def _run_frame(self) -> tuple[Any, Tensor]:
         """Features and pooled features of one black frame of the backbone's own size."""
         weight = next(self.backbone.parameters())

@@ -1,6 +1,7 @@
 """Frozen image models built by name."""
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from st_adapter.backbones.construction import own_random
 from st_adapter.backbones.sources import hub_error, packaged_file
 from st_adapter.backbones.tensor_checks import check_fit, classifier_tensors
 from st_adapter.backbones.weight_files import openai_clip
-from st_adapter.backbones.weight_files.tensors import read_tensors
+from st_adapter.backbones.weight_files.tensors import read_tensors, split_key
 from st_adapter.errors import ArgumentError, CheckpointError
 
 _FLEXIBLE_SIZE: tuple[dict[str, bool], ...] = (
@@ -49,9 +50,9 @@ def build_backbone(name: str, source: str, options: Mapping[str, int] | None = N
             return _create(name, options, pretrained=True)
         except OSError as error:
             raise hub_error(name, str(error).splitlines()[0]) from error
-    file = packaged_file(name) if source == "package" else Path(source)
+    file, key = (packaged_file(name), "") if source == "package" else split_key(source)
     backbone = create_backbone(name, **options)
-    tensors = read_tensors(file)
+    tensors = read_tensors(file, key, None if source == "package" else partial(_fits, backbone))
     if source == "package":
         tensors = _rename_in_order(tensors, backbone, file)
     if openai_clip.is_clip(tensors):
@@ -121,6 +122,18 @@ def _load_clip(model: nn.Module, name: str, tensors: Mapping[str, Tensor], file:
     except CheckpointError as error:
         shape = openai_clip.read_shape(tensors, file)
         raise CheckpointError(f"{error}. The file is a CLIP image model {shape}") from error
+
+
+def _fits(model: nn.Module, tensors: Mapping[str, Tensor]) -> bool:
+    """Whether tensors are those of the model, in timm's names or OpenAI's."""
+    if openai_clip.is_clip(tensors):
+        tensors = openai_clip.to_timm(tensors)
+    wanted, classifier = model.state_dict(), classifier_tensors(model)
+    return (
+        tensors.keys() >= wanted.keys()
+        and tensors.keys() - wanted.keys() <= classifier
+        and all(tensors[name].shape == tensor.shape for name, tensor in wanted.items())
+    )
 
 
 def _load_all(model: nn.Module, tensors: Mapping[str, Tensor], file: Path) -> None:

@@ -86,6 +86,14 @@ class Family(ABC):
     def sites(self) -> list[Site]:
         """All places where an adapter can sit, from the input on."""
 
+    def unread_sites(self) -> set[str]:
+        """Names of sites behind which nothing reads the patches: an adapter there changes nothing.
+
+        Such is the last of a backbone that pools its class token, before the MLP. The published
+        models have adapters there all the same.
+        """
+        return set()
+
     @abstractmethod
     def blocks(self) -> list[nn.Module]:
         """The blocks, from the input on."""

@@ -55,6 +55,10 @@ class VisionTransformerFamily(Family):
             for place in ("attention", "mlp")
         ]
 
+    def unread_sites(self) -> set[str]:
+        """The last, behind the last attention, where the class token is pooled."""
+        return {_name(len(self.backbone.blocks) - 1, "mlp")} if self._pools_token() else set()
+
     def blocks(self) -> list[nn.Module]:
         """The transformer blocks."""
         return list(self.backbone.blocks)

@@ -89,7 +89,7 @@ def predict(
             if as_json:
                 click.echo(json.dumps(record))
             elif not isinstance(result, Skipped):
-                parts = result.heads or {"": result.scores}
+                parts = {"": result.scores} | result.heads
                 text = (f"{n} {_shares(scores[:top])}".strip() for n, scores in parts.items())
                 click.echo(f"{result.path}: {'; '.join(text)}")
             progress.advance()

@@ -3,6 +3,8 @@
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import product
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +22,18 @@ from st_adapter.model.build import load
 from st_adapter.runtime.compilation import black_clips, compile_for_scoring
 from st_adapter.runtime.device import check_input_size, choose_device, choose_precision
 
+_COMBINED = 5
+"""Classes of each head; the five likeliest combinations are among theirs."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Prediction:
     """The classes of one video, the likeliest first, with scores in 0..1.
 
     Attributes:
-        scores: softmax over all classes, or over those of each head; with any number of labels
-            each class's own probability.
+        scores: softmax over all classes; with any number of labels each class's own probability.
+            With several heads, of the likeliest combinations ("open door"), whose probability is
+            the product of those of their parts.
         heads: the classes of each head, where there are several.
     """
 
@@ -131,11 +137,18 @@ class Predictor:
             name: _ranked([(label.removeprefix(f"{name}/"), s) for label, s in pairs[own]])
             for name, own in (task.slices(len(pairs)) if task.heads else ())
         }
-        return Prediction(path=path, scores=_ranked(pairs), heads=heads)
+        best = _combinations(list(heads.values())) if heads else _ranked(pairs)
+        return Prediction(path=path, scores=best, heads=heads)
 
 
 def _ranked(pairs: list[tuple[str, float]]) -> list[tuple[str, float]]:
     return sorted(pairs, key=lambda pair: -pair[1])
+
+
+def _combinations(heads: list[list[tuple[str, float]]]) -> list[tuple[str, float]]:
+    """The likeliest classes of each head, five at most, with those of the others."""
+    combined = product(*(ranked[:_COMBINED] for ranked in heads))
+    return _ranked([(" ".join(n for n, _ in c), prod(p for _, p in c)) for c in combined])
 
 
 def _expand(item: Path) -> list[Path]:

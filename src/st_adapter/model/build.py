@@ -138,11 +138,24 @@ def build_model(
     task: Task | None = None,
 ) -> VideoClassifier:
     """`create_model` as a configuration says; `weights` replaces the configuration's."""
+    try:
+        return _build_model(config, labels, weights or config.weights, task)
+    except CheckpointError as error:
+        if config.backbone != TrainConfig.backbone:
+            raise
+        raise CheckpointError(
+            f"{error}. {config.backbone} is the default backbone; --backbone NAME takes another"
+        ) from error
+
+
+def _build_model(
+    config: TrainConfig, labels: Sequence[str], weights: str, task: Task | None
+) -> VideoClassifier:
     return create_model(
         config.backbone,
         labels,
         config.adapter,
-        weights or config.weights,
+        weights,
         task=task,
         method=config.method,
         method_config=config.method_config,

@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from st_adapter.backbones.sources import NAMED_SOURCES
+from st_adapter.backbones.weight_files.tensors import split_key
 from st_adapter.common.files import atomic_path, no_folder, write_json
 from st_adapter.common.task import Task
 from st_adapter.config import AdapterConfig, ClipConfig, MethodConfig
@@ -100,7 +101,7 @@ def recorded_weights(folder: Path, spec: ModelSpec) -> str:
     if run_config.is_file():
         record = json.loads(run_config.read_text(encoding="utf-8"))
         recorded = record.get("config", {}).get("weights", "")
-        if Path(recorded).name == spec.weights and Path(recorded).is_file():
+        if Path(recorded).name == spec.weights and split_key(recorded)[0].is_file():
             return str(recorded)
     source = "a model built by hand" if spec.weights == "given" else f"the file {spec.weights}"
     raise CheckpointError(

@@ -26,6 +26,9 @@ from st_adapter.model.spec import ModelSpec
 
 _TOGGLE = threading.Lock()
 
+_MOST_OF_UNIT_SCALE = 2.0
+"""Largest value of frames in 0..1, with room for what resizing overshoots."""
+
 
 class VideoClassifier(nn.Module):
     """Classify clips with an image model and the parts that a method trains.
@@ -51,6 +54,8 @@ class VideoClassifier(nn.Module):
         for parameter in parts.unfrozen:
             parameter.requires_grad_(True)
         self._trained_names = [n for n, p in self.named_parameters() if p.requires_grad]
+        for name in self.family.unread_sites() & {*self.adapters}:
+            self.adapters[name].requires_grad_(False)  # trained by name: no gradient reaches it
         self.precision: Precision = "float32"
         self._times_disabled = 0
         for name, values in (("mean", spec.mean), ("std", spec.std)):
@@ -71,8 +76,8 @@ class VideoClassifier(nn.Module):
         """Return one logit per class for each clip.
 
         Args:
-            clips: RGB frames, uint8 in 0..255 or floating point in 0..1, of any number and any size
-                that the backbone takes. Normalisation happens here.
+            clips: RGB frames, uint8 in 0..255 or floating point in 0..1 or 0..255, of any number
+                and any size that the backbone takes. Normalisation happens here.
 
         Raises:
             ArgumentError: another shape.
@@ -91,9 +96,7 @@ class VideoClassifier(nn.Module):
 
     def normalise(self, frames: Shaped[Tensor, "n 3 h w"]) -> Float[Tensor, "n 3 h w"]:
         """Bring RGB values to the mean and spread that the image model was trained with."""
-        if frames.is_floating_point():
-            return (frames - self.mean).div_(self.std)
-        return frames.to(self.mean.dtype).div_(255).sub_(self.mean).div_(self.std)
+        return (frames.to(self.mean.dtype) / _white(frames)).sub_(self.mean).div_(self.std)
 
     def inserted(self, b: int, t: int) -> Inserted:
         """What the trained parts bring into the backbone, for the frames of b clips of t each."""
@@ -203,6 +206,14 @@ def autocast(model: VideoClassifier) -> AbstractContextManager[object]:
 def _over_clips(adapter: nn.Module, b: int, t: int, features: Tensor) -> Tensor:
     """Give an adapter the clip axis that the backbone does not know: [b * t, ...] features."""
     return cast(STAdapter, adapter).update(_by_clip(features, b, t)).flatten(0, 1)
+
+
+def _white(frames: Tensor) -> Tensor | float:
+    """The value of white: 255, but for floating point in 0..1."""
+    if not frames.is_floating_point():
+        return 255.0
+    # Decided without reading a number back, for which a GPU would have to be waited.
+    return torch.where(frames.amax() > _MOST_OF_UNIT_SCALE, 255.0, 1.0)
 
 
 def _by_clip(x: Tensor, b: int, t: int) -> Tensor:

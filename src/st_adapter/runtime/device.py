@@ -122,7 +122,8 @@ def _wait_for(device: torch.device) -> None:
 
 def check_input_size(model: VideoClassifier, size: int) -> None:
     """Raise ArgumentError unless the backbone takes square frames of `size` pixels."""
-    clip = torch.zeros(1, 1, 1, 1, 1, device=model.device).expand(1, 2, 3, size, size)
+    pixel = torch.zeros(1, 1, 1, 1, 1, dtype=torch.uint8, device=model.device)
+    clip = pixel.expand(1, 2, 3, size, size)
     try:
         with torch.inference_mode(), clear_out_of_memory(model.device, f"lower --size {size}"):
             model(clip)

@@ -2,7 +2,8 @@
 
 import pickle
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -11,17 +12,79 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from st_adapter.backbones.weight_files.torchscript import is_torchscript, read_torchscript
+from st_adapter.common.remarks import note
 from st_adapter.errors import ArgumentError, CheckpointError
 
+_PREFIXES = ("module.", "backbone.", "model.", "encoder.", "module.backbone.", "module.encoder.")
+"""What wrappers put before every name: DataParallel, and those of self-supervised training."""
 
-def read_tensors(file: Path) -> dict[str, Tensor]:
+
+def read_tensors(
+    file: Path, key: str = "", fits: Callable[[dict[str, Tensor]], bool] | None = None
+) -> dict[str, Tensor]:
     """Read a flat table of named tensors: safetensors, .pth, .pt, .bin or a TorchScript archive.
 
+    A file may hold several tables, such as a model and its moving average.
+
+    Args:
+        key: of the table to take.
+        fits: says of a table whether it is the one that is looked for.
+
     Raises:
-        ArgumentError: there is no such file.
+        ArgumentError: there is no such file, or several tables in it fit.
         CheckpointError: it is damaged, or holds anything but tensors.
     """
-    return find_table(read_record(file), file)
+    record = read_record(file)
+    if key:
+        if not isinstance(record, Mapping) or key not in record:
+            raise ArgumentError(f"{file} has no table {key!r}; it has {_examples(record)}")
+        record = {key: record[key]}
+    if fits is None:
+        return find_table(record, file)
+    without = {
+        (name, prefix): {n.removeprefix(prefix): tensor for n, tensor in table.items()}
+        for name, table in _tables(record, file)
+        for prefix in ("", *_PREFIXES)
+        if all(n.startswith(prefix) for n in table)
+    }
+    fitting = [place for place, table in without.items() if fits(table)]
+    if len({name for name, _ in fitting}) > 1:
+        names = ", ".join(name for name, _ in fitting)
+        raise ArgumentError(f"{file} has several tables that fit: {names}; give FILE#NAME")
+    if not fitting:
+        return find_table(record, file)
+    name, prefix = fitting[0]
+    if prefix or name not in ("", "model", "state_dict"):
+        taken = f"its table {name} is taken" if name else "its tensors are taken"
+        note(f"{file}: {taken}" + (f", without {prefix!r} before each name" if prefix else ""))
+    return without[name, prefix]
+
+
+def split_key(source: str) -> tuple[Path, str]:
+    """A weights file, and the key of a table in it that FILE#KEY names.
+
+    >>> split_key("dino.pth#teacher")
+    (PosixPath('dino.pth'), 'teacher')
+    """
+    name, _, key = source.rpartition("#")
+    return (Path(name), key) if name and not Path(source).is_file() else (Path(source), "")
+
+
+def _examples(record: Any) -> str:
+    return ", ".join(map(str, record)) if isinstance(record, Mapping) else "none"
+
+
+def _tables(record: Any, file: Path) -> Iterator[tuple[str, dict[str, Tensor]]]:
+    """The flat tables in a record, by their keys; the record itself has none."""
+    if not isinstance(record, Mapping):
+        return
+    if record and all(isinstance(value, Tensor) for value in record.values()):
+        yield "", find_table(record, file)
+        return
+    for key, value in record.items():
+        if isinstance(value, Mapping):
+            with suppress(CheckpointError):
+                yield str(key), find_table(value, file)
 
 
 def read_record(file: Path) -> Any:
