@@ -402,6 +402,19 @@ def test_the_table_that_fits_is_found_and_said(tmp_path, capsys, prefix, key):
     assert f"without '{prefix}' before each name" in capsys.readouterr().err
 
 
+def test_a_teacher_with_a_head_of_its_own_is_read(tmp_path):
+    weights = build_backbone("test_vit", "random").state_dict()
+    teacher = {f"backbone.{name}": tensor for name, tensor in weights.items()}
+    torch.save({"teacher": teacher | {"head.mlp.weight": torch.zeros(3)}}, tmp_path / "dino.pth")
+    for source in ("dino.pth", "dino.pth#teacher"):
+        found = build_backbone("test_vit", str(tmp_path / source)).state_dict()
+        assert torch.equal(found["cls_token"], weights["cls_token"])
+    del teacher["backbone.cls_token"]
+    torch.save({"teacher": teacher}, tmp_path / "less.pth")
+    with pytest.raises(CheckpointError, match="cls_token: missing in the file"):
+        build_backbone("test_vit", f"{tmp_path / 'less.pth'}#teacher")
+
+
 def test_of_two_tables_that_fit_one_is_to_be_named(tmp_path):
     weights = build_backbone("test_vit", "random").state_dict()
     average = {name: tensor + 1 for name, tensor in weights.items()}

@@ -1,17 +1,20 @@
 """Batches come whole and in order, whatever becomes of the processes that load them."""
 
+import multiprocessing
 import os
 import shutil
 import signal
 import subprocess
 import sys
 import threading
+import time
 
 import pytest
 import torch
 from torch.utils.data import Dataset
 
 from st_adapter.data.loading import BatchLoader
+from st_adapter.errors import DataError
 
 KEYS = [[2 * i, 2 * i + 1] for i in range(12)]
 
@@ -22,6 +25,9 @@ class Numbers(Dataset):
     def __init__(self, folder, happens=None, at=()):
         self.folder, self.happens, self.at = folder, happens, at
         self.main = os.getpid()
+
+    def name(self, key):
+        return f"video {key}"
 
     def __getitem__(self, key):
         mark = self.folder / str(key)
@@ -48,7 +54,63 @@ def load(dataset, workers=2, keys=KEYS):
 @pytest.mark.parametrize("at", [(0,), (11,), (3, 4, 9, 18)])
 def test_a_worker_that_ends_costs_no_batch(tmp_path, happens, at, capsys):
     assert load(Numbers(tmp_path, happens, at)) == KEYS
-    assert "a loading worker ended" in capsys.readouterr().err
+    said = capsys.readouterr().err  # SIGTERM reaches all, and the main process says what it means
+    assert ("a loading worker died" in said) == (happens is killed)
+
+
+def test_a_worker_that_dies_between_two_batches_in_the_middle_of_a_message_costs_none(tmp_path):
+    class Large(Numbers):
+        def __getitem__(self, key):
+            return os.urandom(1 << 20)
+
+    loader = BatchLoader(Large(tmp_path), list, 1)
+    loaded = loader.batches(KEYS)
+    sizes = [len(next(loaded))]
+    time.sleep(0.5)  # the worker waits for room in the pipe
+    (worker,) = (p for p in multiprocessing.active_children() if p.name.startswith("Process"))
+    worker.kill()
+    sizes += [len(batch) for batch in loaded]
+    assert sizes == [2] * len(KEYS)
+
+
+def test_a_video_that_crashes_every_worker_is_named(tmp_path):
+    class Crashing(Numbers):
+        def __getitem__(self, key):
+            if key == 9:
+                os.kill(os.getpid(), signal.SIGSEGV)
+            return torch.full((3,), key)
+
+    with pytest.raises(DataError, match=r"crash \(signal 11\) on one of 2 videos: video 8"):
+        load(Crashing(tmp_path))
+
+
+def test_a_signal_to_all_processes_stops_the_main_one(tmp_path):
+    """Both that and the deaths of the workers are noticed at once where it was not running."""
+    program = f"""
+import os, signal, sys
+sys.path.insert(0, {os.path.dirname(__file__)!r})
+from pathlib import Path
+import torch
+from test_loading import KEYS, Numbers
+from st_adapter.data.loading import BatchLoader
+
+signal.signal(signal.SIGTERM, signal.default_int_handler)
+loaded = BatchLoader(Numbers(Path(sys.argv[1])), torch.stack, 2).batches(KEYS * 100000)
+for batch in loaded:
+    print(flush=True)
+"""
+    command = [sys.executable, "-c", program, str(tmp_path)]
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True
+    )
+    assert process.stdout.readline()
+    process.send_signal(signal.SIGSTOP)
+    os.killpg(process.pid, signal.SIGTERM)
+    time.sleep(0.5)
+    process.send_signal(signal.SIGCONT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode != 0
+    assert b"KeyboardInterrupt" in errors.splitlines()[-1]
 
 
 def test_in_another_thread_too(tmp_path):

@@ -79,7 +79,7 @@ def test_random_weights_that_a_machine_rounds_otherwise_are_told(folder, capsys)
     record["digest"] = "sha256:" + "0" * 64
     (folder / "adapter_config.json").write_text(json.dumps(record))
     st_adapter.load(folder)
-    assert "random weights are not rounded here as where" in capsys.readouterr().err
+    assert "the random weights here are not to the last bit those that" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

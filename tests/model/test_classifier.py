@@ -40,6 +40,20 @@ def train_three_steps(model, clips):
     return model.eval()
 
 
+def test_the_scale_of_a_clip_does_not_depend_on_its_neighbour():
+    model = st_adapter.create_model("test_vit", ["a", "b"], weights="random").eval()
+    dark, bright = torch.full((1, 2, 3, 32, 32), 0.9), torch.full((1, 2, 3, 32, 32), 200.0)
+    with torch.no_grad():
+        together = model(torch.cat([dark, bright]))
+        torch.testing.assert_close(together, torch.cat([model(dark), model(bright)]))
+
+
+@pytest.mark.parametrize("name", ["test_vit", "xcit_nano_12_p16_224"])
+def test_a_classifier_can_be_built_in_inference_mode(name):
+    with torch.inference_mode():
+        st_adapter.create_model(name, ["a", "b"], weights="random")
+
+
 @pytest.mark.parametrize("name", ["test_vit", "test_resnet"])
 def test_spatial_adapter_is_blind_to_order(name):
     model, clips = randomise(make_model(name, method="adapter")), random_clips(frames=4)

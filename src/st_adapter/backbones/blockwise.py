@@ -76,7 +76,6 @@ class _Opened:
     blocks: tuple[str, ...]
     last: Layout | None
     num_features: int
-    unread: frozenset[str]
 
 
 class _Run(NamedTuple):
@@ -130,7 +129,24 @@ class BlockwiseFamily(Family):
 
     def unread_sites(self) -> set[str]:
         """The last, where a class token is pooled that the patches no longer reach."""
-        return set(self._opened.unread)
+        last, weight = self._opened.sites[-1], next(self.backbone.parameters())
+        if last.position != "mlp" or not self._pools_token() or weight.is_meta:
+            return set()
+        noise = torch.Generator().manual_seed(0)
+
+        def disturb(grid: Tensor) -> Tensor:
+            return torch.randn(grid.shape, generator=noise).to(grid)
+
+        with torch.no_grad():
+            frame = torch.zeros(1, 3, *self.native_size()).to(weight)
+            without, disturbed = (
+                self.pool(self.run(frame, Inserted(adapters)))
+                for adapters in ({}, {last.name: disturb})
+            )
+        return {last.name} if torch.equal(without, disturbed) else set()
+
+    def _pools_token(self) -> bool:
+        return getattr(self.backbone, "global_pool", "") == "token"
 
     def blocks(self) -> list[nn.Module]:
         """The modules that adapters stand before."""
@@ -204,7 +220,6 @@ class BlockwiseFamily(Family):
             layouts[name] = [self._layout(name, shape) for shape in seen]
         if entry:
             self._check_branches({name: blocks[name] for name in layouts}, entry)
-        unread = entry and self._is_last_unread(blocks[list(layouts)[-1]].get_submodule(entry))
         sites: list[_Site] = []
         for i, name in enumerate(layouts):
             sites += _put_hooks(i, blocks[name], layouts[name], entry)
@@ -213,24 +228,7 @@ class BlockwiseFamily(Family):
             blocks=tuple(layouts),
             last=self._find_layout(last_shape),
             num_features=num_features,
-            unread=frozenset([sites[-1].name] if unread else []),
         )
-
-    def _is_last_unread(self, entry: nn.Module) -> bool:
-        """Whether pooled features depend on no patch that enters the last MLP."""
-        if getattr(self.backbone, "global_pool", "") != "token":
-            return False
-        entered: list[Tensor] = []
-
-        def cut(_module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
-            entered.append(args[0].detach().requires_grad_())
-            return (entered[-1], *args[1:])
-
-        with entry.register_forward_pre_hook(cut), torch.enable_grad():
-            _, pooled = self._run_frame()
-            (gradient,) = torch.autograd.grad(pooled.square().sum(), entered[-1])
-        prefix = getattr(self.backbone, "num_prefix_tokens", 0)
-        return not gradient.is_meta and not gradient[:, prefix:].any()
 
     def _probe(
         self, blocks: dict[str, nn.Module], entry: str

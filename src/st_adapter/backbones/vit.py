@@ -197,9 +197,11 @@ class VisionTransformerFamily(Family):
         frame = noise.to(weight.device, weight.dtype)
         trains = vit.training
         vit.eval()
-        theirs = vit.forward_head(vit.forward_features(frame), pre_logits=True)
-        ours = self.finish(self.pool(self.run(frame)))
-        vit.train(trains)
+        try:
+            theirs = vit.forward_head(vit.forward_features(frame), pre_logits=True)
+            ours = self.finish(self.pool(self.run(frame)))
+        finally:
+            vit.train(trains)
         tolerance = 1e-3 if weight.dtype in (torch.float32, torch.float64) else 5e-2
         if (ours - theirs).norm() > tolerance * theirs.norm():
             raise ArgumentError(

@@ -4,6 +4,7 @@ Nothing heavy is imported before a verb runs, so that help answers at once.
 """
 
 import os
+import shlex
 import signal
 import sys
 import time
@@ -16,7 +17,8 @@ import click
 from st_adapter import __version__
 from st_adapter.cli import DONE, INVALID, SOME_FAILED, STOPPED, look, train, use
 from st_adapter.cli.options import Verbs, debug_option
-from st_adapter.common.provenance import note_command
+from st_adapter.common.interrupt import SAME_SECONDS
+from st_adapter.common.provenance import as_command
 from st_adapter.common.remarks import show_remarks
 from st_adapter.errors import MemoryShortError, StAdapterError, TrainingError
 
@@ -46,9 +48,10 @@ def main(arguments: list[str] | None = None) -> int:
     """Run one verb and return its exit code; an error a user can mend is one line on stderr."""
     noted: dict[str, Any] = {}
     show_remarks()
-    note_command(sys.argv[1:] if arguments is None else arguments)
+    given = sys.argv[1:] if arguments is None else arguments
     try:
-        return int(app.main(arguments, standalone_mode=False, obj=noted) or DONE)
+        with as_command(shlex.join(["st-adapter", *given])):
+            return int(app.main(arguments, standalone_mode=False, obj=noted) or DONE)
     except click.exceptions.NoArgsIsHelpError as error:
         click.echo(error.format_message(), err=True)
         return INVALID
@@ -75,7 +78,10 @@ def entry() -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup and shells set it
             signal.signal(number, interrupts)
-    sys.exit(main())
+    code = main()
+    for number in (signal.SIGINT, signal.SIGTERM):  # it is done
+        signal.signal(number, signal.SIG_IGN)
+    sys.exit(code)
 
 
 class _Interrupts:
@@ -92,7 +98,7 @@ class _Interrupts:
         if self._first is None:
             self._first = now
             _interrupt(frame)
-        elif now - self._first > 1:
+        elif now - self._first > SAME_SECONDS:
             os._exit(STOPPED)
 
 

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -10,7 +11,10 @@ from types import FrameType
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
-_SAME_SECONDS = 1.0
+SIGTERM_CODE = 143
+"""Of a loading worker that SIGTERM ended."""
+
+SAME_SECONDS = 1.0
 """Within which two signals are one: `timeout` sends SIGTERM to its child, then to the group."""
 
 
@@ -38,7 +42,10 @@ def end_at_sigterm(worker: int) -> None:
     the main process does without it.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, lambda number, frame: os._exit(1))
+    signal.signal(signal.SIGTERM, lambda number, frame: os._exit(SIGTERM_CODE))
+    # What a worker raises in its work is sent to the main process. This is for its threads, which
+    # would complain when the main process hangs up on them.
+    sys.excepthook = lambda kind, error, traceback: None
     if hasattr(signal, "pthread_sigmask"):
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
 
@@ -65,7 +72,7 @@ def deferred_interrupt() -> Iterator[threading.Event]:
         now = time.monotonic()
         stop.set()
         first = min(first, now)
-        if now - first > _SAME_SECONDS and not launched:
+        if now - first > SAME_SECONDS and not launched:
             signal.signal(number, before[signal.Signals(number)])
             signal.raise_signal(number)
 

@@ -69,6 +69,7 @@ def lock(handle: int, *, wait: bool) -> bool:
 def _open_locked(file: Path) -> int | None:
     """Open and lock a file, which is made if needed; None if another process has locked it."""
     while True:
+        file.parent.mkdir(parents=True, exist_ok=True)  # another may have removed it just now
         handle = os.open(file, os.O_RDWR | os.O_CREAT, 0o644)
         if not lock(handle, wait=False):
             os.close(handle)

@@ -1,25 +1,30 @@
 """What made a result: the command as it was given, and the versions of what ran."""
 
 import platform
-import shlex
-from collections.abc import Sequence
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from importlib.metadata import PackageNotFoundError, version
 
 _PACKAGES = ("st-adapter", "torch", "torchvision", "timm", "av", "peft")
 
 
-_commands: list[str] = []
-"""The last is that of this process."""
+_COMMAND: ContextVar[str] = ContextVar("command", default="")
 
 
-def note_command(line: str | Sequence[str]) -> None:
-    """Say which command this process carries out: its line, or the arguments of `st-adapter`."""
-    _commands.append(line if isinstance(line, str) else shlex.join(["st-adapter", *line]))
+@contextmanager
+def as_command(line: str) -> Iterator[None]:
+    """Say that what is done inside carries out a command line."""
+    before = _COMMAND.set(line)
+    try:
+        yield
+    finally:
+        _COMMAND.reset(before)
 
 
 def command() -> str:
-    """The command line of this process; empty in a program that calls the library."""
-    return _commands[-1] if _commands else ""
+    """The command line that is carried out; empty in a program that calls the library."""
+    return _COMMAND.get()
 
 
 def versions() -> dict[str, str]:

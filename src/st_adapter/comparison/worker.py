@@ -13,7 +13,7 @@ import torch
 
 from st_adapter.common.files import write_json
 from st_adapter.common.lock import lock
-from st_adapter.common.provenance import note_command
+from st_adapter.common.provenance import as_command
 from st_adapter.common.remarks import say, show_remarks
 from st_adapter.config import TrainConfig
 from st_adapter.errors import DivergedError, StAdapterError
@@ -67,5 +67,5 @@ def _stop_with_stdin() -> None:
 
 if __name__ == "__main__":
     job = json.loads(sys.argv[1])
-    note_command(job["command"])  # the comparison's, which its runs record as theirs
-    sys.exit(main(job))
+    with as_command(job["command"]):  # the comparison's, which its runs record as theirs
+        sys.exit(main(job))

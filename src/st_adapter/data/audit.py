@@ -8,12 +8,10 @@ from itertools import chain, pairwise
 from pathlib import Path
 
 import numpy as np
-from torch.utils.data import Dataset
 
 from st_adapter.common.progress import bar
 from st_adapter.config import ClipConfig
 from st_adapter.data.annotations import Annotations
-from st_adapter.data.loading import BatchLoader
 from st_adapter.data.video.info import VideoInfo
 from st_adapter.data.video.packets import Probe, count_frames
 from st_adapter.data.videos import Video, VideoList
@@ -141,6 +139,8 @@ def _probe_files(
     names: Sequence[str], probe: Probe, deep: bool, workers: int
 ) -> Iterator[VideoInfo | Finding]:
     """What each file holds, or what is wrong with it."""
+    from st_adapter.data.loading import BatchLoader  # which takes seconds, for torch
+
     size = max(1, min(64, len(names) // (4 * max(1, workers))))
     numbers = range(len(names))
     keys = [[*numbers[i : i + size]] for i in range(0, len(names), size)]
@@ -148,21 +148,25 @@ def _probe_files(
     return chain.from_iterable(loader.batches(keys))
 
 
-class _Files(Dataset[VideoInfo | Finding]):
+class _Files:
     """What each file holds, or what is wrong with it, by its number."""
 
     def __init__(self, names: Sequence[str], probe: Probe, deep: bool) -> None:
         self._names, self._probe, self._deep = names, probe, deep
+
+    def name(self, index: int) -> str:
+        """The file with a number."""
+        return self._names[index]
 
     def __getitem__(self, index: int) -> VideoInfo | Finding:
         name = self._names[index]
         path = Path(name)
         try:
             info = self._probe(path)
-            decoded, is_damaged = count_frames(path) if self._deep else (0, False)
+            decoded = count_frames(path) if self._deep else info.num_frames
         except (VideoError, OSError) as error:
             return Finding(kind="unreadable", path=name, detail=_reason(error, path))
-        if is_damaged and decoded < info.num_frames:
+        if decoded < info.num_frames:
             detail = f"{decoded} of {info.num_frames} frames can be decoded"
             return Finding(kind="truncated", path=name, detail=detail)
         return info

@@ -118,6 +118,10 @@ class TrainDataset(Dataset[TrainItem]):
                 skipped.append(Skipped(path=str(video.path), reason=str(error)))
         return TrainItem(index=index, clips=(), targets=(), skipped=tuple(skipped))
 
+    def name(self, key: tuple[int, int]) -> str:
+        """The video of a key."""
+        return self.videos.name(key[1])
+
     def _candidates(self, index: int, rng: random.Random) -> Iterator[int]:
         """The video, then others of its class, then any."""
         yield index
@@ -171,6 +175,10 @@ class ViewDataset(Dataset[Views]):
 
     def __len__(self) -> int:
         return len(self.videos)
+
+    def name(self, index: int) -> str:
+        """The video with a number."""
+        return self.videos.name(index)
 
     def __getitem__(self, index: int) -> Views:
         try:

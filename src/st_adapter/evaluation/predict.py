@@ -4,7 +4,6 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import product
-from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +21,8 @@ from st_adapter.model.build import load
 from st_adapter.runtime.compilation import black_clips, compile_for_scoring
 from st_adapter.runtime.device import check_input_size, choose_device, choose_precision
 
-_COMBINED = 5
-"""Classes of each head; the five likeliest combinations are among theirs."""
+_COMBINED = 20
+"""Most combinations; the likeliest of so many are among those of so many classes of each head."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,9 +145,12 @@ def _ranked(pairs: list[tuple[str, float]]) -> list[tuple[str, float]]:
 
 
 def _combinations(heads: list[list[tuple[str, float]]]) -> list[tuple[str, float]]:
-    """The likeliest classes of each head, five at most, with those of the others."""
-    combined = product(*(ranked[:_COMBINED] for ranked in heads))
-    return _ranked([(" ".join(n for n, _ in c), prod(p for _, p in c)) for c in combined])
+    """The likeliest classes of each head with those of the others, the likeliest first."""
+    best = [("", 1.0)]
+    for ranked in heads:
+        pairs = product(best, ranked[:_COMBINED])
+        best = _ranked([(f"{a} {b}".strip(), p * q) for (a, p), (b, q) in pairs])[:_COMBINED]
+    return best
 
 
 def _expand(item: Path) -> list[Path]:

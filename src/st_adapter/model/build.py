@@ -182,7 +182,10 @@ def load(path: str | Path, weights: str | None = None) -> VideoClassifier:
     backbone = build_backbone(spec.backbone, source, spec.backbone_options)
     differs = spec.digest != (found := digest(backbone))
     if differs and source == "random":
-        note(f"random weights are not rounded here as where {folder} was trained; so are scores")
+        note(
+            f"the random weights here are not to the last bit those that {folder} was trained on; "
+            "other versions of timm or torch can draw others altogether"
+        )
     elif differs:
         raise CheckpointError(
             f"{folder} was trained on {spec.backbone} with other weights than {source} holds "

@@ -91,12 +91,13 @@ class VideoClassifier(nn.Module):
         """Return what the head sees of each clip."""
         b, t = clips.shape[:2]
         with autocast(self):
-            frames = self.normalise(clips.flatten(0, 1))
+            frames = self.normalise(clips).flatten(0, 1)
             return self.pool(self.family.run(frames, self.inserted(b, t)), b, t)
 
-    def normalise(self, frames: Shaped[Tensor, "n 3 h w"]) -> Float[Tensor, "n 3 h w"]:
+    def normalise(self, clips: Shaped[Tensor, "b t 3 h w"]) -> Float[Tensor, "b t 3 h w"]:
         """Bring RGB values to the mean and spread that the image model was trained with."""
-        return (frames.to(self.mean.dtype) / _white(frames)).sub_(self.mean).div_(self.std)
+        unit = (clips / _full_scale(clips)).to(self.mean.dtype)
+        return unit.sub_(self.mean).div_(self.std)
 
     def inserted(self, b: int, t: int) -> Inserted:
         """What the trained parts bring into the backbone, for the frames of b clips of t each."""
@@ -208,12 +209,13 @@ def _over_clips(adapter: nn.Module, b: int, t: int, features: Tensor) -> Tensor:
     return cast(STAdapter, adapter).update(_by_clip(features, b, t)).flatten(0, 1)
 
 
-def _white(frames: Tensor) -> Tensor | float:
-    """The value of white: 255, but for floating point in 0..1."""
-    if not frames.is_floating_point():
+def _full_scale(clips: Tensor) -> Tensor | float:
+    """The value of white: 255, but for clips of floating point in 0..1."""
+    if not clips.is_floating_point():
         return 255.0
     # Decided without reading a number back, for which a GPU would have to be waited.
-    return torch.where(frames.amax() > _MOST_OF_UNIT_SCALE, 255.0, 1.0)
+    largest = clips.amax(dim=(1, 2, 3, 4), keepdim=True)
+    return torch.where(largest > _MOST_OF_UNIT_SCALE, 255.0, 1.0)
 
 
 def _by_clip(x: Tensor, b: int, t: int) -> Tensor:

@@ -30,7 +30,7 @@ import torch
 from torch import distributed
 
 from st_adapter.common.interrupt import deferred_interrupt
-from st_adapter.common.provenance import command, note_command
+from st_adapter.common.provenance import as_command, command
 from st_adapter.common.remarks import is_first_process, note, remarks_are_shown, show_remarks
 from st_adapter.config import TrainConfig
 from st_adapter.errors import ArgumentError, StAdapterError, TrainingError
@@ -174,7 +174,6 @@ def _run_member(task: tuple[Any, ...], folder: Path, parent: Connection) -> Any:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to all; the parent decides
     signal.signal(signal.SIGTERM, _interrupt_once)
     function, args, options, start_method, shows_remarks, line = task
-    note_command(line)
     if shows_remarks:
         show_remarks()
     set_start_method(start_method, force=True)  # or dataloader workers are spawned as this one was
@@ -185,7 +184,8 @@ def _run_member(task: tuple[Any, ...], folder: Path, parent: Connection) -> Any:
     try:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
         threading.Thread(target=_stop_with, args=(parent,), daemon=True).start()
-        result = function(*args, **options)
+        with as_command(line):
+            result = function(*args, **options)
         if distributed.is_initialized():
             distributed.destroy_process_group()
         return result if is_first_process() else None

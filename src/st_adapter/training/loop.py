@@ -118,9 +118,9 @@ def _run(run: Run, data: Path, recipe: str, resume: bool, temporal: bool) -> Eva
         _extend(run, data)
     else:
         run.write_config(data, recipe)
-    _announce(run)
-    run.start_tracker()
-    with _told_how_to_go_on(run, data, resume):
+    with _explain_how_to_resume(run, data, resume):
+        _announce(run)
+        run.start_tracker()
         _train_epochs(run, states)
         return _finish(run, data, temporal)
 
@@ -138,12 +138,12 @@ def _extend(run: Run, data: Path) -> None:
     )
     note(
         f"{before.epochs} epochs become {run.config.epochs}: the learning rate goes on as in a run "
-        f"of {run.config.epochs} from the start, at {new:.1e}, where it had come to {old:.1e}"
+        f"of {run.config.epochs} from the start, at {new:.1e}; it was {old:.1e}"
     )
 
 
 @contextmanager
-def _told_how_to_go_on(run: Run, data: Path, resume: bool) -> Iterator[None]:
+def _explain_how_to_resume(run: Run, data: Path, resume: bool) -> Iterator[None]:
     """Say of what ends a run where it stands and what to do."""
     try:
         yield
@@ -356,16 +356,17 @@ def _train_epoch(run: Run, batches: Batches, states: SavedStates, view: _View) -
     seen, began = 0, time.perf_counter()
     last = began
     title = f"epoch {epoch + 1}/{config.epochs}"
+    advice = what_saves_memory(run.model, config)
     log_every = min(_LOG_EVERY, max(1, run.steps_per_epoch // 10))
     with (
         deferred_interrupt() as stop,
         bar(title, run.steps_per_epoch, first_step) as progress,
-        clear_out_of_memory(run.model.device, what_saves_memory(run.model, config)),
     ):
         progress.tell(*view.facts)
         for step in batches.steps(epoch, first_step):
             due = run.is_main and states.is_due()
-            done = take_step(run, step, stop=stop.is_set(), save=due)
+            with clear_out_of_memory(run.model.device, advice):
+                done = take_step(run, step, stop=stop.is_set(), save=due)
             seen += done.clips
             now = time.perf_counter()
             run.at.train_seconds += now - last

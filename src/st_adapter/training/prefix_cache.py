@@ -61,7 +61,7 @@ class AfterPrefix(nn.Module):
     def prefix(self, clips: Shaped[Tensor, "b t 3 h w"]) -> Float[Tensor, "b t n c"]:
         """What the frozen blocks make of each frame."""
         with autocast(self.model):
-            frames = self.model.normalise(clips.flatten(0, 1))
+            frames = self.model.normalise(clips).flatten(0, 1)
             stream = self.model.family.run_prefix(frames, self._num_blocks)
         prefixes: Tensor = stream.unflatten(0, clips.shape[:2])
         return prefixes
@@ -223,12 +223,13 @@ def make_prefix_cache(
     most_bytes = (most_bytes - used) / num_processes
     if folder is None:
         return PrefixCache(rest, most_bytes)
+    shown = replace(config.clip, views=(1, 1))  # whichever are tested on in the end
     depends_on = {
         "format": _FORMAT,
         "versions": versions(),
         "backbone": [config.backbone, model.spec.digest or digest(model.backbone), blocks],
         "arithmetic": [model.precision, model.device.type],
-        "clip": [dataclasses.asdict(config.clip), config.seed, config.repeats],
+        "clip": [dataclasses.asdict(shown), config.seed, config.repeats],
         "drawn_by": dict(drawn_by),
     }
     shared = _digest_of(depends_on)

@@ -38,14 +38,13 @@ def read_tensors(
     if key:
         if not isinstance(record, Mapping) or key not in record:
             raise ArgumentError(f"{file} has no table {key!r}; it has {_examples(record)}")
-        record = {key: record[key]}
+        record = record[key]
     if fits is None:
         return find_table(record, file)
     without = {
-        (name, prefix): {n.removeprefix(prefix): tensor for n, tensor in table.items()}
+        (name, prefix): {n[len(prefix) :]: t for n, t in table.items() if n.startswith(prefix)}
         for name, table in _tables(record, file)
         for prefix in ("", *_PREFIXES)
-        if all(n.startswith(prefix) for n in table)
     }
     fitting = [place for place, table in without.items() if fits(table)]
     if len({name for name, _ in fitting}) > 1:

@@ -5,6 +5,7 @@ import sqlite3
 from collections.abc import Sequence
 from functools import cache
 from hashlib import sha256
+from multiprocessing import parent_process
 from pathlib import Path
 
 import psutil
@@ -102,8 +103,8 @@ def _connect(folder: str, process: int) -> sqlite3.Connection | None:
             connection.executescript(_TABLES)
         except (sqlite3.Error, OSError):
             continue
-        if beside and file not in beside:
-            say(f"{folder} cannot be written to; what is found in its videos is kept in {file}")
+        if beside and file not in beside and parent_process() is None:
+            say(f"no index can be kept in {folder}; it is kept in {file}")
         return connection
     return None
 

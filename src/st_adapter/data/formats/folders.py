@@ -5,28 +5,25 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from st_adapter.common.paths import VIDEO_SUFFIXES
+from st_adapter.common.remarks import note
 from st_adapter.data.formats.listing import SPLITS, Listing, examples
 from st_adapter.data.video.picture_folders import holds_pictures
 from st_adapter.errors import DataError
 
 
 def read(folder: Path) -> Listing:
-    """Read class folders; parts, where all folders that hold videos have the name of one.
+    """Read class folders, or the parts that hold them.
 
-    Raises:
-        DataError: there is no video; or a training and a validation part lie beside other folders.
+    `train` is a class like any other where videos lie in it beside other folders of videos.
     """
     parts = {child.name.lower(): child for child in _subfolders(folder)}
     listing = Listing()
-    others = [c.name for name, c in parts.items() if name not in SPLITS and find_videos(c)]
-    if "train" in parts and others and any(SPLITS.get(name, "train") != "train" for name in parts):
-        raise DataError(
-            f"{folder} has a training and a validation part, and videos in {examples(others)}; "
-            "move them into the parts, or elsewhere"
-        )
-    if "train" not in parts or others:
+    others = [c for name, c in parts.items() if name not in SPLITS and next(_find(c), None)]
+    if "train" not in parts or (others and _holds_videos(parts["train"])):
         _read_classes(folder, "train", listing)
         return listing
+    if others:
+        note(f"{folder} has parts; {examples(c.name for c in others)} beside them is left out")
     _read_classes(parts["train"], "train", listing)
     for name, split in SPLITS.items():
         if split != "train" and name in parts:
@@ -52,6 +49,10 @@ def _find(folder: Path) -> Iterator[str]:
             path = os.path.join(at, name)
             if suffix in VIDEO_SUFFIXES and (os.path.isfile(path) or os.path.islink(path)):
                 yield path  # a link to nothing, too: whoever reads it says so
+
+
+def _holds_videos(folder: Path) -> bool:
+    return any(path.suffix.lower() in VIDEO_SUFFIXES for path in folder.iterdir())
 
 
 def _read_classes(folder: Path, split: str, listing: Listing) -> None:

@@ -7,6 +7,7 @@ import re
 from codecs import BOM_UTF16_BE, BOM_UTF16_LE
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -83,19 +84,23 @@ class Classes:
     names: tuple[str, ...] = ()
     first: int | None = None
 
+    @cached_property
+    def _known(self) -> frozenset[str]:
+        return frozenset(self.names)
+
     def find(self, label: str, where: str) -> str:
         """The class that a label names, or whose number it is.
 
         Raises:
             DataError: there is none.
         """
-        if label in self.names:
+        if label in self._known:
             return label
         return class_name(label, self.names, where, self.first or 0)
 
     def check_numbers(self, source: str, labels: Iterable[str]) -> None:
         """Raise DataError for labels that count from 1 where the classes have no numbers."""
-        if self.first is not None or any(label in self.names for label in labels):
+        if self.first is not None or any(label in self._known for label in labels):
             return
         numbers = {int(label) for label in labels if label.isdecimal()}
         if numbers and min(numbers) > 0 and max(numbers) == len(self.names):
@@ -112,7 +117,7 @@ def read_classes(lines: Sequence[str]) -> Classes:
     >>> read_classes(["1 Archery", "2 Bowling"])
     Classes(names=('Archery', 'Bowling'), first=1)
     """
-    numbered = [re.fullmatch(r"(\d+)[\s,]+(.+)", line) for line in lines]
+    numbered = [re.fullmatch(r"(\d+)[\s.,:)]+(.+)", line) for line in lines]
     name_of = {int(match.group(1)): match.group(2) for match in numbered if match}
     for first in (0, 1):
         if name_of and [*range(first, first + len(lines))] == sorted(name_of):
@@ -152,10 +157,13 @@ class Root:
             )
         return path
 
-    def is_there(self, name: str) -> bool:
-        """Whether a file or folder has this name."""
-        path = name if os.path.isabs(name) else self._inside(name)
-        return path is not None and os.path.exists(path)
+    def holds(self, name: str, *, folder: bool = False) -> bool:
+        """Whether something has this name, or a folder has, as given or written on Windows."""
+        is_there = os.path.isdir if folder else os.path.exists
+        if os.path.isabs(name):
+            return is_there(name)
+        paths = (self._inside(form) for form in (name, name.replace("\\", "/")))
+        return any(path is not None and is_there(path) for path in paths)
 
     def find(self, *names: str) -> str:
         """Path of the first of `names` that is there, below any folder and with any suffix.
@@ -223,7 +231,7 @@ def read_text(path: Path) -> str:
 
 def csv_fields(path: Path, separator: str = ",") -> Any:
     """A reader of the lines of a .csv, whose fields may hold line breaks."""
-    return csv.reader(io.StringIO(read_text(path)), delimiter=separator)
+    return csv.reader(io.StringIO(read_text(path)), delimiter=separator, skipinitialspace=True)
 
 
 Row = tuple[str, list[str]]

@@ -85,19 +85,26 @@ def _field(text: str, separator: str, root: Root | None = None) -> tuple[str, st
     if not separator:
         name, label = ("", *text.rsplit(None, 1))[-2:]
     else:
-        fields = next(csv.reader([text], delimiter=separator))
+        fields = next(csv.reader([text], delimiter=separator, skipinitialspace=True))
         if len(fields) > 2 and '"' not in text:  # the separator is in the path, too
             fields = [separator.join(fields[:-1]), fields[-1]]
         if len(fields) != 2:
             return None
         name, label = (field.strip() for field in fields)
-    if not name or not label or _is_video(label):
+    if not name or not label or any(map(_is_video, (label, *label.split()))):
         return None
-    if _is_video(name) or (root is not None and root.is_there(name)):
+    if _is_video(name) or (root is not None and root.holds(name)):
         return name, label
-    pictures = _PICTURES.fullmatch(name)
-    is_folder = pictures and root is not None and root.is_there(pictures.group(1))
-    return (name, label) if is_folder else None
+    return (name, label) if _is_picture_folder(name, root) else None
+
+
+def _is_picture_folder(name: str, root: Root | None) -> bool:
+    """Whether a name is that of a folder, with numbers, that is there or beside one that is."""
+    match = _PICTURES.fullmatch(name)
+    if match is None or root is None or _is_video(match.group(1)):
+        return False
+    beside = os.path.dirname(match.group(1).replace("\\", "/"))
+    return root.holds(match.group(1), folder=True) or root.holds(beside or ".", folder=True)
 
 
 def _is_video(name: str) -> bool:

@@ -76,15 +76,9 @@ def read_packets(container: InputContainer) -> Iterator[av.Packet]:  # type: ign
         return
 
 
-def decode_all(
-    container: InputContainer, failures: list[av.InvalidDataError] | None = None
-) -> Iterator[VideoFrame]:
-    """Yield what can be decoded; a damaged packet costs its own frames, not those after it.
-
-    Args:
-        failures: gets the errors of damaged packets.
-    """
-    failures = [] if failures is None else failures
+def decode_all(container: InputContainer) -> Iterator[VideoFrame]:
+    """Yield what can be decoded; a damaged packet costs its own frames, not those after it."""
+    failed = None
     count = 0
     for packet in read_packets(container):
         try:
@@ -92,6 +86,6 @@ def decode_all(
                 count += 1
                 yield frame
         except av.InvalidDataError as error:
-            failures.append(error)
-    if failures and not count:
-        raise failures[-1]
+            failed = error
+    if failed is not None and not count:
+        raise failed

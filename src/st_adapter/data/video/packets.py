@@ -23,6 +23,9 @@ _STAMPED_FORMATS = frozenset(("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm"))
 _FULL_TURN = 360
 """Degrees; some files say nonsense."""
 
+_MOST_STRETCHED = 4
+"""Side of a pixel over the other that is believed."""
+
 _DIGESTED_BYTES = 65536
 
 _USUAL_RATE, _HIGHEST_RATE = Fraction(25), Fraction(1000)
@@ -56,6 +59,7 @@ def probe(path: Path, place: Place | None = None) -> VideoInfo:
         time_base = Fraction(stream.time_base or 1)
         rate = Fraction(stream.average_rate or stream.guessed_rate or _USUAL_RATE)
         aspect = Fraction(stream.sample_aspect_ratio or 1)
+        aspect = aspect if 1 / _MOST_STRETCHED <= aspect <= _MOST_STRETCHED else Fraction(1)
         width, height = stream.width, stream.height  # a stream is freed with its container
         stamped = container.format.name in _STAMPED_FORMATS
         digest = _digest(path, place)
@@ -84,22 +88,16 @@ def probe(path: Path, place: Place | None = None) -> VideoInfo:
     )
 
 
-def count_frames(path: Path) -> tuple[int, bool]:
-    """Decode a video to its end.
-
-    Returns:
-        How many frames come out, and whether something in it could not be decoded.
+def count_frames(path: Path) -> int:
+    """Decode a video to its end; how many frames come out.
 
     Raises:
-        VideoError: none comes out, or it cannot be read.
+        VideoError: none, or it cannot be read.
     """
     if path.is_dir():
-        counts, damages = zip(*map(count_frames, list_pictures(path)), strict=True)
-        return sum(counts), any(damages)
-    failures: list[av.InvalidDataError] = []
+        return sum(count_frames(file) for file in list_pictures(path))
     with open_video(path) as container:
-        count = sum(1 for _ in decode_all(container, failures))
-    return count, bool(failures)
+        return sum(1 for _ in decode_all(container))
 
 
 def _probe_pictures(folder: Path) -> VideoInfo:
