@@ -84,13 +84,11 @@ def _field(text: str, separator: str, root: Root | None = None) -> tuple[str, st
     """Path and label of a line; None unless the first is a video by its name or on the disk."""
     if not separator:
         name, label = ("", *text.rsplit(None, 1))[-2:]
+    elif '"' not in text:  # the separator may be in the path, too
+        name, _, label = (part.strip() for part in text.rpartition(separator))
     else:
         fields = next(csv.reader([text], delimiter=separator, skipinitialspace=True))
-        if len(fields) > 2 and '"' not in text:  # the separator is in the path, too
-            fields = [separator.join(fields[:-1]), fields[-1]]
-        if len(fields) != 2:
-            return None
-        name, label = (field.strip() for field in fields)
+        name, label = (field.strip() for field in fields) if len(fields) == 2 else ("", "")
     if not name or not label or any(map(_is_video, (label, *label.split()))):
         return None
     if _is_video(name) or (root is not None and root.holds(name)):
