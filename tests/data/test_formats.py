@@ -424,6 +424,14 @@ def test_a_list_written_on_windows_is_read(tmp_path):
     ]
 
 
+def test_names_of_columns_may_have_capitals_and_paths_of_windows_are_told(tmp_path):
+    write(tmp_path, **{"a.mp4": "", "list.csv": "Path, Label\na.mp4,run\n"})
+    assert read_annotations(tmp_path / "list.csv").labels == ("run",)
+    write(tmp_path, **{"drive.csv": 'path,label\n"C:\\data\\a.mp4",run\n'})
+    with pytest.raises(DataError, match="line 2: .* is a path of a Windows machine"):
+        read_annotations(tmp_path / "drive.csv")
+
+
 def test_a_class_may_be_called_train(tmp_path, capsys):
     write(tmp_path, **{f"{name}/{i}.mp4": "" for name in ("bus", "car", "train") for i in range(2)})
     assert read_annotations(tmp_path).labels == ("bus", "car", "train")

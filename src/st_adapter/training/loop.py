@@ -102,13 +102,18 @@ def train(
         config = replace(config, processes=config.processes or count)
         options: dict[str, Any] = {"recipe": recipe, "resume": resume, "temporal": temporal}
         return launch(count, train, data, out, config, **options)
-    with (
-        alone_in(folder) if is_first_process() else nullcontext(),
-        torch.random.fork_rng(),  # the caller's generators are left as they were
-    ):
-        check_folder(folder, Path(data), resume)  # another run may just have ended there
-        run = _prepare(Path(data), folder, config)
-        return _run(run, Path(data), recipe, resume, temporal)
+    try:
+        with (
+            alone_in(folder) if is_first_process() else nullcontext(),
+            torch.random.fork_rng(),  # the caller's generators are left as they were
+        ):
+            check_folder(folder, Path(data), resume)  # another run may just have ended there
+            run = _prepare(Path(data), folder, config)
+            return _run(run, Path(data), recipe, resume, temporal)
+    except Interrupted:
+        raise
+    except KeyboardInterrupt as error:
+        raise Interrupted(f"stopped before the run {'went on' if resume else 'began'}") from error
 
 
 def _run(run: Run, data: Path, recipe: str, resume: bool, temporal: bool) -> Evaluation:

@@ -147,6 +147,11 @@ class Root:
         """
         if os.path.isabs(name) or is_remote(name):
             return name
+        if re.match(r"[A-Za-z]:[\\/]", name):
+            raise DataError(
+                f"{where}: {name!r} is a path of a Windows machine; give paths from a folder, and "
+                "that folder by --videos"
+            )
         path = self._inside(name)
         if path is not None and "\\" in name and not os.path.exists(path):
             path = self._inside(name.replace("\\", "/"))  # the list was written on Windows
@@ -176,7 +181,10 @@ class Root:
         """
         for name in names:
             if self._inside(name) is None or os.path.isabs(name):
-                raise DataError(f"{self.file}: {name!r} leaves the data folder {self.folder}")
+                raise DataError(
+                    f"{self.file}: {name!r} leaves the data folder {self.folder}; --videos takes "
+                    "the folder that holds the videos"
+                )
         paths = [f"{self._start}{name}" for name in names]
         for path in paths:
             if os.path.exists(path):

@@ -31,6 +31,7 @@ def read(path: Path, root: Root, columns: Mapping[str, str]) -> Listing:
     is_parquet = path.suffix.lower() == ".parquet"
     separator = "," if is_parquet else separator_of(path, columns) or ","
     header, rows = _read_parquet(path) if is_parquet else read_csv(path, separator)
+    header = _in_small_letters(header, columns)
     names, heads = _settle(path, header, columns)
     place = {name: [header.index(column) for column in theirs] for name, theirs in names.items()}
     listing = Listing(heads=heads, multi_label="labels" in place)
@@ -61,10 +62,16 @@ def read(path: Path, root: Root, columns: Mapping[str, str]) -> Listing:
     return listing
 
 
+def _in_small_letters(header: Sequence[str], columns: Mapping[str, str]) -> list[str]:
+    """Names of columns, but for those that the user has named himself."""
+    named = {name for theirs in columns.values() for name in theirs.split("+")}
+    return [name if name in named else name.lower() for name in header]
+
+
 def separator_of(path: Path, columns: Mapping[str, str]) -> str | None:
     """What divides the header of a table into the names of its columns; None if nothing does."""
     for separator in ("\t", ";", ","):
-        header, _ = read_csv(path, separator)
+        header = _in_small_letters(read_csv(path, separator)[0], columns)
         label = columns.get("label", "label").partition("+")[0]
         wanted = columns.get("path", "path"), {label, columns.get("labels", "labels")}
         if wanted[0] in header and wanted[1] & {*header}:
