@@ -21,7 +21,9 @@ from st_adapter.backbones.build import build_backbone, create_backbone
 from st_adapter.backbones.construction import shapes_alone
 from st_adapter.backbones.weight_files import openai_clip as clip
 from st_adapter.backbones.weight_files.tensors import read_tensors
+from st_adapter.config import TrainConfig
 from st_adapter.errors import ArgumentError, CheckpointError
+from st_adapter.model.build import build_model
 
 BASE = "vit_base_patch16_clip_quickgelu_224"
 TINY = {"embed_dim": 64, "depth": 2, "num_heads": 2, "img_size": 32, "patch_size": 8}
@@ -429,3 +431,10 @@ def test_of_two_tables_that_fit_one_is_to_be_named(tmp_path):
     model = st_adapter.create_model("test_vit", ["a", "b"], weights=f"{file}#model_ema")
     model.save_adapter(tmp_path / "adapter")
     st_adapter.load(tmp_path / "adapter", weights=f"{file}#model_ema")
+
+
+def test_weights_of_another_model_are_told_with_the_backbone_that_was_assumed(tmp_path):
+    file = tmp_path / "w.safetensors"
+    save_file(build_backbone("test_vit", "random").state_dict(), file)
+    with pytest.raises(CheckpointError, match=r"is the default backbone; --backbone NAME takes"):
+        build_model(TrainConfig(weights=str(file)), ["a", "b"])

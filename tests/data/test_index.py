@@ -173,6 +173,6 @@ def test_a_name_that_no_file_can_have_is_a_reason(folder):
 
 def test_nothing_but_the_index_stays_beside_the_data(tmp_path, folder_data):
     data = shutil.copytree(folder_data, tmp_path / "data")
+    before = {path.name for path in data.iterdir()} - {STORE_NAME}
     assert main(["check", str(data), "--workers", "2"]) == 0
-    names = {path.name for path in data.iterdir()}
-    assert names == {"brightens", "darkens", STORE_NAME}
+    assert {path.name for path in data.iterdir()} - before == {STORE_NAME}

@@ -63,11 +63,11 @@ def test_a_worker_that_dies_between_two_batches_in_the_middle_of_a_message_costs
         def __getitem__(self, key):
             return os.urandom(1 << 20)
 
-    loader = BatchLoader(Large(tmp_path), list, 1)
-    loaded = loader.batches(KEYS)
+    before = {*multiprocessing.active_children()}
+    loaded = BatchLoader(Large(tmp_path), list, 1).batches(KEYS)
     sizes = [len(next(loaded))]
     time.sleep(0.5)  # the worker waits for room in the pipe
-    (worker,) = (p for p in multiprocessing.active_children() if p.name.startswith("Process"))
+    (worker,) = {*multiprocessing.active_children()} - before
     worker.kill()
     sizes += [len(batch) for batch in loaded]
     assert sizes == [2] * len(KEYS)
