@@ -16,6 +16,9 @@ from torch.utils.data import Dataset
 from st_adapter.data.loading import BatchLoader
 from st_adapter.errors import DataError
 
+pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+# DataLoader opens files to see whether it can, and may be interrupted there.
+
 KEYS = [[2 * i, 2 * i + 1] for i in range(12)]
 
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from itertools import islice
 from multiprocessing import Semaphore, active_children
+from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
 from typing import Any
 
@@ -126,6 +127,10 @@ class BatchLoader:
 
     def _replace_workers(self, reason: str, failures: int, keys: list[Any]) -> None:
         """Let new workers load what is left, from the batch with these keys on, or this process."""
+        ending = wait([process.sentinel for process in self._processes], timeout=1)
+        for process in self._processes:
+            if process.sentinel in ending:
+                process.join(timeout=1)  # its exit code is known a little later
         codes = {process.exitcode or 0 for process in self._processes}
         for process in self._processes:
             process.kill()
