@@ -20,6 +20,7 @@ install_import_hook([f"st_adapter.{name}" for name in SHAPED], "shape_checks.typ
 import json
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -30,8 +31,10 @@ import numpy as np
 import pytest
 import torch
 
+from st_adapter import attach
+from st_adapter.backbones.build import create_backbone
 from st_adapter.common.remarks import show_remarks
-from st_adapter.config import TrainConfig
+from st_adapter.config import ClipConfig, TrainConfig
 from st_adapter.evaluation.predict import Predictor
 from st_adapter.model.classifier import VideoClassifier
 
@@ -154,6 +157,26 @@ TINY = TrainConfig(
     precision="float32",
     device=os.environ.get("ST_ADAPTER_TEST_DEVICE", "cpu"),
 )
+
+
+def save_one_block(folder: Path) -> None:
+    """Save a classifier of two classes on a backbone of one block, quick to compile."""
+    backbone = create_backbone("test_vit", depth=1)
+    model = attach(backbone, ["a", "b"], clip=ClipConfig(frames=4, size=32))
+    sizes = {"backbone": "test_vit", "weights": "random", "backbone_options": {"depth": 1}}
+    model.spec = replace(model.spec, **sizes)
+    model.save_adapter(folder)
+
+
+def wait_for(
+    condition: Callable[[], object], process: subprocess.Popen[str], seconds: float = 60
+) -> None:
+    """Wait until something holds, while a process runs."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert process.poll() is None, process.stderr and process.stderr.read()
+        assert time.monotonic() < end
+        time.sleep(0.005)
 
 
 @pytest.fixture

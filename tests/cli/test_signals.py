@@ -8,6 +8,8 @@ import time
 
 import pytest
 
+from conftest import wait_for
+
 TRAIN = ["--backbone", "test_vit", "--weights", "random", "--frames", "4", "--size", "32"]
 TRAIN += ["--device", "cpu", "--precision", "float32", "--workers", "1"]
 
@@ -15,14 +17,6 @@ TRAIN += ["--device", "cpu", "--precision", "float32", "--workers", "1"]
 def start(*arguments):
     command = [sys.executable, "-m", "st_adapter", *map(str, arguments)]
     return subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
-
-
-def wait_for(condition, process, seconds=60):
-    end = time.monotonic() + seconds
-    while not condition():
-        assert process.poll() is None, process.stderr.read()
-        assert time.monotonic() < end
-        time.sleep(0.01)
 
 
 def stopped(process):

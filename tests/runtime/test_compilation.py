@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 
 import st_adapter
-from conftest import randomise
+from conftest import randomise, save_one_block
 from st_adapter.backbones.build import create_backbone
 from st_adapter.config import ClipConfig, TrainConfig
 from st_adapter.data.formats.folders import find_videos
@@ -51,6 +51,17 @@ def test_a_compiled_step_has_the_gradients_of_one_that_is_not(precision, near, e
     for ours, theirs in zip(step(), expected, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=near, atol=each)
         assert (ours - theirs).norm() <= near * theirs.norm()
+
+
+@needs_compiler
+@pytest.mark.usefixtures("unchecked")
+def test_compiled_scores_are_those_of_the_model(folder_data, tmp_path, capsys):
+    save_one_block(tmp_path / "adapter")
+    video = find_videos(folder_data)[0]
+    compiled = dict(st_adapter.Predictor(tmp_path / "adapter", device="cpu", compile=True)(video))
+    assert "compiled, scoring takes" in capsys.readouterr().err
+    for label, score in st_adapter.Predictor(tmp_path / "adapter", device="cpu")(video):
+        assert compiled[label] == pytest.approx(score, abs=1e-5)
 
 
 def test_without_a_compiler_it_is_refused_in_one_line(trained_run, folder_data, tmp_path):

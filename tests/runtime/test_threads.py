@@ -4,15 +4,10 @@ import os
 import shutil
 import subprocess
 import sys
-from dataclasses import replace
 
 import pytest
 
-import st_adapter
-from st_adapter.backbones.build import create_backbone
-from st_adapter.config import ClipConfig
-
-CLIP = ClipConfig(frames=4, size=32)
+from conftest import save_one_block
 
 PROGRAM = """
 import sys, threading
@@ -42,10 +37,7 @@ for label, score in Predictor(run, device="cpu", precision="bfloat16")(video):
 @pytest.mark.skipif(not shutil.which(os.environ.get("CXX", "g++")), reason="no C++ compiler")
 def test_a_thread_that_compiles_and_a_thread_that_scores_both_end(folder_data, tmp_path):
     """Autocast's cache of weights could make each wait for a lock of the other, for ever."""
-    model = st_adapter.attach(create_backbone("test_vit", depth=1), ["a", "b"], clip=CLIP)
-    sizes = {"backbone": "test_vit", "weights": "random", "backbone_options": {"depth": 1}}
-    model.spec = replace(model.spec, **sizes)
-    model.save_adapter(tmp_path / "adapter")
+    save_one_block(tmp_path / "adapter")
     video = next(folder_data.rglob("*.mp4"))
     command = [sys.executable, "-c", PROGRAM, str(tmp_path / "adapter"), str(video)]
     done = subprocess.run(command, timeout=240)

@@ -16,7 +16,7 @@ from multiprocessing import get_context
 import pytest
 import torch
 
-from conftest import SIGNALLED_RUN, held_by_another, write_audio
+from conftest import SIGNALLED_RUN, held_by_another, wait_for, write_audio
 from st_adapter.cli.main import main
 from st_adapter.common.lock import alone_in
 from st_adapter.config import TrainConfig
@@ -100,14 +100,6 @@ def test_interrupted_and_resumed_equals_straight_through_bit_for_bit(folder_data
 
 def last_state(run):
     return torch.load(max((run / "state").iterdir()), weights_only=True)
-
-
-def wait_for(condition, process, seconds=60):
-    end = time.monotonic() + seconds
-    while not condition():
-        assert process.poll() is None, process.stderr.read()
-        assert time.monotonic() < end
-        time.sleep(0.005)
 
 
 def test_gradient_accumulation_equals_one_large_batch(folder_data, tmp_path, tiny):

@@ -130,7 +130,8 @@ class BlockwiseFamily(Family):
     def unread_sites(self) -> set[str]:
         """The last, where a class token is pooled that the patches no longer reach."""
         last, weight = self._opened.sites[-1], next(self.backbone.parameters())
-        if last.position != "mlp" or not self._pools_token() or weight.is_meta:
+        pools_token = getattr(self.backbone, "global_pool", "") == "token"
+        if last.position != "mlp" or not pools_token or weight.is_meta:
             return set()
         noise = torch.Generator().manual_seed(0)
 
@@ -144,9 +145,6 @@ class BlockwiseFamily(Family):
                 for adapters in ({}, {last.name: disturb})
             )
         return {last.name} if torch.equal(without, disturbed) else set()
-
-    def _pools_token(self) -> bool:
-        return getattr(self.backbone, "global_pool", "") == "token"
 
     def blocks(self) -> list[nn.Module]:
         """The modules that adapters stand before."""
@@ -247,8 +245,7 @@ class BlockwiseFamily(Family):
             watched = (block, block.get_submodule(entry)) if entry else (block,)
             handles += [m.register_forward_pre_hook(partial(note, name)) for m in watched]
         try:
-            with torch.no_grad():
-                features, pooled = self._run_frame()
+            features, pooled = self._run_frame()
         except NotImplementedError as error:
             raise ArgumentError(f"adapters do not fit {self._kind()}: {error}") from error
         finally:
@@ -285,8 +282,7 @@ class BlockwiseFamily(Family):
                 ),
             ]
         try:
-            with torch.no_grad():
-                self._run_frame()
+            self._run_frame()
         finally:
             for handle in handles:
                 handle.remove()
@@ -299,6 +295,7 @@ class BlockwiseFamily(Family):
                     f"what enters {entry}, as it does in the versions of timm that are known here"
                 )
 
+    @torch.no_grad()
     def _run_frame(self) -> tuple[Any, Tensor]:
         """Features and pooled features of one black frame of the backbone's own size."""
         weight = next(self.backbone.parameters())

@@ -17,7 +17,7 @@ import click
 from st_adapter import __version__
 from st_adapter.cli import DONE, INVALID, SOME_FAILED, STOPPED, look, train, use
 from st_adapter.cli.options import Verbs, debug_option
-from st_adapter.common.interrupt import SAME_SECONDS
+from st_adapter.common.interrupt import SAME_SECONDS, STOP_SIGNALS
 from st_adapter.common.provenance import as_command
 from st_adapter.common.remarks import show_remarks
 from st_adapter.errors import MemoryShortError, StAdapterError, TrainingError
@@ -75,11 +75,11 @@ def _stopped(what: str = "") -> int:
 def entry() -> None:
     """Run the console script."""
     interrupts = _Interrupts()
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in STOP_SIGNALS:
         if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup and shells set it
             signal.signal(number, interrupts)
     code = main()
-    for number in (signal.SIGINT, signal.SIGTERM):  # it is done
+    for number in STOP_SIGNALS:  # it is done
         signal.signal(number, signal.SIG_IGN)
     sys.exit(code)
 

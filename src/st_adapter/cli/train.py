@@ -87,7 +87,7 @@ def train(
         recipe = recipe or "default"
         config = resolve(recipe, config_file, given)
     from st_adapter.cli.tables import print_evaluation
-    from st_adapter.common.remarks import is_first_process
+    from st_adapter.common.ranks import is_first_process
     from st_adapter.training.loop import train as run_training
 
     result = run_training(data, out, config, recipe=recipe, resume=resume, temporal=temporal)

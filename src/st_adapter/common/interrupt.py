@@ -9,7 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+"""What asks the command to stop."""
 
 SIGTERM_CODE = 143
 """Of a loading worker that SIGTERM ended."""
@@ -28,7 +29,7 @@ def hold_back_signals() -> Iterator[None]:
     if not hasattr(signal, "pthread_sigmask"):  # Windows
         yield
         return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
     try:
         yield
     finally:
@@ -47,7 +48,7 @@ def end_at_sigterm(worker: int) -> None:
     # would complain when the main process hangs up on them.
     sys.excepthook = lambda kind, error, traceback: None
     if hasattr(signal, "pthread_sigmask"):
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
 
 
 @contextmanager
@@ -62,7 +63,7 @@ def deferred_interrupt() -> Iterator[threading.Event]:
     if threading.current_thread() is not threading.main_thread():
         yield stop
         return
-    before = {number: signal.getsignal(number) for number in _SIGNALS}
+    before = {number: signal.getsignal(number) for number in STOP_SIGNALS}
     before = {n: handler for n, handler in before.items() if handler is not signal.SIG_IGN}
     launched = "TORCHELASTIC_RUN_ID" in os.environ
     first = float("inf")

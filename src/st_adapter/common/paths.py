@@ -16,6 +16,11 @@ VIDEO_SUFFIXES = frozenset(
 """Endings of the names of video files."""
 
 
+def is_video_name(name: str) -> bool:
+    """Whether a name ends as those of video files do."""
+    return os.path.splitext(name)[1].lower() in VIDEO_SUFFIXES
+
+
 def is_remote(path: str | Path) -> bool:
     """Whether a path is an address such as s3://bucket/train-000.tar."""
     return _REMOTE.match(str(path)) is not None

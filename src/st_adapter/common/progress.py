@@ -15,7 +15,8 @@ from rich.progress import (
 )
 from rich.text import Text
 
-from st_adapter.common.remarks import console, is_first_process, say
+from st_adapter.common.ranks import is_first_process
+from st_adapter.common.remarks import console, say
 
 _HEIGHTS = "▁▂▃▄▅▆▇█"
 

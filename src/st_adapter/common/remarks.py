@@ -7,9 +7,10 @@ command shows them on stderr; results go to stdout.
 from __future__ import annotations
 
 import logging
-import os
 from functools import cache
 from typing import TYPE_CHECKING
+
+from st_adapter.common.ranks import is_first_process
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -23,15 +24,6 @@ def console() -> Console:
     from rich.console import Console  # not for --help alone
 
     return Console(stderr=True, highlight=False)
-
-
-_RANKS = ("RANK", "OMPI_COMM_WORLD_RANK", "PMI_RANK", "MV2_COMM_WORLD_RANK")
-"""Where torchrun and the kinds of MPI tell a process its number."""
-
-
-def is_first_process() -> bool:
-    """Whether this process speaks for all that train together."""
-    return next((os.environ[name] for name in _RANKS if name in os.environ), "0") == "0"
 
 
 def say(text: str) -> None:

@@ -29,9 +29,10 @@ from uuid import uuid4
 import torch
 from torch import distributed
 
-from st_adapter.common.interrupt import deferred_interrupt
+from st_adapter.common.interrupt import STOP_SIGNALS, deferred_interrupt
 from st_adapter.common.provenance import as_command, command
-from st_adapter.common.remarks import is_first_process, note, remarks_are_shown, show_remarks
+from st_adapter.common.ranks import is_first_process, is_launched
+from st_adapter.common.remarks import note, remarks_are_shown, show_remarks
 from st_adapter.config import TrainConfig
 from st_adapter.errors import ArgumentError, StAdapterError, TrainingError
 from st_adapter.runtime.device import choose_device
@@ -40,21 +41,11 @@ _Result = TypeVar("_Result")
 
 _POLL_SECONDS = 0.1
 
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
-
-_COUNTS = ("WORLD_SIZE", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MV2_COMM_WORLD_SIZE")
-"""Where torchrun and the kinds of MPI, accelerate's ways to start processes, tell their number."""
-
 _REFUSED = {
     "ACCELERATE_USE_DEEPSPEED": "DeepSpeed",
     "ACCELERATE_USE_FSDP": "FSDP",
     "ACCELERATE_USE_MEGATRON_LM": "Megatron-LM",
 }
-
-
-def is_launched() -> bool:
-    """Whether a launcher (this one, torchrun, accelerate) started this process among others."""
-    return any(int(os.environ.get(name, "1")) > 1 for name in _COUNTS)
 
 
 def processes_to_start(config: TrainConfig) -> int:
@@ -128,7 +119,7 @@ def launch(count: int, function: Callable[..., _Result], *args: Any, **options: 
         ours,
         _quiet(),
         ThreadPoolExecutor(
-            1, "launch", signal.pthread_sigmask, (signal.SIG_BLOCK, _SIGNALS)
+            1, "launch", signal.pthread_sigmask, (signal.SIG_BLOCK, STOP_SIGNALS)
         ) as agent,
         deferred_interrupt() as stop,
     ):
@@ -182,7 +173,7 @@ def _run_member(task: tuple[Any, ...], folder: Path, parent: Connection) -> Any:
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
     error: BaseException
     try:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
         threading.Thread(target=_stop_with, args=(parent,), daemon=True).start()
         with as_command(line):
             result = function(*args, **options)

@@ -21,7 +21,8 @@ from st_adapter.catalogue.costs import count_parts, inspect_spec, spec_of
 from st_adapter.common.interrupt import Interrupted, deferred_interrupt
 from st_adapter.common.lock import alone_in
 from st_adapter.common.progress import Bar, bar, trend
-from st_adapter.common.remarks import is_first_process, note, say
+from st_adapter.common.ranks import is_first_process
+from st_adapter.common.remarks import note, say
 from st_adapter.config import ClipConfig, TrainConfig
 from st_adapter.data.annotations import read_parts
 from st_adapter.data.video.index import index_of

@@ -92,10 +92,10 @@ def _backward(run: Run, batch: TrainBatch) -> Tensor:
     Gradients are those of that sum divided by the clips that a step usually has.
     """
     total = torch.zeros((), device=run.model.device)
+    smoothing, many = run.config.label_smoothing, run.data.task.multi_label
     pieces = zip(batch.clips.split(run.at_once), batch.targets.split(run.at_once), strict=True)
     for clips, targets in pieces:
         logits = run.forward(clips)
-        smoothing, many = run.config.label_smoothing, run.data.task.multi_label
         loss = task_loss(logits, targets, run.heads, smoothing, many) * len(targets)
         run.scaler.scale(loss / run.config.step_clips).backward()
         total += loss.detach()

@@ -4,7 +4,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from st_adapter.common.paths import VIDEO_SUFFIXES
+from st_adapter.common.paths import is_video_name
 from st_adapter.common.remarks import note
 from st_adapter.data.formats.listing import SPLITS, Listing, examples
 from st_adapter.data.video.picture_folders import holds_pictures
@@ -41,18 +41,17 @@ def _find(folder: Path) -> Iterator[str]:
     for at, folders, files in os.walk(folder):
         folders[:] = [name for name in folders if not name.startswith(".")]
         visible = [name for name in files if not name.startswith(".")]
-        suffixes = [os.path.splitext(name)[1].lower() for name in visible]
-        holds_videos = bool(VIDEO_SUFFIXES.intersection(suffixes))  # pictures are thumbnails then
-        if at != str(folder) and not holds_videos and holds_pictures(visible):
-            yield at
-        for name, suffix in zip(visible, suffixes, strict=True):
+        videos = [name for name in visible if is_video_name(name)]
+        if at != str(folder) and not videos and holds_pictures(visible):
+            yield at  # pictures beside videos are thumbnails
+        for name in videos:
             path = os.path.join(at, name)
-            if suffix in VIDEO_SUFFIXES and (os.path.isfile(path) or os.path.islink(path)):
+            if os.path.isfile(path) or os.path.islink(path):
                 yield path  # a link to nothing, too: whoever reads it says so
 
 
 def _holds_videos(folder: Path) -> bool:
-    return any(path.suffix.lower() in VIDEO_SUFFIXES for path in folder.iterdir())
+    return any(is_video_name(path.name) for path in folder.iterdir())
 
 
 def _read_classes(folder: Path, split: str, listing: Listing) -> None:

@@ -12,7 +12,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from st_adapter.common.paths import VIDEO_SUFFIXES, is_remote
+from st_adapter.common.paths import is_remote, is_video_name
 from st_adapter.errors import DataError
 
 WHOLE = float("nan")
@@ -214,8 +214,8 @@ class Root:
                 for name in folders:
                     self._by_stem.setdefault(name, []).append(os.path.join(folder, name))
                 for name in sorted(files):
-                    stem, suffix = os.path.splitext(name)
-                    if suffix.lower() in VIDEO_SUFFIXES:
+                    if is_video_name(name):
+                        stem = os.path.splitext(name)[0]
                         self._by_stem.setdefault(stem, []).append(os.path.join(folder, name))
         return self._by_stem
 
@@ -227,7 +227,8 @@ def read_text(path: Path) -> str:
         DataError: it cannot be read, or is not UTF-8, nor UTF-16 with its mark.
     """
     try:
-        is_wide = path.read_bytes()[:2] in (BOM_UTF16_LE, BOM_UTF16_BE)  # as Excel writes it
+        with path.open("rb") as file:
+            is_wide = file.read(2) in (BOM_UTF16_LE, BOM_UTF16_BE)  # as Excel writes it
         return path.read_text(encoding="utf-16" if is_wide else "utf-8-sig")
     except UnicodeDecodeError as error:
         raise DataError(

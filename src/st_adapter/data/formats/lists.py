@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from st_adapter.common.paths import VIDEO_SUFFIXES
+from st_adapter.common.paths import is_video_name
 from st_adapter.data.formats.listing import (
     Classes,
     Listing,
@@ -89,9 +89,9 @@ def _field(text: str, separator: str, root: Root | None = None) -> tuple[str, st
     else:
         fields = next(csv.reader([text], delimiter=separator, skipinitialspace=True))
         name, label = (field.strip() for field in fields) if len(fields) == 2 else ("", "")
-    if not name or not label or any(map(_is_video, (label, *label.split()))):
+    if not name or not label or any(map(is_video_name, (label, *label.split()))):
         return None
-    if _is_video(name) or (root is not None and root.holds(name)):
+    if is_video_name(name) or (root is not None and root.holds(name)):
         return name, label
     return (name, label) if _is_picture_folder(name, root) else None
 
@@ -99,14 +99,10 @@ def _field(text: str, separator: str, root: Root | None = None) -> tuple[str, st
 def _is_picture_folder(name: str, root: Root | None) -> bool:
     """Whether a name is that of a folder, with numbers, that is there or beside one that is."""
     match = _PICTURES.fullmatch(name)
-    if match is None or root is None or _is_video(match.group(1)):
+    if match is None or root is None or is_video_name(match.group(1)):
         return False
     beside = os.path.dirname(match.group(1).replace("\\", "/"))
     return root.holds(match.group(1), folder=True) or root.holds(beside or ".", folder=True)
-
-
-def _is_video(name: str) -> bool:
-    return os.path.splitext(name)[1].lower() in VIDEO_SUFFIXES
 
 
 def _add(listing: Listing, root: Root, where: str, name: str, label: str) -> None:

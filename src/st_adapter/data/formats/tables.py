@@ -1,11 +1,10 @@
 """A .csv or .parquet table with a row for each video, its columns named as ours or by option."""
 
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from st_adapter.common.paths import VIDEO_SUFFIXES
+from st_adapter.common.paths import is_video_name
 from st_adapter.config import COLUMNS
 from st_adapter.data.formats.listing import (
     SPLITS,
@@ -44,7 +43,7 @@ def read(path: Path, root: Root, columns: Mapping[str, str]) -> Listing:
         video, labels = cell(row, "path"), [row[i].strip() for i in place.get("label", ())]
         if not video or "" in labels:
             raise DataError(f"{where}: path or label is empty")
-        if any(os.path.splitext(label)[1].lower() in VIDEO_SUFFIXES for label in labels):
+        if any(map(is_video_name, labels)):
             raise DataError(
                 f"{where}: the label {labels[-1]!r} is the name of a video; quotation marks around "
                 "a path keep its commas"
