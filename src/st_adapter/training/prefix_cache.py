@@ -209,12 +209,8 @@ def make_prefix_cache(
         check_writable(Path(folder), "--prefix-cache-folder")
         remove_unfinished(Path(folder), _LONG_WRITTEN)
         used = sum(file.stat().st_size for file in Path(folder).glob("*/*.safetensors"))
-    clip = torch.zeros(1, config.frames, 3, config.size, config.size, device=model.device)
     rest = AfterPrefix(model, blocks, config.size)
-    each = rest.prefix(clip).nbytes
-    copies = config.repeats * (2 if config.reversal else 1)
-    clips = len(data.train) * copies * min(config.draws, config.epochs)
-    wanted = each * (clips + (len(data.val) if config.keep == "best" else 0))
+    wanted = _bytes_of_all(rest, config, data)
     beside = f", {used / 2**30:.2f} are there already" if used else ""
     say(
         f"{blocks} blocks are frozen and run once a clip; keeping what they make of all takes "
@@ -239,6 +235,15 @@ def make_prefix_cache(
         return _file(Path(folder), shared, key, videos[key[1]])
 
     return PrefixCache(rest, most_bytes, file_of)
+
+
+def _bytes_of_all(rest: AfterPrefix, config: TrainConfig, data: Annotations) -> int:
+    """What the frozen blocks make of all clips of a run."""
+    clip = torch.zeros(1, config.frames, 3, config.size, config.size, device=rest.model.device)
+    copies = config.repeats * (2 if config.reversal else 1)
+    clips = len(data.train) * copies * min(config.draws, config.epochs)
+    validated = len(data.val) if config.keep == "best" else 0
+    return rest.prefix(clip).nbytes * (clips + validated)
 
 
 def _file(folder: Path, shared: str, key: Key, video: Video) -> Path | None:
