@@ -152,23 +152,24 @@ class Root:
                 f"{where}: {name!r} is a path of a Windows machine; give paths from a folder, and "
                 "that folder by --videos"
             )
-        path = self._inside(name)
-        if path is not None and "\\" in name and not os.path.exists(path):
-            path = self._inside(name.replace("\\", "/"))  # the list was written on Windows
-        if path is None:
+        if "\\" in name and not os.path.exists(f"{self._start}{name}"):
+            name = name.replace("\\", "/")  # the list was written on Windows
+        path = f"{self._start}{name}"
+        if ".." in name:
+            path = os.path.normpath(path)
+        if not path.startswith(self._start):
             raise DataError(
                 f"{where}: {name!r} leaves the data folder {self.folder}; "
                 "give the folder that holds the videos by --videos, or absolute paths"
             )
         return path
 
-    def holds(self, name: str, *, folder: bool = False) -> bool:
-        """Whether something has this name, or a folder has, as given or written on Windows."""
-        is_there = os.path.isdir if folder else os.path.exists
-        if os.path.isabs(name):
-            return is_there(name)
-        paths = (self._inside(form) for form in (name, name.replace("\\", "/")))
-        return any(path is not None and is_there(path) for path in paths)
+    def holds(self, name: str) -> bool:
+        """Whether something has this name, as given or written on Windows."""
+        try:
+            return os.path.exists(self.join(name, ""))
+        except DataError:
+            return False
 
     def find(self, *names: str) -> str:
         """Path of the first of `names` that is there, below any folder and with any suffix.
@@ -179,13 +180,7 @@ class Root:
         Raises:
             DataError: a name leads out of the folder.
         """
-        for name in names:
-            if self._inside(name) is None or os.path.isabs(name):
-                raise DataError(
-                    f"{self.file}: {name!r} leaves the data folder {self.folder}; --videos takes "
-                    "the folder that holds the videos"
-                )
-        paths = [f"{self._start}{name}" for name in names]
+        paths = [self.join(name, str(self.file)) for name in names]
         for path in paths:
             if os.path.exists(path):
                 return path
@@ -197,13 +192,6 @@ class Root:
             if len(found) == 1:
                 return found[0]
         return paths[0]
-
-    def _inside(self, name: str) -> str | None:
-        """Path of a name; None where it leads out of the folder."""
-        if ".." not in name:
-            return f"{self._start}{name}"
-        path = os.path.normpath(f"{self._start}{name}")
-        return path if path.startswith(self._start) else None
 
     def _stems(self) -> dict[str, list[str]]:
         """Every video and folder below, by name without suffix; listed once."""

@@ -97,12 +97,11 @@ def _field(text: str, separator: str, root: Root | None = None) -> tuple[str, st
 
 
 def _is_picture_folder(name: str, root: Root | None) -> bool:
-    """Whether a name is that of a folder, with numbers, that is there or beside one that is."""
+    """Whether a name is that of a folder, with numbers, in a folder that is there."""
     match = _PICTURES.fullmatch(name)
     if match is None or root is None or is_video_name(match.group(1)):
         return False
-    beside = os.path.dirname(match.group(1).replace("\\", "/"))
-    return root.holds(match.group(1), folder=True) or root.holds(beside or ".", folder=True)
+    return root.holds(os.path.dirname(match.group(1).replace("\\", "/")) or ".")
 
 
 def _add(listing: Listing, root: Root, where: str, name: str, label: str) -> None:
