@@ -7,7 +7,6 @@ import re
 from codecs import BOM_UTF16_BE, BOM_UTF16_LE
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -84,31 +83,33 @@ class Classes:
     names: tuple[str, ...] = ()
     first: int | None = None
 
-    @cached_property
-    def _known(self) -> frozenset[str]:
-        return frozenset(self.names)
+    def name_labels(self, listing: Listing, source: Path, where: Sequence[str]) -> None:
+        """Put the names of these classes, if there are any, in the place of their numbers.
 
-    def find(self, label: str, where: str) -> str:
-        """The class that a label names, or whose number it is.
+        Args:
+            where: each video stands, for messages.
 
         Raises:
-            DataError: there is none.
+            DataError: a label is no class, or they count from 1 where the classes have no numbers.
         """
-        if label in self._known:
-            return label
-        return class_name(label, self.names, where, self.first or 0)
-
-    def check_numbers(self, source: str, labels: Iterable[str]) -> None:
-        """Raise DataError for labels that count from 1 where the classes have no numbers."""
-        if self.first is not None or any(label in self._known for label in labels):
+        if not self.names:
             return
-        numbers = {int(label) for label in labels if label.isdecimal()}
-        if numbers and min(numbers) > 0 and max(numbers) == len(self.names):
+        known = frozenset(self.names)
+        given = {label for labels in listing.labels for label in labels}
+        numbers = {int(label) for label in given if label.isdecimal()}
+        counts_from_1 = numbers and min(numbers) > 0 and max(numbers) == len(self.names)
+        if counts_from_1 and self.first is None and not given & known:
             raise DataError(
                 f"{source}: its labels count from 1 to {max(numbers)}, and the {len(self.names)} "
                 "classes that the file beside it names have no numbers, so that they count from 0; "
                 'number them there ("1 NAME"), or count from 0'
             )
+        first = self.first or 0
+        listing.classes = (self.names,)
+        listing.labels = [
+            tuple(n if n in known else class_name(n, self.names, at, first) for n in labels)
+            for at, labels in zip(where, listing.labels, strict=True)
+        ]
 
 
 def read_classes(lines: Sequence[str]) -> Classes:

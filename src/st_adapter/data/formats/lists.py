@@ -38,13 +38,10 @@ def read(path: Path, root: Root) -> Listing:
     if lines and re.fullmatch(r"path\s+label", lines[0][1]):
         del lines[0]  # a header
     entries = _split(lines, root)
-    labels = [label for _, _, label in entries]
-    if classes.names:
-        classes.check_numbers(str(path), labels)
-        labels = [classes.find(label, where) for where, _, label in entries]
-    listing = Listing(classes=(classes.names,) if classes.names else ())
-    for (where, name, _), label in zip(entries, labels, strict=True):
+    listing = Listing()
+    for where, name, label in entries:
         _add(listing, root, where, name, label)
+    classes.name_labels(listing, path, [where for where, _, _ in entries])
     return listing
 
 
@@ -120,14 +117,12 @@ def _read_ucf101(path: Path, root: Root, classes: Classes, number: str) -> Listi
     listing = Listing(classes=(classes.names,) if classes.names else ())
     parts = {"train": path, "val": beside(path, f"testlist{number}.txt")}
     for split, file in parts.items():
-        for where, text in read_lines(file) if file else ():
+        for _, text in read_lines(file) if file else ():
             name = text.rsplit(None, 1)[0] if text.split()[-1].isdecimal() else text
             label, _, _ = name.partition("/")
             base = name.rpartition("/")[2]
             known_by_name = label.lower() in base.lower()  # as all of UCF101's are: v_LABEL_g01_c01
             listing.add(root.find(name, *([base] if known_by_name else [])), label, split=split)
-            if classes.names and label not in classes.names:
-                raise DataError(f"{where}: {label!r} is none of the classes")
     return listing
 
 

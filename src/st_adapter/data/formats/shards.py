@@ -48,14 +48,7 @@ def read(path: Path, columns: Mapping[str, str]) -> Listing:
             raise DataError(f"{shard} cannot be read: {error}") from error
         for sample in samples:
             _add(listing, shard, sample, labels, columns.get("labels", "labels"))
-    if classes.names:
-        found = [label for of_video in listing.labels for label in of_video]
-        classes.check_numbers(str(path), found)
-        listing.classes = (classes.names,)
-        listing.labels = [
-            tuple(classes.find(label, where) for label in of_video)
-            for where, of_video in zip(listing.paths, listing.labels, strict=True)
-        ]
+    classes.name_labels(listing, path, listing.paths)
     return listing
 
 
