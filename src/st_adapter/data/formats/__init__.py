@@ -1,6 +1,5 @@
 """The forms that data sets are published in."""
 
-from collections.abc import Callable
 from pathlib import Path
 
 from st_adapter.config import DataConfig
@@ -59,18 +58,14 @@ def _read_csv(path: Path, root: Root, options: DataConfig) -> Listing:
     """A table with a header that names its form, or PySlowFast's list, which has none."""
     header, _ = read_csv(path)
     if not options.column_names:
-        for columns, read in _HEADERS:
+        for columns, read in (
+            (kinetics.HEADER, kinetics.read),
+            (epic.HEADER, epic.read),
+            (charades.HEADER, charades.read),
+        ):
             if columns <= set(header):
                 return read(path, root)
         lines = read_lines(path)
         if lines and lists.is_list(lines[0][1]):
             return lists.read(path, root)
     return tables.read(path, root, options.column_names)
-
-
-_HEADERS: tuple[tuple[frozenset[str], Callable[[Path, Root], Listing]], ...] = (
-    (kinetics.HEADER, kinetics.read),
-    (epic.HEADER, epic.read),
-    (charades.HEADER, charades.read),
-)
-"""Columns that tell a form, and who reads it."""
