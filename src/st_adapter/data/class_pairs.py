@@ -1,7 +1,7 @@
 """Which class a clip shows in a mirror, or played backwards."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from st_adapter.common.task import Task
@@ -16,6 +16,8 @@ UNKNOWN = -1
 _DIRECTION = re.compile(
     r"(?<![a-z])(left|right|(?:counter|anti)[ -]?clockwise|clockwise)(?![a-z])", re.IGNORECASE
 )
+_OPPOSITE = {"left": "right", "clockwise": "counterclockwise"}
+_OPPOSITE |= {b: a for a, b in _OPPOSITE.items()}
 
 
 def reversed_classes(reversal: str | None, data: Annotations) -> dict[int, int]:
@@ -58,32 +60,24 @@ def mirrored_classes(mirror: str | None, data: Annotations) -> dict[int, int]:
             "that differ in left and right alone, --mirror same changes none, --no-flip does "
             "without a mirror"
         )
-    index = {_directions(data.labels[i]): i for i in directed}
-    by_name = {i: index.get(_swapped(data.labels[i]), UNKNOWN) for i in directed}
+    index = {_plain(data.labels[i]): i for i in directed}
+    by_name = {i: index.get(_plain(data.labels[i], _OPPOSITE), UNKNOWN) for i in directed}
     return by_name | pairs
 
 
-def _directions(name: str) -> tuple[str, tuple[str, ...]]:
-    """Split a name into what is left without its directions, and the directions.
+def _plain(name: str, swap: Mapping[str, str] = {}) -> str:
+    """Return a name in small letters, its directions spelt one way, or swapped for others.
 
-    >>> _directions("Swiping Left")
-    ('swiping *', ('left',))
+    >>> _plain("Turning anti-clockwise to the left", _OPPOSITE)
+    'turning clockwise to the right'
     """
-    found = (match.lower() for match in _DIRECTION.findall(name))
-    short = ("counterclockwise" if f[:4] in ("anti", "coun") else f for f in found)
-    return _DIRECTION.sub("*", name).lower(), tuple(short)
 
+    def spell(match: re.Match[str]) -> str:
+        found = match.group().lower()
+        found = "counterclockwise" if found.startswith(("anti", "counter")) else found
+        return swap.get(found, found)
 
-def _swapped(name: str) -> tuple[str, tuple[str, ...]]:
-    """Do the same for the mirror image of what the name says.
-
-    >>> _swapped("turning clockwise to the left")
-    ('turning * to the *', ('counterclockwise', 'right'))
-    """
-    swap = {"left": "right", "clockwise": "counterclockwise"}
-    swap |= {b: a for a, b in swap.items()}
-    rest, directions = _directions(name)
-    return rest, tuple(swap[direction] for direction in directions)
+    return _DIRECTION.sub(spell, name).lower()
 
 
 def _read_pairs(what: str, text: str, labels: Sequence[str]) -> dict[int, int]:
