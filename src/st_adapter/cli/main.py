@@ -10,13 +10,12 @@ import sys
 import time
 import traceback
 from types import FrameType
-from typing import Any
 
 import click
 
 from st_adapter import __version__
 from st_adapter.cli import DONE, INVALID, SOME_FAILED, STOPPED, look, train, use
-from st_adapter.cli.options import Verbs, debug_option
+from st_adapter.cli.options import DEBUG, Verbs
 from st_adapter.common.interrupt import SAME_SECONDS, STOP_SIGNALS
 from st_adapter.common.provenance import as_command
 from st_adapter.common.remarks import show_remarks
@@ -25,7 +24,7 @@ from st_adapter.errors import MemoryShortError, StAdapterError, TrainingError
 
 @click.group(
     cls=Verbs,
-    params=[debug_option()],
+    params=[DEBUG],
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
 @click.version_option(__version__, prog_name="st-adapter")
@@ -46,12 +45,11 @@ for _command in (
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one verb and return its exit code; an error a user can mend is one line on stderr."""
-    noted: dict[str, Any] = {}
     show_remarks()
     given = sys.argv[1:] if arguments is None else arguments
     try:
         with as_command(shlex.join(["st-adapter", *given])):
-            return int(app.main(arguments, standalone_mode=False, obj=noted) or DONE)
+            return int(app.main(arguments, standalone_mode=False) or DONE)
     except click.exceptions.NoArgsIsHelpError as error:
         click.echo(error.format_message(), err=True)
         return INVALID
@@ -59,7 +57,7 @@ def main(arguments: list[str] | None = None) -> int:
         return _stopped(str(error.__cause__ or ""))
     except (click.ClickException, StAdapterError, OSError) as error:
         # OSError: a disk is full, or a folder may not be written.
-        if noted.get("debug"):
+        if "--debug" in given:
             traceback.print_exc()
         message = error.format_message() if isinstance(error, click.ClickException) else str(error)
         print(f"st-adapter: error: {' '.join(message.split())}", file=sys.stderr)

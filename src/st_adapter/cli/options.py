@@ -45,6 +45,11 @@ class _Path(click.Path):
 
 PATH = _Path(path_type=Path)
 
+DEBUG = click.Option(
+    ["--debug"], is_flag=True, expose_value=False, help="Show the traceback behind an error."
+)
+"""A flag that `main` looks for when an error has ended the verb."""
+
 
 class Verbs(click.Group):
     """Commands in the order they were added, with near misses for a mistyped one."""
@@ -96,7 +101,7 @@ def verb(
             for item in dataclasses.fields(TrainConfig)
             if item.name in settings
         ]
-        command.params.append(debug_option())
+        command.params.append(DEBUG)
         return command
 
     return decorate
@@ -157,20 +162,3 @@ def given_settings(flags: dict[str, Any]) -> dict[str, Any]:
         del given["batch_size"]
         given["fit_batch"] = True
     return given
-
-
-def debug_option() -> click.Option:
-    """A flag that is noted in the context, for `main` to read when an error has ended the verb."""
-
-    def note(ctx: click.Context, _: click.Parameter, given: bool) -> None:
-        if given:
-            ctx.ensure_object(dict)["debug"] = True
-
-    return click.Option(
-        ["--debug"],
-        is_flag=True,
-        is_eager=True,
-        expose_value=False,
-        callback=note,
-        help="Show the traceback behind an error.",
-    )
