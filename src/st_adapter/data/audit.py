@@ -1,14 +1,15 @@
 """What is wrong with a data set, found before it is trained on."""
 
-import statistics
+import math
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import chain, pairwise
+from operator import itemgetter
 from pathlib import Path
 
 import numpy as np
 
+from st_adapter.common.paths import full_path
 from st_adapter.common.progress import bar
 from st_adapter.config import ClipConfig
 from st_adapter.data.annotations import Annotations
@@ -101,9 +102,8 @@ def check_data(
         deep: decode every file to its end.
         workers: processes; 0 works in this one.
     """
-    parts = {"train": data.train, "val": data.val}
     files: dict[str, list[Example]] = defaultdict(list)
-    for part, videos in parts.items():
+    for part, videos in (("train", data.train), ("val", data.val)):
         for i, name in enumerate(videos.names()):
             files[name].append((part, i))
     digests: dict[str, str] = {}
@@ -120,13 +120,14 @@ def check_data(
             frames.append(info.num_frames)
             short_sides.append(min(info.width, info.height))
             findings += _remark_on_file(name, info, clip)
-            findings += _find_empty_segments(parts, files[name], info)
-    findings += _find_copies(data, parts, files, digests)
-    findings += _find_lone_classes(data)
+            findings += _find_empty_segments(name, info, _videos(data, files[name]))
+    findings += _find_copies(data, files, digests)
+    classes = _count_classes(data)
+    findings += _find_lone_classes(data, classes)
     check = Check(
-        videos={part: len(videos) for part, videos in parts.items()},
+        videos={"train": len(data.train), "val": len(data.val)},
         files=len(files),
-        classes=_count_classes(data),
+        classes=classes,
         durations_seconds=_spread(seconds),
         frames=_spread(frames),
         short_sides=_spread(short_sides),
@@ -141,11 +142,8 @@ def _probe_files(
     """What each file holds, or what is wrong with it."""
     from st_adapter.data.loading import BatchLoader  # which takes seconds, for torch
 
-    size = max(1, min(64, len(names) // (4 * max(1, workers))))
-    numbers = range(len(names))
-    keys = [[*numbers[i : i + size]] for i in range(0, len(names), size)]
-    loader = BatchLoader(_Files(names, probe, deep), list, workers)
-    return chain.from_iterable(loader.batches(keys))
+    loader = BatchLoader(_Files(names, probe, deep), itemgetter(0), workers)
+    return loader.batches([[i] for i in range(len(names))])
 
 
 class _Files:
@@ -196,82 +194,80 @@ def _remark_on_file(name: str, info: VideoInfo, clip: ClipConfig) -> Iterator[Fi
         yield Finding(kind="no times", path=name, detail="it is decoded from its start")
 
 
+def _videos(data: Annotations, examples: Sequence[Example]) -> dict[Example, Video]:
+    return {(part, i): (data.train if part == "train" else data.val)[i] for part, i in examples}
+
+
 def _find_empty_segments(
-    parts: Mapping[str, VideoList], examples: Sequence[Example], info: VideoInfo
+    name: str, info: VideoInfo, videos: Mapping[Example, Video]
 ) -> Iterator[Finding]:
-    for part, i in examples:
-        video = parts[part][i]
+    for example, video in videos.items():
         try:
             info.frame_range(video.start_seconds, video.end_seconds)
         except VideoError as error:
-            name, detail = parts[part].name(i), _reason(error, info.path)
-            yield Finding(kind="no frame", path=name, detail=detail, example=(part, i))
+            detail = _reason(error, info.path)
+            yield Finding(kind="no frame", path=name, detail=detail, example=example)
 
 
 def _find_copies(
-    data: Annotations,
-    parts: Mapping[str, VideoList],
-    files: Mapping[str, Sequence[Example]],
-    digests: Mapping[str, str],
+    data: Annotations, files: Mapping[str, Sequence[Example]], digests: Mapping[str, str]
 ) -> Iterator[Finding]:
     """The same content under two labels, twice in a part, or in both parts."""
     by_digest: dict[str, list[Example]] = defaultdict(list)
     for name, digest in digests.items():
         by_digest[digest] += files[name]
-    for examples in map(sorted, by_digest.values()):
+    for examples in by_digest.values():
         if len(examples) > 1:
-            alike: dict[tuple[float | None, float | None], list[Example]] = defaultdict(list)
-            for part, i in examples:
-                video = parts[part][i]
-                alike[video.start_seconds, video.end_seconds].append((part, i))
-            for copies in alike.values():
-                yield from _find_repeats(data, parts, copies)
-            yield from _find_shared(parts, examples)
+            videos = _videos(data, sorted(examples))
+            yield from _find_repeats(videos, data.labels)
+            yield from _find_shared(videos)
 
 
-def _find_repeats(
-    data: Annotations, parts: Mapping[str, VideoList], copies: Sequence[Example]
-) -> Iterator[Finding]:
+def _find_repeats(videos: Mapping[Example, Video], labels: Sequence[str]) -> Iterator[Finding]:
     """Examples of the same content: under two labels, or more than once in a part."""
-    paths = {(part, i): parts[part].name(i) for part, i in copies}
-    targets = {(part, i): tuple(parts[part].targets(i).tolist()) for part, i in copies}
-    if len(set(targets.values())) > 1:
+    of_segment: dict[tuple[float | None, float | None], list[Example]] = defaultdict(list)
+    for example, video in videos.items():
+        of_segment[video.start_seconds, video.end_seconds].append(example)
+    for copies in of_segment.values():
+        differ = len({videos[copy].targets for copy in copies}) > 1
+        seen: dict[str, str] = {}
         for copy in copies:
-            names = ", ".join(data.labels[target] for target in targets[copy]) or "nothing"
-            yield Finding(kind="two labels", path=paths[copy], detail=f"as {names}", example=copy)
-        return
-    for first, second in pairwise(copies):
-        if first[0] == second[0]:
-            detail = f"the same as {paths[first]}"
-            yield Finding(kind="duplicate", path=paths[second], detail=detail, example=second)
+            part, path = copy[0], full_path(videos[copy].path)
+            if differ:
+                names = ", ".join(labels[target] for target in videos[copy].targets) or "nothing"
+                yield Finding(kind="two labels", path=path, detail=f"as {names}", example=copy)
+            elif part in seen:
+                detail = f"the same as {seen[part]}"
+                yield Finding(kind="duplicate", path=path, detail=detail, example=copy)
+            seen[part] = path
 
 
-def _find_shared(parts: Mapping[str, VideoList], examples: Sequence[Example]) -> Iterator[Finding]:
+def _find_shared(videos: Mapping[Example, Video]) -> Iterator[Finding]:
     """Training examples of a content that overlap in time with a validation example of it."""
-    held = [i for part, i in examples if part == "val"]
-    starts, ends = np.array([_span(parts["val"][i]) for i in held]).reshape(-1, 2).T
-    for part, i in examples:
-        if part == "train":
-            start, end = _span(parts[part][i])
-            shared = np.flatnonzero((starts < end) & (ends > start))
-            if len(shared):
-                name, other = parts[part].name(i), parts["val"].name(held[shared[0]])
-                detail = f"the same as {other}"
-                yield Finding(kind="in both parts", path=name, detail=detail, example=(part, i))
+    held = [video for (part, _), video in videos.items() if part == "val"]
+    for example, video in videos.items():
+        other = next((other for other in held if _overlap(video, other)), None)
+        if example[0] == "train" and other is not None:
+            path, detail = full_path(video.path), f"the same as {full_path(other.path)}"
+            yield Finding(kind="in both parts", path=path, detail=detail, example=example)
 
 
-def _span(video: Video) -> tuple[float, float]:
-    return video.start_seconds or 0.0, np.inf if video.end_seconds is None else video.end_seconds
+def _overlap(a: Video, b: Video) -> bool:
+    """Whether two segments have some time in common."""
+    return (a.start_seconds or 0) < (b.end_seconds or math.inf) and (b.start_seconds or 0) < (
+        a.end_seconds or math.inf
+    )
 
 
-def _find_lone_classes(data: Annotations) -> Iterator[Finding]:
+def _find_lone_classes(
+    data: Annotations, classes: Mapping[str, tuple[int, int]]
+) -> Iterator[Finding]:
     """Classes without a training video; those without a validation video, where that part is."""
-    trained, validated = data.train.classes(), data.val.classes()
-    for label, name in enumerate(data.labels):
-        if data.train and label not in trained:
-            detail = "" if label in validated else "it has no video at all"
+    for name, (trained, validated) in classes.items():
+        if data.train and not trained:
+            detail = "" if validated else "it has no video at all"
             yield Finding(kind="untrained", path=name, detail=detail)
-        elif data.train and data.val and label not in validated:
+        elif data.train and data.val and not validated:
             yield Finding(kind="unvalidated", path=name)
 
 
@@ -281,9 +277,7 @@ def _count_classes(data: Annotations) -> dict[str, tuple[int, int]]:
 
 
 def _spread(values: Sequence[float]) -> tuple[float, ...]:
-    if not values:
-        return ()
-    return float(min(values)), float(statistics.median(values)), float(max(values))
+    return tuple(np.percentile(values, (0, 50, 100)).tolist()) if values else ()
 
 
 def _clean(data: Annotations, findings: Sequence[Finding]) -> Annotations:
