@@ -246,8 +246,8 @@ def _find_shared(videos: Mapping[Example, Video]) -> Iterator[Finding]:
     """Training examples of a content that overlap in time with a validation example of it."""
     held = [video for (part, _), video in videos.items() if part == "val"]
     for example, video in videos.items():
-        other = next((other for other in held if _overlap(video, other)), None)
-        if example[0] == "train" and other is not None:
+        others = (other for other in held if _overlap(video, other))
+        if example[0] == "train" and (other := next(others, None)):
             path, detail = full_path(video.path), f"the same as {full_path(other.path)}"
             yield Finding(kind="in both parts", path=path, detail=detail, example=example)
 

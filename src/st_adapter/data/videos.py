@@ -1,7 +1,7 @@
 """Labelled videos: one, and a great many in a few arrays."""
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -41,16 +41,16 @@ class VideoList(Sequence[Video]):
     Args:
         paths: absolute, or from the working directory now.
         targets: of each video.
-        start_seconds, end_seconds: of each video, NaN for the start or end of the file; empty
-            where all are whole files.
+        start_seconds, end_seconds: of each video, NaN or None for the start or end of the file;
+            empty where all are whole files.
     """
 
     def __init__(
         self,
         paths: Sequence[str],
         targets: Sequence[Sequence[int]],
-        start_seconds: Sequence[float] | ndarray = (),
-        end_seconds: Sequence[float] | ndarray = (),
+        start_seconds: Sequence[float | None] = (),
+        end_seconds: Sequence[float | None] = (),
     ) -> None:
         encoded = [os.fsencode(_absolute(path)) for path in paths]
         self._names: _Ragged = _ragged(b"".join(encoded), np.uint8, map(len, encoded))
@@ -58,7 +58,7 @@ class VideoList(Sequence[Video]):
         self._targets: _Ragged = _ragged(flat.tobytes(), np.int32, map(len, targets))
         self._times: Float64[ndarray, "2 n"] = np.full((2, len(paths)), np.nan)
         for row, given in zip(self._times, (start_seconds, end_seconds), strict=True):
-            row[: len(given)] = given
+            row[: len(given)] = np.array(given, dtype=np.float64)
 
     @classmethod
     def of(cls, videos: Iterable[Video]) -> "VideoList":
@@ -66,12 +66,11 @@ class VideoList(Sequence[Video]):
         if isinstance(videos, cls):
             return videos
         given = list(videos)
-        nan = float("nan")
         return cls(
             [str(video.path) for video in given],
             [video.targets for video in given],
-            [nan if v.start_seconds is None else v.start_seconds for v in given],
-            [nan if v.end_seconds is None else v.end_seconds for v in given],
+            [video.start_seconds for video in given],
+            [video.end_seconds for video in given],
         )
 
     def __len__(self) -> int:
@@ -85,9 +84,6 @@ class VideoList(Sequence[Video]):
             start_seconds=start,
             end_seconds=end,
         )
-
-    def __iter__(self) -> Iterator[Video]:
-        return (self[i] for i in range(len(self)))
 
     def name(self, index: int) -> str:
         """Path of a video, as text."""
