@@ -11,7 +11,7 @@ from typing import Any
 from st_adapter.common.files import read_json, write_json
 from st_adapter.common.lock import LOCK_FILE
 from st_adapter.config import TrainConfig, check_method
-from st_adapter.data.annotations import Annotations, checked_parts, write_table
+from st_adapter.data.annotations import Annotations, check_parts, write_table
 from st_adapter.data.holdout import split_validation
 from st_adapter.data.videos import VideoList
 from st_adapter.errors import ArgumentError, DataError
@@ -133,8 +133,8 @@ def write_plan(folder: Path, plan: Plan, videos: Annotations) -> None:
     parts = {"videos.csv": videos}
     if len(plan.rates) > 1:
         train, held = _held_out(videos, config)
-        data = Path(plan.data)
-        parts["search.csv"] = checked_parts(data, videos.labels, train, held, videos.task)
+        parts["search.csv"] = dataclasses.replace(videos, train=train, val=held)
+        check_parts(Path(plan.data), parts["search.csv"])
     for video in chain(videos.train, videos.val):
         if not _is_text(str(video.path)):
             raise ArgumentError(f"{str(video.path)!r} is no name that a list can hold; rename it")

@@ -115,26 +115,22 @@ def read_parts(data: Path, config: TrainConfig) -> Annotations:
             names = examples(annotations.labels[label] for label in sorted(left_out))
             what = "groups" if group else "videos"
             note(f"validation leaves out {names}: none of their {what} could be spared for it")
-    return checked_parts(data, annotations.labels, train, held_out, annotations.task)
+    parts = replace(annotations, train=train, val=held_out)
+    check_parts(data, parts)
+    return parts
 
 
-def checked_parts(
-    data: Path,
-    labels: tuple[str, ...],
-    train: VideoList,
-    held_out: VideoList,
-    task: Task,
-) -> Annotations:
-    """Both parts, unless training on one and validating on the other makes no sense.
+def check_parts(data: Path, parts: Annotations) -> None:
+    """Refuse parts where training on one and validating on the other makes no sense.
 
     Raises:
         DataError: a part is empty or none of its files exists, or a class is in the second alone.
     """
-    untrained = held_out.classes() - train.classes()
-    if untrained and train and not task.multi_label and not task.heads:
-        names = examples(labels[label] for label in sorted(untrained))
+    untrained = parts.val.classes() - parts.train.classes()
+    if untrained and parts.train and parts.task == Task():
+        names = examples(parts.labels[label] for label in sorted(untrained))
         raise DataError(f"{data}: no training video of {len(untrained)} validated classes: {names}")
-    for part, videos in (("training", train), ("validation", held_out)):
+    for part, videos in (("training", parts.train), ("validation", parts.val)):
         if not videos:
             raise DataError(f"{data} has no {part} videos; give --val, or more videos a class")
         if missing := videos.missing():
@@ -142,7 +138,6 @@ def checked_parts(
             if len(missing) == len(videos):
                 raise DataError(f"{data}: none of {len(videos)} {part} files exists: {names}")
             note(f"{len(missing)} of {len(videos)} {part} files are not there: {names}")
-    return Annotations(labels=labels, train=train, val=held_out, task=task)
 
 
 def write_table(file: Path, videos: Annotations) -> None:
