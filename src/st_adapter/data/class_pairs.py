@@ -7,7 +7,7 @@ from pathlib import Path
 from st_adapter.common.task import Task
 from st_adapter.config import pair_classes, split_pairs
 from st_adapter.data.annotations import Annotations
-from st_adapter.data.formats.listing import csv_fields, examples
+from st_adapter.data.formats.listing import csv_rows, examples
 from st_adapter.errors import ArgumentError, did_you_mean
 
 UNKNOWN = -1
@@ -83,7 +83,7 @@ def _plain(name: str, swap: Mapping[str, str] = {}) -> str:
 def _read_pairs(what: str, text: str, labels: Sequence[str]) -> dict[int, int]:
     """Read "a=b,c=d", or a .csv with two columns: each class to the other of its pair."""
     if text.lower().endswith(".csv"):
-        pairs = pair_classes(text, csv_fields(Path(text)))
+        pairs = pair_classes(text, [row for _, row in csv_rows(Path(text))])
     else:
         pairs = pair_classes(what, split_pairs(text))
     index = {label: i for i, label in enumerate(labels)}

@@ -7,7 +7,7 @@ import re
 from codecs import BOM_UTF16_BE, BOM_UTF16_LE
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
+from itertools import islice, starmap
 from pathlib import Path
 from typing import Any
 
@@ -227,37 +227,35 @@ def read_text(path: Path) -> str:
         raise DataError(f"{path} cannot be read: {error.strerror}") from error
 
 
-def csv_fields(path: Path, separator: str = ",") -> Any:
-    """A reader of the lines of a .csv, whose fields may hold line breaks."""
-    return csv.reader(io.StringIO(read_text(path)), delimiter=separator, skipinitialspace=True)
-
-
 Row = tuple[str, list[str]]
 """Where a row stands, for messages, and its fields."""
 
 
+def csv_rows(path: Path, separator: str = ",") -> Iterator[Row]:
+    """The rows of a .csv that are not empty; their fields may hold line breaks."""
+    text = io.StringIO(read_text(path))
+    reader = csv.reader(text, delimiter=separator, skipinitialspace=True)
+    try:
+        yield from ((f"{path} line {reader.line_num}", row) for row in reader if row)
+    except csv.Error as error:
+        raise DataError(f"{path} line {reader.line_num}: {error}") from error
+
+
 def read_csv(path: Path, separator: str = ",") -> tuple[list[str], Iterator[Row]]:
     """The header of a .csv, and the rows below it; missing fields are empty."""
-    reader = csv_fields(path, separator)
-    try:
-        header = [name.strip() for name in next(reader, [])]
-    except csv.Error as error:
-        raise DataError(f"{path} line 1: {error}") from error
+    rows = csv_rows(path, separator)
+    _, first = next(rows, ("", []))
+    header = [name.strip() for name in first]
 
-    def rows() -> Iterator[Row]:
-        try:
-            for row in reader:
-                if len(row) > len(header):
-                    raise DataError(
-                        f"{path} line {reader.line_num}: {len(row)} fields, the header has "
-                        f"{len(header)}; quotation marks keep commas together"
-                    )
-                if row:
-                    yield f"{path} line {reader.line_num}", row + [""] * (len(header) - len(row))
-        except csv.Error as error:
-            raise DataError(f"{path} line {reader.line_num}: {error}") from error
+    def fill(where: str, row: list[str]) -> Row:
+        if len(row) > len(header):
+            raise DataError(
+                f"{where}: {len(row)} fields, the header has {len(header)}; quotation marks keep "
+                "commas together"
+            )
+        return where, row + [""] * (len(header) - len(row))
 
-    return header, rows()
+    return header, starmap(fill, rows)
 
 
 def read_records(path: Path) -> Iterator[tuple[str, dict[str, str]]]:
