@@ -124,7 +124,8 @@ class _SettingOption(click.Option):
             [f"--{flag}/--no-{flag}" if item.type is bool else f"--{flag}"],
             default=default,
             help=item.metadata["help"] + note,
-            **_click_type(_clips_or_auto if takes_auto else item.type),
+            type=_clips_or_auto if takes_auto else _click_type(item.type),
+            metavar="INTEGER|auto" if takes_auto else None,
         )
         self.item = item
         self.group = f"{item.metadata['group']} options"
@@ -136,16 +137,14 @@ class _SettingOption(click.Option):
         return read
 
 
-def _click_type(kind: Any) -> dict[str, Any]:
-    """Click's arguments for a value of a type; None is a flag that is not given."""
+def _click_type(kind: Any) -> Any:
+    """Click's name of a type; None is a flag that is not given."""
     if get_origin(kind) is Literal:
-        return {"type": click.Choice(get_args(kind))}
+        return click.Choice(get_args(kind))
     if get_origin(kind) is tuple:
-        return {"nargs": len(get_args(kind)), "type": get_args(kind)[0]}
-    if kind is _clips_or_auto:
-        return {"type": kind, "metavar": "INTEGER|auto"}
+        return get_args(kind)
     choices = [choice for choice in get_args(kind) if choice is not type(None)]
-    return {"type": choices[0] if choices else kind}
+    return choices[0] if choices else kind
 
 
 def _clips_or_auto(text: str) -> int | str:
