@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from st_adapter.backbones.build import build_backbone, create_backbone
-from st_adapter.backbones.construction import own_random
+from st_adapter.backbones.construction import OwnRandom
 from st_adapter.backbones.tensor_checks import digest
 
 VALUES = {
@@ -35,7 +35,7 @@ def test_weights_are_those_of_torchs_generator_with_the_same_seed(name):
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(7)
         expected = digest(create_backbone(name))
-    with own_random(7):
+    with OwnRandom(7):
         assert digest(create_backbone(name)) == expected
 
 
@@ -69,7 +69,7 @@ def test_threads_that_build_and_draw_at_the_same_time_do_not_meet():
 
 def test_a_model_built_inside_another_seed_is_the_same():
     expected = digest(build_backbone("pit_ti_224", "random"))  # draws as it makes new tensors, too
-    with own_random(3):
+    with OwnRandom(3):
         assert digest(build_backbone("pit_ti_224", "random")) == expected
 
 
@@ -77,10 +77,10 @@ def test_the_innermost_seed_and_a_generator_of_ones_own_prevail():
     def draw(seed):
         return torch.rand(3, generator=torch.Generator().manual_seed(seed))
 
-    with own_random(1), own_random(2):
+    with OwnRandom(1), OwnRandom(2):
         assert torch.equal(torch.rand(3), draw(2))
         assert torch.equal(torch.rand(3, generator=torch.Generator().manual_seed(3)), draw(3))
-    with own_random(1):
+    with OwnRandom(1):
         assert torch.equal(torch.empty(3).uniform_(), draw(1))
         assert torch.empty(3, device="meta").normal_().is_meta
         assert torch.rand(3, device="meta").is_meta

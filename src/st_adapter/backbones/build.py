@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from timm.layers import QuickGELU
 from torch import Tensor, nn
 
-from st_adapter.backbones.construction import own_random
+from st_adapter.backbones.construction import OwnRandom
 from st_adapter.backbones.sources import hub_error, packaged_file
 from st_adapter.backbones.tensor_checks import check_fit, classifier_tensors
 from st_adapter.backbones.weight_files import openai_clip
@@ -43,7 +43,7 @@ def build_backbone(name: str, source: str, options: Mapping[str, int] | None = N
     """
     options = options or {}
     if source == "random":
-        with own_random(0):
+        with OwnRandom(0):
             return create_backbone(name, **options)
     if source == "hub":
         try:

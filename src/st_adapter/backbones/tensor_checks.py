@@ -5,9 +5,9 @@ from collections.abc import Mapping
 from functools import cache
 
 import timm
+import torch
 from torch import Tensor, nn
 
-from st_adapter.backbones.construction import shapes_alone
 from st_adapter.errors import CheckpointError
 
 _SHOWN = 5
@@ -68,6 +68,6 @@ def classifier_tensors(model: nn.Module) -> frozenset[str]:
 @cache
 def _dropped_without_classes(name: str) -> frozenset[str]:
     """What a model of timm has with classes, and not without."""
-    with shapes_alone():
+    with torch.device("meta"):
         full, bare = (timm.create_model(name, num_classes=n).state_dict() for n in (10, 0))
     return frozenset(full) - frozenset(bare)

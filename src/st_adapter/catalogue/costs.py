@@ -12,7 +12,6 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from st_adapter.backbones.build import create_backbone
-from st_adapter.backbones.construction import shapes_alone
 from st_adapter.backbones.sources import check_name
 from st_adapter.config import TrainConfig
 from st_adapter.methods import METHODS
@@ -140,7 +139,7 @@ def spec_of(config: TrainConfig, labels: Sequence[str]) -> ModelSpec:
 def inspect_spec(spec: ModelSpec, frames: int, size: int) -> Inspection:
     """Build the classifier without data."""
     check_name(spec.backbone)
-    with shapes_alone():
+    with torch.device("meta"):
         model = VideoClassifier(create_backbone(spec.backbone, **spec.backbone_options), spec)
     trained = model.num_parameters(only_trainable=True)
     head = sum(p.numel() for p in model.head.parameters())

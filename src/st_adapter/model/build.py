@@ -9,7 +9,7 @@ from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor, nn
 
 from st_adapter.backbones.build import build_backbone
-from st_adapter.backbones.construction import own_random
+from st_adapter.backbones.construction import OwnRandom
 from st_adapter.backbones.sources import resolve_source
 from st_adapter.backbones.tensor_checks import check_fit, digest
 from st_adapter.backbones.weight_files.openai_clip import remark_on_activation
@@ -191,7 +191,7 @@ def load(path: str | Path, weights: str | None = None) -> VideoClassifier:
             f"{folder} was trained on {spec.backbone} with other weights than {source} holds "
             f"(digest {spec.digest[:19]}, found {found[:19]}); give the right ones as weights"
         )
-    with own_random(0):  # first values, all of which are overwritten
+    with OwnRandom(0):  # first values, all of which are overwritten
         model = VideoClassifier(backbone, dataclasses.replace(spec, weights=source))
     copy_trained(model, checkpoint.read_tensors(folder), str(folder))
     return model.eval()

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from st_adapter.backbones.build import create_backbone
-from st_adapter.backbones.construction import shapes_alone
 from st_adapter.backbones.tensor_checks import check_fit
 from st_adapter.backbones.vit import VisionTransformerFamily
 from st_adapter.backbones.weight_files.tensors import find_table, read_record
@@ -146,7 +145,7 @@ def official_name(ours: str) -> str:
 
 def is_plain_vit(backbone: str) -> bool:
     """Whether adapters sit in this timm model where the authors' code puts them."""
-    with shapes_alone():
+    with torch.device("meta"):
         return VisionTransformerFamily.supports(create_backbone(backbone))
 
 

@@ -5,10 +5,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from timm.data.constants import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
 from st_adapter.backbones.build import build_backbone, create_backbone
-from st_adapter.backbones.construction import own_random, shapes_alone
+from st_adapter.backbones.construction import OwnRandom
 from st_adapter.backbones.sources import NAMED_SOURCES, check_name, resolve_source
 from st_adapter.backbones.weight_files import openai_clip
 from st_adapter.backbones.weight_files.tensors import read_tensors
@@ -104,7 +105,7 @@ def import_official(
         mean=OPENAI_CLIP_MEAN,
         std=OPENAI_CLIP_STD,
     )
-    with own_random(0):  # first values, all of which are overwritten
+    with OwnRandom(0):  # first values, all of which are overwritten
         model = VideoClassifier(build_backbone(name, source, options), spec)
     ours = {our_name(theirs): tensor for theirs, tensor in tensors.items()}
     copy_trained(model, ours, str(file))
@@ -170,7 +171,7 @@ def _check_backbone(shape: OfficialShape, source: str, name: str, options: dict[
         raise ArgumentError(
             f"{name} is not a plain ViT; the authors' checkpoints are for those of CLIP"
         )
-    with shapes_alone():
+    with torch.device("meta"):
         backbone: Any = create_backbone(name, **options)
     if (backbone.embed_dim, len(backbone.blocks)) != (shape.width, shape.num_blocks):
         raise CheckpointError(
