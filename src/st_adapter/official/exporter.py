@@ -47,15 +47,13 @@ def export_official(run: str | Path, out: str | Path) -> int:
 def _obstacles(spec: ModelSpec) -> list[str]:
     """Why the authors' code has no such classifier, where it has none."""
     method = METHODS[spec.method]
-    if spec.task != Task():
-        return [f"it answers {spec.task} a video"]
-    if method.adapters == "none":
-        return [f"method {spec.method} has no adapters"]
-    if method.changes_backbone:
-        return [f"method {spec.method} trains the image model itself"]
-    obstacles = []
-    if not is_plain_vit(spec.backbone):
-        obstacles.append(f"its backbone {spec.backbone} is not a plain ViT")
-    if spec.adapter.activation != "none":
-        obstacles.append(f"its adapters have the activation {spec.adapter.activation}")
-    return obstacles
+    reasons = {
+        f"it answers {spec.task} a video": spec.task != Task(),
+        f"method {spec.method} has no adapters": method.adapters == "none",
+        f"method {spec.method} trains the image model itself": method.changes_backbone,
+        f"its backbone {spec.backbone} is not a plain ViT": not is_plain_vit(spec.backbone),
+        f"its adapters have the activation {spec.adapter.activation}": (
+            spec.adapter.activation != "none"
+        ),
+    }
+    return [reason for reason, holds in reasons.items() if holds]

@@ -1,7 +1,6 @@
 """The format of the authors' checkpoints, linziyi96/st-adapter at b914b38."""
 
 import re
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,11 +17,18 @@ from st_adapter.config import AdapterConfig
 from st_adapter.errors import ArgumentError, CheckpointError
 
 _POSITIONS = {"attn": "attention", "mlp": "mlp"}
-_PARTS = {"fc1": "down", "conv": "conv", "fc2": "up"}
+_NAMES = {
+    "transformer.resblocks.": "adapters.blocks_",
+    ".adapter_pre_attn.": "_attention.",
+    ".adapter_pre_mlp.": "_mlp.",
+    ".fc1.": ".down.",
+    ".fc2.": ".up.",
+    "fc.": "head.",
+}
+"""Parts of their tensors' names, and what stands in their place in ours."""
 _THEIRS = re.compile(
     r"transformer\.resblocks\.(0|[1-9]\d{0,3})\.adapter_pre_(attn|mlp)\.(fc1|conv|fc2)\.(weight|bias)"
 )
-_OURS = re.compile(r"adapters\.blocks_(\d{1,4})_(attention|mlp)\.(down|conv|up)\.(weight|bias)")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,17 +97,12 @@ def read_shape(source: str, tensors: Mapping[str, Tensor]) -> OfficialShape:
             f"{source}: no checkpoint of the authors' ST-Adapter; it has no tensors named "
             "transformer.resblocks.*.adapter_pre_mlp.* or adapter_pre_attn.*"
         )
-    blocks = sorted({int(match[1]) for match in found})
-    first, last = blocks[0], blocks[-1]
-    if gaps := sorted(set(range(first, last)) - set(blocks)):
-        raise CheckpointError(
-            f"{source}: block {gaps[0]} has no adapter, where blocks {first} and {last} have; the "
-            "authors' code puts adapters in the last blocks, all of them"
-        )
+    blocks = [int(match[1]) for match in found]
+    first, last = min(blocks), max(blocks)  # their code puts adapters in all from the first on
     places = {match[2] for match in found}
-    _, width = _usual_shape(source, tensors, "fc1.weight", "d, c")
-    bottleneck, _, t, h, w = _usual_shape(source, tensors, "conv.weight", "d, 1, t, h, w")
-    num_classes, _ = _usual_shape(source, tensors, "fc.weight", "n, c")
+    _, width = _shape_of(source, tensors, "fc1.weight", "d, c")
+    bottleneck, _, t, h, w = _shape_of(source, tensors, "conv.weight", "d, 1, t, h, w")
+    num_classes, _ = _shape_of(source, tensors, "fc.weight", "n, c")
     try:
         adapter = AdapterConfig(
             bottleneck=bottleneck,
@@ -117,30 +118,23 @@ def read_shape(source: str, tensors: Mapping[str, Tensor]) -> OfficialShape:
     )
     wanted = {n: torch.empty(s, device="meta") for n, s in shape.tensor_shapes().items()}
     check_fit(source, tensors, wanted)
-    for name, tensor in tensors.items():
-        if tensor.dtype not in (torch.float32, torch.float16, torch.bfloat16):
-            raise CheckpointError(f"{source}: {name} is of {tensor.dtype}, not torch.float32")
     return shape
 
 
 def our_name(theirs: str) -> str:
     """What a tensor of the authors' is called here."""
-    match = _THEIRS.fullmatch(theirs)
-    if match is None:
-        return theirs.replace("fc.", "head.")
-    block, place, part, kind = match.groups()
-    return f"adapters.blocks_{block}_{_POSITIONS[place]}.{_PARTS[part]}.{kind}"
+    name = theirs
+    for their_part, our_part in _NAMES.items():
+        name = name.replace(their_part, our_part)
+    return name
 
 
 def official_name(ours: str) -> str:
     """What a tensor of ours is called by the authors."""
-    match = _OURS.fullmatch(ours)
-    if match is None:
-        return ours.replace("head.", "fc.")
-    block, position, part, kind = match.groups()
-    place = {o: t for t, o in _POSITIONS.items()}[position]
-    theirs = {o: t for t, o in _PARTS.items()}[part]
-    return f"transformer.resblocks.{block}.adapter_pre_{place}.{theirs}.{kind}"
+    name = ours
+    for their_part, our_part in _NAMES.items():
+        name = name.replace(our_part, their_part)
+    return name
 
 
 def is_plain_vit(backbone: str) -> bool:
@@ -155,15 +149,9 @@ def remark_on(backbone: str) -> None:
         note(f"the authors' code runs CLIP ViTs with QuickGELU alone; {backbone} is not one")
 
 
-def _usual_shape(
-    source: str, tensors: Mapping[str, Tensor], part: str, axes: str
-) -> tuple[int, ...]:
-    """The commonest shape of a part of the adapters or the head; `check_fit` names the others."""
-    shapes = Counter(
-        tuple(tensor.shape)
-        for name, tensor in tensors.items()
-        if f".{name}".endswith(f".{part}") and tensor.ndim == len(axes.split())
-    )
-    if not shapes:
-        raise CheckpointError(f"{source}: it has no tensor named {part} of the form [{axes}]")
-    return shapes.most_common(1)[0][0]
+def _shape_of(source: str, tensors: Mapping[str, Tensor], part: str, axes: str) -> tuple[int, ...]:
+    """The shape of a part of the first adapter, or of the head; `check_fit` compares the others."""
+    for name, tensor in tensors.items():
+        if f".{name}".endswith(f".{part}") and tensor.ndim == len(axes.split()):
+            return tuple(tensor.shape)
+    raise CheckpointError(f"{source}: it has no tensor named {part} of the form [{axes}]")
