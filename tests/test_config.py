@@ -7,7 +7,6 @@ from st_adapter.config import (
     AdapterConfig,
     ClipConfig,
     DataConfig,
-    HeadConfig,
     MethodConfig,
     TrainConfig,
     pair_classes,
@@ -116,17 +115,17 @@ def test_an_int_will_do_for_a_float():
 
 def test_a_part_has_the_defaults_of_a_run():
     config = TrainConfig()
-    parts = (config.adapter, config.method_config, config.head, config.clip, config.data)
-    assert parts == (AdapterConfig(), MethodConfig(), HeadConfig(), ClipConfig(), DataConfig())
+    parts = (config.adapter, config.method_config, config.clip, config.data)
+    assert parts == (AdapterConfig(), MethodConfig(), ClipConfig(), DataConfig())
 
 
 def test_a_run_passes_its_settings_to_its_parts():
     config = TrainConfig(
-        frames=4, positions="attention,mlp", adapter_layers="1", views="3x1", rank=2, dropout=0.5
+        frames=4, positions="attention,mlp", adapter_layers="1", views="3x1", rank=2
     )
     assert config.adapter == AdapterConfig(positions=("attention", "mlp"), layers=1)
     assert config.clip == ClipConfig(frames=4, views=(3, 1))
-    assert (config.method_config.rank, config.head.dropout) == (2, 0.5)
+    assert config.method_config.rank == 2
 
 
 def test_every_setting_has_a_full_sentence_of_help():

@@ -22,7 +22,6 @@ COLUMNS = ("path", "label", "labels", "start_seconds", "end_seconds", "split")
 Init = Literal["conv-zero", "up-zero", "difference"]
 Activation = Literal["none", "relu", "gelu"]
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
-PRECISIONS: tuple[str, ...] = get_args(Precision)
 
 _LIMITS = {
     "at_least": operator.ge,
@@ -62,7 +61,9 @@ class _Checked:
     """A record that checks its settings when it is made."""
 
     def __post_init__(self) -> None:
-        check_settings(self)
+        check_types(self)
+        for item in dataclasses.fields(self):  # type: ignore[arg-type]
+            check_limits(item, getattr(self, item.name))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,18 +115,6 @@ class MethodConfig(_Checked):
     )
     temporal_layers: int = _model(
         2, "Transformer layers over the frames, for the method temporal.", at_least=1
-    )
-
-
-@dataclass(frozen=True, kw_only=True)
-class HeadConfig(_Checked):
-    """How the linear classifier starts, and the dropout before it."""
-
-    dropout: float = _model(
-        0.0, "Dropout before the classifier; 0.5 as published.", at_least=0, below=1
-    )
-    head_std: float = _model(
-        0.002, "Standard deviation of the first classifier weights; 0.02 as published.", at_least=0
     )
 
 
@@ -217,8 +206,12 @@ class TrainConfig(_Checked):
     rank: int = _of(MethodConfig, "rank")
     trained_blocks: int = _of(MethodConfig, "trained_blocks")
     temporal_layers: int = _of(MethodConfig, "temporal_layers")
-    dropout: float = _of(HeadConfig, "dropout")
-    head_std: float = _of(HeadConfig, "head_std")
+    dropout: float = _model(
+        0.0, "Dropout before the classifier; 0.5 as published.", at_least=0, below=1
+    )
+    head_std: float = _model(
+        0.002, "Standard deviation of the first classifier weights; 0.02 as published.", at_least=0
+    )
 
     frames: int = _of(ClipConfig, "frames")
     stride: int = _of(ClipConfig, "stride")
@@ -354,7 +347,7 @@ class TrainConfig(_Checked):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_method(self.method)
-        _ = self.adapter, self.method_config, self.head, self.clip, self.data
+        _ = self.adapter, self.method_config, self.clip, self.data
         self._check_clips()
         self._check_optimisation()
         self._check_machine()
@@ -424,11 +417,6 @@ class TrainConfig(_Checked):
         return self._part(MethodConfig)
 
     @property
-    def head(self) -> HeadConfig:
-        """How the classifier starts."""
-        return self._part(HeadConfig)
-
-    @property
     def clip(self) -> ClipConfig:
         """How clips are cut from a video at test."""
         return self._part(ClipConfig, views=parse_views(self.views))
@@ -470,13 +458,6 @@ class TrainConfig(_Checked):
             key: tuple(value) if isinstance(value, list) else value for key, value in values.items()
         }
         return cls(**made)
-
-
-def check_settings(config: Any) -> None:
-    """Raise ArgumentError for a field whose value is of another type, or outside its limits."""
-    check_types(config)
-    for item in dataclasses.fields(config):
-        check_limits(item, getattr(config, item.name))
 
 
 def check_limits(item: dataclasses.Field[Any], value: Any) -> None:

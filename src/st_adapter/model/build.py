@@ -18,7 +18,6 @@ from st_adapter.common.task import Task
 from st_adapter.config import (
     AdapterConfig,
     ClipConfig,
-    HeadConfig,
     MethodConfig,
     TrainConfig,
     check_method,
@@ -28,8 +27,6 @@ from st_adapter.methods import METHODS
 from st_adapter.model import checkpoint
 from st_adapter.model.classifier import VideoClassifier
 from st_adapter.model.spec import ModelSpec
-
-_HEAD = HeadConfig()
 
 
 def attach(
@@ -41,8 +38,8 @@ def attach(
     method: str = "st-adapter",
     method_config: MethodConfig | None = None,
     clip: ClipConfig | None = None,
-    dropout: float = _HEAD.dropout,
-    head_std: float = _HEAD.head_std,
+    dropout: float = TrainConfig.dropout,
+    head_std: float = TrainConfig.head_std,
 ) -> VideoClassifier:
     """Put the trainable parts of a method and a head on a timm model that is already built.
 
@@ -99,8 +96,8 @@ def create_model(
     method: str = "st-adapter",
     method_config: MethodConfig | None = None,
     clip: ClipConfig | None = None,
-    dropout: float = _HEAD.dropout,
-    head_std: float = _HEAD.head_std,
+    dropout: float = TrainConfig.dropout,
+    head_std: float = TrainConfig.head_std,
 ) -> VideoClassifier:
     """Build a frozen timm model by name and put the parts of a method and a head on it.
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 
 from st_adapter.common.task import Task
-from st_adapter.config import AdapterConfig, ClipConfig, HeadConfig, MethodConfig, check_types
+from st_adapter.config import AdapterConfig, ClipConfig, MethodConfig, TrainConfig, check_types
 from st_adapter.errors import ArgumentError
 
 BACKBONE_OPTIONS = ("embed_dim", "depth", "num_heads", "img_size", "patch_size")
@@ -34,7 +34,7 @@ class ModelSpec:
     adapter: AdapterConfig = AdapterConfig()
     method_config: MethodConfig = MethodConfig()
     clip: ClipConfig = ClipConfig()
-    dropout: float = HeadConfig().dropout
+    dropout: float = TrainConfig.dropout
     mean: tuple[float, ...]
     std: tuple[float, ...]
     digest: str = ""
