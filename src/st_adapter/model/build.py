@@ -136,30 +136,24 @@ def build_model(
 ) -> VideoClassifier:
     """`create_model` as a configuration says; `weights` replaces the configuration's."""
     try:
-        return _build_model(config, labels, weights or config.weights, task)
+        return create_model(
+            config.backbone,
+            labels,
+            config.adapter,
+            weights or config.weights,
+            task=task,
+            method=config.method,
+            method_config=config.method_config,
+            clip=config.clip,
+            dropout=config.dropout,
+            head_std=config.head_std,
+        )
     except CheckpointError as error:
         if config.backbone != TrainConfig.backbone:
             raise
         raise CheckpointError(
             f"{error}. {config.backbone} is the default backbone; --backbone NAME takes another"
         ) from error
-
-
-def _build_model(
-    config: TrainConfig, labels: Sequence[str], weights: str, task: Task | None
-) -> VideoClassifier:
-    return create_model(
-        config.backbone,
-        labels,
-        config.adapter,
-        weights,
-        task=task,
-        method=config.method,
-        method_config=config.method_config,
-        clip=config.clip,
-        dropout=config.dropout,
-        head_std=config.head_std,
-    )
 
 
 def load(path: str | Path, weights: str | None = None) -> VideoClassifier:
