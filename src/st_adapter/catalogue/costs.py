@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cache
 from itertools import groupby
 from pathlib import Path
@@ -52,10 +52,6 @@ class Inspection:
     def num_adapters(self) -> int:
         """How many of the places have an adapter."""
         return sum(site["bottleneck"] > 0 for site in self.sites)
-
-    def to_json(self) -> dict[str, Any]:
-        """The record as plain values."""
-        return asdict(self)
 
     def to_text(self) -> str:
         """The record as lines to read."""
@@ -208,10 +204,6 @@ class RecipeCost:
     adapters: str
     trained: int
     gmacs: float
-
-    def to_json(self) -> dict[str, Any]:
-        """The record as plain values."""
-        return asdict(self)
 
 
 def recipe_costs() -> Iterator[RecipeCost]:

@@ -78,7 +78,7 @@ def inspect(
     else:
         given = {"frames": None, "size": None, "backbone": backbone} | given_settings(flags)
         result = inspect_backbone(classes=classes, **given)
-    click.echo(json.dumps(result.to_json(), indent=2) if as_json else result.to_text())
+    click.echo(json.dumps(asdict(result), indent=2) if as_json else result.to_text())
 
 
 @verb()
@@ -108,7 +108,7 @@ def recipes(name: str | None, as_json: bool) -> None:
             costs.append(cost)
             progress.advance()
     if as_json:
-        click.echo(json.dumps([cost.to_json() for cost in costs], indent=2))
+        click.echo(json.dumps([asdict(cost) for cost in costs], indent=2))
     else:
         print_recipes(costs)
 

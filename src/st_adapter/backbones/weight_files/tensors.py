@@ -37,7 +37,8 @@ def read_tensors(
     record = read_record(file)
     if key:
         if not isinstance(record, Mapping) or key not in record:
-            raise ArgumentError(f"{file} has no table {key!r}; it has {_examples(record)}")
+            have = ", ".join(map(str, record)) if isinstance(record, Mapping) else "none"
+            raise ArgumentError(f"{file} has no table {key!r}; it has {have}")
         record = record[key]
     if fits is None:
         return find_table(record, file)
@@ -67,10 +68,6 @@ def split_key(source: str) -> tuple[Path, str]:
     """
     name, _, key = source.rpartition("#")
     return (Path(name), key) if name and not Path(source).is_file() else (Path(source), "")
-
-
-def _examples(record: Any) -> str:
-    return ", ".join(map(str, record)) if isinstance(record, Mapping) else "none"
 
 
 def _tables(record: Any, file: Path) -> Iterator[tuple[str, dict[str, Tensor]]]:
