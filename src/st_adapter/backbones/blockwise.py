@@ -6,6 +6,7 @@ adapters apply; outside a call of `run` they do nothing.
 
 import re
 import threading
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
@@ -129,9 +130,9 @@ class BlockwiseFamily(Family):
 
     def unread_sites(self) -> set[str]:
         """The last, where a class token is pooled that the patches no longer reach."""
-        last, weight = self._opened.sites[-1], next(self.backbone.parameters())
+        last, frame = self._opened.sites[-1], self.black_frame()
         pools_token = getattr(self.backbone, "global_pool", "") == "token"
-        if last.position != "mlp" or not pools_token or weight.is_meta:
+        if last.position != "mlp" or not pools_token or frame.is_meta:
             return set()
         noise = torch.Generator().manual_seed(0)
 
@@ -139,7 +140,6 @@ class BlockwiseFamily(Family):
             return torch.randn(grid.shape, generator=noise).to(grid)
 
         with torch.no_grad():
-            frame = torch.zeros(1, 3, *self.native_size()).to(weight)
             without, disturbed = (
                 self.pool(self.run(frame, Inserted(adapters)))
                 for adapters in ({}, {last.name: disturb})
@@ -240,17 +240,14 @@ class BlockwiseFamily(Family):
         def note(name: str, _module: nn.Module, args: tuple[Any, ...]) -> None:
             shapes.setdefault(name, []).append(_shape(args[0] if args else None))
 
-        handles = []
-        for name, block in blocks.items():
-            watched = (block, block.get_submodule(entry)) if entry else (block,)
-            handles += [m.register_forward_pre_hook(partial(note, name)) for m in watched]
-        try:
-            features, pooled = self._run_frame()
-        except NotImplementedError as error:
-            raise ArgumentError(f"adapters do not fit {self._kind()}: {error}") from error
-        finally:
-            for handle in handles:
-                handle.remove()
+        with ExitStack() as hooks:
+            for name, block in blocks.items():
+                for module in (block, block.get_submodule(entry)) if entry else (block,):
+                    hooks.enter_context(module.register_forward_pre_hook(partial(note, name)))
+            try:
+                features, pooled = self._run_frame()
+            except NotImplementedError as error:
+                raise ArgumentError(f"adapters do not fit {self._kind()}: {error}") from error
         if pooled.ndim != 2:
             raise ArgumentError(
                 f"{self._kind()} pools nothing: its features are {list(pooled.shape)}; "
@@ -268,24 +265,21 @@ class BlockwiseFamily(Family):
         """
         entered: dict[str, Tensor] = {}
         left: dict[str, Tensor] = {}
-        handles = []
-        for name, block in blocks.items():
-            handles += [
-                block.get_submodule(entry).register_forward_pre_hook(
-                    lambda _, args, name=name: entered.update({name: args[0]})
-                ),
-                block.get_submodule(_BRANCH_END[entry]).register_forward_hook(
-                    lambda _, args, out: torch.zeros_like(out)
-                ),
-                block.register_forward_hook(
-                    lambda _, args, out, name=name: left.update({name: out})
-                ),
-            ]
-        try:
+        with ExitStack() as hooks:
+            for name, block in blocks.items():
+                for hook in (
+                    block.get_submodule(entry).register_forward_pre_hook(
+                        lambda _, args, name=name: entered.update({name: args[0]})
+                    ),
+                    block.get_submodule(_BRANCH_END[entry]).register_forward_hook(
+                        lambda _, args, out: torch.zeros_like(out)
+                    ),
+                    block.register_forward_hook(
+                        lambda _, args, out, name=name: left.update({name: out})
+                    ),
+                ):
+                    hooks.enter_context(hook)
             self._run_frame()
-        finally:
-            for handle in handles:
-                handle.remove()
         for name, before in entered.items():
             if before.numel() != left[name].numel() or not (
                 before.is_meta or torch.equal(before, left[name].reshape(before.shape))
@@ -298,12 +292,10 @@ class BlockwiseFamily(Family):
     @torch.no_grad()
     def _run_frame(self) -> tuple[Any, Tensor]:
         """Features and pooled features of one black frame of the backbone's own size."""
-        weight = next(self.backbone.parameters())
-        frame = torch.zeros(1, 3, *self.native_size(), device=weight.device, dtype=weight.dtype)
         trains = self.backbone.training
         self.backbone.eval()
         try:
-            features = self.backbone.forward_features(frame)
+            features = self.backbone.forward_features(self.black_frame())
             return features, self.backbone.forward_head(features, pre_logits=True)
         finally:
             self.backbone.train(trains)
@@ -368,37 +360,25 @@ def _put_hooks(index: int, block: nn.Module, layouts: list[Layout], entry: str) 
             layout=layout,
         )
         sites.append(site)
+        entered = block.get_submodule(entry) if position == "mlp" else block
+        entered.register_forward_pre_hook(partial(_enter, site))
         if position == "mlp":
-            block.get_submodule(entry).register_forward_pre_hook(partial(_enter_mlp, site))
             block.register_forward_hook(partial(_leave_mlp, site))
-        else:
-            block.register_forward_pre_hook(partial(_enter_block, site))
     return sites
 
 
-def _adapted(site: _Site, args: tuple[Any, ...]) -> Tensor | None:
-    """The first of a module's inputs, adapted, where the call under way has an adapter for it."""
+def _enter(site: _Site, _module: nn.Module, args: tuple[Any, ...]) -> Any:
+    """Adapt the first of a module's inputs, where the call under way has an adapter for it."""
     run = _THREAD.run
     adapter = run.adapters.get(site.name) if run else None
     if run is None or adapter is None:
         return None
-    return site.layout.adapt(args[0], run.frame_size, adapter)
-
-
-def _enter_block(site: _Site, _module: nn.Module, args: tuple[Any, ...]) -> Any:
-    adapted = _adapted(site, args)
-    return None if adapted is None else (adapted, *args[1:])
-
-
-# The paper adapts the residual stream itself: x + u + mlp(norm2(x + u)). A hook on norm2 changes
-# what the branch takes and not the x that timm's block adds to it. So the update u is kept on the
-# way in, and is added to what the block returns.
-def _enter_mlp(site: _Site, _module: nn.Module, args: tuple[Any, ...]) -> Any:
-    adapted = _adapted(site, args)
-    if adapted is None:
-        return None
-    assert _THREAD.run is not None
-    _THREAD.run.updates[site.name] = adapted - args[0]
+    adapted = site.layout.adapt(args[0], run.frame_size, adapter)
+    # The paper adapts the residual stream itself: x + u + mlp(norm2(x + u)). A hook on norm2
+    # changes what the branch takes and not the x that timm's block adds to it. So the update u is
+    # kept on the way in, and is added to what the block returns.
+    if site.position == "mlp":
+        run.updates[site.name] = adapted - args[0]
     return (adapted, *args[1:])
 
 

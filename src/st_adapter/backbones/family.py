@@ -139,3 +139,8 @@ class Family(ABC):
         """Height and width that the backbone was made for, pixels."""
         height, width = get_model_input_config(self.backbone)["input_size"][1:]
         return height, width
+
+    def black_frame(self) -> Tensor:
+        """A frame [1, 3, h, w] of the native size, of the backbone's type and on its device."""
+        frame: Tensor = next(self.backbone.parameters()).new_zeros(1, 3, *self.native_size())
+        return frame
