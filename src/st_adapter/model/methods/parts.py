@@ -12,7 +12,7 @@ from st_adapter.config import AdapterConfig, MethodConfig, check_method
 from st_adapter.errors import ArgumentError
 from st_adapter.methods import METHODS
 from st_adapter.model.methods.adapter import STAdapter
-from st_adapter.model.methods.low_rank import add_low_rank, low_rank_parameters
+from st_adapter.model.methods.low_rank import add_low_rank
 from st_adapter.model.methods.pooling import TemporalTransformer, TokenPool
 
 _WIDEST = 384
@@ -65,8 +65,7 @@ def build_parts(name: str, adapter: AdapterConfig, sizes: MethodConfig, family: 
         parts.token_pool = TokenPool(family.num_token_features)
         parts.num_features = parts.token_pool.width
     if method.low_rank:
-        add_low_rank(backbone, family.blocks(), sizes.rank, lambda: _run_once(family))
-        parts.unfrozen = low_rank_parameters(backbone)
+        parts.unfrozen = add_low_rank(family, sizes.rank)
     if method.unfrozen == "biases":
         parts.unfrozen = _biases(backbone)
     if method.unfrozen == "blocks":
@@ -168,10 +167,3 @@ def forget_caches(backbone: nn.Module) -> None:
         if cache is not None:
             cache.clear()
             module.training = True  # of this module alone: it has no dropout
-
-
-@torch.no_grad()
-def _run_once(family: Family) -> None:
-    weight = next(family.backbone.parameters())
-    size = family.native_size()
-    family.run(torch.zeros(1, 3, *size, device=weight.device, dtype=weight.dtype))
