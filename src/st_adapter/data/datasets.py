@@ -1,8 +1,9 @@
 """Datasets of labelled videos: random clips to train on, or all test views."""
 
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from jaxtyping import Shaped, UInt8
@@ -195,8 +196,10 @@ def load_views(
     workers: int,
     reader: Reader,
     share: Sequence[int],
+    make_loader: Callable[..., Any] = BatchLoader,
 ) -> Iterator[list[Views]]:
     """Batches of the videos with the indices in `share`, whole ones, as lists of `Views`."""
     dataset, workers = ViewDataset(videos, clip, reader), min(workers, len(share))
     keys = [[*share[i : i + batch_size]] for i in range(0, len(share), batch_size)]
-    return BatchLoader(dataset, list, workers).batches(keys)
+    loaded: Iterator[list[Views]] = make_loader(dataset, list, workers).batches(keys)
+    return loaded

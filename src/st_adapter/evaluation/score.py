@@ -3,7 +3,7 @@
 import random
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from jaxtyping import Float, Shaped
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from st_adapter.common.task import Task
 from st_adapter.config import ClipConfig
 from st_adapter.data.datasets import Skipped, Views, load_views
+from st_adapter.data.loading import BatchLoader
 from st_adapter.data.video.reader import Reader
 from st_adapter.data.videos import Video
 from st_adapter.model.classifier import VideoClassifier
@@ -35,6 +36,8 @@ def score_videos(
     orders: Sequence[Order] = ("in_order",),
     reader: Reader = Reader(),
     share: Sequence[int] | None = None,
+    make_loader: Callable[..., Any] = BatchLoader,
+    forward: nn.Module | None = None,
 ) -> Scored:
     """Yield (index, scores [orders, classes]) of each video, or why it had to be skipped.
 
@@ -45,12 +48,15 @@ def score_videos(
         orders: of the frames; each video is decoded once and scored in all of them.
         reader: of videos.
         share: indices of those to score; by default all.
+        make_loader: with the arguments of BatchLoader.
+        forward: gives the logits of what is loaded; by default the model.
     """
     share = range(len(videos)) if share is None else share
-    loader = load_views(videos, clip, videos_per_batch(clip, batch_size), workers, reader, share)
+    batch_videos = videos_per_batch(clip, batch_size)
+    loader = load_views(videos, clip, batch_videos, workers, reader, share, make_loader)
     at_once = min(batch_size, clips_at_once(model.device, clip.frames, clip.size))
     with evaluation_mode(model):
-        yield from score_views(model, loader, videos, orders, model.spec.task, at_once)
+        yield from score_views(forward or model, loader, videos, orders, model.spec.task, at_once)
 
 
 def videos_per_batch(clip: ClipConfig, batch_size: int) -> int:

@@ -11,9 +11,11 @@ from st_adapter.data.annotations import Annotations
 from st_adapter.data.augment.transform import TrainTransform
 from st_adapter.data.batches import EpochSampler, TrainBatch, collate_train
 from st_adapter.data.class_pairs import mirrored_classes, reversed_classes
-from st_adapter.data.datasets import TrainDataset, TrainItem
+from st_adapter.data.datasets import TrainDataset, draw_of
 from st_adapter.data.loading import BatchLoader
 from st_adapter.errors import DataError
+from st_adapter.training.cached import CachedLoader
+from st_adapter.training.prefix_cache import Key
 from st_adapter.training.run import Run
 
 
@@ -47,7 +49,6 @@ class Batches:
     def __init__(self, run: Run) -> None:
         config, videos = run.config, run.data.train
         self._run = run
-        self._collate = partial(collate_train, len(run.data.labels))
         self._sampler = EpochSampler(
             num_videos=len(videos),
             step_videos=config.step_clips // config.repeats,
@@ -56,7 +57,7 @@ class Batches:
             process=run.accelerator.process_index,
             num_processes=run.accelerator.num_processes,
         )
-        self._dataset = TrainDataset(
+        dataset = TrainDataset(
             videos,
             config.clip,
             train_transform(config),
@@ -67,17 +68,20 @@ class Batches:
             reversal=run.reversal,
             reader=run.reader,
         )
-        self._loader = BatchLoader(
-            self._dataset,
-            self._collate_loaded(),
+        make_loader: Callable[..., Any] = BatchLoader
+        if run.prefix_cache:
+            make_loader = partial(CachedLoader, run.prefix_cache, self._kept_as)
+        self._loader = make_loader(
+            dataset,
+            partial(collate_train, len(run.data.labels)),
             config.workers,
             pin_memory=run.model.device.type == "cuda" and run.reader.device == "cpu",
             persistent=True,
         )
 
-    def _collate_loaded(self) -> Callable[[list[TrainItem]], Any]:
-        """What a worker makes of the items of a batch."""
-        return self._collate
+    def _kept_as(self, key: tuple[int, int]) -> Key:
+        epoch, index = key
+        return f"draw {draw_of(epoch, self._run.config.draws)}", index
 
     def steps(self, epoch: int, first_step: int) -> Iterator[list[TrainBatch | DataError]]:
         """What this process has of each step from `first_step` on, on its device.
@@ -86,14 +90,10 @@ class Batches:
         """
         self._sampler.epoch, self._sampler.first_step = epoch, first_step
         first = epoch * self._run.steps_per_epoch + first_step
-        for step, batches in enumerate(self._load(), start=first):
-            yield [self._on_device(batch, step, i) for i, batch in enumerate(batches)]
-
-    def _load(self) -> Iterator[list[TrainBatch | DataError]]:
-        """The batches of each step of the epoch, as they are loaded."""
         loaded = self._loader.batches(self._sampler)
-        for keys in self._sampler.steps():
-            yield list(islice(loaded, len(keys)))
+        for step, keys in enumerate(self._sampler.steps(), start=first):
+            batches = list(islice(loaded, len(keys)))
+            yield [self._on_device(batch, step, i) for i, batch in enumerate(batches)]
 
     def _on_device(
         self, batch: TrainBatch | DataError, step: int, number: int

@@ -4,10 +4,11 @@ import shlex
 import statistics
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, replace
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ from st_adapter.errors import ArgumentError, DataError, TrainingError
 from st_adapter.evaluation.evaluate import Evaluation, evaluate_videos
 from st_adapter.evaluation.metrics import METRICS
 from st_adapter.evaluation.run_record import recorded_run, write_evaluation
-from st_adapter.evaluation.score import score_videos
+from st_adapter.evaluation.score import Scored, score_videos
 from st_adapter.model.build import build_model, copy_trained
 from st_adapter.model.checkpoint import read_tensors
 from st_adapter.model.classifier import VideoClassifier
@@ -49,10 +50,10 @@ from st_adapter.runtime.memory import (
 )
 from st_adapter.runtime.micro_batches import clips_at_once
 from st_adapter.training.batches import Batches, class_maps, train_transform
-from st_adapter.training.cached import CachedBatches, CachedScores
+from st_adapter.training.cached import CachedLoader
 from st_adapter.training.launch import check_accelerate, launch, processes_to_start
 from st_adapter.training.optimizer import learning_rate_factor, make_optimizer
-from st_adapter.training.prefix_cache import make_prefix_cache
+from st_adapter.training.prefix_cache import VALIDATION, make_prefix_cache
 from st_adapter.training.run import Run
 from st_adapter.training.run_folder import check_folder, resumed_config
 from st_adapter.training.state import SavedStates
@@ -347,8 +348,7 @@ class _View:
 
 
 def _train_epochs(run: Run, states: SavedStates) -> None:
-    batches = CachedBatches(run, run.prefix_cache) if run.prefix_cache else Batches(run)
-    view = _View(run)
+    batches, view = Batches(run), _View(run)
     while not run.is_done:
         _train_epoch(run, batches, states, view)
         view.last_score = _validate_epoch(run, states)
@@ -449,6 +449,10 @@ def _validate_epoch(run: Run, states: SavedStates) -> float | None:
 def _evaluate(
     run: Run, clip: ClipConfig, temporal: bool = False, cached: bool = False
 ) -> Evaluation:
+    score: Callable[..., Scored] = score_videos
+    if cached and run.prefix_cache:
+        make_loader = partial(CachedLoader, run.prefix_cache, lambda index: (VALIDATION, index))
+        score = partial(score_videos, make_loader=make_loader, forward=run.forward)
     return evaluate_videos(
         run.model,
         run.data.val,
@@ -458,7 +462,7 @@ def _evaluate(
         temporal=temporal,
         reader=run.reader,
         accelerator=run.accelerator,
-        score=CachedScores(run.prefix_cache) if cached and run.prefix_cache else score_videos,
+        score=score,
     )
 
 

@@ -1,8 +1,7 @@
 """What the frozen blocks before the first trained one make of clips that come again.
 
-`PrefixCache` keeps it, `rest` goes on from there. `CachedBatches` is the training batches, and
-`CachedScores` the validation, of a run that has such a cache: neither decodes, nor runs through
-the frozen blocks, what is kept.
+`PrefixCache` keeps it, `rest` goes on from there. `CachedLoader` loads the batches of a run that
+has such a cache: it neither decodes, nor runs through the frozen blocks, what is kept.
 """
 
 import dataclasses
@@ -11,7 +10,7 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from jaxtyping import Float, Shaped
@@ -26,7 +25,7 @@ from st_adapter.common.remarks import note, say
 from st_adapter.config import TrainConfig
 from st_adapter.data.annotations import Annotations
 from st_adapter.data.archives.tar import split_member, version
-from st_adapter.data.datasets import TrainItem
+from st_adapter.data.datasets import TrainItem, Views
 from st_adapter.data.video.picture_folders import list_pictures
 from st_adapter.data.videos import Video
 from st_adapter.errors import ArgumentError
@@ -38,7 +37,9 @@ Key = tuple[str, int]
 VALIDATION = "validation"
 """The one view of a video that an epoch is judged by."""
 
-_FORMAT = 3
+_Item = TypeVar("_Item", TrainItem, Views)
+
+_FORMAT = 4
 _LONG_WRITTEN = 3600.0
 """Seconds after which a file that has no name yet is one that a killed process left."""
 
@@ -114,7 +115,7 @@ class PrefixCache:
         self.rest = rest
         self._room = most_bytes
         self._file_of = file_of
-        self._items: dict[Key, TrainItem] = {}
+        self._items: dict[Key, TrainItem | Views] = {}
 
     def __contains__(self, key: Key) -> bool:
         if self._file_of is None:
@@ -122,13 +123,21 @@ class PrefixCache:
         file = self._file_of(key)
         return file is not None and file.exists()
 
-    def add(self, key: Key, pixels: TrainItem) -> TrainItem:
-        """Run clips through the frozen blocks; keep what comes out if there is room."""
-        item = replace(pixels, clips=tuple(map(self._run, pixels.clips)))
-        self._keep(key, item)
+    def add(self, key: Key, pixels: _Item) -> _Item:
+        """Run clips through the frozen blocks; keep what comes out if there is room.
+
+        What cannot be read, or replaces a video that cannot be, is not kept.
+        """
+        if pixels.clips is None:
+            return pixels
+        clips = [self._run(clip) for clip in pixels.clips]
+        made = torch.stack(clips) if isinstance(pixels, Views) else tuple(clips)
+        item = replace(pixels, clips=made)
+        if not getattr(item, "skipped", ()):
+            self._keep(key, item, sum(clip.nbytes for clip in clips))
         return item
 
-    def get(self, key: Key) -> TrainItem | None:
+    def get(self, key: Key) -> TrainItem | Views | None:
         """The item of a key; None where it is not there, or cannot be read any more."""
         if self._file_of is None:
             return self._items.get(key)
@@ -141,40 +150,40 @@ class PrefixCache:
             file.unlink(missing_ok=True)  # damaged: made anew, by a worker from the next epoch on
             return None
 
-    def _keep(self, key: Key, item: TrainItem) -> None:
-        """Keep an item, but not that of a video that stands in for a broken one."""
-        size = sum(clip.nbytes for clip in item.clips)
-        if item.skipped or size > self._room:
+    def _keep(self, key: Key, item: TrainItem | Views, size: int) -> None:
+        if size > self._room:
             return
         if self._file_of is None:
             self._items[key] = item
-        else:
-            file = self._file_of(key)
-            if file is None or not self._write(file, item):
+        elif file := self._file_of(key):
+            try:
+                _write(file, item)
+            except OSError as error:
+                self._room = 0
+                note(f"the prefix cache takes no more: {error}")
                 return
+        else:
+            return
         self._room -= size
 
     def _run(self, clip: Tensor) -> Tensor:
         prefix = self.rest.prefix(clip[None].to(self.rest.model.device))[0]
         return prefix.cpu().clone()  # it may be a part of a larger tensor, which is not kept
 
-    def _write(self, file: Path, item: TrainItem) -> bool:
-        tensors = {f"clip_{i}": clip.contiguous() for i, clip in enumerate(item.clips)}
-        record = json.dumps({"index": item.index, "targets": item.targets})
-        try:
-            with atomic_path(file) as temporary:
-                save_file(tensors, temporary, metadata={"item": record})
-        except OSError as error:
-            self._room = 0
-            note(f"the prefix cache takes no more: {error}")
-            return False
-        return True
+
+def _write(file: Path, item: TrainItem | Views) -> None:
+    record = dict(vars(item))
+    tensors = {f"clip_{i}": clip.contiguous() for i, clip in enumerate(record.pop("clips"))}
+    with atomic_path(file) as temporary:
+        save_file(tensors, temporary, metadata={"item": json.dumps(record)})
 
 
-def _read(file: Path) -> TrainItem:
+def _read(file: Path) -> TrainItem | Views:
     with safe_open(file, "pt") as stored:
         record = json.loads(stored.metadata()["item"])
-        clips = tuple(stored.get_tensor(f"clip_{i}") for i in range(len(record["targets"])))
+        clips = tuple(stored.get_tensor(f"clip_{i}") for i in range(len(stored.keys())))
+    if "targets" not in record:
+        return Views(**record, clips=torch.stack(clips))
     targets = tuple(map(tuple, record["targets"]))
     return TrainItem(index=record["index"], clips=clips, targets=targets, skipped=())
 
