@@ -21,13 +21,11 @@ from st_adapter.data.video.reader import Reader
 from st_adapter.data.videos import Video
 from st_adapter.errors import VideoError
 from st_adapter.model.build import build_model
-from st_adapter.model.classifier import VideoClassifier
-from st_adapter.runtime.attention import speed_up_attention
-from st_adapter.runtime.compilation import black_clips, compile_for_training
-from st_adapter.runtime.device import check_input_size, choose_device, choose_precision, seconds_of
-from st_adapter.runtime.memory import check_memory, clear_out_of_memory, peak_memory_gb, step_bytes
+from st_adapter.runtime.device import choose_device, seconds_of
+from st_adapter.runtime.memory import clear_out_of_memory, peak_memory_gb
 from st_adapter.runtime.micro_batches import clips_at_once
 from st_adapter.training.batches import train_transform
+from st_adapter.training.loop import settle
 from st_adapter.training.optimizer import make_step
 
 _SECONDS, _RATE, _WIDTH, _HEIGHT = 10, 30, 340, 256
@@ -54,23 +52,20 @@ def bench(config: TrainConfig, video: Path | None = None) -> dict[str, Any]:
     if video is not None:
         probe(video)  # refuses at once what cannot be read
     model = build_model(config, [str(i) for i in range(400)], "random").to(device)
-    check_input_size(model, config.size)
-    if not config.compile:
-        speed_up_attention(model, config.size)
-    precision, _ = choose_precision(
-        config.precision, model, clip_frames=config.frames, size=config.size
-    )
-    model.set_precision(precision)
-    check_memory(model, config, step_bytes(model, config)(config.batch_size), _SAVES_MEMORY)
-    if config.compile:
-        compile_for_training(model, black_clips(model, config.clip, config.batch_size))
+    config = settle(model, config, advice=_SAVES_MEMORY)
     shape = (config.batch_size, config.frames, 3, config.size, config.size)
     clips = torch.randint(0, 256, shape, dtype=torch.uint8, device=device)
     pieces = clips.split(clips_at_once(device, config.frames, config.size))
+
+    @torch.inference_mode()
+    def score() -> None:
+        for piece in pieces:
+            model(piece)
+
     with bar("measuring", 3) as progress, clear_out_of_memory(device, _SAVES_MEMORY):
         rows = [_row("loading a clip", _load_seconds(config, video), clips=1)]
         progress.advance()
-        step, score = make_step(model, config, pieces), _scoring(model, pieces)
+        step = make_step(model, config, pieces)
         for what, run in (("training step", step), ("inference", score)):
             model.train(run is step)
             rows.append(_row(what, _median_seconds(run, device, 5), config.batch_size, device))
@@ -78,7 +73,7 @@ def bench(config: TrainConfig, video: Path | None = None) -> dict[str, Any]:
     names = ("backbone", "method", "frames", "size", "batch_size")
     return {
         **{name: getattr(config, name) for name in names},
-        "precision": precision,
+        "precision": model.precision,
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else str(device),
         "threads": torch.get_num_threads(),
         "trained_parameters": model.num_parameters(only_trainable=True),
@@ -124,15 +119,6 @@ def _write_clip(path: Path) -> Path:
             container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
     return path
-
-
-def _scoring(model: VideoClassifier, pieces: tuple[torch.Tensor, ...]) -> Callable[[], None]:
-    @torch.inference_mode()
-    def score() -> None:
-        for clips in pieces:
-            model(clips)
-
-    return score
 
 
 def _median_seconds(run: Callable[[], None], device: torch.device, rounds: int) -> float:

@@ -191,7 +191,7 @@ def _prepare(data: Path, folder: Path, config: TrainConfig) -> Run:
     if config.weights == "hub":  # what can be refused without asking it
         inspect_spec(spec_of(config, annotations.labels), 1, config.size)
     model = build_model(config, annotations.labels, task=annotations.task).to(device)
-    config = _settle(model, config, copies=2 if reversal else 1)
+    config = settle(model, config, copies=2 if reversal else 1)
     reader = make_reader(config.decoder, config.workers, device, index_of(data))
     drawn_by = {
         "reader": [config.decoder, str(reader.device)],
@@ -217,11 +217,14 @@ def _prepare(data: Path, folder: Path, config: TrainConfig) -> Run:
     )
 
 
-def _settle(model: VideoClassifier, config: TrainConfig, copies: int) -> TrainConfig:
+def settle(
+    model: VideoClassifier, config: TrainConfig, copies: int = 1, advice: str | None = None
+) -> TrainConfig:
     """Bring the model into the form it is trained in; refuse what this machine cannot do.
 
     Args:
         copies: clips that a clip of the batch becomes, with its reversal.
+        advice: what would save memory; by default what the run has not turned on yet.
     """
     check_input_size(model, config.size)
     if config.checkpoint_activations:
@@ -240,7 +243,7 @@ def _settle(model: VideoClassifier, config: TrainConfig, copies: int) -> TrainCo
     if config.fit_batch:
         fitted = fit_batch(config, needed, share_of_memory(model.device), copies)
         (config,) = broadcast_object_list([fitted])  # memory differs from process to process
-    check_memory(model, config, needed(config.batch_size * copies))
+    check_memory(model, config, needed(config.batch_size * copies), advice)
     say(f"{model.device}, {precision}: {reason}")
     if config.compile:
         mixed = torch.float32 if config.mixup or config.cutmix else torch.uint8
