@@ -24,20 +24,15 @@ def write_config(
     *,
     recipe: str,
     data: str,
-    data_digest: str = "",
-    next_epoch: int | None = None,
+    **more: Any,
 ) -> None:
     """Write the record of a run, its paths as they read from any folder.
 
-    `data` and its digest are empty and `next_epoch` counts the epochs done for a run that was
-    trained elsewhere.
+    Args:
+        data: what it was trained on; empty where that was elsewhere.
+        more: `data_digest`, or `next_epoch`, the epochs done, where it was trained elsewhere.
     """
-    record: dict[str, Any] = {"recipe": recipe, "data": data}
-    if data_digest:
-        record["data_digest"] = data_digest
-    if next_epoch is not None:
-        record["next_epoch"] = next_epoch
-    record |= {"command": command(), "versions": versions()}
+    record = {"recipe": recipe, "data": data, **more, "command": command(), "versions": versions()}
     values = config.to_json() | absolute_paths(config)
     write_json(folder / "config.json", record | {"config": values})
 
@@ -105,16 +100,8 @@ def resumed_config(folder: Path, wanted: TrainConfig | None) -> TrainConfig:
 
 def absolute_paths(config: TrainConfig) -> dict[str, Any]:
     """The configuration's paths as they read from any folder."""
-    named = config.weights in NAMED_SOURCES
-    return {
-        "weights": config.weights if named else str(Path(config.weights).resolve()),
-        "val": None if config.val is None else absolute(config.val),
-        "videos": None if config.videos is None else absolute(config.videos),
-        "prefix_cache_folder": config.prefix_cache_folder
-        and str(Path(config.prefix_cache_folder).resolve()),
-        **{
-            name: str(Path(text).resolve())
-            for name in ("mirror", "reversal")
-            if (text := getattr(config, name)) is not None and text.lower().endswith(".csv")
-        },
-    }
+    names = ["val", "videos", "prefix_cache_folder"]
+    if config.weights not in NAMED_SOURCES:
+        names.append("weights")
+    names += [n for n in ("mirror", "reversal") if str(getattr(config, n)).lower().endswith(".csv")]
+    return {name: absolute(path) for name in names if (path := getattr(config, name))}
