@@ -95,10 +95,6 @@ class MovingAverage:
         for name, parameter in self.parameters.items():
             self.tensors[name].lerp_(parameter, 1 - decay)
 
-    def saved(self) -> dict[str, Tensor]:
-        """The average, on the processor."""
-        return {name: tensor.cpu() for name, tensor in self.tensors.items()}
-
     @torch.no_grad()
     def restore(self, tensors: dict[str, Tensor]) -> None:
         """Go on from a saved average."""

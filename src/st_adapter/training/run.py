@@ -34,7 +34,7 @@ class Position:
 
     Attributes:
         step: optimizer steps done, those left out because the loss was NaN or infinite included.
-        bad_steps, bad_in_row: how many were left out, and how many since the last that was not.
+        bad_in_row: how many were left out since the last that was not.
         losses: of the steps since the last line of `metrics.jsonl`.
         train_seconds: spent in training, without validation.
         epochs_done: epochs trained and validated.
@@ -42,7 +42,6 @@ class Position:
     """
 
     step: int = 0
-    bad_steps: int = 0
     bad_in_row: int = 0
     losses: list[float] = field(default_factory=list)
     train_seconds: float = 0.0

@@ -54,7 +54,7 @@ class SavedStates:
                 {
                     **asdict(run.at),
                     "trained": trained,
-                    "average": run.average.saved() if run.average else {},
+                    "average": run.average.tensors if run.average else {},
                     "optimizer": run.optimizer.state_dict(),
                     "scaler": run.scaler.state_dict(),
                     "generators": generators,

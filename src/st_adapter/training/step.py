@@ -150,16 +150,14 @@ def _add_up(run: Run, values: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
 def _mean_gradient(run: Run, clips: float) -> float:
     """Make gradients the mean over the clips that there were, and clip them; return their norm."""
     usual = run.config.step_clips
-    if clips != usual:
-        for parameter in run.model.trainable_parameters():
-            if parameter.grad is not None:
-                parameter.grad *= usual / clips
+    for parameter in run.model.trainable_parameters():
+        if parameter.grad is not None:
+            parameter.grad *= usual / clips
     run.scaler.unscale_(run.optimizer)
     return float(clip_gradient(run.model, run.config))
 
 
 def _note_bad_step(run: Run, what: str, value: float, batches: list[TrainBatch]) -> None:
-    run.at.bad_steps += 1
     run.at.bad_in_row += 1
     paths = gather_object([run.data.train.name(i) for batch in batches for i in batch.videos])
     run.log({"left_out": str(value), "videos": paths})
