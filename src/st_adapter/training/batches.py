@@ -1,7 +1,7 @@
 """The clips that a run trains on, batch by batch."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import fields, replace
 from functools import partial
 from itertools import islice
 from typing import Any
@@ -33,13 +33,7 @@ def class_maps(config: TrainConfig, data: Annotations) -> tuple[dict[int, int], 
 def train_transform(config: TrainConfig) -> TrainTransform:
     """The draws that a configuration trains with."""
     return TrainTransform(
-        size=config.size,
-        crop=config.crop,
-        crop_range=config.crop_range,
-        flip=config.flip,
-        randaugment=config.randaugment,
-        color_jitter=config.color_jitter,
-        erasing=config.erasing,
+        **{item.name: getattr(config, item.name) for item in fields(TrainTransform)}
     )
 
 
