@@ -136,8 +136,8 @@ def write_plan(folder: Path, plan: Plan, videos: Annotations) -> None:
         parts["search.csv"] = dataclasses.replace(videos, train=train, val=held)
         check_parts(Path(plan.data), parts["search.csv"])
     for video in chain(videos.train, videos.val):
-        if not _is_text(str(video.path)):
-            raise ArgumentError(f"{str(video.path)!r} is no name that a list can hold; rename it")
+        if (name := str(video.path)) != name.encode(errors="ignore").decode():
+            raise ArgumentError(f"{name!r} is no name that a list can hold; rename it")
     before = read_plan(folder)
     if before is not None:
         check_same(folder, before, json.loads(json.dumps(dataclasses.asdict(plan))))
@@ -187,11 +187,3 @@ def check_same(folder: Path, before: dict[str, Any], now: dict[str, Any]) -> Non
                 f"{folder} was started with {name} {flat_before.get(name)}, not {value}; go on "
                 "with the same, or give another --out"
             )
-
-
-def _is_text(name: str) -> bool:
-    try:
-        name.encode("utf-8")
-    except UnicodeEncodeError:
-        return False
-    return True
