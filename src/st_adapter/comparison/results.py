@@ -65,23 +65,20 @@ def choose_rates(folder: Path, plan: Plan) -> dict[str, float]:
         return dict.fromkeys(plan.methods, plan.rates[0])
     chosen: dict[str, tuple[float, float, float]] = {}
     for cell in plan.trials():
-        result = read_result(folder, cell) or {"metric": "top1", "top1": -1.0, "loss": math.inf}
+        result = read_result(folder, cell) or {"score": -1.0, "loss": math.inf}
         loss = math.inf if result["loss"] is None else result["loss"]  # which was NaN
-        score = (score_of(result), -loss, -cell.config.peak_lr())
+        score = (result["score"], -loss, -cell.config.peak_lr())
         chosen[cell.config.method] = max(chosen.get(cell.config.method, score), score)
     return {method: -score[2] for method, score in chosen.items()}
 
 
 def read_result(folder: Path, cell: Cell) -> dict[str, Any] | None:
-    """What a finished cell reached; None where its loss was no number."""
+    """What a finished cell reached, with its `score`; None where its loss was no number."""
     file = folder / cell.name / "eval.json"
-    return {"metric": "top1"} | read_json(file) if file.exists() else None
-
-
-def score_of(result: dict[str, Any]) -> float:
-    """What an evaluation's classifier is judged by."""
-    value: float = result[result["metric"]]
-    return value
+    if not file.exists():
+        return None
+    result = {"metric": "top1"} | read_json(file)
+    return result | {"score": result[result["metric"]]}
 
 
 def is_done(folder: Path, cell: Cell) -> bool:
@@ -116,9 +113,10 @@ def _row(
     cells = [cell for cell in plan.runs(rates) if cell.config.method == method]
     results = {str(cell.config.seed): read_result(folder, cell) for cell in cells}
     found = [result for result in results.values() if result]
-    scores = [score_of(result) for result in found]
+    scores = [result["score"] for result in found]
     metrics = [read_json_lines(folder / cell.name / "metrics.jsonl") for cell in cells]
     orders = found[0]["temporal"] if found else {}
+    tensors = [folder / cell.name / TENSORS for cell in cells]
     trials = [cell for cell in plan.trials() if cell.config.method == method]
     return MethodRow(
         method=method,
@@ -127,32 +125,25 @@ def _row(
         metric=found[0]["metric"] if found else "top1",
         lr=rates[method],
         search={
-            str(cell.config.lr): score_of(result) if result else None
+            str(cell.config.lr): result["score"] if result else None
             for cell, result in ((cell, read_result(folder, cell)) for cell in trials)
         },
         score=statistics.fmean(scores) if scores else None,
         lowest=min(scores, default=None),
         highest=max(scores, default=None),
         temporal={o: statistics.fmean(r["temporal"][o] for r in found) for o in orders},
-        trained_parameters=costs[method]["trained_parameters"],
-        share=costs[method]["share"],
-        stored_bytes=max((_size(folder / cell.name / TENSORS) for cell in cells), default=0),
+        stored_bytes=max((file.stat().st_size for file in tensors if file.exists()), default=0),
         train_seconds=statistics.fmean(_highest("train_seconds", lines) for lines in metrics),
-        step_seconds=costs[method]["step_seconds"],
         memory_gb=max(_highest("memory_gb", lines) for lines in metrics),
-        gmacs=costs[method]["gmacs"],
-        seeds={s: score_of(result) if result else None for s, result in results.items()},
+        seeds={s: result["score"] if result else None for s, result in results.items()},
         diverged={
             str(cell.config.seed): read_json(folder / cell.name / "diverged.json")["reason"]
             for cell in cells
             if not results[str(cell.config.seed)]
         },
+        **costs[method],
     )
 
 
 def _highest(name: str, lines: list[dict[str, Any]]) -> float:
     return max((line.get(name, 0.0) for line in lines), default=0.0)
-
-
-def _size(file: Path) -> int:
-    return file.stat().st_size if file.exists() else 0
