@@ -1,12 +1,14 @@
 """A file beside the data that remembers what was found in it, safe for several processes."""
 
+import json
 import os
 import sqlite3
-from collections.abc import Sequence
+import zlib
 from functools import cache
 from hashlib import sha256
 from multiprocessing import parent_process
 from pathlib import Path
+from typing import Any
 
 import psutil
 
@@ -14,17 +16,11 @@ from st_adapter.common.paths import full_path, is_remote
 from st_adapter.common.remarks import say
 
 STORE_NAME = ".st-adapter-index.sqlite3"
-_TABLES = """
-create table if not exists videos_3 (
-    path text primary key,
-    bytes integer, modified_ns integer, error text,
-    time_base text, stamped integer, width integer, height integer, rotation integer,
-    mirrored integer, pixel_aspect text, codec text,
-    digest text, pts blob, keys blob, first_byte integer, num_bytes integer
-) without rowid;
-create table if not exists shards_2 (
-    path text primary key, bytes integer, modified_ns integer, samples blob
-) without rowid;
+_TABLE = """
+create table if not exists found_1 (
+    kind text, path text, bytes integer, modified_ns integer, value blob,
+    primary key (kind, path)
+) without rowid
 """
 _WAIT_SECONDS = 30.0
 
@@ -33,9 +29,9 @@ _NETWORK = ("nfs", "cifs", "smb", "lustre", "gpfs", "beegfs", "ceph", "glusterfs
 
 
 class Store:
-    """Rows by path. Where the file cannot be kept, nothing is remembered.
+    """Values of some kind by path, as JSON. Where the file cannot be kept, none is remembered.
 
-    Several processes may share the file; each writes a row as soon as it knows one.
+    Several processes may share the file; each writes a value as soon as it knows one.
 
     Args:
         folder: of the data. The file lies in it, or in the user's cache where the folder is
@@ -46,30 +42,28 @@ class Store:
         self.folder = full_path(folder)
         self._gave_up = False
 
-    def read(self, table: str, path: str, version: tuple[int, int]) -> sqlite3.Row | None:
-        """The row of a path, unless the file has changed since."""
+    def read(self, kind: str, path: str, version: tuple[int, int]) -> Any:
+        """What was found in a file; None if nothing was, or it has changed since."""
         connection = _connect(self.folder, os.getpid())
         if connection is None:
             return None
         try:
-            row: sqlite3.Row | None = connection.execute(
-                f"select * from {table} where path = ?", (self._key(path),)
+            row = connection.execute(
+                "select value from found_1 where (kind, path, bytes, modified_ns) = (?, ?, ?, ?)",
+                (kind, self._key(path), *version),
             ).fetchone()
         except sqlite3.Error:
             return None
-        return row if row and (row["bytes"], row["modified_ns"]) == version else None
+        return json.loads(zlib.decompress(row[0])) if row else None
 
-    def write(
-        self, table: str, path: str, version: tuple[int, int], values: Sequence[object]
-    ) -> None:
-        """Put a row in the place of any earlier one."""
+    def write(self, kind: str, path: str, version: tuple[int, int], value: Any) -> None:
+        """Put a value in the place of any earlier one."""
         connection = _connect(self.folder, os.getpid())
         if connection is None or self._gave_up:
             return
-        row = (self._key(path), *version, *values)
+        row = (kind, self._key(path), *version, zlib.compress(json.dumps(value).encode(), level=1))
         try:
-            marks = ",".join("?" * len(row))
-            connection.execute(f"insert or replace into {table} values ({marks})", row)
+            connection.execute("insert or replace into found_1 values (?, ?, ?, ?, ?)", row)
         except sqlite3.Error:  # the disk is full, say, or another process holds a lock too long
             self._gave_up = True
 
@@ -95,12 +89,11 @@ def _connect(folder: str, process: int) -> sqlite3.Connection | None:
             connection = sqlite3.connect(
                 file, timeout=_WAIT_SECONDS, isolation_level=None, check_same_thread=False
             )
-            connection.row_factory = sqlite3.Row
             # No write-ahead log: its files would stay. A crash of the machine may damage the file,
             # which is then as good as none.
             connection.execute("pragma journal_mode = delete")
             connection.execute("pragma synchronous = off")
-            connection.executescript(_TABLES)
+            connection.execute(_TABLE)
         except (sqlite3.Error, OSError):
             continue
         if beside and file not in beside and parent_process() is None:

@@ -1,7 +1,5 @@
 """What shards hold: videos, where their bytes lie, and the files beside them that name classes."""
 
-import json
-import zlib
 from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
@@ -42,13 +40,12 @@ def read_samples(shard: str, store: Store | None) -> list[Sample]:
         OSError: it is not there.
     """
     version = tar.version(shard)
-    row = store.read("shards_2", shard, version) if store else None
-    if row is not None:
-        return [Sample(*sample) for sample in json.loads(zlib.decompress(row["samples"]))]
+    known = store.read("shard", shard, version) if store else None
+    if known is not None:
+        return [Sample(*sample) for sample in known]
     samples = _scan(shard)
     if store:
-        packed = zlib.compress(json.dumps(samples).encode(), level=1)
-        store.write("shards_2", shard, version, [packed])
+        store.write("shard", shard, version, samples)
     return samples
 
 

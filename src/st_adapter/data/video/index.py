@@ -1,13 +1,11 @@
 """What the packets of videos say, remembered beside the data, so that none is probed twice."""
 
 import os
-import sqlite3
-import zlib
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from numpy import ndarray
 
 from st_adapter.common.paths import is_remote
 from st_adapter.data.archives.index_store import Store
@@ -17,7 +15,8 @@ from st_adapter.data.video.info import VideoInfo
 from st_adapter.data.video.packets import probe
 from st_adapter.errors import UnreachableError, VideoError
 
-_TABLE = "videos_3"
+_ASCENDING = ("pts", "keys")
+_FRACTIONS = ("time_base", "pixel_aspect")
 
 
 def index_of(data: Path) -> "VideoIndex":
@@ -47,62 +46,31 @@ class VideoIndex:
             state = version(member[0] if member else os.fspath(path))
         except (OSError, ValueError):  # a name may hold what no file name may
             return probe(path)  # says what is wrong
-        row = self.store.read(_TABLE, str(path), state)
-        if row is not None:
-            return _info(path, member[0] if member else "", row)
-        try:
-            info = probe(path, find(path, self.store))
-        except UnreachableError:
-            raise
-        except VideoError as error:
-            reason = str(error).removeprefix(str(path))
-            self.store.write(_TABLE, str(path), state, [reason, *[None] * 13])
-            raise
-        self.store.write(_TABLE, str(path), state, [None, *_columns(info)])
-        return info
+        known = self.store.read("video", str(path), state)
+        if known is None:
+            try:
+                known = _to_json(probe(path, find(path, self.store)))
+            except UnreachableError:
+                raise
+            except VideoError as error:
+                known = {"error": str(error).removeprefix(str(path))}
+            self.store.write("video", str(path), state, known)
+        if "error" in known:
+            raise VideoError(f"{path}{known['error']}")
+        place = Place(member[0], *known["place"]) if member else None
+        return _from_json(known | {"path": path, "place": place})
 
 
-def _columns(info: VideoInfo) -> tuple[object, ...]:
-    return (
-        str(info.time_base),
-        info.stamped,
-        info.width,
-        info.height,
-        info.rotation,
-        info.mirrored,
-        str(info.pixel_aspect),
-        info.codec,
-        info.digest,
-        _pack(info.pts),
-        _pack(info.keys),
-        *(info.place[1:] if info.place else (None, None)),
-    )
+def _to_json(info: VideoInfo) -> dict[str, Any]:
+    """What is remembered: nothing that says where the data lies, which may move."""
+    # Differences of a steady frame rate are one number again and again, and compress well.
+    steps = {name: np.diff(getattr(info, name), prepend=0).tolist() for name in _ASCENDING}
+    fractions = {name: str(getattr(info, name)) for name in _FRACTIONS}
+    place = info.place and info.place[1:]
+    return vars(info) | steps | fractions | {"path": None, "place": place}
 
 
-def _info(path: Path, shard: str, row: sqlite3.Row) -> VideoInfo:
-    if row["error"] is not None:
-        raise VideoError(f"{path}{row['error']}")
-    return VideoInfo(
-        path=path,
-        pts=_unpack(row["pts"]),
-        time_base=Fraction(row["time_base"]),
-        keys=_unpack(row["keys"]),
-        stamped=bool(row["stamped"]),
-        width=row["width"],
-        height=row["height"],
-        rotation=row["rotation"],
-        mirrored=bool(row["mirrored"]),
-        pixel_aspect=Fraction(row["pixel_aspect"]),
-        codec=row["codec"],
-        digest=row["digest"],
-        place=Place(shard, row["first_byte"], row["num_bytes"]) if shard else None,
-    )
-
-
-def _pack(numbers: ndarray) -> bytes:
-    """Ascending integers as compressed differences: a steady frame rate takes a few bytes."""
-    return zlib.compress(np.diff(numbers, prepend=0).astype("<i8").tobytes(), level=1)
-
-
-def _unpack(data: bytes) -> ndarray:
-    return np.cumsum(np.frombuffer(zlib.decompress(data), dtype="<i8"))
+def _from_json(known: dict[str, Any]) -> VideoInfo:
+    numbers = {name: np.cumsum(known[name], dtype=np.int64) for name in _ASCENDING}
+    fractions = {name: Fraction(known[name]) for name in _FRACTIONS}
+    return VideoInfo(**known | numbers | fractions)

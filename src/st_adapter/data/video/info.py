@@ -33,7 +33,6 @@ class VideoInfo:
         rotation: degrees anticlockwise that turn it upright.
         mirrored: whether it is mirrored, too.
         pixel_aspect: width of a stored pixel over its height.
-        codec: FFmpeg's name of it.
         digest: of the file's length and three pieces of it, or of the number of pictures and three
             of them; equal videos have equal ones.
         place: where its bytes lie, for a video in a shard.
@@ -47,7 +46,6 @@ class VideoInfo:
     width: int
     height: int
     rotation: int
-    codec: str
     digest: str
     mirrored: bool = False
     pixel_aspect: Fraction = Fraction(1)

@@ -82,7 +82,6 @@ def probe(path: Path, place: Place | None = None) -> VideoInfo:
         rotation=first.rotation if first and abs(first.rotation) <= _FULL_TURN else 0,
         mirrored=first is not None and orientation_of(first).mirrored,
         pixel_aspect=aspect,
-        codec=codec,
         digest=digest,
         place=place,
     )
@@ -105,7 +104,7 @@ def _probe_pictures(folder: Path) -> VideoInfo:
     files = list_pictures(folder)
     with open_video(files[0]) as container:
         stream = video_stream(container)
-        size, codec = (stream.width, stream.height), stream.codec_context.name
+        width, height = stream.width, stream.height
         some = [_digest(files[i]) for i in (0, len(files) // 2, -1)]
     numbers = np.arange(len(files))
     return VideoInfo(
@@ -114,10 +113,9 @@ def _probe_pictures(folder: Path) -> VideoInfo:
         time_base=Fraction(1, PICTURES_PER_SECOND),
         keys=numbers,
         stamped=False,
-        width=size[0],
-        height=size[1],
+        width=width,
+        height=height,
         rotation=0,
-        codec=codec,
         digest=sha256(f"{len(files)} {some}".encode()).hexdigest()[:32],
     )
 
