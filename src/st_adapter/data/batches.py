@@ -2,7 +2,7 @@
 
 import random
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import zip_longest
 
 import torch
@@ -63,11 +63,6 @@ class TrainBatch:
     targets: Float[Tensor, "b classes"]
     videos: tuple[int, ...]
     skipped: tuple[Skipped, ...]
-
-    def pin_memory(self) -> "TrainBatch":
-        """Called by the dataloader where batches go to a GPU."""
-        clips, targets = self.clips.pin_memory(), self.targets.pin_memory()
-        return replace(self, clips=clips, targets=targets)
 
 
 def collate_train(num_classes: int, items: list[TrainItem]) -> TrainBatch | DataError:

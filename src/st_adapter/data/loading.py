@@ -48,7 +48,6 @@ class BatchLoader:
             method `name` says of which video the item of a key is.
         collate: from the items of a batch to the batch.
         workers: processes; 0 loads in this one.
-        pin_memory: copy batches to where a GPU reads them quickest.
         persistent: keep the workers from one call of `batches` to the next.
     """
 
@@ -58,12 +57,10 @@ class BatchLoader:
         collate: Callable[[list[Any]], Any],
         workers: int,
         *,
-        pin_memory: bool = False,
         persistent: bool = False,
     ) -> None:
         self._dataset, self._collate = dataset, collate
-        self._workers = workers
-        self._pin_memory, self._persistent = pin_memory, persistent
+        self._workers, self._persistent = workers, persistent
         self._one_by_one = False  # to tell which batch crashes a worker
         self._loader: DataLoader[Any] | None = None
         self._processes: set[BaseProcess] = set()
@@ -101,8 +98,7 @@ class BatchLoader:
                 batch = next(loaded, None)
             if batch is None:  # no collate function returns it
                 return
-            pins = self._pin_memory and hasattr(batch, "pin_memory")  # an error has no memory
-            yield batch.pin_memory() if pins else batch
+            yield batch
 
     def _start(self) -> Iterator[Any]:
         """Begin with the keys that are left."""

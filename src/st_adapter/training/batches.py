@@ -69,7 +69,6 @@ class Batches:
             dataset,
             partial(collate_train, len(run.data.labels)),
             config.workers,
-            pin_memory=run.model.device.type == "cuda" and run.reader.device == "cpu",
             persistent=True,
         )
 
@@ -96,8 +95,7 @@ class Batches:
         if isinstance(batch, DataError):
             return batch
         run = self._run
-        clips = batch.clips.to(run.model.device, non_blocking=True)
-        targets = batch.targets.to(run.model.device, non_blocking=True)
+        clips, targets = batch.clips.to(run.model.device), batch.targets.to(run.model.device)
         if run.mixer is not None:
             of_all = step * run.accelerator.num_processes + run.accelerator.process_index
             clips, targets = run.mixer(clips, targets, of_all * run.config.accumulate + number)
