@@ -75,19 +75,11 @@ def read_clips(
             if not shown:
                 raise
             continue
-        return _share_out(frames, union, chosen)
+        row = {number: i for i, number in enumerate(union)}
+        pictures = frames.permute(0, 2, 3, 1)  # as they lie in memory: whole ones are copied
+        clips = {
+            choice: torch.stack([pictures[row[i]] for i in choice]).permute(0, 3, 1, 2)
+            for choice in chosen
+        }
+        return [clips[choice] for choice in chosen]
     raise VideoError(f"{video.path}: decodes to another number of frames each time")
-
-
-def _share_out(
-    frames: UInt8[Tensor, "n 3 h w"], numbers: Sequence[int], chosen: Sequence[tuple[int, ...]]
-) -> list[UInt8[Tensor, "t 3 h w"]]:
-    """Stack the frames of each choice, given all frames with their numbers."""
-    row = {number: i for i, number in enumerate(numbers)}
-    pictures = frames.permute(0, 2, 3, 1)  # channels last, as in memory: whole pictures are copied
-    known = {tuple(numbers): frames}
-    for choice in chosen:
-        if choice not in known:
-            copied = torch.stack([pictures[row[number]] for number in choice])
-            known[choice] = copied.permute(0, 3, 1, 2)
-    return [known[choice] for choice in chosen]
