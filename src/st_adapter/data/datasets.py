@@ -2,7 +2,7 @@
 
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -65,13 +65,14 @@ class Views:
     reason: str = ""
 
 
+@dataclass(eq=False)
 class TrainDataset(Dataset[TrainItem]):
     """Random clips of each video, or of another one where it cannot be read.
 
     What a clip shows depends on (seed, epoch, index) alone. A run therefore repeats with any
     number of workers, and can go on in the middle of an epoch.
 
-    Args:
+    Attributes:
         repeats: clips of a video, which is decoded once for all of them.
         draws: epochs after which the same clips come again; 0 is never.
         mirror: class to the class that its clips show in a mirror; negative where that is none.
@@ -79,28 +80,16 @@ class TrainDataset(Dataset[TrainItem]):
         reader: of videos.
     """
 
-    def __init__(
-        self,
-        videos: Sequence[Video],
-        clip: ClipConfig,
-        transform: TrainTransform,
-        seed: int,
-        *,
-        repeats: int = 1,
-        draws: int = 0,
-        mirror: Mapping[int, int] | None = None,
-        reversal: Mapping[int, int] | None = None,
-        reader: Reader = Reader(),
-    ) -> None:
-        self.videos = VideoList.of(videos)
-        self.clip = clip
-        self.transform = transform
-        self.seed = seed
-        self.repeats = repeats
-        self.draws = draws
-        self.mirror = mirror or {}
-        self.reversal = reversal or {}
-        self.reader = reader
+    videos: Sequence[Video]
+    clip: ClipConfig
+    transform: TrainTransform
+    seed: int
+    _: KW_ONLY
+    repeats: int = 1
+    draws: int = 0
+    mirror: Mapping[int, int] = field(default_factory=dict)
+    reversal: Mapping[int, int] = field(default_factory=dict)
+    reader: Reader = Reader()
 
     def __len__(self) -> int:
         return len(self.videos)
@@ -121,12 +110,12 @@ class TrainDataset(Dataset[TrainItem]):
 
     def name(self, key: tuple[int, int]) -> str:
         """The video of a key."""
-        return self.videos.name(key[1])
+        return str(self.videos[key[1]].path)
 
     def _candidates(self, index: int, rng: random.Random) -> Iterator[int]:
         """The video, then others of its class, then any."""
         yield index
-        classes = self.videos.first_targets()
+        classes = VideoList.of(self.videos).first_targets()
         alike = classes == classes[index]
         others = np.flatnonzero(~alike)
         alike[index] = False
@@ -164,22 +153,20 @@ def draw_of(epoch: int, draws: int) -> int:
     return epoch % draws if draws else epoch
 
 
+@dataclass(eq=False)
 class ViewDataset(Dataset[Views]):
     """All test views of each video, in order."""
 
-    def __init__(
-        self, videos: Sequence[Video], clip: ClipConfig, reader: Reader = Reader()
-    ) -> None:
-        self.videos = VideoList.of(videos)
-        self.clip = clip
-        self.reader = reader
+    videos: Sequence[Video]
+    clip: ClipConfig
+    reader: Reader = Reader()
 
     def __len__(self) -> int:
         return len(self.videos)
 
     def name(self, index: int) -> str:
         """The video with a number."""
-        return self.videos.name(index)
+        return str(self.videos[index].path)
 
     def __getitem__(self, index: int) -> Views:
         try:
@@ -199,7 +186,7 @@ def load_views(
     make_loader: Callable[..., Any] = BatchLoader,
 ) -> Iterator[list[Views]]:
     """Batches of the videos with the indices in `share`, whole ones, as lists of `Views`."""
-    dataset, workers = ViewDataset(videos, clip, reader), min(workers, len(share))
+    dataset, workers = ViewDataset(VideoList.of(videos), clip, reader), min(workers, len(share))
     keys = [[*share[i : i + batch_size]] for i in range(0, len(share), batch_size)]
     loaded: Iterator[list[Views]] = make_loader(dataset, list, workers).batches(keys)
     return loaded
