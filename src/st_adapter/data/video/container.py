@@ -49,17 +49,12 @@ def open_video(
 def _source(path: Path, place: Place | None) -> str | BytesIO:
     """What FFmpeg opens: a file by its name, a video in a shard by its bytes."""
     place = place or find(path)
-    if place is not None:
-        data = read_bytes(place)
-        if not data:
-            raise VideoError(f"{path}: the file is empty")
-        return BytesIO(data)
-    if not path.is_file():
+    if place is None and not path.is_file():
         what = "a folder, not a video" if path.is_dir() else "no such file"
         raise VideoError(f"{path}: {what}")
-    if not path.stat().st_size:
+    if not (place.num_bytes if place else path.stat().st_size):
         raise VideoError(f"{path}: the file is empty")
-    return str(path)
+    return BytesIO(read_bytes(place)) if place else str(path)
 
 
 def video_stream(container: InputContainer) -> Any:
