@@ -1,7 +1,7 @@
 """Scores of videos, decoded in the background: views averaged, frames in any order."""
 
 import random
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal, get_args
 
@@ -48,47 +48,36 @@ def score_videos(
         orders: of the frames; each video is decoded once and scored in all of them.
         reader: of videos.
         share: indices of those to score; by default all.
-        make_loader: with the arguments of BatchLoader.
-        forward: gives the logits of what is loaded; by default the model.
+        make_loader: another way of loading batches, with the arguments of `BatchLoader`.
+        forward: what makes logits of what is loaded, if it is not the model.
     """
     share = range(len(videos)) if share is None else share
+    forward = model if forward is None else forward
     batch_videos = videos_per_batch(clip, batch_size)
     loader = load_views(videos, clip, batch_videos, workers, reader, share, make_loader)
     at_once = min(batch_size, clips_at_once(model.device, clip.frames, clip.size))
+
+    @torch.inference_mode()
+    def score(clips: Tensor) -> Float[Tensor, "n classes"]:
+        logits = torch.cat([forward(part.to(model.device)) for part in clips.split(at_once)])
+        return probabilities(logits, model.spec.task).cpu()
+
     with evaluation_mode(model):
-        yield from score_views(forward or model, loader, videos, orders, model.spec.task, at_once)
+        for batch in loader:
+            with clear_out_of_memory(model.device):
+                scores = _score_batch(batch, orders, score)
+            for views, of_video in zip(batch, scores, strict=True):
+                if of_video is None:
+                    path = str(videos[views.index].path)
+                    yield views.index, Skipped(path=path, reason=views.reason)
+                else:
+                    yield views.index, of_video
 
 
 def videos_per_batch(clip: ClipConfig, batch_size: int) -> int:
     """Videos whose views fill a batch of clips, at least one."""
     temporal, spatial = clip.views
     return max(1, batch_size // (temporal * spatial))
-
-
-def score_views(
-    model: nn.Module,
-    loader: Iterable[list[Views]],
-    videos: Sequence[Video],
-    orders: Sequence[Order],
-    task: Task,
-    at_once: int,
-) -> Scored:
-    """Score the views that a loader gives, of whole videos."""
-
-    @torch.inference_mode()
-    def score(clips: Tensor) -> Float[Tensor, "n classes"]:
-        logits = torch.cat([model(part.to(device)) for part in clips.split(at_once)])
-        return probabilities(logits, task).cpu()
-
-    device = next(model.parameters()).device
-    for batch in loader:
-        with clear_out_of_memory(device):
-            scores = _score_batch(batch, orders, score)
-        for views, of_video in zip(batch, scores, strict=True):
-            if of_video is None:
-                yield views.index, Skipped(path=str(videos[views.index].path), reason=views.reason)
-            else:
-                yield views.index, of_video
 
 
 def _score_batch(
