@@ -25,7 +25,7 @@ from st_adapter.config import ClipConfig
 from st_adapter.data.videos import Video
 from st_adapter.evaluation.evaluate import evaluate_videos
 from st_adapter.model.classifier import VideoClassifier
-from st_adapter.runtime.compilation import black_clips, compile_for_scoring
+from st_adapter.runtime.compilation import compile_model
 from st_adapter.runtime.device import choose_device, seconds_of
 
 WORKERS, CLASSES, BATCH = 2, 400, 6
@@ -88,8 +88,7 @@ def prepare(
     ours.set_precision(precision)
     compiling = 0.0
     if way == "compiled":
-        clips = black_clips(ours, clip, BATCH)
-        compiling = seconds_of(lambda: compile_for_scoring(ours, clips), device)
+        compiling = seconds_of(lambda: compile_model(ours, clip, BATCH, scoring=True), device)
     scores = partial(our_evaluation, ours, videos, clip)
     return lambda: (seconds_of(scores, device), compiling)
 

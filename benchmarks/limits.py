@@ -35,7 +35,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from st_adapter.config import TrainConfig
 from st_adapter.model.build import build_model
 from st_adapter.model.classifier import HALF, VideoClassifier
-from st_adapter.runtime.compilation import black_clips, compile_for_training
+from st_adapter.runtime.compilation import compile_model
 from st_adapter.runtime.device import choose_device
 from st_adapter.training.optimizer import make_optimizer
 
@@ -69,7 +69,7 @@ def main(config: TrainConfig) -> None:
     model = build_model(config, [str(i) for i in range(400)], "random").to(device)
     model.set_precision(config.precision)
     if config.compile:
-        compile_for_training(model, black_clips(model, config.clip, config.batch_size))
+        compile_model(model, config.clip, config.batch_size)
     print(f"{name_of(device)}; {torch.get_num_threads()} threads, torch {torch.__version__}")
     print(f"memory is read and written at {bytes_per_second(device) / 1e9:.1f} GB/s", flush=True)
     clips = noise(config.batch_size, config.frames, config.size, device)

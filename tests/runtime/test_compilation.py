@@ -15,7 +15,7 @@ from st_adapter.backbones.build import create_backbone
 from st_adapter.config import ClipConfig, TrainConfig
 from st_adapter.data.formats.folders import find_videos
 from st_adapter.errors import ArgumentError
-from st_adapter.runtime.compilation import black_clips, compile_for_training
+from st_adapter.runtime.compilation import compile_model
 
 needs_compiler = pytest.mark.skipif(
     not shutil.which(os.environ.get("CXX", "g++")), reason="no C++ compiler"
@@ -44,7 +44,7 @@ def test_a_compiled_step_has_the_gradients_of_one_that_is_not(precision, near, e
 
     expected, before = step(), torch.get_rng_state()
     clip = ClipConfig(frames=3, size=32)
-    compile_for_training(model, black_clips(model, clip, most=3))
+    compile_model(model, clip, most=3)
     model.train()
     assert torch.equal(torch.get_rng_state(), before)
     assert "compiled, a step takes" in capsys.readouterr().err

@@ -18,7 +18,7 @@ from st_adapter.data.videos import Video
 from st_adapter.errors import ArgumentError, VideoError
 from st_adapter.evaluation.score import score_videos
 from st_adapter.model.build import load
-from st_adapter.runtime.compilation import black_clips, compile_for_scoring
+from st_adapter.runtime.compilation import compile_model
 from st_adapter.runtime.device import check_input_size, choose_device, choose_precision
 
 _COMBINED = 20
@@ -98,7 +98,7 @@ class Predictor:
         if precision == "auto":
             say(f"{chosen}, {settled}: {reason}")
         if compile:
-            compile_for_scoring(self.model, black_clips(self.model, self.clip, batch_size))
+            compile_model(self.model, self.clip, batch_size, scoring=True)
 
     def __call__(self, video: str | Path) -> list[tuple[str, float]]:
         """Return (label, score) of every class, the likeliest first.

@@ -74,36 +74,36 @@ def choose_precision(
     if device.type == "cuda" and not torch.cuda.is_bf16_supported():
         return "float32", "this GPU does not support bfloat16"
     clip = torch.zeros(1, min(clip_frames, 8), 3, size, size, dtype=torch.uint8, device=device)
-    measure, what = (_pass_seconds, "pass") if scoring else (step_seconds, "step")
+    what = "pass" if scoring else "step"
     seconds: dict[Precision, float] = {"float32": 0.0, "bfloat16": 0.0}
     before = model.precision
     with clear_out_of_memory(device):
         for precision in seconds:
             model.precision = precision
-            measure(model, clip)  # the first call of its kind takes longer
-            seconds[precision] = min(measure(model, clip) for _ in range(2))
+            seconds[precision] = best_seconds(model, clip, scoring=scoring)
     model.precision = before
     gain = seconds["float32"] / seconds["bfloat16"]
     chosen: Precision = "bfloat16" if gain >= _WORTH_IT else "float32"
     return chosen, f"a bfloat16 {what} takes {1 / gain:.2f} times the time of a float32 one"
 
 
-def step_seconds(model: Callable[[Tensor], Tensor], clips: Tensor) -> float:
-    """Time of a forward and backward pass; leaves no gradient and no random draw."""
-    target = torch.zeros(len(clips), dtype=torch.long, device=clips.device)
+def best_seconds(model: VideoClassifier, clips: Tensor, *, scoring: bool) -> float:
+    """Time of a forward pass, or of a forward and backward pass, at best of three.
 
-    def step() -> None:
-        loss = F.cross_entropy(model(clips), target)
-        inputs = [p for p in cast(torch.nn.Module, model).parameters() if p.requires_grad]
-        torch.autograd.grad(loss, inputs, allow_unused=True)
+    Leaves no gradient and no random draw.
+    """
+    device = model.device
 
-    with torch.random.fork_rng(devices=[clips.device] if clips.device.type == "cuda" else []):
-        return seconds_of(step, clips.device)
+    def run() -> None:
+        with torch.inference_mode(scoring):
+            loss = F.cross_entropy(model(clips), torch.zeros(len(clips), device=device).long())
+        if not scoring:
+            inputs = [p for p in model.parameters() if p.requires_grad]
+            torch.autograd.grad(loss, inputs, allow_unused=True)
 
-
-@torch.inference_mode()
-def _pass_seconds(model: Callable[[Tensor], Tensor], clips: Tensor) -> float:
-    return seconds_of(lambda: model(clips), clips.device)
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        run()  # the first call of its kind takes longer
+        return min(seconds_of(run, device) for _ in range(3))
 
 
 def seconds_of(run: Callable[[], object], device: torch.device) -> float:

@@ -37,7 +37,7 @@ from st_adapter.model.build import build_model, copy_trained
 from st_adapter.model.checkpoint import read_tensors
 from st_adapter.model.classifier import VideoClassifier
 from st_adapter.runtime.attention import speed_up_attention
-from st_adapter.runtime.compilation import black_clips, compile_for_training
+from st_adapter.runtime.compilation import compile_model
 from st_adapter.runtime.device import check_input_size, choose_device, choose_precision
 from st_adapter.runtime.memory import (
     check_memory,
@@ -247,8 +247,7 @@ def settle(
     say(f"{model.device}, {precision}: {reason}")
     if config.compile:
         mixed = torch.float32 if config.mixup or config.cutmix else torch.uint8
-        most = config.batch_size * copies
-        compile_for_training(model, black_clips(model, config.clip, most, mixed))
+        compile_model(model, config.clip, config.batch_size * copies, dtype=mixed)
     return config
 
 
