@@ -9,6 +9,7 @@ SOURCE = Path(__file__).parents[1] / "src" / "st_adapter"
 FILES = sorted(SOURCE.rglob("*.py"))
 
 PRIVATE = {
+    "cli/imports.py: _compile": "the module of `_disable_dynamo`",
     "cli/imports.py: _disable_dynamo": "torch's mark for what is not compiled, without the import "
     "of its compiler, which takes longer than torch; in the command alone, which does without "
     "where there is none",
