@@ -88,7 +88,7 @@ def test_verb_and_noun_from_training_to_the_page(tables, tmp_path, tiny, capsys)
     assert [line.split(" top-1")[0] for line in text.splitlines()] == [
         "verb",
         "noun",
-        "all of them",
+        "all heads",
     ]
     video = tables / "darkens" / "clip 0.mp4"
     _, text, _ = run_cli(capsys, "predict", out, video)
@@ -142,14 +142,14 @@ def test_a_run_is_measured_on_labels_of_its_own_kind(tables, trained_run):
     spec = st_adapter.load(trained_run).spec
     options = DataConfig(columns=COLUMNS)
     with pytest.raises(
-        DataError, match="has one label for each of verb, noun a video, the classes"
+        DataError, match="has one label for each of verb, noun per video, but the classes"
     ):
         read_annotations(tables / "heads.csv", spec.labels, options, spec.task)
-    with pytest.raises(DataError, match="has any number of labels a video"):
+    with pytest.raises(DataError, match="has any number of labels per video"):
         read_annotations(tables / "many.csv", spec.labels, task=spec.task)
 
 
 def test_reversal_takes_one_label_a_video(tables, tmp_path, tiny):
     config = replace(tiny, columns=COLUMNS, reversal="brightens=darkens")
-    with pytest.raises(ArgumentError, match="reversal takes one label a video"):
+    with pytest.raises(ArgumentError, match="reversal needs one label per video"):
         train(tables / "heads.csv", tmp_path / "run", config)

@@ -97,7 +97,7 @@ def test_segments_of_one_file_stay_in_one_part(tmp_path):
 def test_labels_of_a_trained_model_decide_the_indices(root):
     data = read_annotations(root, labels=("run", "walk", "jump"))
     assert names(data.train) == [("a b.mp4", 2), ("c.avi", 2), ("d.mkv", 0)]
-    with pytest.raises(DataError, match="has a label that is not among the 1 classes: 'run'"):
+    with pytest.raises(DataError, match="has 1 label that is not in the list of classes: 'run'"):
         read_annotations(root, labels=("jump",))
 
 
@@ -125,20 +125,20 @@ def test_a_class_of_one_video_stays_in_training(root):
     [
         ("a.csv", "file,label\nx.mp4,run\n", r"no column path; its header is 'file,label'"),
         ("a.csv", "path,label\n\n\nx.mp4,\n", "line 4: path or label is empty"),
-        ("a.csv", "path,label\n", "lists no video"),
+        ("a.csv", "path,label\n", "lists no videos"),
         ("a.csv", "path,label,start_secs\nx,y,1\n", "'start_secs'; did you mean start_seconds"),
-        ("a.csv", "path,label,start_seconds\nx,y,-1\n", "line 2: '-1' is no time in seconds"),
+        ("a.csv", "path,label,start_seconds\nx,y,-1\n", "line 2: '-1' is not a time in seconds"),
         (
             "a.csv",
             "path,label,start_seconds,end_seconds\nx,y,3,2\n",
-            "line 2: the segment 3.0 to 2.0 s has no length",
+            "line 2: the segment from 3.0 to 2.0 s is empty",
         ),
-        ("a.csv", "path,label,split\nx,y,dev\n", "split is train or val, not 'dev'"),
-        ("a.txt", "x.mp4\n", "line 1: a line is \"path label\", and this is 'x.mp4'"),
+        ("a.csv", "path,label,split\nx,y,dev\n", "split must be train, val or test, not 'dev'"),
+        ("a.txt", "x.mp4\n", "line 1: expected \"path label\", got 'x.mp4'"),
         ("a.txt", b"\xff\xfa\x00x.mp4 y", "is not UTF-8 text"),
         ("a.parquet", "", r"a\.parquet cannot be read"),
         ("a.doc", "", r"DATA is a folder, .* not '.doc'"),
-        ("a.csv", "path,label\n../x.mp4,run\n", r"'../x.mp4' leaves the data folder"),
+        ("a.csv", "path,label\n../x.mp4,run\n", r"'../x.mp4' leads out of the data folder"),
     ],
 )
 def test_bad_lists_are_named_by_line(tmp_path, name, text, message):
@@ -156,11 +156,11 @@ def test_index_outside_the_classes_is_named(tmp_path):
 
 
 def test_folder_without_videos_or_without_classes_is_named(tmp_path):
-    with pytest.raises(DataError, match="holds no video; DATA is a folder with one folder"):
+    with pytest.raises(DataError, match="contains no videos; give a folder with one folder"):
         read_annotations(tmp_path)
     (tmp_path / "a.mp4").touch()
     (tmp_path / "list.csv").touch()
-    with pytest.raises(DataError, match=r"1 videos but no folder per class; .* list\.csv"):
+    with pytest.raises(DataError, match=r"1 video but no folder per class; .* list\.csv"):
         read_annotations(tmp_path)
     with pytest.raises(DataError, match="does not exist"):
         read_annotations(tmp_path / "gone")
@@ -177,20 +177,20 @@ def test_a_class_seen_in_validation_alone_is_refused(tmp_path):
     for name in ("train/x/a.mp4", "train/y/b.mp4", "val/x/c.mp4", "val/z/d.mp4"):
         (tmp_path / name).parent.mkdir(parents=True)
         (tmp_path / name).touch()
-    with pytest.raises(DataError, match="no training video of 1 validated classes: z"):
+    with pytest.raises(DataError, match="1 class has validation videos but no training videos: z"):
         read_parts(tmp_path, TrainConfig())
 
 
 def test_one_class_and_missing_files_are_refused(tmp_path):
     (tmp_path / "only").mkdir()
     (tmp_path / "only" / "a.mp4").touch()
-    with pytest.raises(DataError, match=r"one class only \(only\)"):
+    with pytest.raises(DataError, match=r"only one class \(only\)"):
         read_parts(tmp_path, TrainConfig())
     (tmp_path / "none.csv").write_text("path,labels\na.mp4,\nb.mp4,\n")
-    with pytest.raises(DataError, match=r"none\.csv has no class, as no video has a label"):
+    with pytest.raises(DataError, match=r"none\.csv has no classes, because no video has a label"):
         read_parts(tmp_path / "none.csv", TrainConfig())
     (tmp_path / "list.txt").write_text("a.mp4 x\nb.mp4 x\nc.mp4 y\n")
-    with pytest.raises(DataError, match="none of 2 training files exists"):
+    with pytest.raises(DataError, match=r"none of the training files exists \(2 in all\)"):
         read_parts(tmp_path / "list.txt", TrainConfig())
 
 
@@ -216,7 +216,7 @@ def test_groups_of_every_class_are_held_out_and_none_loses_its_last():
         assert train.classes() == {0, 1, 2}
         assert held.classes() == {0, 1}
         assert len({video.path.name[:4] for video in held}) == 2
-    with pytest.raises(DataError, match="all there is of a class"):
+    with pytest.raises(DataError, match="each group is the only one of some class"):
         split_validation([v for v in videos if "_0_" in str(v.path)], 0.2, 0, r"[abc]_\d_")
 
 
@@ -244,7 +244,7 @@ def test_groups_that_cannot_be_spared_give_way_to_others():
 
 def test_one_group_alone_cannot_be_held_out():
     videos = [Video(path=Path(f"{i}.mp4"), targets=(i,)) for i in range(2)]
-    with pytest.raises(DataError, match="all 2 paths in .* match the group"):
+    with pytest.raises(DataError, match=r"the same match .* for every path in .* \(2 paths\)"):
         split_validation(videos, 0.2, 0, r"\.mp4")
 
 
@@ -275,4 +275,4 @@ def test_a_class_that_validation_leaves_out_is_told(tmp_path, capsys):
     (tmp_path / "l.csv").write_text("\n".join(["path,label", *rows]))
     read_parts(tmp_path / "l.csv", TrainConfig(val_fraction=0.3, group=r"s\d"))
     told = capsys.readouterr().err
-    assert "validation leaves out a: none of their groups could be spared" in told
+    assert "no videos of a are held out, because training needs all of their groups" in told

@@ -81,7 +81,7 @@ def test_a_deep_check_finds_what_ends_early(faulty):
 def test_the_command_writes_a_report_and_a_list_to_train_on(faulty, capsys):
     assert main(["check", str(faulty / "list.csv"), "--out", str(faulty / "out"), *HERE]) == 1
     said = capsys.readouterr().out
-    assert "11 training and 3 validation videos of 3 classes in 12 files" in said
+    assert "11 training videos and 3 validation videos of 3 classes in 12 files" in said
     assert "2 files that cannot be read" in said
     assert "gone.mp4: no such file" in said
     report = json.loads((faulty / "out/check.json").read_text())
@@ -93,7 +93,7 @@ def test_the_command_writes_a_report_and_a_list_to_train_on(faulty, capsys):
 
 def test_a_sound_data_set_ends_well(folder_data, capsys):
     assert main(["check", str(folder_data), *HERE]) == 0
-    assert "nothing is wrong" in capsys.readouterr().out
+    assert "no problems found" in capsys.readouterr().out
 
 
 def test_many_findings_are_counted_and_a_few_shown(tmp_path, capsys):

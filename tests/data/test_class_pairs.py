@@ -47,7 +47,7 @@ def test_pairs_come_from_a_file_where_names_have_commas(tmp_path):
 
 @pytest.mark.parametrize("kind", [mirrored_classes, reversed_classes])
 def test_a_name_that_is_no_class_is_refused(kind):
-    with pytest.raises(ArgumentError, match="'stand', which is no class.*did you mean Stand"):
+    with pytest.raises(ArgumentError, match="'stand', which is not a class.*did you mean Stand"):
         kind("Sit=stand", data(("Sit", "Stand")))
 
 
@@ -55,7 +55,7 @@ def test_classes_of_heads_are_mirrored_by_their_full_names():
     task = Task(heads=(("verb", 2), ("noun", 1)))
     labels = ("verb/turn left", "verb/turn right", "noun/tap")
     assert mirrored_classes("names", data(labels, task)) == {0: 1, 1: 0}
-    with pytest.raises(ArgumentError, match="reversal takes one label a video"):
+    with pytest.raises(ArgumentError, match="reversal needs one label per video"):
         reversed_classes("verb/turn left=verb/turn right", data(labels, task))
 
 

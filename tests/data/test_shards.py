@@ -138,11 +138,11 @@ def test_heads_and_many_labels_come_from_json(folder_data, tmp_path):
 @pytest.mark.parametrize(
     ("files", "said"),
     [
-        ({"1.mp4": "x"}, r"a.tar/1.mp4 has no label; it takes a .cls"),
-        ({"1.mp4": "x", "1.json": "{"}, r"a.tar/1.mp4: the .json beside it cannot be read"),
+        ({"1.mp4": "x"}, r"a.tar/1.mp4 has no label; add a .cls"),
+        ({"1.mp4": "x", "1.json": "{"}, r"a.tar/1.mp4: its .json file cannot be read"),
         ({"1.mp4": "x", "1.json": '{"labels": 3}'}, r"a.tar/1.mp4 has no label"),
         ({"1.mp4": "x", "1.cls": "7"}, r"label '7' is neither a name nor an index of the 2"),
-        ({"readme": "x"}, "lists no video"),
+        ({"readme": "x"}, "lists no videos"),
     ],
 )
 def test_shards_that_make_no_sense_are_refused(tmp_path, files, said):
@@ -235,9 +235,9 @@ def test_labels_that_are_null_are_none(tmp_path):
 
 
 def test_addresses_of_this_machine_and_folders_of_videos_are_not_for_shards(tmp_path):
-    with pytest.raises(DataError, match="are given by their path, without file:"):
+    with pytest.raises(DataError, match="give the path of a local file, without file:"):
         read_annotations(f"file://{tmp_path}/a.tar")
     with (tmp_path / "a.tar").open("wb") as file:
         write_shard(file, {"1.mp4": "x", "1.cls": "a"})
-    with pytest.raises(DataError, match="leave --videos out"):
+    with pytest.raises(DataError, match="remove --videos"):
         read_annotations(tmp_path / "a.tar", options=DataConfig(videos=str(tmp_path)))

@@ -419,7 +419,7 @@ def test_a_comparison_is_not_trained_into(folder_data, tmp_path, tiny):
 
 
 def test_reversal_of_a_class_that_is_not_there_is_refused(folder_data, tmp_path, tiny):
-    with pytest.raises(ArgumentError, match="no class of the data; did you mean darkens"):
+    with pytest.raises(ArgumentError, match="not a class of the data; did you mean darkens"):
         train(folder_data, tmp_path / "run", replace(tiny, reversal="brightens=darken"))
     assert not (tmp_path / "run").exists()
 

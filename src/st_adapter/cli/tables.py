@@ -1,4 +1,4 @@
-"""What the verbs print: tables, and the lines around them."""
+"""Print the results of subcommands as tables and lines of text."""
 
 import sys
 from collections.abc import Iterable, Mapping, Sequence
@@ -10,19 +10,19 @@ from rich.table import Table
 
 from st_adapter.comparison.results import MethodRow, at_edge
 from st_adapter.data.audit import FAULTS, REMARKS, Check, Finding
-from st_adapter.data.formats.listing import SHOWN
+from st_adapter.data.formats.listing import SHOWN, counted
 from st_adapter.evaluation.metrics import METRICS
 from st_adapter.recipes import ALIASES, Recipe
 
-if TYPE_CHECKING:  # what counts operations imports triton, which evaluate does without
+if TYPE_CHECKING:  # importing these imports triton, which `evaluate` does not need
     from st_adapter.catalogue.backbone_table import BackboneRow
     from st_adapter.catalogue.costs import RecipeCost
 
 _UNBOUND = 250
-"""Columns of output that goes to no terminal: nothing is cut or wrapped."""
+"""Columns of output that does not go to a terminal: enough that nothing is cut or wrapped."""
 
 _COMPARISON_WIDTH = 128
-"""Columns that the table of a comparison needs on a terminal, too."""
+"""Columns that the table of a comparison gets even on a narrower terminal."""
 
 _MEASURES = {
     "mean_average_precision": "mAP",
@@ -35,7 +35,7 @@ _MEASURES = {
 def _print_table(
     columns: Sequence[str], rows: Iterable[Sequence[str]], *, least_width: int = 0
 ) -> None:
-    """Print rows without lines between them; a column marked > is one of numbers."""
+    """Print a table without rules. A leading > in a column's title aligns the column right."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in columns:
         right = column.startswith(">")
@@ -48,11 +48,17 @@ def _print_table(
 
 
 def print_evaluation(result: dict[str, Any]) -> None:
-    """Print the accuracy of each head and of all of them, and what the order of frames adds."""
+    """Print the accuracy of each head and of all heads together.
+
+    If it was measured, also print the accuracy with frames in other orders.
+
+    Args:
+        result: An evaluation as plain values, as in `eval.json`.
+    """
     temporal, spatial = result["views"]
     skipped = f", {result['num_skipped']} skipped" if result["num_skipped"] else ""
     rows = {f"{name} ": values for name, values in result["heads"].items()}
-    rows["all of them " if rows else ""] = result
+    rows["all heads " if rows else ""] = result
     lines = [
         name
         + "  ".join(
@@ -62,7 +68,9 @@ def print_evaluation(result: dict[str, Any]) -> None:
         )
         for name, values in rows.items()
     ]
-    lines[-1] += f"  ({result['num_videos']} videos{skipped}, {temporal}x{spatial} views)"
+    lines[-1] += (
+        f"  ({counted(result['num_videos'], 'video')}{skipped}, {temporal}x{spatial} views)"
+    )
     if result["temporal"]:
         orders = (f"{n.replace('_', ' ')} {a:.2%}" for n, a in result["temporal"].items())
         lines.append(f"frames {', '.join(orders)}")
@@ -70,21 +78,22 @@ def print_evaluation(result: dict[str, Any]) -> None:
 
 
 def print_comparison(rows: Sequence[MethodRow]) -> None:
-    """Print one line per method, the best first."""
+    """Print one line per method, in the given order."""
     metric = METRICS[rows[0].metric] if rows else METRICS["top1"]
     numbers = (metric, "spread", "lr", "trained", "stored", "step", "peak", "GMACs")
     columns = ("method", *(f">{name}" for name in (*numbers, "rev", "shuf", "frozen")))
     _print_table(columns, map(comparison_cells, rows), least_width=_COMPARISON_WIDTH)
     click.echo(
-        f"{metric}: in %, mean over seeds; spread: lowest to highest. rev, shuf, frozen: {metric} "
-        "with frames reversed, shuffled, frozen.\n"
-        "lr: chosen by the same trials for every method; * is the edge of what was tried. "
-        "step: ms, side by side. peak: GB of the training process."
+        f"{metric}: mean over seeds in %; spread: lowest to highest. rev, shuf, frozen: {metric} "
+        "with frames reversed, shuffled or frozen to one.\n"
+        "lr: learning rate that the trials chose; * marks the lowest or highest one tried. "
+        "step: ms per training step, methods measured in alternation. "
+        "peak: memory of the training process in GB."
     )
 
 
 def comparison_cells(row: MethodRow) -> list[str]:
-    """Format the values of a row of a comparison."""
+    """Format the values of one method, in the order of the columns."""
     percent = "–" if row.score is None else f"{100 * row.score:.1f}"
     if row.diverged:
         percent += f" ({len(row.seeds) - len(row.diverged)} of {len(row.seeds)})"
@@ -107,11 +116,11 @@ def comparison_cells(row: MethodRow) -> list[str]:
 
 
 def print_check(check: Check) -> None:
-    """Print sizes, and for each kind of finding how many there are and a few of them."""
+    """Print the size of the data, then the count and a few examples of each kind of finding."""
     train, val = check.videos["train"], check.videos["val"]
     click.echo(
-        f"{train} training and {val} validation videos of {len(check.classes)} classes in "
-        f"{check.files} files"
+        f"{counted(train, 'training video')} and {counted(val, 'validation video')} of "
+        f"{counted(len(check.classes), 'class', 'classes')} in {counted(check.files, 'file')}"
     )
     for name, unit, spread in (
         ("length", " s", check.durations_seconds),
@@ -123,32 +132,34 @@ def print_check(check: Check) -> None:
             click.echo(f"{name}: {low} to {high}{unit}, median {median}")
     counts = {label: count for label, (count, _) in check.classes.items()}
     least, most = min(counts, key=counts.__getitem__), max(counts, key=counts.__getitem__)
-    said = f"training videos a class: {counts[least]}"
+    line = f"training videos per class: {counts[least]}"
     if counts[least] < counts[most]:
-        said += f" ({least}) to {counts[most]} ({most})"
-        said += ", very uneven" if counts[most] > 10 * max(1, counts[least]) else ""
-    click.echo(said)
-    _print_findings("wrong", FAULTS, check.findings)
+        line += f" ({least}) to {counts[most]} ({most})"
+        line += ", very uneven" if counts[most] > 10 * max(1, counts[least]) else ""
+    click.echo(line)
+    _print_findings("problems", FAULTS, check.findings)
     _print_findings("worth knowing", REMARKS, check.findings)
     if not check.faults:
-        click.echo("\nnothing is wrong")
+        click.echo("\nno problems found")
 
 
-def _print_findings(title: str, kinds: Mapping[str, str], findings: Sequence[Finding]) -> None:
-    by_kind = {text: [f for f in findings if f.kind == kind] for kind, text in kinds.items()}
+def _print_findings(
+    title: str, kinds: Mapping[str, tuple[str, str]], findings: Sequence[Finding]
+) -> None:
+    by_kind = {kind: [f for f in findings if f.kind == kind] for kind in kinds}
     if any(by_kind.values()):
         click.echo(f"\n{title}:")
-    for text, found in by_kind.items():
+    for kind, found in by_kind.items():
         if found:
-            click.echo(f"  {len(found)} {text}")
+            click.echo(f"  {counted(len(found), *kinds[kind])}")
         for finding in found[:SHOWN]:
             click.echo(f"    {finding.path}{f': {finding.detail}' if finding.detail else ''}")
         if len(found) > SHOWN:
-            click.echo(f"    ... and {len(found) - SHOWN} more, which --out FOLDER lists")
+            click.echo(f"    ... and {len(found) - SHOWN} more; use --out FOLDER to list them all")
 
 
 def print_recipes(costs: "Sequence[RecipeCost]") -> None:
-    """Print published recipes with cost and accuracy."""
+    """Print the published recipes with their cost and accuracy."""
     _print_table(
         ("recipe", "adapters", ">trained", ">GMACs", "views", "*", "top-1, %", "source"),
         (
@@ -165,27 +176,39 @@ def print_recipes(costs: "Sequence[RecipeCost]") -> None:
             for cost in costs
         ),
     )
-    short = ", ".join(f"{alias} is {name}" for alias, name in ALIASES.items())
+    aliases = ", ".join(f"{alias} is {name}" for alias, name in ALIASES.items())
     click.echo(
-        f"\n{short}.\nTrained parameters include the head; GMACs are of one view of 224 px.\n"
-        "-: no accuracy is known from a source at hand.\n"
-        "*: some values are given by neither paper nor code: `st-adapter recipes NAME` says why."
+        f"\nShort names: {aliases}.\n"
+        "Trained parameters include the head. GMACs are those of one view at 224 px.\n"
+        "-: no published accuracy was found.\n"
+        "*: the paper and its code leave some values open; `st-adapter recipes NAME` explains the "
+        "choice."
     )
 
 
 def print_recipe(recipe: Recipe, values: dict[str, Any]) -> None:
-    """Print what sets a recipe apart, what it should reach, and what was chosen here."""
-    lines = [f"{key} = {values[key]}" for key in recipe.values] or ["the defaults of every flag"]
+    """Print one recipe.
+
+    Prints the values that differ from the defaults, the published accuracy, and the reasons for
+    values that the paper and its code do not give.
+
+    Args:
+        recipe: The recipe.
+        values: The values of all settings under this recipe.
+    """
+    lines = [f"{key} = {values[key]}" for key in recipe.values] or [
+        "all settings have their default values"
+    ]
     if recipe.published:
         lines += ["", f"published top-1, %: {recipe.published} ({recipe.source})"]
     if recipe.chosen:
-        lines += ["", "chosen here, given by neither the paper nor its code:"]
+        lines += ["", "chosen here, because neither the paper nor its code gives a value:"]
         lines += [f"  {topic}: {reason}" for topic, reason in recipe.chosen.items()]
     click.echo("\n".join(lines))
 
 
 def print_backbones(found: "Mapping[BackboneRow, Sequence[str]]", refused: bool) -> None:
-    """Print image models with the tags of their weights, or why adapters do not fit."""
+    """Print image models with the tags of their weights, or the reasons why adapters do not fit."""
     if refused:
         rows = ((row.model, row.refused) for row in found)
         _print_table(("model", "why adapters do not fit"), rows)
@@ -208,11 +231,11 @@ def print_backbones(found: "Mapping[BackboneRow, Sequence[str]]", refused: bool)
 
 
 def print_bench(result: dict[str, Any]) -> None:
-    """Print what was measured."""
+    """Print the results of `bench`."""
     click.echo(
-        f"{result['method']} on {result['backbone']}, {result['batch_size']} clips of "
-        f"{result['frames']} frames, {result['size']} px, {result['precision']}, "
-        f"{result['device']}, {result['threads']} threads\n"
+        f"{result['method']} on {result['backbone']}, {counted(result['batch_size'], 'clip')} of "
+        f"{counted(result['frames'], 'frame')}, {result['size']} px, {result['precision']}, "
+        f"{result['device']}, {counted(result['threads'], 'thread')}\n"
     )
     _print_table(
         ("", ">ms", ">clips/s", ">peak, GB"),

@@ -1,1 +1,1 @@
-"""From files on disk to clips on the device."""
+"""Read data sets and videos, and turn them into batches of clips."""

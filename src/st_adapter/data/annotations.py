@@ -1,4 +1,4 @@
-"""Which videos there are and what each shows, from any of the forms data sets come in."""
+"""Read the labelled videos of a data set in any supported format."""
 
 import csv
 import hashlib
@@ -15,7 +15,7 @@ from st_adapter.common.remarks import note
 from st_adapter.common.task import Task
 from st_adapter.config import DataConfig, TrainConfig
 from st_adapter.data.formats import read_listing
-from st_adapter.data.formats.listing import Listing, examples
+from st_adapter.data.formats.listing import Listing, counted, examples
 from st_adapter.data.formats.tables import SEPARATOR
 from st_adapter.data.holdout import split_validation
 from st_adapter.data.videos import Video, VideoList
@@ -24,11 +24,13 @@ from st_adapter.errors import DataError
 
 @dataclass(frozen=True, kw_only=True)
 class Annotations:
-    """The labelled videos of a data set; `val` may be empty.
+    """The labelled videos of a data set.
 
     Attributes:
-        labels: names of the classes, those of one head after those of another.
-        task: how the classes belong together.
+        labels: Names of the classes. Those of several heads follow each other, as "HEAD/NAME".
+        train: The training part.
+        val: The validation part, which may be empty.
+        task: Whether a video has one label, any number, or one per head.
     """
 
     labels: tuple[str, ...]
@@ -37,7 +39,7 @@ class Annotations:
     task: Task = Task()
 
     def digest(self) -> str:
-        """SHA-256 over labels, and path, label and segment of each video."""
+        """Return the SHA-256 of the labels and of the path, labels and segment of each video."""
         parts = (self.labels, self.train.digest(), self.val.digest())
         return hashlib.sha256(repr(parts).encode("utf-8", "surrogateescape")).hexdigest()
 
@@ -48,22 +50,28 @@ def read_annotations(
     options: DataConfig = DataConfig(),
     task: Task = Task(),
 ) -> Annotations:
-    """Read DATA: a folder of class folders, a table, or a list as data sets are published.
+    """Read DATA: class folders, a table, or the annotation files of a published data set.
+
+    Only these are read; the videos themselves are not opened and may be missing.
 
     Args:
-        data: the folder or file.
-        labels: the classes to use, in order; unset takes those of the data set, or those found,
-            sorted.
-        options: where the videos are and what columns are called.
-        task: how `labels` belong together, where they are given.
+        data: The folder or file.
+        labels: The classes to use, in order. By default, those that the data set defines, or all
+            labels that occur, sorted.
+        options: The folder of the videos, the names of columns, and which split to use.
+        task: The task that `labels` belong to, if they are given.
+
+    Returns:
+        The labelled videos. Without a part "val", the part "test" is the validation part.
 
     Raises:
-        DataError: nothing usable is there; the message says what was found and what would do.
+        DataError: DATA does not exist, is in an unknown format, lists no videos, or has labels
+            that are not among `labels`.
     """
     path = Path(data)
     listing = read_listing(path, options)
     if not listing.paths:
-        raise DataError(f"{path} lists no video")
+        raise DataError(f"{path} lists no videos")
     names, found = _classes(listing)
     if labels:
         _check_task(path, found, task)
@@ -81,29 +89,46 @@ def read_annotations(
 
 
 def both_parts(data: Path, val: Path | None, options: DataConfig = DataConfig()) -> Annotations:
-    """Read DATA as it is: a validation part only where there is one."""
+    """Read DATA and its validation part, without holding out any videos.
+
+    Args:
+        data: The folder or file.
+        val: Validation data that is stored elsewhere. It replaces the validation part of DATA.
+        options: The folder of the videos, the names of columns, and which split to use.
+
+    Returns:
+        The labelled videos. The validation part is empty if neither DATA nor `val` has one.
+
+    Raises:
+        DataError: As for `read_annotations`.
+    """
     given = read_annotations(data, options=options)
     return given if val is None else replace(given, val=_read_val(val, given, options))
 
 
 def _read_val(val: Path, data: Annotations, options: DataConfig) -> VideoList:
-    """The validation part that lies elsewhere, with the classes of `data`."""
+    """Read validation data that is stored elsewhere, with the classes of `data`."""
     given = read_annotations(val, data.labels, options, data.task)
     return given.val or given.train
 
 
 def read_parts(data: Path, config: TrainConfig) -> Annotations:
-    """Read DATA in the two parts that a configuration trains and validates on.
+    """Read DATA in the two parts that a run trains and validates on.
 
-    The validation part is DATA's own, that of `config.val`, or a fraction held out.
+    The validation part is `config.val` if it is set, then that of DATA if it has one. Otherwise
+    `config.val_fraction` of the videos are held out.
+
+    Args:
+        data: The folder or file.
+        config: The settings of the run, of which those in the group "Data" and `seed` are used.
 
     Raises:
-        DataError: fewer than two classes, no file that exists, or no validation part to be had.
+        DataError: There are fewer than two classes, a part is empty, or no file of it exists.
     """
     annotations = read_annotations(data, options=config.data)
     if len(annotations.labels) < 2:
         (only,) = annotations.labels or ("",)
-        found = f"one class only ({only})" if only else "no class, as no video has a label"
+        found = f"only one class ({only})" if only else "no classes, because no video has a label"
         raise DataError(f"{data} has {found}; a classifier needs two or more")
     train, held_out = annotations.train, annotations.val
     if config.val is not None:
@@ -113,38 +138,54 @@ def read_parts(data: Path, config: TrainConfig) -> Annotations:
         train, held_out = split_validation(train, config.val_fraction, config.seed, group)
         if left_out := train.classes() - held_out.classes():
             names = examples(annotations.labels[label] for label in sorted(left_out))
-            what = "groups" if group else "videos"
-            note(f"validation leaves out {names}: none of their {what} could be spared for it")
+            units = "groups" if group else "videos"
+            note(f"no videos of {names} are held out, because training needs all of their {units}")
     parts = replace(annotations, train=train, val=held_out)
     check_parts(data, parts)
     return parts
 
 
 def check_parts(data: Path, parts: Annotations) -> None:
-    """Refuse parts where training on one and validating on the other makes no sense.
+    """Check that a model can be trained on one part and validated on the other.
+
+    Prints a note if some files do not exist.
+
+    Args:
+        data: The folder or file, for messages.
+        parts: The two parts.
 
     Raises:
-        DataError: a part is empty or none of its files exists, or a class is in the second alone.
+        DataError: A part is empty, none of its files exists, or a class has validation videos but
+            no training videos. (Such classes are allowed in multi-label data and with several
+            heads.)
     """
     untrained = parts.val.classes() - parts.train.classes()
     if untrained and parts.train and parts.task == Task():
         names = examples(parts.labels[label] for label in sorted(untrained))
-        raise DataError(f"{data}: no training video of {len(untrained)} validated classes: {names}")
+        counts = counted(len(untrained), "class has", "classes have")
+        raise DataError(f"{data}: {counts} validation videos but no training videos: {names}")
     for part, videos in (("training", parts.train), ("validation", parts.val)):
         if not videos:
-            raise DataError(f"{data} has no {part} videos; give --val, or more videos a class")
+            raise DataError(f"{data} has no {part} videos; use --val, or add videos to each class")
         if missing := videos.missing():
             names = examples(videos.name(i) for i in missing)
             if len(missing) == len(videos):
-                raise DataError(f"{data}: none of {len(videos)} {part} files exists: {names}")
-            note(f"{len(missing)} of {len(videos)} {part} files are not there: {names}")
+                raise DataError(
+                    f"{data}: none of the {part} files exists ({len(videos)} in all): {names}"
+                )
+            verb = "does" if len(missing) == 1 else "do"
+            note(f"{len(missing)} of {len(videos)} {part} files {verb} not exist: {names}")
 
 
 def write_table(file: Path, videos: Annotations) -> None:
-    """Write both parts as one .csv that `read_annotations` reads, its columns named as ours.
+    """Write both parts as one .csv table that `read_annotations` can read.
+
+    Args:
+        file: The file to write.
+        videos: The labelled videos.
 
     Raises:
-        DataError: a name cannot stand in such a table; nothing is written.
+        DataError: A name cannot be written to such a table. The file is not written.
     """
     heads = [name for name, _ in videos.task.heads]
     labelled = heads or ["labels" if videos.task.multi_label else "label"]
@@ -157,12 +198,13 @@ def write_table(file: Path, videos: Annotations) -> None:
                 try:
                     writer.writerow((path, *labels, video.start_seconds, video.end_seconds, split))
                 except UnicodeEncodeError as error:
-                    what = f"{path!r} is no name that a list can hold"
-                    raise DataError(f"{what}; rename it") from error
+                    raise DataError(
+                        f"{path!r} cannot be written to a list: it is not valid UTF-8; rename it"
+                    ) from error
 
 
 def _cells(videos: Annotations, video: Video) -> list[str]:
-    """The labels of a video as they stand in a table."""
+    """Return the text in each column of labels for one video."""
     names = [videos.labels[target] for target in video.targets]
     if videos.task.heads:
         heads = (head for head, _ in videos.task.heads)
@@ -171,39 +213,42 @@ def _cells(videos: Annotations, video: Video) -> list[str]:
         return names
     for name in names:
         if SEPARATOR in name:
-            raise DataError(f"the class {name!r} cannot stand in a list, which has {SEPARATOR!r}")
+            raise DataError(
+                f"the class {name!r} cannot be written to a list, where {SEPARATOR!r} separates "
+                "labels; rename it"
+            )
     return [SEPARATOR.join(names)]
 
 
 def _classes(listing: Listing) -> tuple[tuple[str, ...], Task]:
-    """Names of all classes, and how they belong together."""
+    """Return the names of all classes, and the task."""
     if not listing.heads:
         found = sorted({label for labels in listing.labels for label in labels})
         names = listing.classes[0] if listing.classes else found
         return tuple(names), Task(multi_label=listing.multi_label)
-    of_heads = listing.classes or [sorted(set(c)) for c in zip(*listing.labels, strict=True)]
-    heads = list(zip(listing.heads, of_heads, strict=True))
+    names_by_head = listing.classes or [sorted(set(c)) for c in zip(*listing.labels, strict=True)]
+    heads = list(zip(listing.heads, names_by_head, strict=True))
     labels = tuple(f"{head}/{name}" for head, names in heads for name in names)
     return labels, Task(heads=tuple((head, len(names)) for head, names in heads))
 
 
 def _check_task(path: Path, found: Task, wanted: Task) -> None:
-    """Raise DataError where videos have labels of another kind than classes are wanted."""
+    """Raise DataError unless videos have the number of labels and the heads that are wanted."""
     heads = [[name for name, _ in task.heads] for task in (found, wanted)]
     if found.multi_label != wanted.multi_label or heads[0] != heads[1]:
         raise DataError(
-            f"{path} has {found} a video, the classes are for {wanted}; --columns says which "
-            "columns of a table hold labels"
+            f"{path} has {found} per video, but the classes are for {wanted}; use --columns to "
+            "choose the columns of a table that contain labels"
         )
 
 
 def _targets(
     path: Path, listing: Listing, labels: Sequence[str], task: Task
 ) -> list[tuple[int, ...]]:
-    """Indices of each video's classes.
+    """Return the indices of the classes of each video.
 
     Raises:
-        DataError: some are not among the classes.
+        DataError: A label is not one of the classes.
     """
     index = {label: i for i, label in enumerate(labels)}
     rows = listing.labels
@@ -214,9 +259,10 @@ def _targets(
         ]
     unknown = Counter(name for row in rows for name in row if name not in index)
     if unknown:
-        some = "a label that is" if len(unknown) == 1 else f"{len(unknown)} labels that are"
+        unknown_labels = counted(len(unknown), "label that is", "labels that are")
         raise DataError(
-            f"{path} has {some} not among the {len(labels)} classes: "
-            f"{examples(map(repr, unknown))}; the classes are {examples(labels)}"
+            f"{path} has {unknown_labels} not in the list of classes: "
+            f"{examples(map(repr, unknown))}; the list has "
+            f"{counted(len(labels), 'class', 'classes')}: {examples(labels)}"
         )
     return [tuple(index[name] for name in row) for row in rows]

@@ -1,4 +1,4 @@
-"""What is wrong with a data set, found before it is trained on."""
+"""Find the problems of a data set before it is used for training."""
 
 import math
 from collections import Counter, defaultdict
@@ -13,43 +13,65 @@ from st_adapter.common.paths import full_path
 from st_adapter.common.progress import bar
 from st_adapter.config import ClipConfig
 from st_adapter.data.annotations import Annotations
+from st_adapter.data.formats.listing import counted
 from st_adapter.data.video.info import VideoInfo
 from st_adapter.data.video.packets import Probe, count_frames
 from st_adapter.data.videos import Video, VideoList
 from st_adapter.errors import VideoError
 
 FAULTS = {
-    "unreadable": "files that cannot be read",
-    "truncated": "files that end before they say",
-    "no frame": "segments that hold no frame",
-    "in both parts": "videos of the training part that are in the validation part, too",
-    "two labels": "videos that stand under two labels",
-    "untrained": "classes without a training video",
+    "unreadable": ("file that cannot be read", "files that cannot be read"),
+    "truncated": ("file that is cut off", "files that are cut off"),
+    "no frame": ("segment without frames", "segments without frames"),
+    "in both parts": (
+        "training video that is also in the validation part",
+        "training videos that are also in the validation part",
+    ),
+    "two labels": (
+        "video listed with different labels",
+        "videos listed with different labels",
+    ),
+    "untrained": ("class without training videos", "classes without training videos"),
 }
-"""What is wrong and leaves the cleaned list."""
+"""Kinds of problems, with their names in singular and plural. Cleaned lists omit such videos."""
 
 REMARKS = {
-    "too short": "videos with fewer frames than a clip, which repeat some",
-    "duplicate": "videos that are in a part more than once",
-    "variable rate": "videos whose frames are not evenly spaced in time",
-    "no times": "videos that do not say when a frame is shown",
-    "rotated": "videos that are stored on their side, and turned upright",
-    "mirrored": "videos that are stored mirrored, and shown as players show them",
-    "pixels": "videos whose pixels are not square, which --square-pixels puts right",
-    "unvalidated": "classes without a validation video",
+    "too short": (
+        "video shorter than a clip; frames will be repeated",
+        "videos shorter than a clip; frames will be repeated",
+    ),
+    "duplicate": ("duplicate within a part", "duplicates within a part"),
+    "variable rate": (
+        "video with unevenly spaced frames",
+        "videos with unevenly spaced frames",
+    ),
+    "no times": ("video without time stamps", "videos without time stamps"),
+    "rotated": (
+        "video marked as rotated; it will be turned upright",
+        "videos marked as rotated; they will be turned upright",
+    ),
+    "mirrored": (
+        "video marked as mirrored; it will be mirrored as in players",
+        "videos marked as mirrored; they will be mirrored as in players",
+    ),
+    "pixels": (
+        "video whose pixels are not square; --square-pixels corrects this",
+        "videos whose pixels are not square; --square-pixels corrects this",
+    ),
+    "unvalidated": ("class without validation videos", "classes without validation videos"),
 }
-"""What is worth knowing and does no harm."""
+"""Kinds of findings that are worth knowing but do no harm, in singular and plural."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Finding:
-    """Something about a video or a class.
+    """One finding about a video or a class.
 
     Attributes:
-        kind: key of FAULTS or REMARKS.
-        path: of the video; a class's name where it is about a class.
-        detail: what exactly.
-        example: part and number in it, where it is about one example, not about a file.
+        kind: A key of FAULTS or REMARKS.
+        path: Path of the video, or the name of the class.
+        detail: What exactly was found; may be empty.
+        example: Part and number of the example, or None for a finding about a file or a class.
     """
 
     kind: str
@@ -60,13 +82,19 @@ class Finding:
 
 @dataclass(kw_only=True)
 class Check:
-    """What `check` found.
+    """The result of `check_data`.
+
+    Lowest, median and highest values are those over all readable files. They are empty if no file
+    can be read.
 
     Attributes:
-        videos: examples of each part.
-        files: different files among them.
-        classes: examples of each class, in the training and the validation part.
-        durations_seconds, frames, short_sides: lowest, median and highest over readable files.
+        videos: Number of examples in each part.
+        files: Number of different files.
+        classes: Number of examples of each class in the training and in the validation part.
+        durations_seconds: Lowest, median and highest length.
+        frames: Lowest, median and highest number of frames.
+        short_sides: Lowest, median and highest number of pixels along the short side.
+        findings: All findings.
     """
 
     videos: dict[str, int]
@@ -79,12 +107,12 @@ class Check:
 
     @property
     def faults(self) -> list[Finding]:
-        """What is wrong."""
+        """The findings that are problems."""
         return [finding for finding in self.findings if finding.kind in FAULTS]
 
 
 Example = tuple[str, int]
-"""Part, and number of the video in it."""
+"""Part, and number of the video in this part."""
 
 
 def check_data(
@@ -95,12 +123,18 @@ def check_data(
     deep: bool = False,
     workers: int = 0,
 ) -> tuple[Check, Annotations]:
-    """Probe every file, compare them, and return what was found, with the list cleaned of faults.
+    """Probe every file, and look for problems in and between files.
 
     Args:
-        clip: what training would draw; shorter videos are remarked on.
-        deep: decode every file to its end.
-        workers: processes; 0 works in this one.
+        data: The videos to check.
+        clip: Clips that training would use, to find videos that are too short for them.
+        probe: Reads the properties of a file without decoding it.
+        deep: Also decode every file to its end, to find files that are cut off.
+        workers: Worker processes; 0 works in the main process.
+
+    Returns:
+        The result, and the videos without those that have problems. Of a video that is in both
+        parts, the one in the validation part is kept.
     """
     files: dict[str, list[Example]] = defaultdict(list)
     for part, videos in (("train", data.train), ("val", data.val)):
@@ -139,21 +173,21 @@ def check_data(
 def _probe_files(
     names: Sequence[str], probe: Probe, deep: bool, workers: int
 ) -> Iterator[VideoInfo | Finding]:
-    """What each file holds, or what is wrong with it."""
-    from st_adapter.data.loading import BatchLoader  # which takes seconds, for torch
+    """Yield the properties of each file, or the problem with it."""
+    from st_adapter.data.loading import BatchLoader  # imports torch, which takes seconds
 
     loader = BatchLoader(_Files(names, probe, deep), itemgetter(0), workers)
     return loader.batches([[i] for i in range(len(names))])
 
 
 class _Files:
-    """What each file holds, or what is wrong with it, by its number."""
+    """A dataset of the properties of each file, or the problem with it."""
 
     def __init__(self, names: Sequence[str], probe: Probe, deep: bool) -> None:
         self._names, self._probe, self._deep = names, probe, deep
 
     def name(self, index: int) -> str:
-        """The file with a number."""
+        """Return the path of a file, for messages of BatchLoader."""
         return self._names[index]
 
     def __getitem__(self, index: int) -> VideoInfo | Finding:
@@ -165,7 +199,7 @@ class _Files:
         except (VideoError, OSError) as error:
             return Finding(kind="unreadable", path=name, detail=_reason(error, path))
         if decoded < info.num_frames:
-            detail = f"{decoded} of {info.num_frames} frames can be decoded"
+            detail = f"only {decoded} of {info.num_frames} frames can be decoded"
             return Finding(kind="truncated", path=name, detail=detail)
         return info
 
@@ -177,7 +211,7 @@ def _reason(error: Exception, path: Path) -> str:
 def _remark_on_file(name: str, info: VideoInfo, clip: ClipConfig) -> Iterator[Finding]:
     needed = (clip.frames - 1) * max(1, clip.stride) + 1
     if info.num_frames < needed:
-        detail = f"{info.num_frames} frames, a clip spans {needed}"
+        detail = f"{counted(info.num_frames, 'frame')}, but a clip spans {needed}"
         yield Finding(kind="too short", path=name, detail=detail)
     if info.rotation:
         yield Finding(kind="rotated", path=name, detail=f"by {info.rotation} degrees")
@@ -185,13 +219,16 @@ def _remark_on_file(name: str, info: VideoInfo, clip: ClipConfig) -> Iterator[Fi
         yield Finding(kind="mirrored", path=name)
     if info.pixel_aspect != 1 and not clip.square_pixels:
         width, height = info.pixel_aspect.as_integer_ratio()
-        yield Finding(kind="pixels", path=name, detail=f"each is {width} wide and {height} high")
+        yield Finding(kind="pixels", path=name, detail=f"pixel aspect ratio {width}:{height}")
+    # 1.5 tolerates rounding to the time base, and catches a single missing frame (a step of 2).
     steps = np.diff(info.pts)
     if len(steps) and steps.max() > 1.5 * np.median(steps):
         longest = float(steps.max() * info.time_base)
-        yield Finding(kind="variable rate", path=name, detail=f"up to {longest:.2f} s a frame")
+        yield Finding(
+            kind="variable rate", path=name, detail=f"up to {longest:.2f} s between frames"
+        )
     if not info.stamped and not info.path.is_dir():
-        yield Finding(kind="no times", path=name, detail="it is decoded from its start")
+        yield Finding(kind="no times", path=name, detail="it is always decoded from the start")
 
 
 def _videos(data: Annotations, examples: Sequence[Example]) -> dict[Example, Video]:
@@ -212,7 +249,7 @@ def _find_empty_segments(
 def _find_copies(
     data: Annotations, files: Mapping[str, Sequence[Example]], digests: Mapping[str, str]
 ) -> Iterator[Finding]:
-    """The same content under two labels, twice in a part, or in both parts."""
+    """Find the same content under two labels, twice in a part, or in both parts."""
     by_digest: dict[str, list[Example]] = defaultdict(list)
     for name, digest in digests.items():
         by_digest[digest] += files[name]
@@ -224,36 +261,36 @@ def _find_copies(
 
 
 def _find_repeats(videos: Mapping[Example, Video], labels: Sequence[str]) -> Iterator[Finding]:
-    """Examples of the same content: under two labels, or more than once in a part."""
-    of_segment: dict[tuple[float | None, float | None], list[Example]] = defaultdict(list)
+    """Find examples of the same segment under two labels, or more than once in a part."""
+    by_segment: dict[tuple[float | None, float | None], list[Example]] = defaultdict(list)
     for example, video in videos.items():
-        of_segment[video.start_seconds, video.end_seconds].append(example)
-    for copies in of_segment.values():
+        by_segment[video.start_seconds, video.end_seconds].append(example)
+    for copies in by_segment.values():
         differ = len({videos[copy].targets for copy in copies}) > 1
         seen: dict[str, str] = {}
         for copy in copies:
             part, path = copy[0], full_path(videos[copy].path)
             if differ:
                 names = ", ".join(labels[target] for target in videos[copy].targets) or "nothing"
-                yield Finding(kind="two labels", path=path, detail=f"as {names}", example=copy)
+                detail = f"labelled {names}"
+                yield Finding(kind="two labels", path=path, detail=detail, example=copy)
             elif part in seen:
-                detail = f"the same as {seen[part]}"
+                detail = f"same content as {seen[part]}"
                 yield Finding(kind="duplicate", path=path, detail=detail, example=copy)
             seen[part] = path
 
 
 def _find_shared(videos: Mapping[Example, Video]) -> Iterator[Finding]:
-    """Training examples of a content that overlap in time with a validation example of it."""
+    """Find training examples that overlap in time with a validation example of the same file."""
     held = [video for (part, _), video in videos.items() if part == "val"]
     for example, video in videos.items():
         others = (other for other in held if _overlap(video, other))
         if example[0] == "train" and (other := next(others, None)):
-            path, detail = full_path(video.path), f"the same as {full_path(other.path)}"
+            path, detail = full_path(video.path), f"same content as {full_path(other.path)}"
             yield Finding(kind="in both parts", path=path, detail=detail, example=example)
 
 
 def _overlap(a: Video, b: Video) -> bool:
-    """Whether two segments have some time in common."""
     return (a.start_seconds or 0) < (b.end_seconds or math.inf) and (b.start_seconds or 0) < (
         a.end_seconds or math.inf
     )
@@ -262,10 +299,10 @@ def _overlap(a: Video, b: Video) -> bool:
 def _find_lone_classes(
     data: Annotations, classes: Mapping[str, tuple[int, int]]
 ) -> Iterator[Finding]:
-    """Classes without a training video; those without a validation video, where that part is."""
+    """Find classes without training videos or, if there is a validation part, without those."""
     for name, (trained, validated) in classes.items():
         if data.train and not trained:
-            detail = "" if validated else "it has no video at all"
+            detail = "" if validated else "no videos in either part"
             yield Finding(kind="untrained", path=name, detail=detail)
         elif data.train and data.val and not validated:
             yield Finding(kind="unvalidated", path=name)
@@ -281,7 +318,7 @@ def _spread(values: Sequence[float]) -> tuple[float, ...]:
 
 
 def _clean(data: Annotations, findings: Sequence[Finding]) -> Annotations:
-    """Without what is at fault; of a video in both parts, the validation part keeps it."""
+    """Remove examples with problems. Of a video in both parts, the training example is removed."""
     faults = [finding for finding in findings if finding.kind in FAULTS]
     files = {f.path for f in faults if f.example is None}
     examples = {f.example for f in faults}

@@ -1,4 +1,4 @@
-"""Which class a clip shows in a mirror, or played backwards."""
+"""Find the class that a clip shows when it is mirrored or played backwards."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -11,7 +11,7 @@ from st_adapter.data.formats.listing import csv_rows, examples
 from st_adapter.errors import ArgumentError, did_you_mean
 
 UNKNOWN = -1
-"""The mirror image of a class that is no class of the data."""
+"""Stands for the class of mirrored clips if the data has no such class."""
 
 _DIRECTION = re.compile(
     r"(?<![a-z])(left|right|(?:counter|anti)[ -]?clockwise|clockwise)(?![a-z])", re.IGNORECASE
@@ -24,28 +24,40 @@ def reversed_classes(reversal: str | None, data: Annotations) -> dict[int, int]:
     """Map each class to the one that its clips show when played backwards.
 
     Args:
-        reversal: pairs of classes, or a .csv file with them, as in TrainConfig.
+        reversal: Pairs of classes, or a .csv file of pairs, as in `TrainConfig.reversal`. None
+            gives an empty map.
+        data: The data whose classes are named.
+
+    Returns:
+        Index of a class to the index of the other class of its pair.
 
     Raises:
-        ArgumentError: a name is not a class of the data, or a video has several labels.
+        ArgumentError: A name is not a class of the data, or videos have several labels.
     """
     if reversal is None:
         return {}
     if data.task != Task():
-        raise ArgumentError(f"reversal takes one label a video; the data has {data.task}")
+        raise ArgumentError(f"reversal needs one label per video, but the data has {data.task}")
     return _read_pairs("reversal", reversal, data.labels)
 
 
 def mirrored_classes(mirror: str | None, data: Annotations) -> dict[int, int]:
-    """Map each class that a mirror changes to the one that its mirrored clips show, or UNKNOWN.
+    """Map each class that changes when a clip is mirrored to the class of the mirrored clip.
+
+    A class that is not in a pair is mapped by its name: "Turn left" to "Turn right".
 
     Args:
-        mirror: pairs of classes, a .csv file with them, "names" or "same", as in TrainConfig. A
-            class in no pair is mapped by its name: "Turn left" to "Turn right".
+        mirror: Pairs of classes, a .csv file of pairs, "names" or "same", as in
+            `TrainConfig.mirror`.
+        data: The data whose classes are named.
+
+    Returns:
+        Index of a class to the index of another, or to UNKNOWN if the data has no such class.
+        Classes that stay the same are left out.
 
     Raises:
-        ArgumentError: a name is not a class of the data, or `mirror` is None and some classes
-            have left or right in their names.
+        ArgumentError: A name is not a class of the data, or `mirror` is None and some names of
+            classes contain a direction, such as left or clockwise.
     """
     if mirror == "same":
         return {}
@@ -56,9 +68,9 @@ def mirrored_classes(mirror: str | None, data: Annotations) -> dict[int, int]:
     if mirror is None and directed:
         names = examples(repr(data.labels[i]) for i in directed)
         raise ArgumentError(
-            f"a mirror would turn some classes into others: {names}; --mirror names swaps those "
-            "that differ in left and right alone, --mirror same changes none, --no-flip does "
-            "without a mirror"
+            f"mirroring clips may turn these classes into others: {names}; use --mirror names to "
+            "swap classes whose names differ only in left and right, --mirror same to keep all "
+            "labels, or --no-flip to mirror nothing"
         )
     index = {_plain(data.labels[i]): i for i in directed}
     by_name = {i: index.get(_plain(data.labels[i], _OPPOSITE), UNKNOWN) for i in directed}
@@ -66,7 +78,7 @@ def mirrored_classes(mirror: str | None, data: Annotations) -> dict[int, int]:
 
 
 def _plain(name: str, swap: Mapping[str, str] = {}) -> str:
-    """Return a name in small letters, its directions spelt one way, or swapped for others.
+    """Return a name in lower case, with one spelling of each direction, or with directions swapped.
 
     >>> _plain("Turning anti-clockwise to the left", _OPPOSITE)
     'turning clockwise to the right'
@@ -81,7 +93,7 @@ def _plain(name: str, swap: Mapping[str, str] = {}) -> str:
 
 
 def _read_pairs(what: str, text: str, labels: Sequence[str]) -> dict[int, int]:
-    """Read "a=b,c=d", or a .csv with two columns: each class to the other of its pair."""
+    """Read "a=b,c=d" or a .csv with two columns, and map each class to the other of its pair."""
     if text.lower().endswith(".csv"):
         pairs = pair_classes(text, [row for _, row in csv_rows(Path(text))])
     else:
@@ -90,5 +102,5 @@ def _read_pairs(what: str, text: str, labels: Sequence[str]) -> dict[int, int]:
     for name in pairs:
         if name not in index:
             hint = did_you_mean(name, list(labels))
-            raise ArgumentError(f"{what} names {name!r}, which is no class of the data{hint}")
+            raise ArgumentError(f"{what} names {name!r}, which is not a class of the data{hint}")
     return {index[a]: index[b] for a, b in pairs.items()}

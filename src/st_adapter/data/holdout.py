@@ -1,4 +1,4 @@
-"""The part of the videos that a run is judged on, where the data names none."""
+"""Hold out a validation part from data that does not have one."""
 
 import os
 import random
@@ -10,24 +10,38 @@ from pathlib import Path
 import numpy as np
 from numpy import ndarray
 
+from st_adapter.data.formats.listing import counted
 from st_adapter.data.videos import Video, VideoList
 from st_adapter.errors import DataError
 
 _DRAWS = 50
-"""Of groups, where one after another leaves a class out."""
+"""Largest number of random draws to find groups in which every class occurs."""
 
 
 def split_validation(
     videos: VideoList | Sequence[Video], fraction: float, seed: int, group: str | None = None
 ) -> tuple[VideoList, VideoList]:
-    """Hold out `fraction` of each class's files, at least one where a class has two or more.
+    """Split videos into a training and a validation part.
 
-    All segments of a file go to the same part. With `group`, whole groups are held out instead:
-    `fraction` of them, and more to have a class among them that would be missing, where that can
-    be. A group that is the last one of a class stays.
+    All segments of a file stay in the same part. Without `group`, a fraction of the files of each
+    class is held out: at least one file, unless the class has only one.
+
+    With `group`, files are split by groups, such as the clips of one film, so that validation
+    videos do not resemble training videos. More groups than `fraction` are held out if a class
+    would be missing otherwise. The last training group of a class is never held out, so that some
+    classes may have no validation videos.
+
+    Args:
+        videos: The videos to split.
+        fraction: Share of the files of each class, or of the groups, to hold out; in 0..1.
+        seed: Seed of the random choice.
+        group: Regular expression. Files whose paths give the same match form a group.
+
+    Returns:
+        The training part and the validation part.
 
     Raises:
-        DataError: no group can be held out.
+        DataError: No group can be held out, or the expression does not form groups.
     """
     given = VideoList.of(videos)
     rng = random.Random(seed)
@@ -55,7 +69,7 @@ def _hold_files(
     for name, label in class_of.items():
         files_of[label].append(name)
     held: set[str] = set()
-    for label in sorted(files_of):
+    for label in sorted(files_of):  # sorted, so that the choice depends on the seed alone
         files = sorted(files_of[label], key=Path)
         count = min(len(files) - 1, max(1, round(fraction * len(files))))
         held.update(rng.sample(files, count))
@@ -63,21 +77,24 @@ def _hold_files(
 
 
 def _groups(names: Sequence[str], group: re.Pattern[str]) -> dict[str, str]:
-    """The group of each file; one that does not match is a group of its own.
+    """Map each file to its group. A file that does not match is a group of its own.
 
-    What is matched begins with the slash behind the last folder that all files lie in.
+    Only the part of a path below the deepest folder that all files share is matched, so that the
+    place of the data on the disk does not matter. This part starts with a slash.
     """
-    shared = os.path.commonprefix(list(names))  # noqa: RUF071  cut at a slash; some are no paths
+    shared = os.path.commonprefix(list(names))  # noqa: RUF071  addresses are not paths
     shared = shared.rpartition("/")[0]
     matches = {name: group.search(name[len(shared) :]) for name in names}
     group_of = {name: match.group() if match else name for name, match in matches.items()}
     if not any(matches.values()):
-        raise DataError(f"no path matches the group {group.pattern!r}; the first is {names[0]}")
+        raise DataError(
+            f"the group {group.pattern!r} matches none of the paths, such as {names[0]}"
+        )
     if len(set(group_of.values())) < 2:
         raise DataError(
-            f"all {len(names)} paths in {shared or '/'} match the group {group.pattern!r} alike, "
-            f"by {group_of[names[0]]!r}; it must match the part that tells groups apart, as _g\\d+ "
-            "does in UCF101"
+            f"the group {group.pattern!r} gives the same match {group_of[names[0]]!r} for every "
+            f"path in {shared or '/'} ({counted(len(names), 'path')}); it must match the part that "
+            "differs between groups, such as _g\\d+ in UCF101"
         )
     return group_of
 
@@ -85,7 +102,10 @@ def _groups(names: Sequence[str], group: re.Pattern[str]) -> dict[str, str]:
 def _hold_groups(
     classes_of: Mapping[str, set[int]], fraction: float, rng: random.Random
 ) -> set[str]:
-    """The first draw that leaves out no class of several groups, or the one that has most."""
+    """Draw groups until every class that has several groups occurs.
+
+    After _DRAWS attempts, the draw with most classes is used.
+    """
     left = Counter(label for own in classes_of.values() for label in own)
     wanted = sum(count > 1 for count in left.values())
     best: tuple[int, set[str]] = (0, set())
@@ -97,8 +117,9 @@ def _hold_groups(
             break
     if not best[1]:
         raise DataError(
-            f"each group is all there is of a class, as is {min(classes_of)!r}; a class needs two "
-            "groups, one to train and one to choose on"
+            "cannot hold out any group: each group is the only one of some class (for example "
+            f"{min(classes_of)!r}); a class needs two groups, one for training and one for "
+            "validation"
         )
     return best[1]
 
@@ -106,10 +127,13 @@ def _hold_groups(
 def _draw_groups(
     classes_of: Mapping[str, set[int]], left: Counter[int], fraction: float, rng: random.Random
 ) -> set[str]:
-    """Groups by chance, until there are enough and no class is missing; some cannot be spared.
+    """Draw random groups until there are enough of them and no class is missing.
 
     Args:
-        left: groups of each class.
+        classes_of: Classes of each group.
+        left: Number of groups of each class. A group that is the last one of a class is not drawn.
+        fraction: Share of the groups to draw.
+        rng: Source of randomness.
     """
     groups = sorted(classes_of)
     count = min(len(groups) - 1, max(1, round(fraction * len(groups))))
@@ -118,6 +142,7 @@ def _draw_groups(
     rng.shuffle(others)
     left, held = left.copy(), set[str]()
     present: set[int] = set()
+    # `others` replace groups that cannot be spared, and supply classes that are still missing.
     for candidate in [*first, *others]:
         own = classes_of[candidate]
         is_wanted = len(held) < count or not own <= present

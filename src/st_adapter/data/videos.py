@@ -1,4 +1,4 @@
-"""Labelled videos: one, and a great many in a few arrays."""
+"""Labelled videos: single ones, and compact lists of millions."""
 
 import os
 from collections.abc import Iterable, Sequence
@@ -20,10 +20,11 @@ class Video:
     """One labelled video, or a segment of one.
 
     Attributes:
-        path: a file, or a folder of pictures.
-        targets: indices of its classes: one, or any number where labels are many, or one of each
-            head; none where it is not known.
-        start_seconds, end_seconds: the segment; None is the start or end of the file.
+        path: A file, or a folder of pictures.
+        targets: Indices of its classes: one, any number in a multi-label task, or one per head.
+            Empty if they are not known.
+        start_seconds: Start of the segment; None is the start of the file.
+        end_seconds: End of the segment; None is the end of the file.
     """
 
     path: Path
@@ -33,16 +34,18 @@ class Video:
 
 
 class VideoList(Sequence[Video]):
-    """Videos of a data set, in arrays: processes that share them do not copy them by reading.
+    """The videos of a data set, stored in arrays that dataloader workers share.
 
-    Python counts who uses an object inside the object, so that a list of a million of them is
-    copied, page by page, to every worker that looks at it.
+    A list of Python objects would be copied into every worker: reading an object changes its
+    reference count, which makes the operating system copy the memory page around it. Arrays are
+    read without being changed.
 
     Args:
-        paths: absolute, or from the working directory now.
-        targets: of each video.
-        start_seconds, end_seconds: of each video, NaN or None for the start or end of the file;
-            empty where all are whole files.
+        paths: Paths that are absolute or relative to the current working directory.
+        targets: Indices of the classes of each video.
+        start_seconds: Start of each segment; NaN or None is the start of the file. Empty if all
+            videos are whole files.
+        end_seconds: End of each segment, in the same way.
     """
 
     def __init__(
@@ -62,7 +65,7 @@ class VideoList(Sequence[Video]):
 
     @classmethod
     def of(cls, videos: Iterable[Video]) -> "VideoList":
-        """The same videos, as a VideoList."""
+        """Convert any videos to a VideoList."""
         if isinstance(videos, cls):
             return videos
         given = list(videos)
@@ -86,32 +89,35 @@ class VideoList(Sequence[Video]):
         )
 
     def name(self, index: int) -> str:
-        """Path of a video, as text."""
+        """Return the path of one video as text."""
         return os.fsdecode(self._names.row(index).tobytes())
 
     def names(self) -> list[str]:
-        """Path of every video, as text."""
+        """Return the paths of all videos as text."""
         data = self._names.flat.tobytes()
         ends = self._names.ends.tolist()
         return [os.fsdecode(data[a:b]) for a, b in zip([0, *ends], ends, strict=False)]
 
     def targets(self, index: int) -> Int32[ndarray, " k"]:
-        """Classes of a video."""
+        """Return the indices of the classes of one video."""
         return self._targets.row(index)
 
     def first_targets(self) -> Int32[ndarray, " n"]:
-        """The first class of each video, -1 where it has none."""
+        """Return the first class of each video, or -1 for a video without classes."""
         flat, ends = self._targets
         counts = np.diff(ends, prepend=0)
         padded = np.append(flat, np.int32(-1))
         return np.where(counts > 0, padded[ends - counts], -1).astype(np.int32)
 
     def classes(self) -> set[int]:
-        """Indices of the classes that occur."""
+        """Return the indices of the classes that occur."""
         return set(np.unique(self._targets.flat).tolist())
 
     def missing(self) -> list[int]:
-        """Numbers of the videos that are not there; each folder is listed once."""
+        """Return the numbers of the videos whose files do not exist.
+
+        Each folder is listed once, which is much faster than looking for each file.
+        """
         listed: dict[str, set[str] | None] = {}
         gone = []
         for i, path in enumerate(self.names()):
@@ -124,7 +130,7 @@ class VideoList(Sequence[Video]):
         return gone
 
     def take(self, indices: Sequence[int] | ndarray) -> "VideoList":
-        """The videos with these numbers, in their order."""
+        """Return the videos with these numbers, in the given order."""
         chosen = np.asarray(indices, dtype=np.int64)
         taken = VideoList((), ())
         taken._names = self._names.take(chosen)
@@ -133,7 +139,7 @@ class VideoList(Sequence[Video]):
         return taken
 
     def digest(self) -> str:
-        """SHA-256 over paths, targets and segments."""
+        """Return the SHA-256 of all paths, targets and segments."""
         sha = sha256()
         for array in (*self._names, *self._targets, self._times):
             sha.update(np.ascontiguousarray(array).tobytes())
@@ -145,7 +151,10 @@ def _absolute(path: str) -> str:
 
 
 def _listed(folder: str) -> set[str] | None:
-    """Names in a folder; None where all are taken to be there: of a shard, its list is its own."""
+    """Return the names in a folder, or None if they cannot be listed cheaply.
+
+    These are folders in object storage and shards, whose contents are known from their own index.
+    """
     member = split_member(f"{folder}/_") if ".tar" in folder else None
     if is_remote(folder) or (member and os.path.isfile(member[0])):
         return None
@@ -156,7 +165,7 @@ def _listed(folder: str) -> set[str] | None:
 
 
 class _Ragged(NamedTuple):
-    """Rows of different lengths, one after another, and where each ends."""
+    """Rows of different lengths in one flat array, with the position at which each ends."""
 
     flat: ndarray
     ends: Int64[ndarray, " n"]
@@ -165,6 +174,7 @@ class _Ragged(NamedTuple):
         return self.flat[self.ends[index - 1] if index else 0 : self.ends[index]]
 
     def take(self, chosen: Int64[ndarray, " m"]) -> "_Ragged":
+        # Copies all rows at once: each place is the start of its row plus its offset in the row.
         lengths = np.diff(self.ends, prepend=0)[chosen]
         ends = np.cumsum(lengths)
         starts = self.ends[chosen] - lengths
@@ -172,5 +182,5 @@ class _Ragged(NamedTuple):
         return _Ragged(self.flat[places], ends)
 
 
-def _ragged(data: bytes, kind: type[np.generic], lengths: Iterable[int]) -> _Ragged:
-    return _Ragged(np.frombuffer(data, kind), np.cumsum([*lengths], dtype=np.int64))
+def _ragged(data: bytes, dtype: type[np.generic], lengths: Iterable[int]) -> _Ragged:
+    return _Ragged(np.frombuffer(data, dtype), np.cumsum([*lengths], dtype=np.int64))

@@ -1,4 +1,4 @@
-"""The forms that data sets are published in."""
+"""Read the formats that data sets are published in."""
 
 from pathlib import Path
 
@@ -21,24 +21,30 @@ _FORMS = "a folder, a .csv, .parquet or .json table, a .txt list, or .tar shards
 
 
 def read_listing(path: Path, options: DataConfig) -> Listing:
-    """Read DATA in whichever form it is.
+    """Read DATA in any supported format, which is recognised from its name and contents.
+
+    Args:
+        path: A folder, a file, or an address of shards.
+        options: The folder of the videos, the names of columns, and which split to use.
 
     Raises:
-        DataError: it is none of them, or says what makes no sense.
+        DataError: The format is unknown, or the contents do not follow it.
     """
     if str(path).startswith("file:"):
-        raise DataError(f"{path}: files of this machine are given by their path, without file:")
+        raise DataError(f"{path}: give the path of a local file, without file:")
     is_hmdb51 = path.is_dir() and hmdb51.matches(path)
     if not is_hmdb51 and shards.matches(path):
         if options.videos:
-            raise DataError(f"{path} holds its videos itself; leave --videos out")
+            raise DataError(f"{path} contains its own videos; remove --videos")
         return shards.read(path, options.column_names)
     if not path.exists():
         raise DataError(f"{path} does not exist; DATA is {_FORMS}")
     folder = path if path.is_dir() else path.parent
     root = Root(Path(options.videos) if options.videos else folder, path)
     if not Path(root.folder).is_dir():
-        raise DataError(f"{root.folder} is no folder; --videos takes the one that holds the videos")
+        raise DataError(
+            f"{root.folder} is not a folder; --videos takes the folder that contains the videos"
+        )
     if path.is_dir():
         return hmdb51.read(path, root, options.split) if is_hmdb51 else folders.read(path)
     suffix = path.suffix.lower()
@@ -55,7 +61,7 @@ def read_listing(path: Path, options: DataConfig) -> Listing:
 
 
 def _read_csv(path: Path, root: Root, options: DataConfig) -> Listing:
-    """A table with a header that names its form, or PySlowFast's list, which has none."""
+    """Read a table, whose header tells its format, or a list of PySlowFast, which has no header."""
     header, _ = read_csv(path)
     if not options.column_names:
         for columns, read in (

@@ -1,4 +1,4 @@
-"""Charades: .csv whose actions column lists a class, start and end for each of many actions."""
+"""Charades: a .csv whose column `actions` has the class, start and end of each action."""
 
 from pathlib import Path
 
@@ -18,16 +18,16 @@ _COUNT = 157
 
 
 def read(path: Path, root: Root) -> Listing:
-    """Read a part, and Charades_v1_test.csv where it lies beside the training part.
+    """Read one part. For the training part, also read Charades_v1_test.csv in the same folder.
 
-    A whole video is one example that shows all of its actions.
+    Each video is one example, whose labels are all of its actions.
     """
     classes = _read_classes(path)
     listing = Listing(multi_label=True, classes=(classes,))
     for file, split in parts(path, "test"):
         for where, record in read_records(file):
             labels = _read_actions(record["actions"], classes, where)
-            if labels or "test" not in file.name:  # as in its own evaluation
+            if labels or "test" not in file.name:  # Charades' own evaluation skips these, too
                 video = record["id"].strip()
                 found = root.find(f"{video}.mp4", f"Charades_v1_rgb/{video}")
                 listing.add(found, *labels, split=split)
@@ -35,12 +35,12 @@ def read(path: Path, root: Root) -> Listing:
 
 
 def _read_actions(text: str, classes: list[str], where: str) -> list[str]:
-    """The classes of a video, each once, though an action may occur twice."""
+    """Return the classes of a video. Each occurs once, even if its action is repeated."""
     labels = []
     for action in filter(None, text.split(";")):
         index, *times = action.split()
         if len(times) != 2 or not index.startswith("c"):
-            raise DataError(f'{where}: an action is "c000 start end", not {action!r}')
+            raise DataError(f'{where}: expected an action like "c000 start end", got {action!r}')
         labels.append(class_name(index[1:], classes, where))
     return list(dict.fromkeys(labels))
 

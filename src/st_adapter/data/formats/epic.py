@@ -1,4 +1,4 @@
-"""EPIC-KITCHENS-100: .csv with a verb and a noun for each segment, as published."""
+"""EPIC-KITCHENS-100: a .csv with a verb and a noun for each segment of a video."""
 
 from pathlib import Path
 
@@ -21,7 +21,7 @@ _COUNTS = {"verb": 97, "noun": 300}
 
 
 def read(path: Path, root: Root) -> Listing:
-    """Read a part, and EPIC_100_validation.csv where it lies beside a training part."""
+    """Read one part. For a training part, also read EPIC_100_validation.csv in the same folder."""
     classes = [_read_classes(path, head) for head in _COUNTS]
     listing = Listing(heads=tuple(_COUNTS), classes=tuple(classes))
     for file, split in parts(path, "validation"):
@@ -50,24 +50,28 @@ def _find(root: Root, record: dict[str, str], where: str) -> str:
 
 
 def _segment(video: Path, record: dict[str, str], where: str) -> tuple[float, float]:
-    """Start and end, seconds: as stated, or of a folder of pictures by their numbers."""
+    """Return start and end in seconds.
+
+    A folder of pictures has no time stamps: it is read at PICTURES_PER_SECOND, whatever the frame
+    rate of the video was. Its segments are therefore computed from the numbers of their frames.
+    """
     start, end = (seconds(record[name], where) for name in ("start_timestamp", "stop_timestamp"))
     if video.is_dir() and record.get("start_frame") and record.get("stop_frame"):
         for name in ("start_frame", "stop_frame"):
             if not record[name].strip().isdecimal():
-                raise DataError(f"{where}: {name} is a whole number, not {record[name]!r}")
-        first, last = int(record["start_frame"]), int(record["stop_frame"])  # counted from 1
+                raise DataError(f"{where}: {name} must be a whole number, not {record[name]!r}")
+        first, last = int(record["start_frame"]), int(record["stop_frame"])  # from 1
         start, end = (first - 1) / PICTURES_PER_SECOND, last / PICTURES_PER_SECOND
     check_segment(start, end, where)
     return start, end
 
 
 def _read_classes(path: Path, head: str) -> list[str]:
-    """Verbs or nouns from the file of classes; without one, numbers."""
+    """Return the names of the verbs or nouns. Without a file of names, they are numbered."""
     file = beside(path, f"EPIC_100_{head}_classes.csv", f"EPIC_100_{head}_classes_v2.csv")
     if file is None:
         return [f"{head} {i}" for i in range(_COUNTS[head])]
     header, rows = read_csv(file)
     if "key" not in header:
-        raise DataError(f"{file} has no column key, which names the classes")
+        raise DataError(f"{file} has no column 'key' with the names of the classes")
     return [row[header.index("key")] for _, row in rows]

@@ -1,4 +1,4 @@
-"""A folder with a folder of videos for each class, or with train/ and val/ in that form."""
+"""Class folders: one folder of videos per class, or train/ and val/ with such folders."""
 
 import os
 from collections.abc import Iterator
@@ -6,15 +6,16 @@ from pathlib import Path
 
 from st_adapter.common.paths import is_video_name
 from st_adapter.common.remarks import note
-from st_adapter.data.formats.listing import SPLITS, Listing, examples
+from st_adapter.data.formats.listing import SPLITS, Listing, counted, examples
 from st_adapter.data.video.picture_folders import holds_pictures
 from st_adapter.errors import DataError
 
 
 def read(folder: Path) -> Listing:
-    """Read class folders, or the parts that hold them.
+    """Read class folders, or the parts `train` and `val` that contain them.
 
-    `train` is a class like any other where videos lie in it beside other folders of videos.
+    `train` can also be the name of a class. It is taken as one if it contains videos directly and
+    there are other folders with videos next to it.
     """
     parts = {child.name.lower(): child for child in _subfolders(folder)}
     listing = Listing()
@@ -23,7 +24,8 @@ def read(folder: Path) -> Listing:
         _read_classes(folder, "train", listing)
         return listing
     if others:
-        note(f"{folder} has parts; {examples(c.name for c in others)} beside them is left out")
+        names = examples(c.name for c in others)
+        note(f"ignoring {names} in {folder}: next to train/, only other parts are read")
     _read_classes(parts["train"], "train", listing)
     for name, split in SPLITS.items():
         if split != "train" and name in parts:
@@ -33,7 +35,11 @@ def read(folder: Path) -> Listing:
 
 
 def find_videos(folder: Path) -> list[Path]:
-    """All videos below `folder`, sorted: files that look like one, and folders of pictures."""
+    """Find all videos below a folder.
+
+    Returns:
+        Files with the suffix of a video, and folders of numbered pictures, sorted by path.
+    """
     return [Path(path) for path in sorted(_find(folder), key=lambda path: path.split(os.sep))]
 
 
@@ -43,11 +49,11 @@ def _find(folder: Path) -> Iterator[str]:
         visible = [name for name in files if not name.startswith(".")]
         videos = [name for name in visible if is_video_name(name)]
         if at != str(folder) and not videos and holds_pictures(visible):
-            yield at  # pictures beside videos are thumbnails
+            yield at  # pictures in a folder of videos are thumbnails
         for name in videos:
             path = os.path.join(at, name)
             if os.path.isfile(path) or os.path.islink(path):
-                yield path  # a link to nothing, too: whoever reads it says so
+                yield path  # a broken link is included, so that its reader reports it
 
 
 def _holds_videos(folder: Path) -> bool:
@@ -63,11 +69,10 @@ def _read_classes(folder: Path, split: str, listing: Listing) -> None:
         return
     loose = len(find_videos(folder))
     lists = [p.name for base in (folder, folder.parent) for p in sorted(base.glob("*.csv"))]
-    hint = f"; or give a list instead: {examples(lists)} lie beside it" if lists else ""
+    hint = f"; or use one of the lists found there: {examples(lists)}" if lists else ""
+    found = f"{counted(loose, 'video')} but no folder per class" if loose else "no videos"
     raise DataError(
-        f"{folder} holds {loose} videos but no folder per class{hint}"
-        if loose
-        else f"{folder} holds no video; DATA is a folder with one folder of videos per class{hint}"
+        f"{folder} contains {found}; give a folder with one folder of videos per class{hint}"
     )
 
 

@@ -1,4 +1,7 @@
-"""HMDB51's folder of splits: CLASS_test_splitN.txt with lines "video 1" (train), 2 (test) or 0."""
+"""HMDB51: a folder of files CLASS_test_splitN.txt.
+
+Each line is the name of a video and its part: 1 for training, 2 for testing, 0 for unused.
+"""
 
 from pathlib import Path
 
@@ -9,21 +12,21 @@ _PARTS = {"1": "train", "2": "val"}
 
 
 def matches(folder: Path) -> bool:
-    """Whether a folder holds such splits."""
+    """Return whether a folder contains files of HMDB51's splits."""
     return any(folder.glob("*_test_split[0-9].txt"))
 
 
 def read(folder: Path, root: Root, split: int) -> Listing:
-    """Read one of the three splits."""
+    """Read one of the splits, which are numbered from 1 to 3."""
     listing = Listing()
     for file in sorted(folder.glob(f"*_test_split{split}.txt")):
         label = file.name.removesuffix(f"_test_split{split}.txt")
         for where, text in read_lines(file):
             name, _, part = text.rpartition(" ")
             if part not in ("0", *_PARTS):
-                raise DataError(f'{where}: a line is "video 0, 1 or 2", not {text!r}')
+                raise DataError(f"{where}: expected a video and 0, 1 or 2, got {text!r}")
             if part in _PARTS:
                 listing.add(root.find(f"{label}/{name}", name), label, split=_PARTS[part])
     if not listing.paths:
-        raise DataError(f"{folder} has no split {split}; --split is 1, 2 or 3")
+        raise DataError(f"{folder} has no split {split}; --split takes 1, 2 or 3")
     return listing

@@ -1,4 +1,4 @@
-"""Kinetics: .csv with label, youtube_id, time_start, time_end and split, as published."""
+"""Kinetics: a .csv with the columns label, youtube_id, time_start, time_end and split."""
 
 from pathlib import Path
 
@@ -9,9 +9,10 @@ HEADER = frozenset(("youtube_id", "time_start", "time_end"))
 
 
 def read(path: Path, root: Root) -> Listing:
-    """Read a part, and the validation part that lies beside a training part without one.
+    """Read one part. If it has no validation videos, also read the file of the validation part.
 
-    A clip is looked for as ID_START_END or ID, below its class's folder, its part's or any.
+    Download tools name the file of a clip ID_START_END or ID. It may be in a folder of its class,
+    in a folder of its part, or in any other folder below the root.
     """
     listing = Listing()
     for file, part in parts(path, "val", "validate", "validation"):
@@ -21,13 +22,13 @@ def read(path: Path, root: Root) -> Listing:
 
 
 def _read(path: Path, root: Root, part: str, listing: Listing) -> None:
-    """Append the clips of a part, whose name counts where the table names none."""
+    """Append the clips of a table. `part` is used for rows without a value in the column split."""
     for where, record in read_records(path):
         label, split = record.get("label", "").strip('" '), record.get("split", "").strip()
         if not label:
             raise DataError(
-                f"{where}: it has no label; the test part of Kinetics is published "
-                "without, give the training or validation part"
+                f"{where}: label is missing; the test part of Kinetics is published without "
+                "labels, so give the training or validation part"
             )
         paths = [
             f"{place}/{name}{end}".lstrip("/")
@@ -44,7 +45,7 @@ def _names(record: dict[str, str], where: str) -> tuple[str, str]:
         start, end = (int(float(record[n])) for n in ("time_start", "time_end"))
     except ValueError as error:
         raise DataError(
-            f"{where}: time_start and time_end are seconds, not "
+            f"{where}: time_start and time_end must be numbers of seconds, not "
             f"{record['time_start']!r} and {record['time_end']!r}"
         ) from error
     return f"{name}_{start:06d}_{end:06d}", name

@@ -1,4 +1,4 @@
-"""What an annotation file says: videos with their labels by name."""
+"""What the readers of all formats share: the listing that they return, and text files."""
 
 import csv
 import io
@@ -15,7 +15,7 @@ from st_adapter.common.paths import is_remote, is_video_name
 from st_adapter.errors import DataError
 
 WHOLE = float("nan")
-"""Start or end of a video that is not a segment."""
+"""Start or end of an example that is a whole video."""
 
 SPLITS = {
     "train": "train",
@@ -26,24 +26,26 @@ SPLITS = {
     "test": "test",
     "testing": "test",
 }
-"""Names of the parts as they are written, to ours."""
+"""Maps the names that data sets use for their parts to ours."""
 
 SHOWN = 5
-"""Most examples in a message."""
+"""Largest number of examples in a message."""
 
 
 @dataclass(kw_only=True)
 class Listing:
-    """Videos as a reader found them, in columns.
+    """The examples that a reader found, with labels as text, stored in columns.
 
     Attributes:
-        paths: absolute, or from the working directory.
-        labels: by name, of each video: one, any number, or one of each head.
-        start_seconds, end_seconds: the segment; NaN is the start or end of the file.
+        paths: Paths that are absolute or relative to the working directory.
+        labels: Labels of each example: one, any number, or one per head.
+        start_seconds: Start of each segment; NaN is the start of the file.
+        end_seconds: End of each segment; NaN is the end of the file.
         splits: "train", "val" or "test".
-        classes: all names in order where the data set says, for each head; else those found.
-        heads: names of the heads where there are several.
-        multi_label: a video has any number of labels.
+        classes: Names of all classes in order, for each head. Empty if the data set does not
+            define them, so that the labels that occur are the classes.
+        heads: Names of the heads if there are several.
+        multi_label: Whether an example can have any number of labels.
     """
 
     paths: list[str] = field(default_factory=list)
@@ -63,7 +65,7 @@ class Listing:
         end_seconds: float = WHOLE,
         split: str = "train",
     ) -> None:
-        """Append a video."""
+        """Append one example."""
         self.paths.append(path)
         self.labels.append(labels)
         self.start_seconds.append(start_seconds)
@@ -73,24 +75,27 @@ class Listing:
 
 @dataclass(frozen=True, kw_only=True)
 class Classes:
-    """The classes that a file names, one a line.
+    """The classes that a file names, one per line.
 
     Attributes:
-        names: in the order of their numbers.
-        first: number of the first class, where the file numbers them ("1 Archery").
+        names: Names in the order of their numbers.
+        first: Number of the first class if the file numbers them ("1 Archery"), else None.
     """
 
     names: tuple[str, ...] = ()
     first: int | None = None
 
     def name_labels(self, listing: Listing, source: Path, where: Sequence[str]) -> None:
-        """Put the names of these classes, if there are any, in the place of their numbers.
+        """Replace labels that are numbers of classes with their names.
 
         Args:
-            where: each video stands, for messages.
+            listing: Changed in place. Without any names, it stays the same.
+            source: The file with the labels, for error messages.
+            where: Position of each example in it, for error messages.
 
         Raises:
-            DataError: a label is no class, or they count from 1 where the classes have no numbers.
+            DataError: A label is not a class, or labels count from 1 and the classes have no
+                numbers.
         """
         if not self.names:
             return
@@ -100,9 +105,9 @@ class Classes:
         counts_from_1 = numbers and min(numbers) > 0 and max(numbers) == len(self.names)
         if counts_from_1 and self.first is None and not given & known:
             raise DataError(
-                f"{source}: its labels count from 1 to {max(numbers)}, and the {len(self.names)} "
-                "classes that the file beside it names have no numbers, so that they count from 0; "
-                'number them there ("1 NAME"), or count from 0'
+                f"{source}: its labels count from 1 to {max(numbers)}, but the file that names "
+                f"{counted(len(self.names), 'class', 'classes')} does not number them, so they "
+                'count from 0; number the classes there ("1 NAME"), or count labels from 0'
             )
         first = self.first or 0
         listing.classes = (self.names,)
@@ -113,7 +118,7 @@ class Classes:
 
 
 def read_classes(lines: Sequence[str]) -> Classes:
-    """Read lines that name a class each, all with its number before it or none.
+    """Read lines with the name of one class each, all of them numbered or none.
 
     >>> read_classes(["1 Archery", "2 Bowling"])
     Classes(names=('Archery', 'Bowling'), first=1)
@@ -127,11 +132,11 @@ def read_classes(lines: Sequence[str]) -> Classes:
 
 
 class Root:
-    """The folder that holds the videos which a list names.
+    """The folder that contains the videos of a list.
 
     Args:
-        folder: where the names start.
-        file: the list, for messages.
+        folder: The folder that names in the list are relative to.
+        file: The list, for error messages.
     """
 
     def __init__(self, folder: Path, file: Path) -> None:
@@ -141,17 +146,21 @@ class Root:
         self._by_stem: dict[str, list[str]] | None = None
 
     def join(self, name: str, where: str) -> str:
-        """Path of a name, which must not lead out of the folder.
+        """Return the path of a name in the folder. Absolute paths and addresses stay the same.
+
+        Args:
+            name: A name from the list, with slashes or the backslashes of Windows.
+            where: Its position in the list, for error messages.
 
         Raises:
-            DataError: it does; the message says where the name stands.
+            DataError: The name leads out of the folder, or starts with a drive of Windows.
         """
         if os.path.isabs(name) or is_remote(name):
             return name
         if re.match(r"[A-Za-z]:[\\/]", name):
             raise DataError(
-                f"{where}: {name!r} is a path of a Windows machine; give paths from a folder, and "
-                "that folder by --videos"
+                f"{where}: {name!r} is a Windows path; write paths relative to a folder, and give "
+                "that folder with --videos"
             )
         if "\\" in name and not os.path.exists(f"{self._start}{name}"):
             name = name.replace("\\", "/")  # the list was written on Windows
@@ -160,26 +169,34 @@ class Root:
             path = os.path.normpath(path)
         if not path.startswith(self._start):
             raise DataError(
-                f"{where}: {name!r} leaves the data folder {self.folder}; "
-                "give the folder that holds the videos by --videos, or absolute paths"
+                f"{where}: {name!r} leads out of the data folder {self.folder}; "
+                "give the folder that contains the videos with --videos, or use absolute paths"
             )
         return path
 
     def holds(self, name: str) -> bool:
-        """Whether something has this name, as given or written on Windows."""
+        """Return whether a file or folder with this name exists in the folder."""
         try:
             return os.path.exists(self.join(name, ""))
         except DataError:
             return False
 
     def find(self, *names: str) -> str:
-        """Path of the first of `names` that is there, below any folder and with any suffix.
+        """Find a video by one of several names.
 
-        A name may begin with folders, which the path must then end in, too. Where none is there,
-        or several alike, it is the first.
+        Published lists often omit the suffix and the folder of a video. If no name exists exactly,
+        each name is looked for in all folders below this one, with any suffix. The folders in a
+        name must then match the end of the path.
+
+        Args:
+            *names: Candidates, the most likely first.
+
+        Returns:
+            The path of the first name that is found exactly once. If none is, the path that the
+            first name would have.
 
         Raises:
-            DataError: a name leads out of the folder.
+            DataError: A name leads out of the folder.
         """
         paths = [self.join(name, str(self.file)) for name in names]
         for path in paths:
@@ -195,7 +212,7 @@ class Root:
         return paths[0]
 
     def _stems(self) -> dict[str, list[str]]:
-        """Every video and folder below, by name without suffix; listed once."""
+        """Map names without suffix to the videos and folders below; the disk is read only once."""
         if self._by_stem is None:
             self._by_stem = {}
             for folder, folders, files in os.walk(self.folder):
@@ -210,14 +227,14 @@ class Root:
 
 
 def read_text(path: Path) -> str:
-    """The text of a file.
+    """Read a text file in UTF-8, or in UTF-16 if it starts with a byte order mark.
 
     Raises:
-        DataError: it cannot be read, or is not UTF-8, nor UTF-16 with its mark.
+        DataError: The file cannot be read, or has another encoding.
     """
     try:
         with path.open("rb") as file:
-            is_wide = file.read(2) in (BOM_UTF16_LE, BOM_UTF16_BE)  # as Excel writes it
+            is_wide = file.read(2) in (BOM_UTF16_LE, BOM_UTF16_BE)  # Excel writes such files
         return path.read_text(encoding="utf-16" if is_wide else "utf-8-sig")
     except UnicodeDecodeError as error:
         raise DataError(
@@ -228,11 +245,11 @@ def read_text(path: Path) -> str:
 
 
 Row = tuple[str, list[str]]
-"""Where a row stands, for messages, and its fields."""
+"""Position of a row, for error messages, and its fields."""
 
 
 def csv_rows(path: Path, separator: str = ",") -> Iterator[Row]:
-    """The rows of a .csv that are not empty; their fields may hold line breaks."""
+    """Yield the rows of a .csv that are not empty. Fields in quotes may contain line breaks."""
     text = io.StringIO(read_text(path))
     reader = csv.reader(text, delimiter=separator, skipinitialspace=True)
     try:
@@ -242,7 +259,7 @@ def csv_rows(path: Path, separator: str = ",") -> Iterator[Row]:
 
 
 def read_csv(path: Path, separator: str = ",") -> tuple[list[str], Iterator[Row]]:
-    """The header of a .csv, and the rows below it; missing fields are empty."""
+    """Return the header of a .csv and the rows below it. Missing fields at the end are empty."""
     rows = csv_rows(path, separator)
     _, first = next(rows, ("", []))
     header = [name.strip() for name in first]
@@ -250,8 +267,8 @@ def read_csv(path: Path, separator: str = ",") -> tuple[list[str], Iterator[Row]
     def fill(where: str, row: list[str]) -> Row:
         if len(row) > len(header):
             raise DataError(
-                f"{where}: {len(row)} fields, the header has {len(header)}; quotation marks keep "
-                "commas together"
+                f"{where}: {len(row)} fields, but the header has {len(header)}; put quotation "
+                f"marks around a field that contains {separator!r}"
             )
         return where, row + [""] * (len(header) - len(row))
 
@@ -259,19 +276,20 @@ def read_csv(path: Path, separator: str = ",") -> tuple[list[str], Iterator[Row]
 
 
 def read_records(path: Path) -> Iterator[tuple[str, dict[str, str]]]:
-    """Where each row of a .csv stands, and its fields by column."""
+    """Yield the position of each row of a .csv, for error messages, and its fields by column."""
     header, rows = read_csv(path)
     return ((where, dict(zip(header, row, strict=True))) for where, row in rows)
 
 
 def read_lines(path: Path) -> list[tuple[str, str]]:
-    """Where each line that is not blank stands, and its text."""
-    texts = (text.strip() for text in read_text(path).split("\n"))  # a name may hold a form feed
+    """Return the position of each line that is not blank, for error messages, and its text."""
+    # Not splitlines, which would also split at a form feed in a name.
+    texts = (text.strip() for text in read_text(path).split("\n"))
     return [(f"{path} line {line}", text) for line, text in enumerate(texts, start=1) if text]
 
 
 def seconds(text: str, where: str) -> float:
-    """A time: seconds, or hours, minutes and seconds with colons. Empty is WHOLE.
+    """Convert a time to seconds. It may be a number or "HH:MM:SS"; empty text is WHOLE.
 
     >>> seconds("00:01:02.5", "a.csv line 2")
     62.5
@@ -284,40 +302,52 @@ def seconds(text: str, where: str) -> float:
     except ValueError:
         value = -1.0
     if not 0 <= value < float("inf"):
-        raise DataError(f"{where}: {text!r} is no time in seconds")
+        raise DataError(f"{where}: {text!r} is not a time in seconds")
     return value
 
 
 def check_segment(start: float, end: float, where: str) -> None:
-    """Raise DataError for a segment of no length."""
-    if end <= (0.0 if start != start else start):
-        raise DataError(f"{where}: the segment {start} to {end} s has no length")
+    """Raise DataError if a segment ends before or at its start. NaN is that of the file."""
+    first = 0.0 if start != start else start
+    if end <= first:
+        raise DataError(
+            f"{where}: the segment from {first} to {end} s is empty; it must end after its start"
+        )
 
 
 def class_name(index: str, classes: Sequence[str], where: str, first: int = 0) -> str:
-    """The class with an index, which counts from `first`.
+    """Return the name of the class with a number.
+
+    Args:
+        index: The number as text.
+        classes: Names of all classes.
+        where: Position of the label, for error messages.
+        first: Number of the first class.
 
     Raises:
-        DataError: there is none.
+        DataError: No class has this number.
     """
     if not index.isdecimal() or not 0 <= int(index) - first < len(classes):
         raise DataError(
             f"{where}: label {index!r} is neither a name nor an index of the "
-            f"{len(classes)} classes ({first} to {first + len(classes) - 1})"
+            f"{counted(len(classes), 'class', 'classes')} ({first} to {first + len(classes) - 1})"
         )
     return classes[int(index) - first]
 
 
 def beside(path: Path, *names: str) -> Path | None:
-    """The first of these files that lies in the same folder."""
+    """Return the first of these names that is a file in the same folder as `path`, or None."""
     return next((path.parent / name for name in names if (path.parent / name).is_file()), None)
 
 
 def parts(path: Path, *validation: str) -> Iterator[tuple[Path, str]]:
-    """The file that was given, to train on, and the file of the validation part beside it.
+    """Yield the given file as "train", and the file of the validation part as "val".
+
+    The second file is found by its name in the same folder, if it exists.
 
     Args:
-        validation: what the other file may have in its name in the place of "train".
+        path: The given file, such as kinetics_train.csv.
+        *validation: Words that may replace "train" in the name of the other file.
     """
     yield path, "train"
     names = [path.name.replace("train", name) for name in validation]
@@ -327,6 +357,15 @@ def parts(path: Path, *validation: str) -> Iterator[tuple[Path, str]]:
 
 
 def examples(items: Iterable[Any]) -> str:
-    """The first few, as text."""
+    """Join the first few items into a text, with dots if there are more."""
     shown = [str(item) for item in islice(items, SHOWN + 1)]
     return ", ".join(shown[:SHOWN]) + (" ..." if len(shown) > SHOWN else "")
+
+
+def counted(number: int, singular: str, plural: str = "") -> str:
+    """Return a number with its noun in the right form.
+
+    >>> counted(1, "video"), counted(2, "video"), counted(0, "class", "classes")
+    ('1 video', '2 videos', '0 classes')
+    """
+    return f"{number} {singular if number == 1 else plural or singular + 's'}"

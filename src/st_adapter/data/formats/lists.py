@@ -1,4 +1,4 @@
-"""Lists of "path label" lines: ours, UCF101's, MMAction2's and PySlowFast's."""
+"""Lists of "path label" lines, including those of UCF101, MMAction2 and PySlowFast."""
 
 import csv
 import os
@@ -21,22 +21,26 @@ from st_adapter.errors import DataError
 _UCF101 = re.compile(r"(train|test)list(\d+)\.txt", re.IGNORECASE)
 _CLASSES = ("classes.txt", "classInd.txt", "label_map.txt", "labels.txt")
 
-_SEPARATORS: Mapping[str, str] = {"\t": "a tab", ",": "a comma", ";": "a semicolon", "": "a blank"}
-"""What may stand between path and label, and its name; the first that fits every line counts."""
+_SEPARATORS: Mapping[str, str] = {"\t": "a tab", ",": "a comma", ";": "a semicolon", "": "a space"}
+"""Separators of path and label, with their names. The first one that fits every line is used."""
 
 _PICTURES = re.compile(r"(.+?)(?:\s+(\d+))?\s+(\d+)")
-""""folder [first] number", of pictures."""
+"""A folder of pictures: "FOLDER COUNT" or "FOLDER FIRST COUNT"."""
 
 
 def read(path: Path, root: Root) -> Listing:
-    """Read a list. The label is the last field: a name, or its number where classes are named."""
+    """Read a list.
+
+    The last field of a line is the label: the name of a class, or its number if a file next to
+    the list names the classes.
+    """
     classes = _read_classes(path)
     match = _UCF101.fullmatch(path.name)
     if match and match.group(1).lower() == "train":
         return _read_ucf101(path, root, classes, match.group(2))
     lines = read_lines(path)
     if lines and re.fullmatch(r"path\s+label", lines[0][1]):
-        del lines[0]  # a header
+        del lines[0]  # the header
     entries = _split(lines, root)
     listing = Listing()
     for where, name, label in entries:
@@ -46,19 +50,19 @@ def read(path: Path, root: Root) -> Listing:
 
 
 def is_list(first_line: str) -> bool:
-    """Whether the first line of a .csv is no header but names a video already."""
+    """Return whether the first line of a .csv names a video and so is not a header."""
     return any(_field(first_line, separator) for separator in _SEPARATORS)
 
 
 def _split(lines: Sequence[tuple[str, str]], root: Root) -> list[tuple[str, str, str]]:
-    """Where each line stands, with its path and label, all divided by the same separator.
+    """Split all lines at the same separator into position, path and label.
 
     Raises:
-        DataError: no separator divides all lines into the path of a video and a label.
+        DataError: No separator splits every line into the path of a video and a label.
     """
     best: list[tuple[str, str, str]] = []
-    said = _SEPARATORS[""]
-    for separator, name_of_it in _SEPARATORS.items():
+    best_name = _SEPARATORS[""]
+    for separator, separator_name in _SEPARATORS.items():
         entries = []
         for where, text in lines:
             fields = _field(text, separator, root)
@@ -68,20 +72,23 @@ def _split(lines: Sequence[tuple[str, str]], root: Root) -> list[tuple[str, str,
         if len(entries) == len(lines):
             return entries
         if len(entries) > len(best):
-            best, said = entries, name_of_it
+            best, best_name = entries, separator_name
     where, text = lines[len(best)]
-    so_far = f", with {said} between as in the lines before it" if best else ""
+    so_far = f" separated by {best_name} as in the lines before" if best else ""
     raise DataError(
-        f'{where}: a line is "path label"{so_far}, and this is {text!r}; a label with blanks takes '
-        "a tab before it, or a .csv with path,label"
+        f'{where}: expected "path label"{so_far}, got {text!r}; put a tab before a label that '
+        "contains spaces, or use a .csv with the columns path,label"
     )
 
 
 def _field(text: str, separator: str, root: Root | None = None) -> tuple[str, str] | None:
-    """Path and label of a line; None unless the first is a video by its name or on the disk."""
+    """Return path and label of a line.
+
+    Returns None unless the path has the suffix of a video, or exists in the folder of the videos.
+    """
     if not separator:
         name, label = ("", *text.rsplit(None, 1))[-2:]
-    elif '"' not in text:  # the separator may be in the path, too
+    elif '"' not in text:  # split at the last one, because the path may contain some
         name, _, label = (part.strip() for part in text.rpartition(separator))
     else:
         fields = next(csv.reader([text], delimiter=separator, skipinitialspace=True))
@@ -94,7 +101,7 @@ def _field(text: str, separator: str, root: Root | None = None) -> tuple[str, st
 
 
 def _is_picture_folder(name: str, root: Root | None) -> bool:
-    """Whether a name is that of a folder, with numbers, in a folder that is there."""
+    """Whether a name is "FOLDER COUNT", and the parent of FOLDER exists."""
     match = _PICTURES.fullmatch(name)
     if match is None or root is None or is_video_name(match.group(1)):
         return False
@@ -113,7 +120,7 @@ def _add(listing: Listing, root: Root, where: str, name: str, label: str) -> Non
 
 
 def _read_ucf101(path: Path, root: Root, classes: Classes, number: str) -> Listing:
-    """Read trainlistNN.txt, whose classes count from 1, with testlistNN.txt, which has none."""
+    """Read trainlistNN.txt and testlistNN.txt. The label is the folder that a path starts with."""
     listing = Listing(classes=(classes.names,) if classes.names else ())
     parts = {"train": path, "val": beside(path, f"testlist{number}.txt")}
     for split, file in parts.items():
@@ -121,15 +128,16 @@ def _read_ucf101(path: Path, root: Root, classes: Classes, number: str) -> Listi
             name = text.rsplit(None, 1)[0] if text.split()[-1].isdecimal() else text
             label, _, _ = name.partition("/")
             base = name.rpartition("/")[2]
-            known_by_name = label.lower() in base.lower()  # as all of UCF101's are: v_LABEL_g01_c01
+            # UCF101's names contain the label (v_LABEL_g01_c01), so that they are unique anywhere.
+            known_by_name = label.lower() in base.lower()
             listing.add(root.find(name, *([base] if known_by_name else [])), label, split=split)
     return listing
 
 
 def _read_classes(path: Path) -> Classes:
-    """The classes that a file beside the list names, if there is one."""
+    """Read the names of the classes from a file next to the list, if one exists."""
     file = beside(path, *_CLASSES)
     lines = [text for _, text in read_lines(file)] if file and file != path else []
     if any(re.search(r"\.\w+\s+\d+$", line) for line in lines):
-        return Classes()  # a list of videos, too
+        return Classes()  # this file is another list of videos
     return read_classes(lines)

@@ -1,4 +1,4 @@
-"""WebDataset shards: tar files of videos, each with its label in a file of the same name."""
+"""WebDataset shards: tar files of videos, with the label of each in a file of the same name."""
 
 import json
 import re
@@ -23,17 +23,20 @@ from st_adapter.errors import DataError
 
 
 def matches(path: Path) -> bool:
-    """Whether DATA is a shard, a pattern or an address of shards, or a folder of them alone."""
+    """Return whether DATA is a shard, a pattern of shards, or a folder with only shards."""
     if not path.is_dir():
         return path.suffix == ".tar"
     return any(_in_folder(path)) and not find_videos(path)
 
 
 def read(path: Path, columns: Mapping[str, str]) -> Listing:
-    """Read the directories of all shards; those read before are remembered.
+    """List the videos of all shards.
+
+    The contents of each shard are kept in an index, so that each is scanned only once.
 
     Args:
-        columns: our name of a label to the key in the .json beside a video.
+        path: A shard, a pattern or address of shards, or a folder of them.
+        columns: Maps "label" or "labels" to the key that the .json files use for it.
     """
     names = list(_in_folder(path)) if path.is_dir() else _expand(absolute(path))
     folder = path if path.is_dir() else path.parent
@@ -53,15 +56,15 @@ def read(path: Path, columns: Mapping[str, str]) -> Listing:
 
 
 def _add(listing: Listing, shard: str, sample: Sample, labels: list[str], many: str) -> None:
-    """Append a video with what the files beside it say."""
+    """Append a video with the label and segment that its text files give."""
     path = f"{shard}/{sample.name}"
     record = _record(path, sample.texts)
     listing.multi_label |= many in record
     given = record[many] if many in record else [record.get(key, "") for key in labels]
     if not isinstance(given, list) or "" in given:
         raise DataError(
-            f"{path} has no label; it takes a .cls, .txt or .json of the same name beside it, the "
-            f"last with the key {' and '.join(labels)}"
+            f"{path} has no label; add a .cls or .txt of the same name to the shard, or a .json "
+            f"with the key {' and '.join(labels)}"
         )
     names = [str(name).strip() for name in given]
     start, end = (seconds(str(record.get(k, "")), path) for k in ("start_seconds", "end_seconds"))
@@ -76,7 +79,7 @@ def _in_folder(folder: Path) -> Iterator[str]:
 
 
 def _expand(path: str) -> list[str]:
-    """Every shard of a pattern such as train-{000..127}.tar or train-*.tar.
+    """Expand a pattern such as train-{000..127}.tar or train-*.tar.
 
     >>> _expand("s3://b/train-{08..10}.tar")
     ['s3://b/train-08.tar', 's3://b/train-09.tar', 's3://b/train-10.tar']
@@ -94,7 +97,7 @@ def _expand(path: str) -> list[str]:
 
 
 def _split(shard: str) -> str:
-    """The part that a shard's name tells, or else that of its folder."""
+    """Return the part that the name of a shard mentions, or else that of its folder."""
     folder, _, name = shard.lower().rpartition("/")
     words = [folder.rpartition("/")[2], *re.split(r"[^a-z]+", name)]
     return next((SPLITS[word] for word in reversed(words) if word in SPLITS), "train")
@@ -106,14 +109,14 @@ def _read_classes(folder: Path) -> Classes:
 
 
 def _record(path: str, texts: dict[str, str]) -> dict[str, Any]:
-    """What the files beside a video say; the .json before the others."""
+    """Merge the text files of a video. Values in the .json take precedence."""
     plain = [texts[suffix].strip() for suffix in LABEL_SUFFIXES[1:] if suffix in texts]
     record: dict[str, Any] = {"label": plain[0]} if plain else {}
     if ".json" in texts:
         try:
             given = json.loads(texts[".json"])
         except ValueError as error:
-            raise DataError(f"{path}: the .json beside it cannot be read: {error}") from error
+            raise DataError(f"{path}: its .json file cannot be read: {error}") from error
         found = given if isinstance(given, dict) else {"label": given}
         record |= {key: value for key, value in found.items() if value is not None}
     return record

@@ -1,4 +1,4 @@
-"""A .csv or .parquet table with a row for each video, its columns named as ours or by option."""
+"""Tables with one row per video, as .csv or .parquet."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -18,14 +18,17 @@ from st_adapter.data.formats.listing import (
 from st_adapter.errors import DataError, did_you_mean
 
 SEPARATOR = ";"
-"""Between the labels of a video with many."""
+"""Separator of the labels in the column `labels`."""
 
 
 def read(path: Path, root: Root, columns: Mapping[str, str]) -> Listing:
     """Read a table.
 
     Args:
-        columns: our name of a column to the table's own; "verb+noun" for `label` makes heads.
+        path: The table.
+        root: The folder of the videos.
+        columns: Maps our names of columns to the table's own. `{"label": "verb+noun"}` makes two
+            heads.
     """
     is_parquet = path.suffix.lower() == ".parquet"
     separator = "," if is_parquet else separator_of(path, columns) or ","
@@ -36,7 +39,7 @@ def read(path: Path, root: Root, columns: Mapping[str, str]) -> Listing:
     listing = Listing(heads=heads, multi_label="labels" in place)
 
     def cell(row: list[str], name: str) -> str:
-        """What a row has in one of our columns; nothing where the table lacks it."""
+        """Return the text in one of our columns, empty if the table does not have it."""
         return row[place[name][0]].strip() if name in place else ""
 
     for where, row in rows:
@@ -45,8 +48,8 @@ def read(path: Path, root: Root, columns: Mapping[str, str]) -> Listing:
             raise DataError(f"{where}: path or label is empty")
         if any(map(is_video_name, labels)):
             raise DataError(
-                f"{where}: the label {labels[-1]!r} is the name of a video; quotation marks around "
-                "a path keep its commas"
+                f"{where}: the label {labels[-1]!r} is the name of a video; put quotation marks "
+                "around a path that contains commas"
             )
         if listing.multi_label:
             texts = cell(row, "labels").split(SEPARATOR)
@@ -55,20 +58,20 @@ def read(path: Path, root: Root, columns: Mapping[str, str]) -> Listing:
         check_segment(start, end, where)
         split = cell(row, "split").lower() or "train"
         if split not in SPLITS:
-            raise DataError(f"{where}: split is train or val, not {split!r}")
+            raise DataError(f"{where}: split must be train, val or test, not {split!r}")
         found = root.join(video, where)
         listing.add(found, *labels, start_seconds=start, end_seconds=end, split=SPLITS[split])
     return listing
 
 
 def _in_small_letters(header: Sequence[str], columns: Mapping[str, str]) -> list[str]:
-    """Names of columns, but for those that the user has named himself."""
+    """Convert names of columns to lower case, except those that the user has given."""
     named = {name for theirs in columns.values() for name in theirs.split("+")}
     return [name if name in named else name.lower() for name in header]
 
 
 def separator_of(path: Path, columns: Mapping[str, str]) -> str | None:
-    """What divides the header of a table into the names of its columns; None if nothing does."""
+    """Return the separator that splits the header into known columns, or None."""
     for separator in ("\t", ";", ","):
         header = _in_small_letters(read_csv(path, separator)[0], columns)
         label = columns.get("label", "label").partition("+")[0]
@@ -81,7 +84,7 @@ def separator_of(path: Path, columns: Mapping[str, str]) -> str | None:
 def _settle(
     path: Path, header: Sequence[str], columns: Mapping[str, str]
 ) -> tuple[dict[str, list[str]], tuple[str, ...]]:
-    """Our name of each column to the table's, and the heads where there are several."""
+    """Map our names of columns to the table's. Also return the heads, if there are several."""
     named = {ours: theirs.split("+") for ours, theirs in columns.items()}
     for theirs in (column for group in named.values() for column in group):
         if theirs not in header:
@@ -94,9 +97,9 @@ def _settle(
     if missing and not (missing == ["label"] and "labels" in names):
         raise DataError(
             f"{path} has no column {' or '.join(missing)}; its header is {','.join(header)!r}, "
-            "it needs path,label, with commas between, and may have "
-            "start_seconds,end_seconds,split; other names are given by --columns "
-            "path=NAME,label=NAME, several labels by label=NAME+NAME"
+            "but must contain path,label separated by commas, and may contain "
+            "start_seconds,end_seconds,split; for other names use --columns "
+            "path=NAME,label=NAME, and for several labels label=NAME+NAME"
         )
     for column in header if not columns else ():
         hint = did_you_mean(column, list(COLUMNS))
@@ -109,7 +112,7 @@ def _settle(
 
 
 def _text(value: Any) -> str:
-    """A value as a .csv has it; a list has its items between separators."""
+    """Convert a value to the text that a .csv has in its place. Lists are joined with SEPARATOR."""
     if isinstance(value, list):
         return SEPARATOR.join(_text(item) for item in value)
     return "" if value is None else str(value)
