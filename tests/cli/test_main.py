@@ -105,14 +105,14 @@ def test_no_verb_shows_the_help():
         (["train", "x", "--out", "y", "--frames", "many"], "'many' is not a valid integer"),
         (["train", "x", "--out", "y", "--recipe", "k40"], "did you mean k400?"),
         (["train", "gone", "--out", "y"], "gone does not exist; DATA is a folder"),
-        (["train", "x", "--out", ""], "Invalid value for '--out': it is empty; give a path"),
+        (["train", "x", "--out", ""], "Invalid value for '--out': the path is empty"),
         (["train", "x", "--out", "y", "--batch-size", "many"], "neither a whole number nor auto"),
         (["predict", "gone", "x.mp4"], "x.mp4: no such file or folder"),
         (["report", "gone"], "gone does not exist; give the folder of a run"),
         (["evaluate", "gone", "x"], "gone does not exist; give a run folder"),
         (["check", "x", "--frames", "0"], "frames must be at least 1, not 0"),
         (["inspect", "gone", "--size", "0"], "size must be at least 1, not 0"),
-        (["compare", "x", "--out", "y", "--lrs", "1;2"], "--lrs takes numbers with commas"),
+        (["compare", "x", "--out", "y", "--lrs", "1;2"], "--lrs takes comma-separated numbers"),
         (["inspect", "--backbone", "vit_tiny_patch16_224", "--size", "100"], "frames of 100 px"),
         (["inspect"], "either a RUN or --backbone NAME"),
         (["train", "x", "--out", "y", "--views", "3x2"], "1 or 3 in space, not 3x2"),
@@ -217,7 +217,7 @@ def test_resume_takes_the_recorded_configuration(capsys, trained_run, folder_dat
         capsys, "train", folder_data, "--out", trained_run, "--resume", "--recipe", "k400"
     )
     assert code == 2
-    assert "leave --recipe and --config out" in one_line(error)
+    assert "remove --recipe and --config" in one_line(error)
     code, text, _ = run(capsys, "train", folder_data, "--out", trained_run, "--resume")
     assert code == 0
     assert "top-1" in text

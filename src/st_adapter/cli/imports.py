@@ -1,4 +1,4 @@
-"""Quicker imports for the verbs that score videos, in the command's own process."""
+"""Faster imports for the commands that score videos."""
 
 import gc
 import sys
@@ -10,26 +10,29 @@ from typing import Any
 
 
 class DeferredModule(ModuleType):
-    """A module that is imported when something asks it for an attribute that it was not given."""
+    """A placeholder that imports the real module when an attribute is missing from it."""
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
-            raise AttributeError(name)  # the import system looks for some of these
+            raise AttributeError(name)  # the import system probes for some of these
         _remove_deferred()
         return getattr(import_module(self.__name__), name)
 
 
 @contextmanager
 def quick_imports() -> Iterator[None]:
-    """Put off the import of torch's compiler until it is called, and pause garbage collection.
+    """Skip importing torch's compiler, and pause garbage collection.
 
-    torchvision and timm import the compiler, which takes longer than torch itself, for a function
-    that only object detection calls and for the decorator `disable`. Collections find no garbage
-    among what is imported here; afterwards, and at exit, they leave it out.
+    torchvision and timm import the compiler, which takes longer than importing torch itself. They
+    use it only for the decorator `disable` and for one function of object detection. Inside this
+    context, placeholders replace the compiler and import it when it is first called.
 
-    `predict` of one clip with test_vit took 6.4 s of CPU time so, 8.2 s without the pause, 10.3 s
-    with the compiler, and 12.8 s with neither (median of 5 in turns, 2 cores of a busy Xeon,
-    torch 2.15, 2026-11-29).
+    Garbage collection finds nothing to free during these imports, so it is paused. Afterwards the
+    imported objects are frozen: later collections, including the one at exit, skip them.
+
+    CPU time of `predict` on one clip with test_vit: 6.4 s with both measures, 8.2 s without the
+    pause, 10.3 s without the placeholders, and 12.8 s without either. These are medians of 5
+    alternating runs on 2 cores of a busy Xeon with torch 2.15 (2026-11-29).
     """
     if "torch._dynamo" in sys.modules:
         yield
@@ -41,15 +44,15 @@ def quick_imports() -> Iterator[None]:
         yield
     finally:
         _remove_deferred()
-        if "triton" not in sys.modules:  # it reports leaks at exit if it is frozen
+        if "triton" not in sys.modules:  # at exit, triton reports frozen objects as leaks
             gc.freeze()
         if was_enabled:
             gc.enable()
 
 
 def _add_deferred() -> None:
-    # torch's own form of the decorator, which imports the compiler when the function is called.
-    # It is private: where a version of torch lacks it, the compiler is imported as ever.
+    # torch has a lazy form of the decorator, which imports the compiler when the decorated
+    # function is called. It is private: a version of torch without it imports the compiler here.
     try:
         from torch._compile import _disable_dynamo
     except ImportError:

@@ -1,4 +1,4 @@
-"""The verbs that train nothing and need no run: check, inspect, recipes, backbones."""
+"""The subcommands check, inspect, recipes and backbones, which train nothing."""
 
 import fnmatch
 import json
@@ -19,19 +19,26 @@ if TYPE_CHECKING:
     from st_adapter.catalogue.backbone_table import BackboneRow
 
 _SHAPE = ("method", "bottleneck", "positions", "adapter_layers")
-"""Settings that say what `inspect` attaches to a backbone; a RUN records them."""
+"""Settings of the model that `inspect` builds on --backbone. A RUN has its own."""
 
 
 @verb("frames", "stride", "workers", *DATA_SETTINGS, defaults=DEFAULTS)
 @click.argument("data", type=PATH)
-@click.option("--out", type=PATH, help="Folder for check.json and clean.csv, a list to train on.")
-@click.option("--deep", is_flag=True, help="Decode every file to its end.")
-@click.option("--val", type=PATH, help="Validation data, in any form DATA takes.")
+@click.option(
+    "--out",
+    type=PATH,
+    help="Folder for check.json, with all findings, and clean.csv, the videos without problems.",
+)
+@click.option("--deep", is_flag=True, help="Decode every file to its end, to find those cut off.")
+@click.option("--val", type=PATH, help="Validation data, in any form that DATA takes.")
 def check(data: Path, out: Path | None, deep: bool, val: Path | None, **flags: Any) -> int:
-    """Find what is wrong with the videos in DATA before time is spent on training.
+    """Check the videos in DATA for problems.
 
-    Files that cannot be read or end early, videos in both parts or under two labels, classes that
-    are in one part alone; and what is worth knowing. Exit code 1 when something is wrong.
+    Problems are files that cannot be read, segments without frames, videos that are in both the
+    training and the validation part or are listed with different labels, and classes without
+    training videos. The exit code is 1 if there are any.
+
+    Also lists what is worth knowing but does no harm, such as videos shorter than a clip.
     """
     config = TrainConfig(**given_settings(flags))
     if out is not None:
@@ -51,23 +58,32 @@ def check(data: Path, out: Path | None, deep: bool, val: Path | None, **flags: A
         write_json(out / "check.json", asdict(found))
         write_table(out / "clean.csv", clean)
         heads = "+".join(name for name, _ in clean.task.heads)
-        how = f" with --columns label={heads}" if heads else ""
-        what = f"a list to train on{how}" if clean.train else "which has no training video left"
-        say(f"{out / 'check.json'} and {out / 'clean.csv'}, {what}, are written")
+        flags_needed = f" with --columns label={heads}" if heads else ""
+        hint = (
+            f"train on the second{flags_needed}" if clean.train else "no training videos are left"
+        )
+        say(f"wrote {out / 'check.json'} and {out / 'clean.csv'}; {hint}")
     return SOME_FAILED if found.faults else DONE
 
 
 @verb(*_SHAPE, "frames", "size", defaults={name: DEFAULTS[name] for name in _SHAPE})
 @click.argument("run", type=PATH, required=False)
-@click.option("--backbone", help="Any timm name, instead of RUN.")
-@click.option("--classes", type=click.IntRange(1), default=400, help="Classes, without RUN.")
+@click.option("--backbone", help="Any timm model, instead of RUN.")
+@click.option(
+    "--classes",
+    type=click.IntRange(1),
+    default=400,
+    show_default=True,
+    help="Number of classes, with --backbone.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def inspect(
     run: Path | None, backbone: str | None, classes: int, as_json: bool, **flags: Any
 ) -> None:
-    """Count parameters and operations, and show where the adapters sit.
+    """Count the parameters and operations of a model.
 
-    Everything but --frames and --size is taken from RUN if there is one.
+    Also shows where its adapters sit. The model is either a trained RUN or a new one, described by
+    --backbone and the options below. With RUN, only --frames and --size can be changed.
     """
     if (run is None) == (backbone is None):
         raise ArgumentError("inspect takes either a RUN or --backbone NAME")
@@ -85,9 +101,12 @@ def inspect(
 @click.argument("name", required=False)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def recipes(name: str | None, as_json: bool) -> None:
-    """List the published configurations: cost, published accuracy, what was chosen here.
+    """List the published configurations.
 
-    With NAME, show every value of one recipe.
+    Shows the cost and the published accuracy of each.
+
+    With NAME, shows the values that this recipe sets, and explains those that neither the paper nor
+    its code gives. With NAME and --json, prints the values of all settings.
     """
     if name is not None:
         values = resolve(name, None, {}).to_json()
@@ -103,7 +122,9 @@ def recipes(name: str | None, as_json: bool) -> None:
     from st_adapter.common.progress import bar
 
     costs = []
-    with bar("counting", sum(recipe.classes > 0 for recipe in RECIPES.values())) as progress:
+    with bar(
+        "counting operations", sum(recipe.classes > 0 for recipe in RECIPES.values())
+    ) as progress:
         for cost in recipe_costs():
             costs.append(cost)
             progress.advance()
@@ -115,12 +136,16 @@ def recipes(name: str | None, as_json: bool) -> None:
 
 @verb()
 @click.argument("pattern", default="*")
-@click.option("--refused", is_flag=True, help="List the models that adapters do not fit, and why.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object a line.")
+@click.option(
+    "--refused", is_flag=True, help="List the models that do not accept adapters, and why."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object per line.")
 def backbones(pattern: str, refused: bool, as_json: bool) -> None:
-    """List the image models of timm that adapters fit, with size and pretrained tags.
+    """List the timm models that accept adapters.
 
-    PATTERN is part of a name, or has * and ? in it, such as "vit_*dinov2*".
+    Shows the size of each and the tags of its pretrained weights. PATTERN is part of a name, or a
+    pattern with * and ?, such as "vit_*dinov2*". A second pattern after a dot selects tags, as in
+    "resnet50.*in1k".
     """
     from st_adapter.cli.tables import print_backbones
 
@@ -136,7 +161,7 @@ def backbones(pattern: str, refused: bool, as_json: bool) -> None:
 
 
 def _find_backbones(pattern: str) -> "dict[BackboneRow, list[str]]":
-    """Find models by name, each with those of its tags that match what follows a dot."""
+    """Find models by name, each with its tags. The part of the pattern after a dot selects tags."""
     from st_adapter.catalogue.backbone_table import pretrained_tags, read_table
 
     model, _, tag = pattern.partition(".")
@@ -151,7 +176,7 @@ def _find_backbones(pattern: str) -> "dict[BackboneRow, list[str]]":
         if tag and model in names:
             raise ArgumentError(f"{model} has no tag {tag!r}; tags: {', '.join(tags_of[model])}")
         raise ArgumentError(
-            f"no backbone with pretrained weights matches {pattern!r}{did_you_mean(model, names)}; "
-            "`st-adapter inspect --backbone NAME` tries any model of timm"
+            f"no backbone with pretrained weights matches {pattern!r}; `st-adapter inspect "
+            f"--backbone NAME` tries any timm model{did_you_mean(model, names)}"
         )
     return found

@@ -1,6 +1,6 @@
-"""The command `st-adapter`: flags in, one call into the library, an exit code out.
+"""The entry point: read the arguments, make one call into the library, return an exit code.
 
-Nothing heavy is imported before a verb runs, so that help answers at once.
+Heavy modules are imported only when a subcommand runs, so that `--help` answers at once.
 """
 
 import os
@@ -21,17 +21,29 @@ from st_adapter.common.provenance import as_command
 from st_adapter.common.remarks import show_remarks
 from st_adapter.errors import MemoryShortError, StAdapterError, TrainingError
 
+_EPILOG = """\b
+Exit codes:
+  0    success
+  1    some videos failed, `check` found problems, or training failed
+  2    invalid arguments or data
+  130  stopped by Ctrl-C or SIGTERM
+
+Run `st-adapter COMMAND --help` for the options of a command.
+"""
+"""Shown below the list of subcommands. \\b keeps click from joining the lines."""
+
 
 @click.group(
     cls=Verbs,
     params=[DEBUG],
+    epilog=_EPILOG,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
 @click.version_option(__version__, prog_name="st-adapter")
 def app() -> None:
-    """Turn an image model into a video classifier by training a fraction of its parameters.
+    """Turn an image model into a video classifier.
 
-    Exit codes: 0 done; 1 done, but some inputs failed; 2 invalid arguments or data; 130 stopped.
+    By default, the image model stays frozen, and only small adapters inside it are trained.
     """
 
 
@@ -44,7 +56,16 @@ for _command in (
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one verb and return its exit code; an error a user can mend is one line on stderr."""
+    """Run one subcommand.
+
+    An error that the user can fix is printed on stderr as one line, without a traceback.
+
+    Args:
+        arguments: The command line without the program's name. By default, `sys.argv[1:]`.
+
+    Returns:
+        The exit code: 0, 1, 2 or 130, as `st-adapter --help` explains them.
+    """
     show_remarks()
     given = sys.argv[1:] if arguments is None else arguments
     try:
@@ -56,7 +77,7 @@ def main(arguments: list[str] | None = None) -> int:
     except click.Abort as error:
         return _stopped(str(error.__cause__ or ""))
     except (click.ClickException, StAdapterError, OSError) as error:
-        # OSError: a disk is full, or a folder may not be written.
+        # OSError: for example, the disk is full or a folder is not writable.
         if "--debug" in given:
             traceback.print_exc()
         message = error.format_message() if isinstance(error, click.ClickException) else str(error)
@@ -65,27 +86,27 @@ def main(arguments: list[str] | None = None) -> int:
         return SOME_FAILED if gave_up else INVALID
 
 
-def _stopped(what: str = "") -> int:
-    print(f"\nst-adapter: {what or 'stopped'}", file=sys.stderr)
+def _stopped(message: str = "") -> int:
+    print(f"\nst-adapter: {message or 'stopped'}", file=sys.stderr)
     return STOPPED
 
 
 def entry() -> None:
-    """Run the console script."""
+    """Run the command in a process of its own, and exit with its exit code."""
     interrupts = _Interrupts()
     for number in STOP_SIGNALS:
-        if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup and shells set it
+        if signal.getsignal(number) is not signal.SIG_IGN:  # nohup and some shells ignore them
             signal.signal(number, interrupts)
     code = main()
-    for number in STOP_SIGNALS:  # it is done
+    for number in STOP_SIGNALS:  # the work is done; a late signal must not change the exit code
         signal.signal(number, signal.SIG_IGN)
     sys.exit(code)
 
 
 class _Interrupts:
-    """Answers Ctrl-C and SIGTERM by KeyboardInterrupt; later ones, by ending the process.
+    """A signal handler that raises KeyboardInterrupt first, and then ends the process.
 
-    What follows the first within a second is the same: `timeout` sends its signal twice.
+    A second signal within a second of the first is ignored: `timeout` sends SIGTERM twice.
     """
 
     def __init__(self) -> None:
@@ -101,7 +122,10 @@ class _Interrupts:
 
 
 def _interrupt(frame: FrameType | None) -> None:
-    """Native modules abort when an exception comes while they are being imported."""
+    """Raise KeyboardInterrupt, or end the process if it is importing a module.
+
+    An exception in the middle of an import makes some native modules abort.
+    """
     outer = frame
     while outer is not None:
         if outer.f_code.co_filename.startswith("<frozen importlib"):

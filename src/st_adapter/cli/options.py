@@ -1,4 +1,4 @@
-"""How verbs and their flags are declared."""
+"""Declare subcommands, with a flag for each setting that they take."""
 
 import dataclasses
 from collections.abc import Callable, Mapping
@@ -11,16 +11,16 @@ from st_adapter.config import TrainConfig, check_limits
 from st_adapter.errors import ArgumentError, did_you_mean
 
 DEFAULTS = {item.name: item.default for item in dataclasses.fields(TrainConfig)}
-"""Of every setting."""
+"""Default value of every setting."""
 
 DATA_SETTINGS = ("videos", "columns", "split")
-"""Settings that say how to read DATA."""
+"""Settings that control how DATA is read."""
 
 RUN_SETTINGS = (
     *("weights", "frames", "size", "views", "batch_size"),
     *("workers", "decoder", "compile", "precision", "device"),
 )
-"""Settings of the verbs that use a trained run."""
+"""Settings of the subcommands that use a trained run."""
 
 RUN_DEFAULTS = {
     "batch_size": 8,
@@ -30,46 +30,48 @@ RUN_DEFAULTS = {
     "precision": "float32",
     "device": "auto",
 }
-"""What those verbs take; the other settings, unset, are those that the run was trained with."""
+"""Defaults of those subcommands. Settings without one here keep their values from training."""
 
 
 class _Path(click.Path):
-    """A path that is not empty: an empty one would be the working directory."""
+    """A path that must not be empty, because `Path("")` is the working directory."""
 
     def convert(self, value: Any, param: Any, ctx: Any) -> Any:
-        """Refuse what a shell makes of a variable that is not set."""
+        """Convert to a path; an empty value often comes from an unset shell variable."""
         if value == "":
-            self.fail("it is empty; give a path", param, ctx)
+            self.fail("the path is empty", param, ctx)
         return super().convert(value, param, ctx)
 
 
 PATH = _Path(path_type=Path)
 
 DEBUG = click.Option(
-    ["--debug"], is_flag=True, expose_value=False, help="Show the traceback behind an error."
+    ["--debug"], is_flag=True, expose_value=False, help="Show the full traceback of an error."
 )
-"""A flag that `main` looks for when an error has ended the verb."""
+"""A flag without an effect of its own: `main` looks for it after an error."""
 
 
 class Verbs(click.Group):
-    """Commands in the order they were added, with near misses for a mistyped one."""
+    """A group of commands in the order they were added, which suggests names for a typo."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """In the order they were added."""
+        """Return the names in the order they were added."""
         return list(self.commands)
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        """Find a verb, or name similar ones."""
+        """Find a command by name."""
         if args and args[0] not in self.commands and not args[0].startswith("-"):
             hint = did_you_mean(args[0], [*self.commands])
-            raise ArgumentError(f"no verb {args[0]!r}; have {', '.join(self.commands)}{hint}")
+            raise ArgumentError(
+                f"unknown command {args[0]!r}; commands are {', '.join(self.commands)}{hint}"
+            )
         return super().resolve_command(ctx, args)
 
 
 class _Verb(click.Command):
-    """A command whose help lists its flags in groups."""
+    """A command whose help groups its options."""
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         groups: dict[str, list[tuple[str, str]]] = {}
@@ -85,13 +87,13 @@ class _Verb(click.Command):
 def verb(
     *settings: str, name: str | None = None, defaults: Mapping[str, Any] | None = None
 ) -> Callable[[Callable[..., int | None]], click.Command]:
-    """Make a function a verb, with a flag for each of some settings of TrainConfig.
+    """Turn a function into a subcommand with a flag for each of the given settings.
 
     Args:
-        settings: names of fields.
-        name: the verb; unset is the name of the function.
-        defaults: values of flags that are not given. Unset makes all of them None, so that they
-            override no recipe.
+        *settings: Names of TrainConfig fields.
+        name: Name of the subcommand. By default, the name of the function.
+        defaults: Values of flags that are not given. By default, they are all None, so that they
+            do not override the recipe.
     """
 
     def decorate(function: Callable[..., int | None]) -> click.Command:
@@ -108,17 +110,19 @@ def verb(
 
 
 class _SettingOption(click.Option):
-    """A flag made of a field of TrainConfig."""
+    """A flag that is declared by a field of TrainConfig."""
 
     def __init__(self, item: dataclasses.Field[Any], defaults: Mapping[str, Any] | None) -> None:
         default = None if defaults is None else defaults.get(item.name)
         shown = item.default if defaults is None else default
+        flag = item.name.replace("_", "-")
         if isinstance(shown, tuple):
             shown = " ".join(map(str, shown))
+        elif isinstance(shown, bool):
+            shown = flag if shown else f"no-{flag}"
         note = "" if shown is None else f"  [default: {shown}]"
         if defaults is None:
             note = f"  [default recipe: {'unset' if shown is None else shown}]"
-        flag = item.name.replace("_", "-")
         takes_auto = item.name == "batch_size" and defaults is None
         super().__init__(
             [f"--{flag}/--no-{flag}" if item.type is bool else f"--{flag}"],
@@ -131,20 +135,20 @@ class _SettingOption(click.Option):
         self.group = f"{item.metadata['group']} options"
 
     def type_cast_value(self, ctx: click.Context, value: Any) -> Any:
-        """Read the value and hold it to the limits of the setting."""
+        """Convert the value, and check that it is within the limits of the setting."""
         read = super().type_cast_value(ctx, value)
         check_limits(self.item, read)
         return read
 
 
-def _click_type(kind: Any) -> Any:
-    """Click's name of a type; None is a flag that is not given."""
-    if get_origin(kind) is Literal:
-        return click.Choice(get_args(kind))
-    if get_origin(kind) is tuple:
-        return get_args(kind)
-    choices = [choice for choice in get_args(kind) if choice is not type(None)]
-    return choices[0] if choices else kind
+def _click_type(declared: Any) -> Any:
+    """Return the type for click, which needs no None: flags that are not given are None anyway."""
+    if get_origin(declared) is Literal:
+        return click.Choice(get_args(declared))
+    if get_origin(declared) is tuple:
+        return get_args(declared)
+    choices = [choice for choice in get_args(declared) if choice is not type(None)]
+    return choices[0] if choices else declared
 
 
 def _clips_or_auto(text: str) -> int | str:
@@ -155,7 +159,7 @@ def _clips_or_auto(text: str) -> int | str:
 
 
 def given_settings(flags: dict[str, Any]) -> dict[str, Any]:
-    """Fields of TrainConfig whose flags were given."""
+    """Return the settings whose flags were given. `--batch-size auto` becomes `fit_batch`."""
     given = {name: value for name, value in flags.items() if value is not None}
     if given.get("batch_size") == "auto":
         del given["batch_size"]

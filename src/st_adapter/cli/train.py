@@ -1,4 +1,4 @@
-"""The verbs that train: demo, train, compare; and bench, which measures a training step."""
+"""The subcommands demo, train, compare and bench, which take training settings."""
 
 import dataclasses
 import json
@@ -17,24 +17,27 @@ from st_adapter.recipes import ALIASES, resolve
 
 _Item = TypeVar("_Item")
 _COMPARED = {"method", "lr", "lr_per_256", "head_lr", "keep", "processes", "compile"}
-"""Settings that a comparison chooses itself."""
+"""Settings that a comparison sets itself."""
 _MEASURED = (
     *("backbone", "method", "bottleneck", "kernel_size", "positions", "adapter_layers"),
     *("activation", "init", "prompt_tokens", "rank", "trained_blocks", "temporal_layers"),
     *("dropout", "frames", "stride", "size", "crop", "crop_range", "flip", "randaugment"),
     *("color_jitter", "erasing", "batch_size", "precision", "compile", "device"),
 )
-"""Settings that change what `bench` measures."""
+"""Settings that affect what `bench` measures."""
 
 
 @verb()
-@click.option("--out", type=PATH, help="Folder to make; default st-adapter-demo.")
-@click.option("--seed", type=int, default=0, show_default=True, help="Seed of the clips and runs.")
+@click.option("--out", type=PATH, help="Folder to create.  [default: st-adapter-demo]")
+@click.option(
+    "--seed", type=int, default=0, show_default=True, help="Seed of the clips and the runs."
+)
 def demo(out: Path | None, seed: int) -> None:
-    """See the method work, in minutes, without a GPU or a model hub.
+    """Run a small example in minutes, without a GPU.
 
-    Makes short clips whose classes are each other's time reversal, trains a linear probe, a
-    spatial adapter and an ST-Adapter on a packaged ImageNet model, and compares them.
+    Makes short clips in pairs of classes that differ only in the direction of time. Then trains a
+    linear probe, a spatial adapter and an ST-Adapter on an ImageNet model, and compares their
+    accuracy. The model comes with the package's `demo` extra; nothing is downloaded.
     """
     from importlib.util import find_spec
 
@@ -47,18 +50,18 @@ def demo(out: Path | None, seed: int) -> None:
 
 @verb(*DEFAULTS)
 @click.argument("data", type=PATH)
-@click.option("--out", type=PATH, required=True, help="Run folder to make.")
+@click.option("--out", type=PATH, required=True, help="Run folder to create.")
 @click.option(
     "--recipe",
-    help=f"Named configuration: default, {', '.join(ALIASES)} and others that `recipes` lists. "
+    help=f"Named configuration: default, {', '.join(ALIASES)} or another that `recipes` lists. "
     "Flags override it.  [default: default]",
 )
-@click.option("--config", "config_file", type=PATH, help="A run's config.json, or one like it.")
+@click.option("--config", "config_file", type=PATH, help="Settings file: a run's config.json.")
 @click.option("--resume", is_flag=True, help="Continue the run in --out.")
 @click.option(
     "--temporal",
     is_flag=True,
-    help="Also evaluate with frames reversed, shuffled and frozen, to see how much order counts.",
+    help="Also evaluate with frames reversed, shuffled and frozen, to see how much order matters.",
 )
 def train(
     data: Path,
@@ -69,18 +72,21 @@ def train(
     temporal: bool,
     **flags: Any,
 ) -> int:
-    """Adapt an image model to the videos in DATA.
+    """Train a video classifier on the videos in DATA.
 
     DATA is a folder with one folder of videos per class, a folder with train/ and val/ in that
-    form, a .csv with the columns path,label, a .txt of "path label" lines, .tar shards, or a data
-    set's own lists as they are published.
+    form, a .csv table with the columns path,label, a .txt list of "path label" lines, .tar shards,
+    or the annotation files of a published data set such as Kinetics.
+
+    If DATA has no validation part, some of its videos are held out for validation. The trained
+    adapter, its accuracy and the metrics of each epoch are written to --out.
     """
     given = given_settings(flags)
     if resume:
         from st_adapter.evaluation.run_record import recorded_run
 
         if recipe or config_file:
-            raise ArgumentError("a resumed run keeps its recipe; leave --recipe and --config out")
+            raise ArgumentError("a resumed run keeps its recipe; remove --recipe and --config")
         _, recipe, recorded = recorded_run(out)
         config = dataclasses.replace(recorded, **given)
     else:
@@ -103,21 +109,40 @@ def train(
 
 @verb(*(name for name in DEFAULTS if name not in _COMPARED))
 @click.argument("data", type=PATH)
-@click.option("--out", type=PATH, required=True, help="Folder to make, or to continue.")
-@click.option("--methods", default="all", help=f"A list of {', '.join(METHODS)}.  [default: all]")
-@click.option("--seeds", default="0,1,2", show_default=True, help="Each method runs with each.")
+@click.option("--out", type=PATH, required=True, help="Folder to create or to continue in.")
+@click.option(
+    "--methods",
+    default="all",
+    help=f"Comma-separated methods: {', '.join(METHODS)}.  [default: all]",
+)
+@click.option(
+    "--seeds",
+    default="0,1,2",
+    show_default=True,
+    help="Seeds. Each method is trained once per seed.",
+)
 @click.option(
     "--lrs",
     default="1e-4,3e-4,1e-3,3e-3",
     show_default=True,
-    help="Peak learning rates to choose from, for each method by the same trials.",
+    help="Peak learning rates to try. Trials choose one for each method.",
 )
 @click.option(
-    "--search-epochs", type=click.IntRange(1), help="Epochs of a trial; default half of a run's."
+    "--search-epochs",
+    type=click.IntRange(1),
+    help="Epochs per trial.  [default: half the epochs of a run]",
 )
-@click.option("--processes", type=click.IntRange(1), default=1, help="Runs at the same time.")
-@click.option("--recipe", default="default", help="Named configuration that all runs share.")
-@click.option("--config", "config_file", type=PATH, help="A run's config.json, or one like it.")
+@click.option(
+    "--processes",
+    type=click.IntRange(1),
+    default=1,
+    show_default=True,
+    help="Runs to train at the same time.",
+)
+@click.option(
+    "--recipe", default="default", show_default=True, help="Named configuration of all runs."
+)
+@click.option("--config", "config_file", type=PATH, help="Settings file: a run's config.json.")
 def compare(
     data: Path,
     out: Path,
@@ -130,11 +155,14 @@ def compare(
     config_file: Path | None,
     **flags: Any,
 ) -> int:
-    """Compare transfer methods on the videos in DATA: one table, one page.
+    """Compare transfer methods on the videos in DATA.
 
-    Every method sees the same clips in the same order. Its learning rate is chosen by short trials
-    on a part held out of the training videos; then it runs once with each seed, and the last epoch
-    counts. If it is interrupted, the same command continues.
+    Every method sees the same clips in the same order. Short trials on a held-out part of the
+    training videos choose its learning rate. Then it is trained once per seed, and the accuracy
+    after the last epoch counts. The result is printed as a table and
+    written to report.html in --out.
+
+    To continue an interrupted comparison, run the same command again.
     """
     config = resolve(recipe, config_file, given_settings(flags))
     chosen = tuple(METHODS) if methods == "all" else _list(methods, str, "--methods")
@@ -162,27 +190,33 @@ def compare(
     return SOME_FAILED if missing or skipped or any(row.diverged for row in rows) else DONE
 
 
-def _list(text: str, kind: Callable[[str], _Item], flag: str) -> tuple[_Item, ...]:
-    """Read "1,2,3"."""
+def _list(text: str, convert: Callable[[str], _Item], flag: str) -> tuple[_Item, ...]:
     try:
-        return tuple(kind(part.strip()) for part in text.split(","))
+        return tuple(convert(part.strip()) for part in text.split(","))
     except ValueError as error:
         raise ArgumentError(
-            f"{flag} takes numbers with commas between them, not {text!r}: {error}"
+            f"{flag} takes comma-separated numbers, not {text!r}: {error}"
         ) from error
 
 
 @verb(*_MEASURED)
-@click.option("--recipe", default="default", help="Named configuration to measure.")
-@click.option("--video", type=PATH, help="Video to load clips of. Unset makes one of 10 s.")
+@click.option(
+    "--recipe", default="default", show_default=True, help="Named configuration to measure."
+)
+@click.option(
+    "--video", type=PATH, help="Video to load clips from.  [default: a generated one of 10 s]"
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def bench(recipe: str, video: Path | None, as_json: bool, **flags: Any) -> None:
-    """Measure loading, a training step and inference on this machine.
+    """Measure speed and memory on this machine.
 
-    The backbone gets random weights: its cost does not depend on them.
+    Measures loading a clip, a training step and inference. The backbone gets random weights,
+    because they do not affect its speed.
     """
     if flags["batch_size"] == "auto":
-        raise ArgumentError("bench measures a batch of a given size: --batch-size takes a number")
+        raise ArgumentError(
+            "bench measures a batch of a fixed size; give --batch-size a number, not auto"
+        )
     config = resolve(recipe, None, given_settings(flags))
     from st_adapter.cli.tables import print_bench
     from st_adapter.training.bench import bench as run_bench

@@ -1,4 +1,4 @@
-"""The verbs that use a trained run: evaluate, predict, report, import-official, export-official."""
+"""The subcommands that use a trained run, and those that convert one from or to other code."""
 
 import json
 import shlex
@@ -17,20 +17,24 @@ from st_adapter.config import DataConfig, parse_views
 @click.argument("run", type=PATH)
 @click.argument("data", type=PATH)
 @click.option(
-    "--out", type=PATH, help="File to write; default eval.json in RUN, none for an adapter folder."
+    "--out",
+    type=PATH,
+    help="File to write.  [default: eval.json in RUN, or no file if RUN is an adapter folder]",
 )
 @click.option(
     "--temporal",
     is_flag=True,
-    help="How much order counts: also with frames reversed, shuffled and frozen to one.",
+    help="Also evaluate with frames reversed, shuffled and frozen, to see how much order matters.",
 )
 def evaluate(
     run: Path, data: Path, out: Path | None, temporal: bool, views: str | None, **options: Any
 ) -> int:
-    """Measure the classifier in RUN on the labelled videos in DATA.
+    """Measure the accuracy of RUN on labelled videos.
 
-    The validation part of DATA is used where there is one, otherwise all of it; of the DATA that
-    RUN was trained on, what was held out. Flags without a default are as in training.
+    Uses the validation part of DATA, or all of DATA if it has none. If RUN was trained on DATA,
+    uses only the videos that were held out from training.
+
+    Options without a default keep their values from training.
     """
     chosen = parse_views(views) if views else None
     with quick_imports():
@@ -52,14 +56,18 @@ def evaluate(
 @verb(*RUN_SETTINGS, defaults=RUN_DEFAULTS)
 @click.argument("run", type=PATH)
 @click.argument("videos", type=PATH, nargs=-1, required=True)
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object a line.")
-@click.option("--top", type=click.IntRange(1), default=3, show_default=True, help="Labels to show.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object per line.")
+@click.option(
+    "--top", type=click.IntRange(1), default=3, show_default=True, help="Labels per video."
+)
 def predict(
     run: Path, videos: tuple[Path, ...], as_json: bool, top: int, views: str | None, **options: Any
 ) -> int:
-    """Label videos (files, or folders of them) with the classifier in RUN.
+    """Label videos with the classifier in RUN.
 
-    Flags without a default are as in training.
+    VIDEOS are video files, or folders that contain them.
+
+    Options without a default keep their values from training.
     """
     chosen = parse_views(views) if views else None
     with quick_imports():
@@ -70,7 +78,7 @@ def predict(
     paths = expand(videos)
     workers = options.pop("workers")
     if len(paths) <= 8:
-        workers = 0  # starting them would take longer than decoding
+        workers = 0  # starting workers takes longer than decoding so few videos
     predictor = Predictor(run, views=chosen, **options)
     failed = 0
     with bar("predicting", len(paths)) as progress:
@@ -107,10 +115,12 @@ def _shares(scores: list[tuple[str, float]]) -> str:
 @verb()
 @click.argument("run", type=PATH)
 def report(run: Path) -> None:
-    """Write report.html into RUN, a run's folder or a comparison's: one page that needs no network.
+    """Write an HTML report of a run or a comparison.
 
-    Accuracy, learning curves, confusion, the surest right and wrong answers as film strips, data
-    problems, and how to make it again.
+    Writes report.html into RUN, the folder of a run or of a comparison. The report of a run has its
+    accuracy, learning curves, confusion matrix, film strips of the most confident right and wrong
+    predictions, problems with the data, and the command that reproduces it. The page is
+    self-contained and works offline.
     """
     from st_adapter.report.page import write_report
 
@@ -119,29 +129,35 @@ def report(run: Path) -> None:
 
 @verb(name="import-official")
 @click.argument("checkpoint", type=PATH, metavar="CKPT")
-@click.option("--out", type=PATH, required=True, help="Run folder to make.")
-@click.option("--labels", type=PATH, help="Class names, one a line; default 0, 1, 2 ...")
+@click.option("--out", type=PATH, required=True, help="Run folder to create.")
+@click.option(
+    "--labels", type=PATH, help="File of class names, one per line.  [default: 0, 1, 2 ...]"
+)
 @click.option(
     "--weights",
     default="hub",
     show_default=True,
-    help="hub, package, random, or a file such as OpenAI's ViT-B-16.pt.",
+    help="Backbone weights: hub, package, random, or a file such as OpenAI's ViT-B-16.pt.",
 )
-@click.option("--backbone", help="timm name; default is the CLIP of the checkpoint's sizes.")
+@click.option("--backbone", help="Any timm model.  [default: the CLIP model of the same size]")
 @click.option(
     "--heads",
     type=click.IntRange(1),
-    help="Attention heads; default the backbone's, or width / 64.",
+    help="Attention heads.  [default: those of the backbone, or width / 64]",
 )
-@click.option("--frames", type=click.IntRange(1), help="Frames in a clip; default as in --recipe.")
+@click.option("--frames", type=click.IntRange(1), help="Frames per clip.  [default: from --recipe]")
 @click.option(
     "--recipe",
-    help="Whose clips to take; default k400 or ssv2, by where the adapters sit.",
+    help="Recipe that sets how clips are taken.  [default: k400 or ssv2, whichever fits]",
 )
 def import_official(checkpoint: Path, out: Path, **options: Any) -> None:
-    """Make a run of CKPT, a checkpoint that the authors' code wrote (checkpoint-N.pth).
+    """Convert a checkpoint of the authors' code to a run.
 
-    evaluate and predict take the run like any other. Heads cannot be told from a checkpoint.
+    CKPT is a file checkpoint-N.pth that was written by the code of the ST-Adapter paper. `evaluate`
+    and `predict` use the new run like any other.
+
+    A checkpoint does not record class names, clip settings or the number of attention heads. Use
+    the options to set them if the defaults are wrong.
     """
     from st_adapter.official.importer import import_official as run_import
 
@@ -151,9 +167,13 @@ def import_official(checkpoint: Path, out: Path, **options: Any) -> None:
 
 @verb(name="export-official")
 @click.argument("run", type=PATH)
-@click.option("--out", type=PATH, required=True, help="The .pth to write.")
+@click.option("--out", type=PATH, required=True, help="The .pth file to write.")
 def export_official(run: Path, out: Path) -> None:
-    """Write the classifier in RUN as a checkpoint that the authors' code reads."""
+    """Convert a run to a checkpoint of the authors' code.
+
+    The checkpoint has no optimizer state. The authors' code can evaluate it, or train from it with
+    its option --pretrain.
+    """
     from st_adapter.official.exporter import export_official as run_export
 
     count = run_export(run, out)
