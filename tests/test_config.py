@@ -1,5 +1,6 @@
 import dataclasses
 import json
+import re
 
 import pytest
 
@@ -72,17 +73,17 @@ def test_a_record_of_a_run_reads_back_as_the_same_configuration(tmp_path):
         ({"positions": ""}, "positions"),
         ({"adapter_layers": "some"}, "adapter_layers takes"),
         ({"adapter_layers": "0"}, "at least 1"),
-        ({"lr": None}, "needs lr or lr_per_256"),
+        ({"lr": None}, "set lr or lr_per_256"),
         ({"lr": -1.0}, "lr must be above 0, not -1.0"),
         ({"lr": float("nan")}, "lr must be above 0, not nan"),
         ({"lr": float("inf")}, "lr must be above 0, not inf"),
         ({"dropout": 1.0}, "dropout must be at least 0 and below 1, not 1.0"),
         ({"average": 1.0}, "average must be at least 0 and below 1, not 1.0"),
         ({"head_std": -1.0}, "head_std must be at least 0, not -1.0"),
-        ({"frames": 1}, "one frame has no difference.*use --init up-zero"),
+        ({"frames": 1}, "init difference needs at least 2 frames.*use --init up-zero"),
         ({"val_fraction": 1.5}, "val_fraction must be above 0 and below 1, not 1.5"),
-        ({"crop_range": [0.0, 1.0]}, r"within \(0, 1\]"),
-        ({"crop": "jitter"}, "from 1 up"),
+        ({"crop_range": [0.0, 1.0]}, r"crop_range must lie within \(0, 1\] for an area crop"),
+        ({"crop": "jitter"}, "crop_range must be 1 or more for a jitter crop"),
         ({"views": "3x2"}, "1 or 3 in space"),
         ({"views": "many"}, "written like"),
         ({"bottleneck": 0}, "bottleneck must be at least 1"),
@@ -132,6 +133,13 @@ def test_every_setting_has_a_full_sentence_of_help():
     texts = [item.metadata["help"] for item in dataclasses.fields(TrainConfig)]
     assert len(texts) > 50
     assert all(text[0].isupper() and text.endswith(".") for text in texts)
+
+
+@pytest.mark.parametrize("record", [TrainConfig, AdapterConfig, MethodConfig, ClipConfig])
+def test_every_setting_is_described_in_the_docstring_of_its_record(record):
+    described = re.findall(r"^        (\w+): ", record.__doc__, flags=re.M)
+    assert described[:-1] == [item.name for item in dataclasses.fields(record)]
+    assert described[-1] == "ArgumentError"
 
 
 def test_clips_check_themselves():

@@ -1,4 +1,10 @@
-"""Turn any pre-trained image model into a video classifier by training a small part of it."""
+"""Turn any pre-trained image model into a video classifier.
+
+Only a small fraction of the parameters is trained, in adapters inside the frozen image model.
+`train` makes a run folder from labelled videos, `evaluate` measures its accuracy, and `Predictor`
+classifies new videos with it. `attach`, `create_model` and `load` return the PyTorch model itself,
+for use in your own code.
+"""
 
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +33,9 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
+# The public names by the module that defines them. `__getattr__` imports a module when one of its
+# names is first used, so that `import st_adapter` and `st-adapter --help` do not wait seconds for
+# torch. The imports above are for type checkers and editors, which do not run `__getattr__`.
 _HOMES = {
     "config": ("AdapterConfig", "ClipConfig", "MethodConfig", "TrainConfig"),
     "errors": (
@@ -46,7 +55,6 @@ __all__ = [*_HOME_OF]
 
 
 def __getattr__(name: str) -> Any:
-    """Import what is asked for when it is asked for: `st-adapter --help` needs no torch."""
     if name not in _HOME_OF:
         raise AttributeError(f"module 'st_adapter' has no attribute {name!r}")
     from importlib import import_module
@@ -55,5 +63,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    """What completion offers."""
     return sorted([*globals(), *__all__])

@@ -1,6 +1,6 @@
-"""`python -m st_adapter`."""
+"""Run the command line as `python -m st_adapter`."""
 
 from st_adapter.cli.main import entry
 
-if __name__ == "__main__":  # a comparison's processes import this file, too
+if __name__ == "__main__":  # the worker processes of `compare` import this file
     entry()

@@ -1,7 +1,7 @@
-"""The settings of a run. Each is declared once: type, default, help text, group and limits.
+"""The settings of a run. Each is declared once, with its type, default, help text and limits.
 
-The parts (AdapterConfig, ClipConfig and so on) are what the library works with. TrainConfig has the
-same settings in one flat record, because flags and `config.json` are flat.
+The library works with the parts: AdapterConfig, MethodConfig, ClipConfig and DataConfig.
+TrainConfig has the same settings in one flat record, because flags and `config.json` are flat.
 """
 
 import dataclasses
@@ -17,7 +17,7 @@ from st_adapter.errors import ArgumentError, did_you_mean
 from st_adapter.methods import METHODS
 
 COLUMNS = ("path", "label", "labels", "start_seconds", "end_seconds", "split")
-"""Columns of a table of videos, by our names."""
+"""The names that this package gives to the columns of a table of videos."""
 
 Init = Literal["conv-zero", "up-zero", "difference"]
 Activation = Literal["none", "relu", "gelu"]
@@ -33,9 +33,9 @@ _Part = TypeVar("_Part")
 
 
 def _setting(group: str, default: Any, text: str, **limits: float) -> Any:
-    """Declare a field: its group in the help, default, help text, and limits of its value.
+    """Declare a field with its help group, default, help text and limits.
 
-    Limits are `at_least`, `above`, `at_most` and `below`. A number that has any must be finite.
+    Limits are `at_least`, `above`, `at_most` and `below`. A number with a limit must be finite.
     """
     return field(default=default, metadata={"group": group, "help": text, "limits": limits})
 
@@ -49,16 +49,16 @@ _machine = partial(_setting, "Machine")
 
 
 def _of(part: type, name: str, **text: str) -> Any:
-    """Declare a setting of a part as a field of TrainConfig.
+    """Declare the setting `name` of a part as a field of TrainConfig.
 
-    A value that is a tuple in the part and text in TrainConfig gets its default as text.
+    Pass `default` as text for a value that is a tuple in the part and text in TrainConfig.
     """
     item = {item.name: item for item in dataclasses.fields(part)}[name]
     return field(default=text.get("default", item.default), metadata=item.metadata)
 
 
 class _Checked:
-    """A record that checks its settings when it is made."""
+    """Base of the records here: checks types and limits of all settings on construction."""
 
     def __post_init__(self) -> None:
         check_types(self)
@@ -68,28 +68,58 @@ class _Checked:
 
 @dataclass(frozen=True, kw_only=True)
 class AdapterConfig(_Checked):
-    """Shape and place of the adapters.
+    """Set the shape of the adapters and where in the backbone they are placed.
 
-    `positions` are places inside a block: "attention" and "mlp" in a ViT, "block" in a CNN.
+    Examples:
+        >>> adapter = AdapterConfig(bottleneck=384, positions=("mlp",))
+
+    Attributes:
+        bottleneck: width of each adapter, 1 or more. None is half the width of the features
+            that it adapts, at most 384.
+        kernel_size: kernel of the convolution over (time, height, width); three odd numbers.
+            With 1 in height and width, an adapter mixes frames but not neighbouring patches.
+        positions: places inside a block that get an adapter. A ViT has "attention" and "mlp", a
+            CNN has "block". "all" is every place that the backbone has.
+        layers: number of blocks that get adapters, counted from the last, 1 or more. "all" is
+            every block.
+        activation: function after the convolution: "none", "relu" or "gelu".
+        init: initial weights; see `STAdapter`. All choices leave the features of the backbone
+            unchanged until training starts.
+
+    Raises:
+        ArgumentError: a value is of the wrong type or outside its range.
     """
 
     bottleneck: int | None = _model(
-        None, "Adapter width. Unset is half the width of the features, at most 384.", at_least=1
+        None,
+        "Width of each adapter. By default half the width of the backbone's features, at most 384; "
+        "a smaller width trains fewer parameters.",
+        at_least=1,
     )
     kernel_size: tuple[int, int, int] = _model(
-        (3, 1, 1), "Kernel of an adapter's convolution over time, height and width; odd numbers."
+        (3, 1, 1),
+        "Kernel of the adapters' convolution over time, height and width; three odd numbers. A "
+        "larger kernel sees more frames or patches at once, and costs more.",
     )
     positions: tuple[str, ...] | Literal["all"] = _model(
-        "all", "Places in a block that get an adapter: all, or a list such as attention,mlp."
+        "all",
+        "Places in each block that get an adapter: all, or a list such as attention,mlp. ViTs have "
+        "attention and mlp; CNNs have block.",
     )
     layers: int | Literal["all"] = _model(
-        "all", "Blocks with adapters: all, or how many, counted from the last.", at_least=1
+        "all",
+        "Blocks that get adapters: all, or how many, counted from the last. Fewer blocks train "
+        "faster, because gradients stop at the first adapter.",
+        at_least=1,
     )
-    activation: Activation = _model("none", "Activation after an adapter's convolution.")
+    activation: Activation = _model(
+        "none", "Activation after an adapter's convolution. The published models have none."
+    )
     init: Init = _model(
         "difference",
-        "What the convolution of a new adapter computes: nothing (conv-zero, as published), a "
-        "random mixture of frames (up-zero), or the difference of the next and the last frame.",
+        "Initial weights of the adapters; none changes the features before training. difference "
+        "compares the next frame with the previous one and learns best from few clips; conv-zero "
+        "is as published; up-zero mixes frames at random.",
     )
 
     def __post_init__(self) -> None:
@@ -99,64 +129,127 @@ class AdapterConfig(_Checked):
                 f"kernel_size takes three odd numbers (time, height, width), not {self.kernel_size}"
             )
         if not self.positions or "" in tuple(self.positions):
-            raise ArgumentError('positions must be "all" or a list of names, not an empty one')
+            raise ArgumentError('positions must be "all" or a list of names, all non-empty')
 
 
 @dataclass(frozen=True, kw_only=True)
 class MethodConfig(_Checked):
-    """Sizes of what the methods without adapters train."""
+    """Set the sizes of what the methods other than adapters train.
+
+    Each attribute matters to the methods named with it and is ignored by all others.
+
+    Attributes:
+        prompt_tokens: learnt tokens per block, 1 or more; methods "prompt" and "prompt-shallow".
+        rank: rank of the low-rank updates, 1 or more; method "lora".
+        trained_blocks: blocks to train, counted from the last, 1 or more; method "partial".
+        temporal_layers: transformer layers over the frames, 1 or more; method "temporal".
+
+    Raises:
+        ArgumentError: a value is of the wrong type or below 1.
+    """
 
     prompt_tokens: int = _model(
-        10, "Prompt tokens before a block, for the methods prompt and prompt-shallow.", at_least=1
+        10,
+        "Prompt tokens per block. Used by the method prompt in every block, and by prompt-shallow "
+        "in the first.",
+        at_least=1,
     )
-    rank: int = _model(8, "Rank of the updates, for the method lora.", at_least=1)
+    rank: int = _model(
+        8, "Rank of the updates of the method lora. A higher rank trains more.", at_least=1
+    )
     trained_blocks: int = _model(
-        2, "Blocks to train, counted from the last, for the method partial.", at_least=1
+        2,
+        "Blocks that the method partial trains, counted from the last. More blocks fit the data "
+        "better but take more memory and overfit sooner.",
+        at_least=1,
     )
     temporal_layers: int = _model(
-        2, "Transformer layers over the frames, for the method temporal.", at_least=1
+        2, "Transformer layers over the frames in the method temporal.", at_least=1
     )
 
 
 @dataclass(frozen=True, kw_only=True)
 class ClipConfig(_Checked):
-    """How clips are cut from a video at test."""
+    """Set how clips are cut from a video for evaluation and prediction.
 
-    frames: int = _clip(8, "Frames per clip.", at_least=1)
-    stride: int = _clip(
-        0, "Frames between two sampled frames; 0 spreads them over the whole video.", at_least=0
+    A clip that goes into the model has the shape [frames, 3, size, size].
+
+    Examples:
+        >>> clip = ClipConfig(frames=16, stride=4, views=(3, 1))
+
+    Attributes:
+        frames: frames per clip, 1 or more.
+        stride: distance between sampled frames, in frames of the video. 0 spreads them evenly
+            over the whole video.
+        size: height and width of a clip in pixels, 1 or more.
+        views: number of clips per video as (temporal, spatial), whose predictions are averaged.
+            Temporal is 1 or more. Spatial is 1 (the centre) or 3 (along the longer side).
+        square_pixels: stretch videos whose pixels are not square, as video players do.
+
+    Raises:
+        ArgumentError: a value is of the wrong type or outside its range.
+    """
+
+    frames: int = _clip(
+        8,
+        "Frames per clip. More frames show motion in more detail; time and memory grow in "
+        "proportion.",
+        at_least=1,
     )
-    size: int = _clip(224, "Height and width of a clip in pixels.", at_least=1)
+    stride: int = _clip(
+        0,
+        "Distance between sampled frames. 0 spreads them over the whole video; set it if videos "
+        "are long and a short window shows the action.",
+        at_least=0,
+    )
+    size: int = _clip(
+        224,
+        "Height and width of a clip in pixels. Smaller clips are faster; some backbones accept "
+        "only their own size.",
+        at_least=1,
+    )
     views: tuple[int, int] = _clip(
-        (1, 1), "Test views per video, temporal x spatial, averaged; spatial is 1 or 3."
+        (1, 1),
+        "Clips per video at test time, as temporal x spatial; spatial is 1 or 3. Their predictions "
+        "are averaged: more views take longer and are often more accurate.",
     )
     square_pixels: bool = _clip(
-        False, "Stretch the pictures of videos whose pixels are not square, as players do."
+        False,
+        "Stretch videos whose pixels are not square, as video players do. Use it if videos differ "
+        "in the shape of their pixels.",
     )
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.views[0] < 1 or self.views[1] not in (1, 3):
             raise ArgumentError(
-                "views are 1 or more in time and 1 or 3 in space, "
+                "views must be 1 or more in time and 1 or 3 in space, "
                 f"not {self.views[0]}x{self.views[1]}"
             )
 
 
 @dataclass(frozen=True, kw_only=True)
 class DataConfig(_Checked):
-    """How to read DATA where it is a table or a published data set."""
+    """Set how DATA is read if it is a table or a published data set.
+
+    Attributes:
+        videos: folder that the paths in DATA are relative to. None is the folder of the list.
+        columns: pairs such as "path=file,label=class", with one of COLUMNS before each "=".
+        split: which split to use, from 1, of a data set that publishes several.
+    """
 
     videos: str | None = _data(
-        None, "Folder of the videos that DATA lists. Unset is the folder of the list."
+        None, "Folder that holds the videos listed in DATA. By default the folder of the list."
     )
     columns: str | None = _data(
         None,
-        "Names of a table's columns, such as path=file,label=class. label=verb+noun trains one "
-        "classifier for each of the two columns.",
+        "Which columns of a table to read, such as path=file,label=class. label=verb+noun trains "
+        "one classifier for each of the two columns.",
     )
     split: int = _data(
-        1, "Split to use, from 1, of a data set that publishes several (HMDB51).", at_least=1
+        1,
+        "Which split to use, counted from 1, if the data set publishes several (HMDB51).",
+        at_least=1,
     )
 
     def __post_init__(self) -> None:
@@ -165,7 +258,7 @@ class DataConfig(_Checked):
 
     @property
     def column_names(self) -> dict[str, str]:
-        """Our name of each column to the table's own."""
+        """Map our name of each column to the table's own."""
         names: dict[str, str] = {}
         for text in self.columns.split(",") if self.columns is not None else ():
             ours, _, theirs = (part.strip() for part in text.partition("="))
@@ -181,21 +274,103 @@ class DataConfig(_Checked):
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig(_Checked):
-    """Everything that decides how a run comes out. `config.json` in a run folder is this record.
+    """Hold every setting that influences the result of a training run.
 
-    `positions`, `adapter_layers` and `views` are text here, as on the command line; the properties
-    `adapter` and `clip` read it.
+    `config.json` in a run folder is this record. `st-adapter train --help` and the reference page
+    "Configuration" explain each setting and list its default and range. `positions`,
+    `adapter_layers` and `views` are text here, as on the command line; the properties `adapter`
+    and `clip` return them parsed.
+
+    Examples:
+        >>> TrainConfig(frames=16, views="3x1").clip.views
+        (3, 1)
+
+    Attributes:
+        backbone: timm name of the image model.
+        weights: "hub", "package", "random", or the path of a weights file.
+        method: what is trained besides the classifier, one of the names in METHODS.
+        bottleneck: width of each adapter, 1 or more; None is half the backbone's, at most 384.
+        kernel_size: odd kernel of the adapters over (time, height, width).
+        positions: places in a block that get an adapter: "all", or names joined by commas.
+        adapter_layers: "all", or the number of blocks with adapters, counted from the last.
+        activation: "none", "relu" or "gelu", after an adapter's convolution.
+        init: initial weights of the adapters: "difference", "conv-zero" or "up-zero".
+        prompt_tokens: prompt tokens per block, 1 or more.
+        rank: rank of LoRA updates, 1 or more.
+        trained_blocks: blocks that the method "partial" trains, 1 or more.
+        temporal_layers: layers over the frames in the method "temporal", 1 or more.
+        dropout: probability of dropout before the classifier, in [0, 1).
+        head_std: standard deviation of the classifier's initial weights, 0 or more.
+        frames: frames per clip, 1 or more.
+        stride: distance between sampled frames; 0 spreads them over the whole video.
+        size: height and width of a clip in pixels, 1 or more.
+        crop: training crop, "area" or "jitter".
+        crop_range: (lowest, highest) share of the area, in (0, 1], for "area"; or short side as
+            a multiple of `size`, 1 or more, for "jitter".
+        views: test views per video, written "TxS" for temporal x spatial, such as "3x1".
+        square_pixels: stretch videos whose pixels are not square.
+        flip: mirror half of the training clips.
+        mirror: classes that swap when a clip is mirrored: pairs, a .csv, "names" or "same".
+        reversal: classes that swap when a clip is played backwards: pairs or a .csv.
+        randaugment: apply RandAugment to training clips.
+        color_jitter: largest change of brightness, contrast and saturation, in [0, 1].
+        erasing: probability of a grey box in a clip, in [0, 1].
+        mixup: alpha of mixup, 0 (off) or more.
+        cutmix: alpha of CutMix, 0 (off) or more.
+        repeats: clips taken from each decoded video, 1 or more.
+        draws: random clips per video that are reused in later epochs; 0 draws new ones.
+        epochs: times that training goes through the training videos, 1 or more.
+        batch_size: clips per micro-batch in each process, 1 or more.
+        accumulate: micro-batches per optimizer step, 1 or more.
+        lr: peak learning rate, above 0; takes precedence over `lr_per_256`. None uses that one.
+        lr_per_256: peak learning rate per 256 clips of a step, above 0.
+        head_lr: peak learning rate of the classifier, above 0; None is the common one.
+        label_smoothing: share of the target spread over all classes, in [0, 1).
+        weight_decay: weight decay of AdamW, 0 or more.
+        warmup_epochs: epochs of linear warm-up, 0 or more.
+        clip_gradient: largest gradient norm; 0 does not clip.
+        average: decay of the moving average of the weights, in [0, 1); 0 is off.
+        keep: which epoch to keep, "best" or "last".
+        patience: epochs without improvement after which training stops; 0 never stops early.
+        save_steps: steps between saved states; 0 saves after each epoch and by time.
+        save_minutes: longest time between saved states in minutes; 0 does not save by time.
+        keep_states: saved states to keep, 1 or more.
+        val: path of the validation data; None uses the validation part of the data, or holds
+            out videos.
+        val_fraction: share of the videos to hold out, in (0, 1).
+        group: regular expression; videos whose paths give the same match stay together.
+        videos: folder of the videos that a list names.
+        columns: columns of a table, such as "path=file,label=class".
+        split: which split of a published data set to use, 1 or more.
+        seed: seed of all random choices.
+        workers: dataloader workers; 0 decodes in the main process.
+        decoder: "pyav" or "torchcodec".
+        checkpoint_activations: recompute blocks in the backward pass to save memory.
+        compile: use torch.compile.
+        prefix_cache: GB for cached output of frozen blocks; 0 is off.
+        prefix_cache_folder: folder of that cache; None keeps it in memory.
+        precision: "auto", "float32", "bfloat16" or "float16".
+        fit_batch: choose the size of micro-batches by the available memory.
+        tracker: "none", "tensorboard", "trackio" or "wandb".
+        device: "auto", "cpu", "cuda", "cuda:1", "mps" and so on.
+        processes: processes that train together, 1 or more; None is one per GPU.
+
+    Raises:
+        ArgumentError: a value is of the wrong type, outside its range, or conflicts with another.
     """
 
     backbone: str = _model(
-        "vit_base_patch16_clip_quickgelu_224.openai", "Image model: any timm name."
+        "vit_base_patch16_clip_quickgelu_224.openai",
+        "Image model to adapt, by its name in timm. `st-adapter backbones` lists those that fit.",
     )
     weights: str = _model(
         "hub",
-        "Weights of the image model: hub, package, random, or a file. A file is safetensors or "
-        ".pth with timm's names, or a CLIP .pt.",
+        "Source of the image model's weights: hub (download), package, random, or a file. A file "
+        "is safetensors or .pth with timm's names, or a CLIP .pt.",
     )
-    method: str = _model("st-adapter", f"What to train: {', '.join(METHODS)}.")
+    method: str = _model(
+        "st-adapter", f"What is trained besides the classifier: {', '.join(METHODS)}."
+    )
     bottleneck: int | None = _of(AdapterConfig, "bottleneck")
     kernel_size: tuple[int, int, int] = _of(AdapterConfig, "kernel_size")
     positions: str = _of(AdapterConfig, "positions")
@@ -207,109 +382,217 @@ class TrainConfig(_Checked):
     trained_blocks: int = _of(MethodConfig, "trained_blocks")
     temporal_layers: int = _of(MethodConfig, "temporal_layers")
     dropout: float = _model(
-        0.0, "Dropout before the classifier; 0.5 as published.", at_least=0, below=1
+        0.0,
+        "Dropout before the classifier. Raise it if the model overfits; the published models use "
+        "0.5.",
+        at_least=0,
+        below=1,
     )
     head_std: float = _model(
-        0.002, "Standard deviation of the first classifier weights; 0.02 as published.", at_least=0
+        0.002,
+        "Standard deviation of the classifier's initial weights. The published models use 0.02.",
+        at_least=0,
     )
 
     frames: int = _of(ClipConfig, "frames")
     stride: int = _of(ClipConfig, "stride")
     size: int = _of(ClipConfig, "size")
     crop: Literal["area", "jitter"] = _clip(
-        "area", "Training crop: a random area of the frame, or a random scale and place (jitter)."
+        "area",
+        "Training crop. area cuts out a random part of the frame; jitter scales the frame at "
+        "random and crops at a random place.",
     )
     crop_range: tuple[float, float] = _clip(
-        (0.5, 1.0), "Range of the crop's share of the area, or of short side / size for jitter."
+        (0.5, 1.0),
+        "Range of the training crop. For area, the share of the frame that is kept, up to 1; for "
+        "jitter, the frame's short side as a multiple of --size, from 1.",
     )
     views: str = _of(ClipConfig, "views", default="1x1")
     square_pixels: bool = _of(ClipConfig, "square_pixels")
 
-    flip: bool = _augment(True, "Mirror half of the training clips.")
+    flip: bool = _augment(
+        True,
+        "Mirror half of the training clips. Turn it off, or use --mirror, if the classes tell left "
+        "from right.",
+    )
     mirror: str | None = _augment(
         None,
-        "Classes that a mirror swaps, such as 'Turn left=Turn right', or a .csv with two columns. "
-        "Mirrored clips get the label of the other class. names swaps classes whose names differ "
-        "only in left and right. same swaps none.",
+        "Classes that swap when a clip is mirrored, such as 'Turn left=Turn right', or a .csv with "
+        "two columns. names swaps classes whose names differ only in left and right; same swaps "
+        "none.",
     )
     reversal: str | None = _augment(
         None,
-        "Classes that turn into each other when played backwards, such as Sit=Stand,Open=Close, "
-        "or a .csv with two columns. Each of their clips is also trained backwards, with the "
+        "Classes that swap when a clip is played backwards, such as Sit=Stand,Open=Close, or a "
+        ".csv with two columns. Each clip of these classes is also trained backwards, with the "
         "label of the other class.",
     )
-    randaugment: bool = _augment(False, "RandAugment m7 n4 mstd0.5 inc1, drawn once per clip.")
+    randaugment: bool = _augment(
+        False,
+        "Apply RandAugment (m7 n4 mstd0.5 inc1), drawn once per clip. Use it if the model "
+        "overfits.",
+    )
     color_jitter: float = _augment(
-        0.0, "Largest change of brightness, contrast and saturation.", at_least=0, at_most=1
+        0.0,
+        "Largest random change of brightness, contrast and saturation; 0 is off.",
+        at_least=0,
+        at_most=1,
     )
     erasing: float = _augment(
-        0.0, "Probability of a grey box in all frames of a clip.", at_least=0, at_most=1
+        0.0,
+        "Probability that a grey box covers the same part of all frames of a clip; 0 is off.",
+        at_least=0,
+        at_most=1,
     )
-    mixup: float = _augment(0.0, "Alpha of mixup of clips and labels; 0 is off.", at_least=0)
+    mixup: float = _augment(
+        0.0,
+        "Alpha of mixup, which blends pairs of clips and their labels; 0 is off.",
+        at_least=0,
+    )
     cutmix: float = _augment(
-        0.0, "Alpha of CutMix; 0 is off. With mixup, each batch gets one of the two.", at_least=0
+        0.0,
+        "Alpha of CutMix, which pastes a box of one clip into another; 0 is off. With --mixup, "
+        "each batch gets one of the two.",
+        at_least=0,
     )
-    repeats: int = _augment(1, "Clips from each decoded video, in the same batch.", at_least=1)
+    repeats: int = _augment(
+        1,
+        "Clips from each decoded video, in the same batch. Raise it if decoding is slower than "
+        "training.",
+        at_least=1,
+    )
     draws: int = _augment(
-        0, "Random clips per video, reused in later epochs; 0 draws anew each epoch.", at_least=0
+        0,
+        "Random clips per video, reused in later epochs. 0 draws new clips in each epoch, for the "
+        "most variety; --prefix-cache needs 1 or more.",
+        at_least=0,
     )
 
-    epochs: int = _optimise(8, "Passes over the training videos.", at_least=1)
-    batch_size: int = _optimise(8, "Clips per micro-batch.", at_least=1)
-    accumulate: int = _optimise(1, "Micro-batches per optimizer step.", at_least=1)
+    epochs: int = _optimise(
+        8,
+        "How often training goes through all training videos. Raise it if the training loss is "
+        "still falling at the end.",
+        at_least=1,
+    )
+    batch_size: int = _optimise(
+        8,
+        "Clips per micro-batch in each process. If memory runs out, lower it and raise "
+        "--accumulate by the same factor.",
+        at_least=1,
+    )
+    accumulate: int = _optimise(
+        1,
+        "Micro-batches per optimizer step. More of them make larger steps in the same memory.",
+        at_least=1,
+    )
     lr: float | None = _optimise(
-        1e-3, "Peak learning rate. It takes precedence over lr-per-256.", above=0
+        1e-3,
+        "Peak learning rate. Lower it if the loss rises or becomes NaN. It takes precedence over "
+        "--lr-per-256.",
+        above=0,
     )
     lr_per_256: float | None = _optimise(
-        None, "Peak learning rate for 256 clips per step; it scales with the step's clips.", above=0
+        None,
+        "Peak learning rate for steps of 256 clips; it is scaled to the clips of a step. Used only "
+        "if lr is unset, as in the published recipes.",
+        above=0,
     )
     head_lr: float | None = _optimise(
-        None, "Peak learning rate of the classifier. Unset is the same as the rest.", above=0
+        None,
+        "Peak learning rate of the classifier. By default the same as for all other parameters.",
+        above=0,
     )
     label_smoothing: float = _optimise(
-        0.0, "Share of the target that is spread over all classes.", at_least=0, below=1
+        0.0,
+        "Share of each target that is spread over all classes. Raise it, for example to 0.1, if "
+        "predictions are overconfident.",
+        at_least=0,
+        below=1,
     )
-    weight_decay: float = _optimise(0.01, "Weight decay. Biases and norms have none.", at_least=0)
+    weight_decay: float = _optimise(
+        0.01, "Weight decay of AdamW. Biases and norms are not decayed.", at_least=0
+    )
     warmup_epochs: float = _optimise(
-        1.0, "Epochs of linear warm-up, at most half of all epochs.", at_least=0
+        1.0,
+        "Epochs in which the learning rate rises linearly to its peak, at most half of all epochs.",
+        at_least=0,
     )
-    clip_gradient: float = _optimise(1.0, "Largest gradient norm; 0 is no limit.", at_least=0)
+    clip_gradient: float = _optimise(
+        1.0,
+        "Largest gradient norm; larger gradients are scaled down to it. 0 turns this off.",
+        at_least=0,
+    )
     average: float = _optimise(
-        0.0, "Decay of the moving average that is evaluated; 0 is off.", at_least=0, below=1
+        0.0,
+        "Decay of a moving average of the trained weights, which is evaluated and kept instead of "
+        "them; 0 is off.",
+        at_least=0,
+        below=1,
     )
     keep: Literal["best", "last"] = _optimise(
-        "best", "Epoch to keep: best on the validation videos, or last, which validates once."
+        "best",
+        "Epoch to keep. best validates after each epoch and keeps the most accurate one; last "
+        "validates once, at the end.",
     )
     patience: int = _optimise(
-        0, "Stop after this many epochs without a better one; 0 never stops early.", at_least=0
+        0,
+        "Stop after this many epochs without improvement on the validation videos. 0 trains all "
+        "epochs.",
+        at_least=0,
     )
     save_steps: int = _optimise(
-        0, "Steps between two saved states; 0 saves after epochs and by time.", at_least=0
+        0,
+        "Steps between saved states, from which --resume continues. 0 saves only after each epoch "
+        "and every --save-minutes.",
+        at_least=0,
     )
     save_minutes: float = _optimise(
-        10.0, "Longest time between two saved states, in minutes.", at_least=0
+        10.0,
+        "Longest time between saved states, in minutes; 0 does not save by time. Lower it if "
+        "little work may be lost.",
+        at_least=0,
     )
-    keep_states: int = _optimise(2, "Saved states to keep.", at_least=1)
+    keep_states: int = _optimise(
+        2,
+        "Saved states to keep. The newest is used; the others replace it if it is damaged.",
+        at_least=1,
+    )
 
-    val: str | None = _data(None, "Validation data, in any form that DATA takes.")
+    val: str | None = _data(
+        None,
+        "Validation data, in any form that DATA takes. By default the validation part of DATA, or "
+        "videos held out from it.",
+    )
     val_fraction: float = _data(
-        0.2, "Share of DATA to hold out if it has no validation part.", above=0, below=1
+        0.2,
+        "Share of the videos to hold out for validation, if DATA has no validation part.",
+        above=0,
+        below=1,
     )
     group: str | None = _data(
         None,
-        "Regular expression. Files whose paths give the same match stay in the same part when "
-        "validation videos are held out, such as 'g[0-9]+' for clips of the same film.",
+        "Regular expression, such as 'g[0-9]+'. Videos whose paths give the same match, such as "
+        "clips of one film, stay in the same part when validation videos are held out.",
     )
     videos: str | None = _of(DataConfig, "videos")
     columns: str | None = _of(DataConfig, "columns")
     split: int = _of(DataConfig, "split")
 
-    seed: int = _machine(0, "Seed of the held-out part, order, augmentation and initialisation.")
+    seed: int = _machine(
+        0,
+        "Seed of all random choices: held-out videos, order, augmentation and initial weights. "
+        "Change it to see how much results vary.",
+    )
     workers: int = _machine(
-        2, "Dataloader workers that decode videos; 0 decodes in the main process.", at_least=0
+        2,
+        "Dataloader workers that decode videos; 0 decodes in the main process. Raise it if the GPU "
+        "waits for data.",
+        at_least=0,
     )
     decoder: Literal["pyav", "torchcodec"] = _machine(
-        "pyav", "Video decoder. torchcodec is an extra; with 0 workers it decodes on the GPU."
+        "pyav",
+        "Library that decodes videos. torchcodec has to be installed as an extra; with --workers 0 "
+        "it decodes on the GPU.",
     )
     checkpoint_activations: bool = _machine(
         False,
@@ -317,19 +600,25 @@ class TrainConfig(_Checked):
         "and more time; the gradients are the same.",
     )
     compile: bool = _machine(
-        False, "Compile the model with torch.compile: slow to start, then faster (plain ViTs)."
+        False,
+        "Compile the model with torch.compile (plain ViTs). The start is slow and the rest faster, "
+        "which pays off in long runs.",
     )
     prefix_cache: float = _machine(
         0.0,
-        "GB for the output of the frozen blocks before the first trained one, so that they run "
-        "once per clip. It needs --draws.",
+        "GB for the cached output of the frozen blocks before the first trained one, which then "
+        "run once per clip. 0 is off. It needs --draws.",
         at_least=0,
     )
     prefix_cache_folder: str | None = _machine(
-        None, "Folder that keeps the --prefix-cache for further runs. Unset keeps it in memory."
+        None,
+        "Folder that keeps the --prefix-cache for later runs. By default it is in memory and ends "
+        "with the run.",
     )
     precision: Precision = _machine(
-        "auto", "Arithmetic. auto measures whether bfloat16 is faster than float32 here."
+        "auto",
+        "Precision of the arithmetic. auto uses bfloat16 if it is measurably faster than float32 "
+        "on this machine.",
     )
     fit_batch: bool = _machine(
         False,
@@ -337,11 +626,15 @@ class TrainConfig(_Checked):
         "memory. --batch-size auto does the same.",
     )
     tracker: Literal["none", "tensorboard", "trackio", "wandb"] = _machine(
-        "none", "Experiment tracker that gets the metrics, in addition to metrics.jsonl."
+        "none", "Experiment tracker that receives the metrics, in addition to metrics.jsonl."
     )
-    device: str = _machine("auto", "Device: auto, cpu, cuda, cuda:1, mps and so on.")
+    device: str = _machine(
+        "auto",
+        "Device to run on: auto, cpu, cuda, cuda:1, mps and so on. auto uses a GPU if there is "
+        "one.",
+    )
     processes: int | None = _machine(
-        None, "Processes that train together. Unset is one process per GPU.", at_least=1
+        None, "Processes that train together. By default one per GPU.", at_least=1
     )
 
     def __post_init__(self) -> None:
@@ -355,18 +648,23 @@ class TrainConfig(_Checked):
     def _check_clips(self) -> None:
         low, high = self.crop_range
         if self.crop == "area" and not 0 < low <= high <= 1:
-            raise ArgumentError(f"an area crop takes a range within (0, 1], not {self.crop_range}")
+            raise ArgumentError(
+                f"crop_range must lie within (0, 1] for an area crop, not {self.crop_range}"
+            )
         if self.crop == "jitter" and not 1 <= low <= high:
-            raise ArgumentError(f"a jitter crop takes a range from 1 up, not {self.crop_range}")
+            raise ArgumentError(
+                f"crop_range must be 1 or more for a jitter crop, not {self.crop_range}"
+            )
         for name, words in (("reversal", ()), ("mirror", ("names", "same"))):
             text = getattr(self, name)
             if text is not None and text not in words and not text.lower().endswith(".csv"):
                 pair_classes(name, split_pairs(text))
-        in_time = METHODS[self.method].adapters == "spatio-temporal" and self.kernel_size[0] > 1
-        if self.frames == 1 and self.init == "difference" and in_time:
+        over_time = METHODS[self.method].adapters == "spatio-temporal" and self.kernel_size[0] > 1
+        # The convolution reads the frames before and after, and with one frame both are zero.
+        if self.frames == 1 and self.init == "difference" and over_time:
             raise ArgumentError(
-                "one frame has no difference for an adapter to learn from; "
-                "use --init up-zero, or more --frames"
+                "init difference needs at least 2 frames, not 1; "
+                "use --init up-zero or more --frames"
             )
         try:
             re.compile(self.group or "")
@@ -377,31 +675,33 @@ class TrainConfig(_Checked):
 
     def _check_optimisation(self) -> None:
         if self.lr is None and self.lr_per_256 is None:
-            raise ArgumentError("a run needs lr or lr_per_256; both are unset")
+            raise ArgumentError("set lr or lr_per_256; both are unset")
         if self.batch_size % self.repeats:
             raise ArgumentError(
                 f"batch_size {self.batch_size} is not a multiple of the {self.repeats} repeats"
             )
         if self.patience and self.keep == "last":
-            raise ArgumentError("patience needs epochs to be validated; leave it out or keep best")
+            raise ArgumentError(
+                "patience needs validation after each epoch; leave it out or use --keep best"
+            )
 
     def _check_machine(self) -> None:
         for other in ("checkpoint_activations", "prefix_cache"):
             if self.compile and getattr(self, other):
                 raise ArgumentError(
-                    f"compile and {other} do not go together: leave one of them out"
+                    f"compile and {other} cannot be combined; leave out one of them"
                 )
         if self.prefix_cache and (not self.draws or self.mixup or self.cutmix):
             raise ArgumentError(
-                "prefix_cache needs clips that come again: use --draws 1 or more, without mixup "
-                "and cutmix"
+                "prefix_cache needs clips that are used again: set --draws to 1 or more and leave "
+                "out mixup and cutmix"
             )
         if self.prefix_cache_folder is not None and not self.prefix_cache:
-            raise ArgumentError("prefix_cache_folder needs prefix_cache, the GB it may take")
+            raise ArgumentError("prefix_cache_folder needs prefix_cache, its size limit in GB")
 
     @property
     def adapter(self) -> AdapterConfig:
-        """Shape and place of the adapters."""
+        """The shape of the adapters and where they are placed."""
         try:
             layers = "all" if self.adapter_layers == "all" else int(self.adapter_layers)
         except ValueError as error:
@@ -413,43 +713,55 @@ class TrainConfig(_Checked):
 
     @property
     def method_config(self) -> MethodConfig:
-        """Sizes of what the methods without adapters train."""
+        """The sizes of what the methods other than adapters train."""
         return self._part(MethodConfig)
 
     @property
     def clip(self) -> ClipConfig:
-        """How clips are cut from a video at test."""
+        """How clips are cut from a video for evaluation."""
         return self._part(ClipConfig, views=parse_views(self.views))
 
     @property
     def data(self) -> DataConfig:
-        """How to read DATA."""
+        """How DATA is read."""
         return self._part(DataConfig)
 
-    def _part(self, part: type[_Part], **read: Any) -> _Part:
-        """Make a part of the settings that have the same names here; `read` has the others."""
-        names = part.__dataclass_fields__.keys() - read.keys()  # type: ignore[attr-defined]
-        return part(**{name: getattr(self, name) for name in names}, **read)
+    def _part(self, part: type[_Part], **parsed: Any) -> _Part:
+        """Make a part from the settings of the same names here; `parsed` has all others."""
+        names = part.__dataclass_fields__.keys() - parsed.keys()  # type: ignore[attr-defined]
+        return part(**{name: getattr(self, name) for name in names}, **parsed)
 
     @property
     def step_clips(self) -> int:
-        """Clips in an optimizer step of all processes."""
+        """Number of clips per optimizer step, over all processes."""
         return self.batch_size * self.accumulate * (self.processes or 1)
 
     def peak_lr(self) -> float:
-        """The learning rate after warm-up."""
+        """Return the learning rate at the end of warm-up.
+
+        This is `lr`, or `lr_per_256` scaled to the clips of a step if `lr` is None.
+        """
         if self.lr is not None:
             return self.lr
         assert self.lr_per_256 is not None
         return self.lr_per_256 * self.step_clips / 256
 
     def to_json(self) -> dict[str, Any]:
-        """The configuration as plain values."""
+        """Return all settings by name, as values that `json.dumps` takes."""
         return dataclasses.asdict(self)
 
     @classmethod
     def from_json(cls, values: dict[str, Any], source: str) -> "TrainConfig":
-        """Build from plain values; an unknown key is an error that names `source`."""
+        """Make a configuration from what `to_json` returned, or from a part of it.
+
+        Args:
+            values: settings by name; those that are missing keep their defaults. Lists become
+                tuples.
+            source: where the values come from, such as a file name, for error messages.
+
+        Raises:
+            ArgumentError: a key is unknown or a value is invalid.
+        """
         known = [item.name for item in dataclasses.fields(cls)]
         for key in values:
             if key not in known:
@@ -461,29 +773,32 @@ class TrainConfig(_Checked):
 
 
 def check_limits(item: dataclasses.Field[Any], value: Any) -> None:
-    """Raise ArgumentError for a number that is outside the limits of a setting, or infinite."""
+    """Raise ArgumentError if a number is infinite or outside the limits of a setting.
+
+    Values that are not numbers pass, and so do all values of settings without limits.
+    """
     limits = item.metadata["limits"]
     if not limits or not isinstance(value, int | float):
         return  # unset, or text such as "all"
     fits = all(_LIMITS[word](value, limit) for word, limit in limits.items())
     if not fits or value == float("inf"):
-        said = " and ".join(f"{word.replace('_', ' ')} {n}" for word, n in limits.items())
-        raise ArgumentError(f"{item.name} must be {said}, not {value}")
+        wanted = " and ".join(f"{word.replace('_', ' ')} {n}" for word, n in limits.items())
+        raise ArgumentError(f"{item.name} must be {wanted}, not {value}")
 
 
 def check_types(config: Any) -> None:
-    """Raise ArgumentError for a field whose value is not of the type it is declared with."""
+    """Raise ArgumentError if a field of a dataclass has a value of another type than declared."""
     for item in dataclasses.fields(config):
         value = getattr(config, item.name)
         if not _fits(value, item.type):
-            kind = item.type.__name__ if isinstance(item.type, type) else str(item.type)
-            readable = kind.replace("typing.", "").replace("Literal", "one of ")
+            declared = item.type.__name__ if isinstance(item.type, type) else str(item.type)
+            readable = declared.replace("typing.", "").replace("Literal", "one of ")
             raise ArgumentError(f"{item.name} must be {readable}, not {value!r}")
 
 
-def _fits(value: Any, kind: Any) -> bool:
-    """Whether a value is of a type; an int will do for a float, a bool for neither."""
-    origin, arguments = get_origin(kind), get_args(kind)
+def _fits(value: Any, declared: Any) -> bool:
+    """Whether a value is of a type. An int fits float; a bool fits neither int nor float."""
+    origin, arguments = get_origin(declared), get_args(declared)
     if origin is Literal:
         return value in arguments
     if origin in (Union, UnionType):
@@ -499,24 +814,24 @@ def _fits(value: Any, kind: Any) -> bool:
             return all(_fits(part, arguments[0]) for part in value)
         return len(value) == len(arguments) and all(map(_fits, value, arguments))
     if isinstance(value, bool):
-        return kind is bool
-    return isinstance(value, (int, float) if kind is float else kind)
+        return declared is bool
+    return isinstance(value, (int, float) if declared is float else declared)
 
 
 def check_method(method: str) -> None:
-    """Raise ArgumentError with near misses unless `method` is one of METHODS."""
+    """Raise ArgumentError, with similar names, if `method` is not one of METHODS."""
     if method not in METHODS:
         hint = did_you_mean(method, list(METHODS))
         raise ArgumentError(f"unknown method {method!r}; have {', '.join(METHODS)}{hint}")
 
 
 def parse_views(text: str) -> tuple[int, int]:
-    """Read "3x1" as 3 temporal and 1 spatial view; "3" is "3x1"."""
+    """Parse "3x1" into (temporal, spatial) views; "3" is short for "3x1"."""
     temporal, _, spatial = text.lower().partition("x")
     try:
         return int(temporal), int(spatial or 1)
     except ValueError as error:
-        raise ArgumentError(f'views are written like "3x1", not {text!r}') from error
+        raise ArgumentError(f'views must be written like "3x1", not {text!r}') from error
 
 
 def split_pairs(text: str) -> list[list[str]]:
@@ -525,22 +840,23 @@ def split_pairs(text: str) -> list[list[str]]:
 
 
 def pair_classes(what: str, pairs: Iterable[Sequence[str]]) -> dict[str, str]:
-    """Map each class of a pair to the other.
+    """Map each class of a pair to the other class of that pair.
 
     Args:
-        what: begins the message: the name of the setting, or the file that holds the pairs.
-        pairs: two names each.
+        what: start of an error message: the name of the setting, or the file with the pairs.
+        pairs: two class names each.
 
     Raises:
-        ArgumentError: a pair is not two different names, or a name is in two pairs.
+        ArgumentError: a pair does not have two different names, or a name is in two pairs.
     """
     other: dict[str, str] = {}
     for number, pair in enumerate(pairs, start=1):
         names = [name.strip() for name in pair]
         if len(names) != 2 or "" in names or names[0] == names[1] or other.keys() & names:
             raise ArgumentError(
-                f"{what} takes pairs like Sit=Stand,Open=Close, or a .csv with two columns: two "
-                f"different classes each, and no class twice; pair {number} is {'='.join(pair)!r}"
+                f"{what} takes pairs like Sit=Stand,Open=Close, or a .csv with two columns. Each "
+                "pair has two different classes, and no class is in two pairs; "
+                f"pair {number} is {'='.join(pair)!r}"
             )
         other |= {names[0]: names[1], names[1]: names[0]}
     return other

@@ -1,44 +1,51 @@
-"""The errors a user can meet. Each message says what was wrong, what was given, what would do."""
+"""The errors that users see. Each message says what is wrong, what was given and what to do."""
 
 
 class StAdapterError(Exception):
-    """Base of every error that the command line answers with one line instead of a traceback."""
+    """Base class of all errors that this package raises on purpose.
+
+    Catch it to handle every one of them. The command line prints its message as one line, without
+    a traceback.
+    """
 
 
 class ArgumentError(StAdapterError, ValueError):
-    """An argument, flag or configuration that makes no sense."""
+    """An argument, flag or configuration value is invalid, or conflicts with another."""
 
 
 class DataError(StAdapterError, ValueError):
-    """A data set that cannot be used as it was given."""
+    """A data set cannot be used, for example because a list is malformed or a class is missing."""
 
 
 class VideoError(StAdapterError):
-    """A media file that yields no frames. The message starts with its path."""
+    """A video file cannot be decoded. The message starts with its path."""
 
 
 class UnreachableError(VideoError):
-    """A video that cannot be had now, but perhaps later: a disk or network fails, say."""
+    """A video cannot be read at the moment, for example because a disk or the network failed."""
 
 
 class CheckpointError(StAdapterError):
-    """A weights file or run folder that does not fit or cannot be read."""
+    """A weights file or run folder cannot be read, or does not fit the model."""
 
 
 class TrainingError(StAdapterError):
-    """Training cannot go on, for example because the disk is full or a process was killed."""
+    """Training cannot continue, for example because the disk is full or a process was killed.
+
+    The run folder keeps the last good state, from which `train` can resume.
+    """
 
 
 class DivergedError(TrainingError):
-    """The loss was NaN or infinite several steps in a row."""
+    """The loss was NaN or infinite for several steps in a row."""
 
 
 class MemoryShortError(StAdapterError):
-    """An allocation failed in the middle of work."""
+    """The CPU or GPU ran out of memory. The message says which settings need less."""
 
 
 def did_you_mean(word: str, choices: list[str]) -> str:
-    """Return `"; did you mean A or B?"` for the near misses of `word`, or an empty string."""
+    """Return `"; did you mean A or B?"` if some choices are similar to `word`, else ""."""
     from difflib import get_close_matches
 
     near = get_close_matches(word, choices, n=3, cutoff=0.6)

@@ -1,4 +1,8 @@
-"""The ways of transferring an image model to video, as choices of shared parts; no torch here."""
+"""The methods of transferring an image model to video, each described as a choice of parts.
+
+`model/methods/` builds the parts. This file does not import torch, so that the command line can
+list the methods quickly.
+"""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -6,19 +10,21 @@ from typing import Literal
 
 @dataclass(frozen=True, kw_only=True)
 class Method:
-    """One way of transferring an image model to video. All of them train a linear head.
+    """Describe one method of transferring an image model to video.
+
+    Every method also trains a linear classifier, the head.
 
     Attributes:
         summary: what is trained besides the head, in a few words.
-        source: who described it.
-        adapters: bottlenecks inside the blocks: spatio-temporal, or spatial ones that see each
-            patch of each frame alone.
-        prompts: learnt tokens beside the patches: "deep" are new before every block, "shallow"
-            are joined once.
-        low_rank: LoRA on the linear maps and ungrouped convolutions inside the blocks.
-        unfrozen: what of the image model itself is trained.
-        pooling: from frames to a clip: their mean, the mean after a small temporal transformer,
-            or attention over all tokens of all frames.
+        source: the publication that describes the method.
+        adapters: which bottleneck modules are added inside the blocks. "spatio-temporal" ones see
+            neighbouring frames; "spatial" ones see each patch of each frame by itself.
+        prompts: which learnt tokens are added to the patch tokens. "deep" adds new ones before
+            every block, "shallow" adds them once, before the first block.
+        low_rank: whether linear layers and ungrouped convolutions inside the blocks get LoRA.
+        unfrozen: which parameters of the image model itself are trained.
+        pooling: how frame features become clip features: by their "mean", by the mean after a
+            small "temporal" transformer, or by "attention" over all tokens of all frames.
     """
 
     summary: str
@@ -31,12 +37,12 @@ class Method:
 
     @property
     def changes_backbone(self) -> bool:
-        """Whether the image model's own modules are trained or wrapped."""
+        """Whether modules of the image model itself are trained or wrapped."""
         return self.low_rank or self.unfrozen != "none"
 
     @property
     def has_frozen_model(self) -> bool:
-        """Whether the frozen image model is left, pooled as it pools, without what is trained."""
+        """Whether switching off the trained parts leaves the frozen image model and its pooling."""
         return self.unfrozen == "none" and self.pooling != "attention"
 
 
@@ -47,12 +53,12 @@ METHODS: dict[str, Method] = {
         adapters="spatio-temporal",
     ),
     "adapter": Method(
-        summary="the same adapters without a view of time or neighbours",
+        summary="the same adapters, but each patch of each frame by itself",
         source="Houlsby et al. 2019, arXiv 1902.00751",
         adapters="spatial",
     ),
     "linear": Method(
-        summary="nothing more",
+        summary="nothing else",
         source="Alain and Bengio 2016, arXiv 1610.01644",
     ),
     "attentive": Method(
@@ -71,7 +77,7 @@ METHODS: dict[str, Method] = {
         prompts="shallow",
     ),
     "lora": Method(
-        summary="low-rank updates of the linear maps in the blocks",
+        summary="low-rank updates of the linear layers in the blocks",
         source="Hu et al. 2021, arXiv 2106.09685",
         low_rank=True,
     ),
@@ -86,7 +92,7 @@ METHODS: dict[str, Method] = {
         unfrozen="blocks",
     ),
     "temporal": Method(
-        summary="a small transformer over the frames' features",
+        summary="a small transformer over the frame features",
         source="ActionCLIP, Wang et al. 2021, arXiv 2109.08472",
         pooling="temporal",
     ),
@@ -96,9 +102,10 @@ METHODS: dict[str, Method] = {
         unfrozen="all",
     ),
     "full-temporal": Method(
-        summary="the whole image model with spatio-temporal adapters in it",
+        summary="the whole image model and spatio-temporal adapters",
         source="an upper bound on what st-adapter can express",
         adapters="spatio-temporal",
         unfrozen="all",
     ),
 }
+"""All methods, by the names that `--method` takes."""

@@ -1,4 +1,9 @@
-"""Named configurations, and how a file and flags override them."""
+"""Named configurations of training, and how a file and flags override them.
+
+The published recipes reproduce the configurations of the ST-Adapter paper. The authors released
+training scripts for two of them; every value that a script or the paper does not give is listed in
+`Recipe.chosen` with the reason for the choice.
+"""
 
 import json
 from dataclasses import dataclass, field, replace
@@ -11,14 +16,15 @@ from st_adapter.errors import ArgumentError, did_you_mean
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """A named configuration, and the accuracy it should reach.
+    """A named configuration, and the accuracy that it was published with.
 
     Attributes:
-        values: fields of TrainConfig that differ from their defaults.
-        classes: classes of the data it was published for; 0 is any data.
-        published: accuracy that the authors report, in percent; empty if none is known.
-        source: who reports that accuracy.
-        chosen: topic to reason, for each value that neither the paper nor its code gives.
+        values: settings that differ from the defaults of TrainConfig, by name.
+        classes: number of classes of the data set it was published for; 0 if it is for any data.
+        published: top-1 accuracy in percent that the authors report, as text; empty if unknown.
+        source: where that accuracy is reported.
+        chosen: settings that neither the paper nor its code gives, each with the reason for the
+            value chosen here.
     """
 
     values: dict[str, Any] = field(default_factory=dict)
@@ -28,6 +34,7 @@ class Recipe:
     chosen: dict[str, str] = field(default_factory=dict)
 
 
+# The settings that the two released training scripts share.
 _RELEASED = {
     "bottleneck": 384,
     "init": "conv-zero",
@@ -53,7 +60,7 @@ _DATA = {
             "epochs": 12,
         },
     ),
-    # scripts/train_ssv2_clip_vit_b16_adapter24x384.sh of the same.
+    # scripts/train_ssv2_clip_vit_b16_adapter24x384.sh of the same commit.
     "ssv2": Recipe(
         classes=174,
         values=_RELEASED
@@ -72,9 +79,9 @@ _DATA["epic"] = replace(
     _DATA["ssv2"],
     classes=97 + 300,
     chosen={
-        "everything but backbone, frames and bottleneck": "no script is released; as on ssv2, "
-        "which also films hands on objects from close by",
-        "verbs and nouns together": "the paper does not say whether one model answers both; here "
+        "everything but backbone, frames and bottleneck": "no script is released; as for ssv2, "
+        "whose videos also show hands and objects from close by",
+        "verbs and nouns together": "the paper does not say whether one model predicts both; here "
         "two heads share the adapters",
     },
 )
@@ -82,25 +89,26 @@ _BACKBONES = {
     "b16": ("vit_base_patch16_clip_quickgelu_224.openai", {}),
     "l14": (
         "vit_large_patch14_clip_quickgelu_224.openai",
-        {"schedule, rate and augmentation": "none is released for ViT-L/14; as on ViT-B/16"},
+        {"schedule, learning rate and augmentation": "not released for ViT-L/14; as for ViT-B/16"},
     ),
     "in21k-b16": (
         "vit_base_patch16_224.orig_in21k",
         {
-            "weights": "the paper says ImageNet-21k and no more; these are the first published "
-            "for ViT-B/16, of Dosovitskiy et al. 2021",
-            "schedule, rate and augmentation": "none is released for it; as with CLIP's weights",
+            "weights": "the paper only says ImageNet-21k; these are the first ones published for "
+            "ViT-B/16, by Dosovitskiy et al. 2021",
+            "schedule, learning rate and augmentation": "not released; as for CLIP weights",
         },
     ),
 }
+# Number and width of the adapters, and where in each block they are placed.
 _PLACES = {
-    "k400-in21k-b16": "12x384 before the MLP, as with CLIP's weights",
-    "ssv2-in21k-b16": "24x384 before attention and MLP, as with CLIP's weights",
-    "epic-in21k-b16": "24x384 before attention and MLP, as with CLIP's weights",
-    "k400-l14": "before the MLP, 24x384: its 2747 GMACs at 32 frames, times 3 views, are the "
-    "paper's 8248",
-    "ssv2-l14": "before attention and MLP, 48x384, as on ViT-B/16",
-    "epic-l14": "before attention and MLP, 48x384, as on ViT-B/16",
+    "k400-in21k-b16": "12x384 before the MLP, as for CLIP weights",
+    "ssv2-in21k-b16": "24x384 before attention and MLP, as for CLIP weights",
+    "epic-in21k-b16": "24x384 before attention and MLP, as for CLIP weights",
+    "k400-l14": "24x384 before the MLP; this takes 2747 GMACs for 32 frames, which times 3 views "
+    "is the paper's 8248",
+    "ssv2-l14": "48x384 before attention and MLP, as for ViT-B/16",
+    "epic-l14": "48x384 before attention and MLP, as for ViT-B/16",
 }
 _QUOTED = "paper, quoted by others"
 _PUBLISHED = {
@@ -124,12 +132,14 @@ def _published_recipes() -> dict[str, Recipe]:
                 values = base.values | {"backbone": backbone, "frames": frames}
                 reasons = base.chosen | chosen
                 if f"{data}-{short}" in _PLACES:
-                    reasons |= {"places of the adapters": _PLACES[f"{data}-{short}"]}
+                    reasons |= {"placement of the adapters": _PLACES[f"{data}-{short}"]}
                 if frames > 8:
-                    reasons |= {"schedule and rate": f"none is released for {frames} frames; as 8"}
+                    reasons |= {
+                        "schedule and learning rate": f"not released for {frames} frames; as for 8"
+                    }
                     if base.values.get("stride"):
                         values["stride"] = 128 // frames
-                        reasons |= {"stride": "over the window of 128 frames that 8 frames take"}
+                        reasons |= {"stride": "covers the same window of 128 frames as 8 frames do"}
                 accuracy, source = _PUBLISHED.get(name, ("", ""))
                 made[name] = replace(
                     base, values=values, chosen=reasons, published=accuracy, source=source
@@ -138,20 +148,21 @@ def _published_recipes() -> dict[str, Recipe]:
 
 
 RECIPES: dict[str, Recipe] = {
-    # Small data, 100 to 5,000 clips: half-width adapters that learn from the first step, mild
-    # crops, an absolute learning rate; docs/results.md has the study.
+    # For small data sets of 100 to 5,000 clips: adapters of half the width that learn from the
+    # first step on, mild crops, and a learning rate that does not depend on the batch size.
+    # The page Results of the docs has the measurements.
     "default": Recipe(),
     **_published_recipes(),
 }
 ALIASES = {"k400": "k400-b16-8f", "ssv2": "ssv2-b16-8f", "epic": "epic-b16-8f"}
-"""Short names."""
+"""Short names of recipes, each with the full name."""
 
 
 def find_recipe(name: str) -> Recipe:
-    """Return the recipe of this name or short name.
+    """Return a recipe by its name or short name.
 
     Raises:
-        ArgumentError: there is none.
+        ArgumentError: no recipe has this name. The message lists similar names.
     """
     recipe = RECIPES.get(ALIASES.get(name, name))
     if recipe is None:
@@ -164,21 +175,21 @@ def find_recipe(name: str) -> Recipe:
 
 
 def resolve(recipe: str, file: Path | None, overrides: dict[str, Any]) -> TrainConfig:
-    """Make the configuration of a recipe, which a file overrides, and `overrides` both.
+    """Make a configuration from a recipe, a file and flags, where later ones take precedence.
 
     Args:
-        recipe: name of a recipe.
-        file: JSON file with values of TrainConfig, such as a run's `config.json`.
-        overrides: values of TrainConfig, such as flags.
+        recipe: name or short name of a recipe.
+        file: JSON file with settings of TrainConfig, such as a run's `config.json`; None for none.
+        overrides: settings of TrainConfig by name, such as those given by flags.
 
     Raises:
-        ArgumentError: there is no such recipe, the file cannot be read, or a value is invalid.
+        ArgumentError: the recipe is unknown, the file cannot be read, or a value is invalid.
     """
     values = dict(find_recipe(recipe).values)
     if file is not None:
         try:
             record = json.loads(file.read_text(encoding="utf-8"))
-            values.update(record.get("config", record))  # a run's record holds more besides
+            values.update(record.get("config", record))  # a run's config.json nests the settings
         except FileNotFoundError as error:
             raise ArgumentError(
                 f"{file} does not exist; --config takes a run's config.json"

@@ -83,7 +83,7 @@ def test_recipes_are_listed_and_shown(capsys):
     assert code == 0
     assert "stride = 4\n" in text
     assert "published top-1, %: 87.2 (paper" in text
-    assert "stride: over the window of 128 frames" in text
+    assert "stride: covers the same window of 128 frames" in text
     assert json.loads(output(capsys, "recipes", "ssv2", "--json")[1])["epochs"] == 50
 
     code, _, error = output(capsys, "recipes", "k400-l14-23f")

@@ -117,7 +117,7 @@ def test_no_verb_shows_the_help():
         (["inspect"], "either a RUN or --backbone NAME"),
         (["train", "x", "--out", "y", "--views", "3x2"], "1 or 3 in space, not 3x2"),
         (["inspect", "--backbone", "vit_bas_patch16_224"], "did you mean vit_base_patch16_224"),
-        (["evaluate", "gone", "x", "--views", "axb"], "views are written like"),
+        (["evaluate", "gone", "x", "--views", "axb"], "views must be written like"),
     ],
 )
 def test_bad_requests_get_one_line_and_exit_code_2(

@@ -104,7 +104,7 @@ def test_records_of_another_kind_are_refused(folder, change, message):
         ({"labels": "ab"}, "labels must be tuple"),
         ({"labels": ["a", "a"]}, "labels must be different names"),
         ({"clip": {"frames": "x"}}, "frames must be int, not 'x'"),
-        ({"clip": {"views": [0, 1]}}, "views are 1 or more in time"),
+        ({"clip": {"views": [0, 1]}}, "views must be 1 or more in time"),
         ({"backbone": 5}, "backbone must be str, not 5"),
     ],
 )

@@ -494,7 +494,7 @@ def test_training_ends_early_where_nothing_gets_better(folder_data, tmp_path, ti
     assert epochs == [1, 2, 3]
     train(folder_data, tmp_path / "run", config, resume=True)
     assert last_state(tmp_path / "run")["epochs_done"] == 3
-    with pytest.raises(ArgumentError, match="patience needs epochs to be validated"):
+    with pytest.raises(ArgumentError, match="patience needs validation after each epoch"):
         replace(config, keep="last")
 
 
