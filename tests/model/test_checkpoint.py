@@ -70,7 +70,9 @@ def test_other_backbone_weights_are_refused(folder, tmp_path):
     file = tmp_path / "other.safetensors"
     weights = st_adapter.load(folder).backbone.state_dict()
     save_file({name: tensor.clone().mul_(1.01) for name, tensor in weights.items()}, file)
-    with pytest.raises(CheckpointError, match=r"with other weights than .*other.safetensors holds"):
+    with pytest.raises(
+        CheckpointError, match=r"with other weights than those of .*other.safetensors"
+    ):
         st_adapter.load(folder, weights=str(file))
 
 
@@ -79,13 +81,13 @@ def test_random_weights_that_a_machine_rounds_otherwise_are_told(folder, capsys)
     record["digest"] = "sha256:" + "0" * 64
     (folder / "adapter_config.json").write_text(json.dumps(record))
     st_adapter.load(folder)
-    assert "the random weights here are not to the last bit those that" in capsys.readouterr().err
+    assert "the random weights drawn here differ from those that" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"format_version": 99}, "has format 99; this version reads 1"),
+        ({"format_version": 99}, "has format 99; this version reads format 1"),
         ({"kernal": 3}, "not a readable adapter record: .*kernal"),
     ],
 )
@@ -100,9 +102,9 @@ def test_records_of_another_kind_are_refused(folder, change, message):
     ("change", "message"),
     [
         ({"std": [0.0, 0.5, 0.5]}, "std above 0"),
-        ({"mean": [1.0]}, "mean and std take three numbers"),
+        ({"mean": [1.0]}, "mean and std must have three numbers"),
         ({"labels": "ab"}, "labels must be tuple"),
-        ({"labels": ["a", "a"]}, "labels must be different names"),
+        ({"labels": ["a", "a"]}, "labels must be one or more different names"),
         ({"clip": {"frames": "x"}}, "frames must be int, not 'x'"),
         ({"clip": {"views": [0, 1]}}, "views must be 1 or more in time"),
         ({"backbone": 5}, "backbone must be str, not 5"),
@@ -120,7 +122,9 @@ def test_values_that_are_no_numbers_are_refused(folder):
     tensors = load_file(file)
     tensors["head.bias"][0] = float("nan")
     save_file(tensors, file)
-    with pytest.raises(CheckpointError, match=r"head\.bias holds values that are NaN or infinite"):
+    with pytest.raises(
+        CheckpointError, match=r"head\.bias contains values that are NaN or infinite"
+    ):
         st_adapter.load(folder)
 
 
@@ -132,7 +136,7 @@ def test_truncated_tensors_are_refused(folder):
 
 
 def test_a_folder_that_is_no_run_is_named(tmp_path):
-    with pytest.raises(CheckpointError, match=r"holds no adapter_config\.json; give a run"):
+    with pytest.raises(CheckpointError, match=r"does not contain adapter_config\.json; give a run"):
         st_adapter.load(tmp_path)
     with pytest.raises(CheckpointError, match="gone does not exist"):
         st_adapter.load(tmp_path / "gone")
@@ -168,7 +172,7 @@ def test_adapter_on_a_weights_file_is_shipped_without_its_path(tmp_path):
     assert json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())["weights"] == (
         "weights.safetensors"
     )
-    with pytest.raises(CheckpointError, match="from the file weights.safetensors, which is not"):
+    with pytest.raises(CheckpointError, match="from the file weights.safetensors, which was not"):
         st_adapter.load(tmp_path / "adapter")
     assert st_adapter.load(tmp_path / "adapter", weights=str(file)).labels == ("a", "b")
 
@@ -182,7 +186,9 @@ def test_adapter_on_a_model_built_by_hand_loads_with_its_weights(tmp_path):
         {k: v.float() for k, v in load_file(tmp_path / "weights.safetensors").items()}
     )
     st_adapter.attach(backbone, labels=LABELS).save_adapter(tmp_path / "adapter")
-    with pytest.raises(CheckpointError, match="from a model built by hand, which is not at hand"):
+    with pytest.raises(
+        CheckpointError, match="from a model built by hand, whose weights have no recorded"
+    ):
         st_adapter.load(tmp_path / "adapter")
     loaded = st_adapter.load(tmp_path / "adapter", weights=str(tmp_path / "weights.safetensors"))
     assert loaded.spec.backbone == "test_vit.r160_in1k"
@@ -271,7 +277,7 @@ def test_a_file_of_timms_own_loads_whatever_its_classifier_is(name, tmp_path):
 @pytest.mark.parametrize(
     ("value", "message"),
     [
-        (lambda t: t * float("nan"), "cls_token holds values that are NaN or infinite"),
+        (lambda t: t * float("nan"), "cls_token contains values that are NaN or infinite"),
         (lambda t: t.int(), "cls_token: file has torch.int32, model needs torch.float32"),
         (lambda t: t.to(torch.complex64), "cls_token: file has torch.complex64"),
     ],

@@ -132,12 +132,15 @@ def test_parameters_are_counted_by_part():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"labels": []}, "labels must be different names"),
-        ({"labels": ["a", "a"]}, "labels must be different names"),
+        ({"labels": []}, "labels must be one or more different names"),
+        ({"labels": ["a", "a"]}, "labels must be one or more different names"),
         ({"labels": "ab"}, "a list of names, not the text 'ab'"),
         ({"method": "lora-x"}, "unknown method 'lora-x'"),
         ({"adapter": st_adapter.AdapterConfig(positions=("norm",))}, "not 'norm'"),
-        ({"adapter": st_adapter.AdapterConfig(layers=99)}, "adapter layers was 99"),
+        (
+            {"adapter": st_adapter.AdapterConfig(layers=99)},
+            "adapter layers must be at most .* not 99",
+        ),
     ],
 )
 def test_bad_arguments_are_named(arguments, message):

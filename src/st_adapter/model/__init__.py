@@ -1,1 +1,1 @@
-"""The video classifier, the adapter inside it, and how both are saved and loaded."""
+"""The video classifier: how it is built, what each method trains in it, and how it is saved."""

@@ -1,4 +1,4 @@
-"""Classifiers, made in three ways: of a name, of an image model at hand, of an adapter folder."""
+"""Build a classifier from the name of a backbone, from a timm model, or from an adapter folder."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -41,49 +41,74 @@ def attach(
     dropout: float = TrainConfig.dropout,
     head_std: float = TrainConfig.head_std,
 ) -> VideoClassifier:
-    """Put the trainable parts of a method and a head on a timm model that is already built.
+    """Add a classifier head and the trainable parts of a method to a timm model you have built.
 
-    The model is used as it is, frozen and in evaluation mode; none of its tensors is renamed,
-    copied or changed, except by methods that train the image model itself: "lora" wraps its
-    linear maps; "bitfit", "partial", "full" and "full-temporal" train tensors of it.
+    The model is frozen and put in evaluation mode. Its tensors are neither copied nor changed,
+    except by methods that train the image model itself ("lora", "bitfit", "partial", "full",
+    "full-temporal").
+
+    Examples:
+        >>> backbone = timm.create_model("resnet18", pretrained=True)  # doctest: +SKIP
+        >>> model = st_adapter.attach(backbone, ["open", "close"])  # doctest: +SKIP
+        >>> model(torch.zeros(1, 8, 3, 224, 224)).shape  # doctest: +SKIP
+        torch.Size([1, 2])
 
     Args:
-        backbone: any image model of timm, with or without its classifier.
-        labels: class names.
-        adapter: shape and place of the adapters.
-        task: how the classes belong together; by default a video has one label.
-        method: what is trained, one of METHODS.
-        method_config: sizes of what methods without adapters train.
-        clip: how `Predictor` makes clips of videos.
-        dropout: before the classifier, in [0, 1).
-        head_std: standard deviation of the classifier's first weights.
+        backbone: image model of timm, with or without its own classifier.
+        labels: names of the classes, one or more and all different, in the order of the logits.
+        adapter: shape and placement of the adapters; None is `AdapterConfig()`.
+        task: how the classes belong together; None is one label per video.
+        method: what is trained besides the head, one of the names in METHODS.
+        method_config: sizes for methods other than adapters; None is `MethodConfig()`.
+        clip: how `Predictor` cuts clips from videos; None is `ClipConfig()`.
+        dropout: probability of dropout before the head, in [0, 1).
+        head_std: standard deviation of the head's initial weights, 0 or more.
+
+    Returns:
+        The classifier, in training mode. Call `.to(device)` if the backbone is not on the CPU.
 
     Raises:
-        ArgumentError: no family runs this model, or an unknown method or position.
+        ArgumentError: adapters do not fit this backbone, or an argument is invalid.
     """
     if isinstance(labels, str):
         raise ArgumentError(f"labels must be a list of names, not the text {labels!r}")
     check_method(method)
-    config = getattr(backbone, "pretrained_cfg", None) or {}
-    remark_on_activation(config.get("architecture") or "", config.get("tag") or "")
-    spec = ModelSpec(
-        backbone=".".join(filter(None, (config.get("architecture"), config.get("tag")))),
-        weights="given",
-        labels=tuple(labels),
-        task=task or Task(),
-        method=method,
-        adapter=adapter or AdapterConfig(),
-        method_config=method_config or MethodConfig(),
-        clip=clip or ClipConfig(),
-        dropout=dropout,
-        mean=tuple(config.get("mean", IMAGENET_DEFAULT_MEAN)),
-        std=tuple(config.get("std", IMAGENET_DEFAULT_STD)),
-        # Of the weights before training changes them; else when it is saved, if it ever is.
-        digest=digest(backbone) if METHODS[method].changes_backbone else "",
-    )
+    parts = (adapter or AdapterConfig(), method_config or MethodConfig(), clip or ClipConfig())
+    spec = _describe(backbone, tuple(labels), task or Task(), method, dropout, *parts)
     model = VideoClassifier(backbone, spec)
     nn.init.normal_(model.head.weight, std=head_std)
     return model
+
+
+def _describe(
+    backbone: nn.Module,
+    labels: tuple[str, ...],
+    task: Task,
+    method: str,
+    dropout: float,
+    adapter: AdapterConfig,
+    method_config: MethodConfig,
+    clip: ClipConfig,
+) -> ModelSpec:
+    """Make the record of a classifier on a backbone that the caller built."""
+    config = getattr(backbone, "pretrained_cfg", None) or {}
+    remark_on_activation(config.get("architecture") or "", config.get("tag") or "")
+    return ModelSpec(
+        backbone=".".join(filter(None, (config.get("architecture"), config.get("tag")))),
+        weights="given",
+        labels=labels,
+        task=task,
+        method=method,
+        adapter=adapter,
+        method_config=method_config,
+        clip=clip,
+        dropout=dropout,
+        mean=tuple(config.get("mean", IMAGENET_DEFAULT_MEAN)),
+        std=tuple(config.get("std", IMAGENET_DEFAULT_STD)),
+        # The digest identifies the weights that the backbone has before training. If training
+        # leaves them unchanged, it is computed only when the classifier is saved.
+        digest=digest(backbone) if METHODS[method].changes_backbone else "",
+    )
 
 
 def create_model(
@@ -99,18 +124,31 @@ def create_model(
     dropout: float = TrainConfig.dropout,
     head_std: float = TrainConfig.head_std,
 ) -> VideoClassifier:
-    """Build a frozen timm model by name and put the parts of a method and a head on it.
+    """Build a timm model by name, and add a head and the trainable parts of a method to it.
+
+    Examples:
+        >>> model = st_adapter.create_model("resnet18", ["open", "close"])  # doctest: +SKIP
+        >>> optimizer = torch.optim.AdamW(model.trainable_parameters(), lr=1e-3)  # doctest: +SKIP
 
     Args:
-        backbone: any timm name.
-        labels: class names.
-        adapter: shape and place of the adapters.
-        weights: "hub", "package", "random", or a file in timm's names or OpenAI's CLIP names.
-        task, method, method_config, clip, dropout, head_std: as for `attach`.
+        backbone: timm name of the image model, with or without the tag of its weights.
+        labels: names of the classes, one or more and all different, in the order of the logits.
+        adapter: shape and placement of the adapters; None is `AdapterConfig()`.
+        weights: "hub" (download), "package" (installed with the extra `demo`), "random", or the
+            path of a file: safetensors or .pth with timm's names, or a CLIP .pt.
+        task: how the classes belong together; None is one label per video.
+        method: what is trained besides the head, one of the names in METHODS.
+        method_config: sizes for methods other than adapters; None is `MethodConfig()`.
+        clip: how `Predictor` cuts clips from videos; None is `ClipConfig()`.
+        dropout: probability of dropout before the head, in [0, 1).
+        head_std: standard deviation of the head's initial weights, 0 or more.
+
+    Returns:
+        The classifier, in training mode and on the CPU.
 
     Raises:
-        ArgumentError: an unknown name, method or position, or no connection to the hub.
-        CheckpointError: a weights file that is unreadable or does not fit.
+        ArgumentError: an argument is invalid, or the hub cannot be reached.
+        CheckpointError: the weights file cannot be read or does not fit the backbone.
     """
     source = resolve_source(backbone, weights)
     model = attach(
@@ -134,7 +172,17 @@ def build_model(
     weights: str | None = None,
     task: Task | None = None,
 ) -> VideoClassifier:
-    """`create_model` as a configuration says; `weights` replaces the configuration's."""
+    """Call `create_model` with the settings of a configuration.
+
+    Args:
+        config: settings of the run.
+        labels: names of the classes.
+        weights: source of the backbone's weights; None is `config.weights`.
+        task: how the classes belong together; None is one label per video.
+
+    Raises:
+        ArgumentError, CheckpointError: as for `create_model`.
+    """
     try:
         return create_model(
             config.backbone,
@@ -152,19 +200,29 @@ def build_model(
         if config.backbone != TrainConfig.backbone:
             raise
         raise CheckpointError(
-            f"{error}. {config.backbone} is the default backbone; --backbone NAME takes another"
+            f"{error}. {config.backbone} is the default backbone; use --backbone NAME for another"
         ) from error
 
 
 def load(path: str | Path, weights: str | None = None) -> VideoClassifier:
-    """Rebuild a classifier from a run folder or an adapter folder, in evaluation mode.
+    """Rebuild a trained classifier from a run folder or an adapter folder.
+
+    To classify video files, use `Predictor`, which also decodes them and cuts clips.
+
+    Examples:
+        >>> model = st_adapter.load("run")  # doctest: +SKIP
+        >>> logits = model(clips)  # uint8 [b, t, 3, h, w] to [b, classes]  # doctest: +SKIP
 
     Args:
-        path: a folder that holds `adapter_config.json`, or a run folder with `adapter/` in it.
-        weights: where the backbone's weights are; by default those that the folder records.
+        path: run folder of `train`, or the adapter folder in it.
+        weights: source of the backbone's weights: "hub", "package", "random", or the path of a
+            file. None uses the source that the folder records.
+
+    Returns:
+        The classifier, in evaluation mode and on the CPU.
 
     Raises:
-        CheckpointError: the folder is not one of those, or does not fit the backbone.
+        CheckpointError: the folder cannot be read, or was trained on other weights.
         ArgumentError: the backbone's weights cannot be found.
     """
     folder = checkpoint.find(Path(path))
@@ -173,26 +231,33 @@ def load(path: str | Path, weights: str | None = None) -> VideoClassifier:
     backbone = build_backbone(spec.backbone, source, spec.backbone_options)
     differs = spec.digest != (found := digest(backbone))
     if differs and source == "random":
+        # Machines may round initial weights differently, which does no harm. Whether that is all,
+        # a digest cannot tell.
         note(
-            f"the random weights here are not to the last bit those that {folder} was trained on; "
-            "other versions of timm or torch can draw others altogether"
+            f"the random weights drawn here differ from those that {folder} was trained on, by "
+            "rounding or, with another version of timm or torch, entirely"
         )
     elif differs:
         raise CheckpointError(
-            f"{folder} was trained on {spec.backbone} with other weights than {source} holds "
-            f"(digest {spec.digest[:19]}, found {found[:19]}); give the right ones as weights"
+            f"{folder} was trained on {spec.backbone} with other weights than those of {source} "
+            f"(expected digest {spec.digest[:19]}, found {found[:19]}); give the right weights"
         )
-    with OwnRandom(0):  # first values, all of which are overwritten
+    with OwnRandom(0):  # initial values are overwritten; the caller's generator is left alone
         model = VideoClassifier(backbone, dataclasses.replace(spec, weights=source))
     copy_trained(model, checkpoint.read_tensors(folder), str(folder))
     return model.eval()
 
 
 def copy_trained(model: VideoClassifier, tensors: Mapping[str, Tensor], source: str) -> None:
-    """Copy tensors into the trained parameters: all of them, or none and an error.
+    """Copy tensors into the trained parameters of a model. On an error, none is changed.
+
+    Args:
+        model: model to change.
+        tensors: tensors by the names of `model.trained_tensors()`.
+        source: where the tensors come from, for the error message.
 
     Raises:
-        CheckpointError: they are not those of this model; the message names `source`.
+        CheckpointError: names or shapes do not fit the model, or a value is NaN or infinite.
     """
     wanted = model.trained_tensors()
     check_fit(source, tensors, wanted)

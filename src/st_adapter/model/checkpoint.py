@@ -1,4 +1,4 @@
-"""Adapter folders on disk: written whole, and checked before they are used."""
+"""Adapter folders: the record of a classifier and its trained tensors, written and read."""
 
 import dataclasses
 import json
@@ -24,9 +24,15 @@ TENSOR_FILE = "adapter_model.safetensors"
 
 
 def write(folder: Path, spec: ModelSpec, tensors: Mapping[str, Tensor]) -> None:
-    """Write an adapter folder: the record of a classifier, and its trained tensors."""
+    """Write an adapter folder with the record of a classifier and its trained tensors.
+
+    Args:
+        folder: folder to write to; it is created if it does not exist.
+        spec: record of the classifier.
+        tensors: trained tensors by name.
+    """
     record = {"format_version": FORMAT_VERSION, **dataclasses.asdict(spec)}
-    if spec.weights not in NAMED_SOURCES:  # name a file, not where it lay
+    if spec.weights not in NAMED_SOURCES:  # a path on this machine means nothing on another
         record["weights"] = Path(spec.weights).name
     whole = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     with atomic_path(folder / TENSOR_FILE) as temporary:
@@ -35,30 +41,32 @@ def write(folder: Path, spec: ModelSpec, tensors: Mapping[str, Tensor]) -> None:
 
 
 def find(path: Path) -> Path:
-    """Return the adapter folder that `path` is, or that lies in it as `adapter/`.
+    """Return the adapter folder: `path` itself, or `adapter/` inside it.
 
     Raises:
-        CheckpointError: there is none.
+        CheckpointError: neither is an adapter folder.
     """
     for folder in (path, path / "adapter"):
         if (folder / CONFIG_FILE).is_file():
             return folder
-    what = f"holds no {CONFIG_FILE}" if path.is_dir() else no_folder(path)
-    raise CheckpointError(f"{path} {what}; give a run folder of `st-adapter train`, or its adapter")
+    what = f"does not contain {CONFIG_FILE}" if path.is_dir() else no_folder(path)
+    raise CheckpointError(
+        f"{path} {what}; give a run folder of `st-adapter train`, or the adapter folder in it"
+    )
 
 
 def read_spec(folder: Path) -> ModelSpec:
-    """Read what an adapter folder records, without building anything.
+    """Read the record in an adapter folder, without building the classifier.
 
     Raises:
-        CheckpointError: it cannot be read, or was written in a later format.
+        CheckpointError: the record cannot be read, or is of another format version.
     """
     file = folder / CONFIG_FILE
     try:
         record = json.loads(file.read_text(encoding="utf-8"))
         version = record.pop("format_version")
         if version != FORMAT_VERSION:
-            raise CheckpointError(f"{file} has format {version}; this version reads 1")
+            raise CheckpointError(f"{file} has format {version}; this version reads format 1")
         record = _tuples(record)
         record["adapter"] = AdapterConfig(**_tuples(record["adapter"]))
         record["clip"] = ClipConfig(**_tuples(record["clip"]))
@@ -68,7 +76,7 @@ def read_spec(folder: Path) -> ModelSpec:
         record["task"] = Task(heads=heads, multi_label=task.get("multi_label", False))
         return ModelSpec(**record)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        reason = f"no {error}" if isinstance(error, KeyError) else error
+        reason = f"{error} is missing" if isinstance(error, KeyError) else error
         raise CheckpointError(f"{file} is not a readable adapter record: {reason}") from error
 
 
@@ -77,10 +85,10 @@ def _tuples(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def read_tensors(folder: Path) -> dict[str, Tensor]:
-    """Read the trained tensors of an adapter folder.
+    """Read the trained tensors in an adapter folder, by name.
 
     Raises:
-        CheckpointError: they cannot be read.
+        CheckpointError: the file of tensors is missing or damaged.
     """
     file = folder / TENSOR_FILE
     try:
@@ -90,10 +98,17 @@ def read_tensors(folder: Path) -> dict[str, Tensor]:
 
 
 def recorded_weights(folder: Path, spec: ModelSpec) -> str:
-    """Where the weights are that the adapter was trained on; a run knows the full path of a file.
+    """Return the source of the backbone's weights that an adapter was trained on.
+
+    An adapter folder records only the name of a weights file. Its full path is in the `config.json`
+    of the run, if the adapter folder is still in its run folder and the file still exists.
+
+    Args:
+        folder: adapter folder.
+        spec: record in that folder.
 
     Raises:
-        CheckpointError: nothing tells.
+        CheckpointError: the file cannot be found, or the caller built the backbone.
     """
     if spec.weights in NAMED_SOURCES and spec.weights != "given":
         return spec.weights
@@ -103,8 +118,9 @@ def recorded_weights(folder: Path, spec: ModelSpec) -> str:
         recorded = record.get("config", {}).get("weights", "")
         if Path(recorded).name == spec.weights and split_key(recorded)[0].is_file():
             return str(recorded)
-    source = "a model built by hand" if spec.weights == "given" else f"the file {spec.weights}"
+    source = f"the file {spec.weights}, which was not found"
+    if spec.weights == "given":
+        source = "a model built by hand, whose weights have no recorded source"
     raise CheckpointError(
-        f"{folder} was trained on {spec.backbone} from {source}, which is not at hand; "
-        "give it as weights (--weights FILE)"
+        f"{folder} was trained on {spec.backbone} from {source}; give its weights (--weights FILE)"
     )

@@ -1,4 +1,4 @@
-"""The video classifier: an image model, what a method adds to it, a head on top."""
+"""The video classifier: an image model, the parts that a method adds to it, and a head."""
 
 import dataclasses
 import threading
@@ -24,17 +24,49 @@ from st_adapter.model.methods.parts import build_parts, forget_caches
 from st_adapter.model.precision import HALF, Precision, hold_maps
 from st_adapter.model.spec import ModelSpec
 
+# Held while `adapters_disabled` counts up or down, which several threads may do at once.
 _TOGGLE = threading.Lock()
 
-_MOST_OF_UNIT_SCALE = 2.0
-"""Largest value of frames in 0..1, with room for what resizing overshoots."""
+_UNIT_SCALE_LIMIT = 2.0
+"""Clips whose largest value is above this are in 0..255, and all others in 0..1.
+
+Bicubic resizing of frames in 0..1 overshoots 1, though never by that much.
+"""
 
 
 class VideoClassifier(nn.Module):
-    """Classify clips with an image model and the parts that a method trains.
+    """Classify video clips with a frozen image model and the parts that a method trains.
 
-    Frames run through the backbone one by one; adapters alone exchange what neighbours know. Pooled
-    features are averaged over frames, normed and classified. Made by `create_model` and others.
+    The backbone processes each frame by itself; only the adapters see neighbouring frames. Pooled
+    features are averaged over the frames of a clip, normalised, and classified by a linear head.
+    Use `create_model`, `attach` or `load` to make one.
+
+    Examples:
+        >>> model = st_adapter.create_model("resnet18", ["open", "close"])  # doctest: +SKIP
+        >>> clips = torch.zeros(2, 8, 3, 224, 224, dtype=torch.uint8)  # doctest: +SKIP
+        >>> model(clips).shape  # doctest: +SKIP
+        torch.Size([2, 2])
+
+    Args:
+        backbone: image model of timm; it is frozen and changed in place by some methods.
+        spec: record of what the classifier consists of.
+
+    Attributes:
+        spec: record of what the classifier consists of; it is saved with the trained tensors.
+        family: runs the backbone and inserts the adapters.
+        backbone: the image model, always in evaluation mode.
+        adapters: the adapters by the name of their place; empty for methods without adapters.
+        prompts: prompt tokens [tokens, c], one entry per block that gets them.
+        frame_mixer: transformer over the frames in the method "temporal", else None.
+        token_pool: attention pooling in the method "attentive", else None.
+        dropout: dropout before the head.
+        head: linear layer from the features of a clip to the logits.
+        precision: "float32", "bfloat16" or "float16"; change it with `set_precision`.
+        mean: mean of RGB values in 0..1 that the backbone expects, [3, 1, 1].
+        std: standard deviation of those values, [3, 1, 1].
+
+    Raises:
+        ArgumentError: the backbone or the settings of the method do not fit.
     """
 
     mean: Tensor
@@ -55,7 +87,10 @@ class VideoClassifier(nn.Module):
             parameter.requires_grad_(True)
         self._trained_names = [n for n, p in self.named_parameters() if p.requires_grad]
         for name in self.family.unread_sites() & {*self.adapters}:
-            self.adapters[name].requires_grad_(False)  # trained by name: no gradient reaches it
+            # Nothing reads the output of this adapter, so that it never gets a gradient. With
+            # requires_grad, DistributedDataParallel would fail in its second step. The adapter is
+            # still saved, because the published models have it.
+            self.adapters[name].requires_grad_(False)
         self.precision: Precision = "float32"
         self._times_disabled = 0
         for name, values in (("mean", spec.mean), ("std", spec.std)):
@@ -64,23 +99,27 @@ class VideoClassifier(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where the model computes."""
+        """The device of the model, which clips must be on as well."""
         return self.mean.device
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """Class names, in the order of the logits."""
+        """The names of the classes, in the order of the logits."""
         return self.spec.labels
 
     def forward(self, clips: Shaped[Tensor, "b t 3 h w"]) -> Float[Tensor, "b classes"]:
-        """Return one logit per class for each clip.
+        """Compute one logit per class for each clip.
 
         Args:
-            clips: RGB frames, uint8 in 0..255 or floating point in 0..1 or 0..255, of any number
-                and any size that the backbone takes. Normalisation happens here.
+            clips: RGB frames, [b, t, 3, h, w], as uint8 in 0..255 or floating point in 0..1 or
+                0..255. Do not normalise them: that happens here. Any number of frames is
+                possible, and any size that the backbone accepts.
+
+        Returns:
+            Logits [b, classes], not probabilities.
 
         Raises:
-            ArgumentError: another shape.
+            ArgumentError: the shape is wrong.
         """
         if clips.ndim != 5 or clips.shape[2] != 3 or 0 in clips.shape[:2]:
             raise ArgumentError(f"clips must be [b, t, 3, h, w], not {list(clips.shape)}")
@@ -88,26 +127,52 @@ class VideoClassifier(nn.Module):
             return self.classify(self.features(clips))
 
     def features(self, clips: Shaped[Tensor, "b t 3 h w"]) -> Float[Tensor, "b c"]:
-        """Return what the head sees of each clip."""
+        """Compute the features of each clip that the head classifies.
+
+        Args:
+            clips: RGB frames [b, t, 3, h, w], as for `forward`.
+
+        Returns:
+            Features [b, c].
+        """
         b, t = clips.shape[:2]
         with autocast(self):
             frames = self.normalise(clips).flatten(0, 1)
             return self.pool(self.family.run(frames, self.inserted(b, t)), b, t)
 
     def normalise(self, clips: Shaped[Tensor, "b t 3 h w"]) -> Float[Tensor, "b t 3 h w"]:
-        """Bring RGB values to the mean and spread that the image model was trained with."""
-        unit = (clips / _full_scale(clips)).to(self.mean.dtype)
-        return unit.sub_(self.mean).div_(self.std)
+        """Scale RGB values to the mean and standard deviation that the backbone expects.
+
+        Args:
+            clips: RGB frames [b, t, 3, h, w], as for `forward`.
+
+        Returns:
+            Floating-point frames of the same shape.
+        """
+        scaled = (clips / _full_scale(clips)).to(self.mean.dtype)
+        return scaled.sub_(self.mean).div_(self.std)
 
     def inserted(self, b: int, t: int) -> Inserted:
-        """What the trained parts bring into the backbone, for the frames of b clips of t each."""
+        """Return the adapters and prompts for a call of the backbone on b clips of t frames.
+
+        Inside `adapters_disabled`, there are none.
+        """
         if self._times_disabled:
             return Inserted()
-        adapters = {n: partial(_over_clips, a, b, t) for n, a in self.adapters.items()}
+        adapters = {n: partial(_adapter_update, a, b, t) for n, a in self.adapters.items()}
         return Inserted(adapters, list(self.prompts))
 
     def pool(self, frames: Any, b: int, t: int) -> Float[Tensor, "b c"]:
-        """From what the backbone made of the frames of b clips to one vector per clip."""
+        """Pool the backbone's output for b clips of t frames into one vector per clip.
+
+        Args:
+            frames: what `family.run` returned for b * t frames.
+            b: number of clips.
+            t: frames per clip.
+
+        Returns:
+            Features [b, c].
+        """
         enabled = not self._times_disabled
         if self.token_pool is not None and enabled:
             tokens = _by_clip(self.family.tokens(frames), b, t)
@@ -118,19 +183,33 @@ class VideoClassifier(nn.Module):
         return self.family.finish(pooled.mean(1))
 
     def classify(self, features: Float[Tensor, "b c"]) -> Float[Tensor, "b classes"]:
-        """The logits of what `features` returned, in full precision."""
+        """Compute the logits from what `features` returned.
+
+        Args:
+            features: features [b, c].
+
+        Returns:
+            Logits [b, classes], in float32 even if the model computes in half precision.
+        """
         return cast(Tensor, self.head(self.dropout(features))).to(self.mean.dtype)
 
     def set_precision(self, precision: Precision) -> None:
-        """Compute in this precision from now on, and hold the backbone's frozen maps in it.
+        """Compute in another precision from now on.
+
+        Half precision also stores the frozen weights in it, which takes half the memory. This
+        cannot be undone, because rounded weights cannot be restored.
+
+        Args:
+            precision: "float32", "bfloat16" or "float16".
 
         Raises:
-            ArgumentError: a precision of another name, or weights are held in another already.
+            ArgumentError: the name is unknown, or the model is already in half precision and
+                `precision` is not that one.
         """
-        can = ("float32", *HALF) if self.precision == "float32" else (self.precision,)
-        if precision not in can:
+        choices = ("float32", *HALF) if self.precision == "float32" else (self.precision,)
+        if precision not in choices:
             raise ArgumentError(
-                f"this model's precision can be {' or '.join(can)}, not {precision!r}"
+                f"this model's precision can be {' or '.join(choices)}, not {precision!r}"
             )
         if precision != self.precision:
             self._record_digest()
@@ -138,7 +217,13 @@ class VideoClassifier(nn.Module):
             self.precision = precision
 
     def train(self, mode: bool = True) -> "VideoClassifier":
-        """Switch the trained parts; the backbone stays in evaluation mode, trained or not."""
+        """Switch the added parts to training or evaluation mode.
+
+        The backbone stays in evaluation mode, even if a method trains it.
+
+        Args:
+            mode: True for training, False for evaluation.
+        """
         super().train(mode)
         self.backbone.eval()
         if METHODS[self.spec.method].unfrozen != "none":
@@ -146,29 +231,37 @@ class VideoClassifier(nn.Module):
         return self
 
     def trained_tensors(self) -> dict[str, nn.Parameter]:
-        """The trained parameters, by the names they are saved under."""
+        """Return the trained parameters by the names under which `save_adapter` saves them."""
         return {name: self.get_parameter(name) for name in self._trained_names}
 
     def trainable_parameters(self) -> list[nn.Parameter]:
-        """The trained parameters, as an optimizer takes them."""
+        """Return the trained parameters as a list, for an optimizer."""
         return list(self.trained_tensors().values())
 
     def num_parameters(self, only_trainable: bool = False) -> int:
-        """Count parameters: all, or the trained ones."""
+        """Count the parameters.
+
+        Args:
+            only_trainable: count only the trained ones.
+        """
         counted = self.trainable_parameters() if only_trainable else self.parameters()
         return sum(p.numel() for p in counted)
 
     @contextmanager
     def adapters_disabled(self) -> Iterator[None]:
-        """Run exactly the frozen image model inside this block. Applies to every thread.
+        """Run the model without its trained parts inside a `with` block.
+
+        `features` then returns exactly what the frozen image model computes. This affects all
+        threads that use the model.
 
         Raises:
-            ArgumentError: the method trains the image model itself.
+            ArgumentError: the method trains the image model or the pooling, so that there is no
+                frozen image model to fall back on.
         """
         if not METHODS[self.spec.method].has_frozen_model:
             raise ArgumentError(
-                f"method {self.spec.method} has no frozen image model under its head: it trains "
-                "the model itself, or the pooling"
+                f"method {self.spec.method} leaves no frozen image model to run: it trains the "
+                "image model itself, or the pooling"
             )
         self._disable(1)
         try:
@@ -183,41 +276,48 @@ class VideoClassifier(nn.Module):
                 set_low_rank(self.backbone, enabled=not self._times_disabled)
 
     def _record_digest(self) -> None:
-        """Note which weights the backbone has, before they change their precision or are left."""
+        """Record which weights the backbone has, while they are still in their own precision."""
         if not self.spec.digest:
             self.spec = dataclasses.replace(self.spec, digest=digest(self.backbone))
 
     def save_adapter(self, folder: str | Path) -> None:
-        """Write an adapter folder: the trained tensors, and all that rebuilding needs."""
+        """Save the trained tensors and everything that `load` needs to rebuild the classifier.
+
+        The backbone is not saved: the folder records its name and a digest of its weights.
+
+        Args:
+            folder: folder to write to; it is created if it does not exist.
+        """
         self._record_digest()
         checkpoint.write(Path(folder), self.spec, self.trained_tensors())
 
 
 def autocast(model: VideoClassifier) -> AbstractContextManager[object]:
-    """Compute in the model's precision; float32 leaves the caller's own autocast as it is.
+    """Return a context manager that computes in the model's precision.
 
-    Without autocast's cache of converted weights: frozen weights are held in half precision
-    already, and the cache's lock and Python's can wait for each other when one thread compiles.
+    A model in float32 follows the caller's own autocast. autocast's cache of converted weights is
+    off: frozen weights are stored in half precision already, and the lock of the cache can
+    deadlock with Python's own while another thread compiles.
     """
     if model.precision == "float32":
         return nullcontext()
     return torch.autocast(model.device.type, HALF[model.precision], cache_enabled=False)
 
 
-def _over_clips(adapter: nn.Module, b: int, t: int, features: Tensor) -> Tensor:
-    """Give an adapter the clip axis that the backbone does not know: [b * t, ...] features."""
+def _adapter_update(adapter: nn.Module, b: int, t: int, features: Tensor) -> Tensor:
+    """Compute an adapter's update of features [b * t, h, w, c], which have no axis of clips."""
     return cast(STAdapter, adapter).update(_by_clip(features, b, t)).flatten(0, 1)
 
 
 def _full_scale(clips: Tensor) -> Tensor | float:
-    """The value of white: 255, but for clips of floating point in 0..1."""
+    """Return the value of white: 1 for floating-point clips in 0..1, 255 for all others."""
     if not clips.is_floating_point():
         return 255.0
-    # Decided without reading a number back, for which a GPU would have to be waited.
+    # As a tensor, because reading the maximum into Python would wait for the GPU.
     largest = clips.amax(dim=(1, 2, 3, 4), keepdim=True)
-    return torch.where(largest > _MOST_OF_UNIT_SCALE, 255.0, 1.0)
+    return torch.where(largest > _UNIT_SCALE_LIMIT, 255.0, 1.0)
 
 
 def _by_clip(x: Tensor, b: int, t: int) -> Tensor:
-    # Not unflatten, whose check of the sizes torch.export takes for a constant of the model.
+    # Not unflatten: its check of the sizes makes torch.export fix the number of clips.
     return x.reshape(b, t, *x.shape[1:])

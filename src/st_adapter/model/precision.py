@@ -1,4 +1,4 @@
-"""Half precision: its names, and the frozen weights that are held in it."""
+"""Names of the precisions, and the conversion of frozen weights to half precision."""
 
 from typing import Literal
 
@@ -10,9 +10,10 @@ HALF = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 def hold_maps(backbone: nn.Module, precision: Precision) -> None:
-    """Hold the frozen weights of linear maps and ungrouped convolutions in half precision.
+    """Convert the frozen weights of linear layers and ungrouped convolutions to half precision.
 
-    They are the numbers that autocast makes of them in every call, in half the memory.
+    This halves their memory and does not change any result, because autocast converts the same
+    weights in every forward pass.
     """
     for module in backbone.modules():
         for parameter in module.parameters(recurse=False) if is_linear_map(module) else ():
@@ -21,5 +22,5 @@ def hold_maps(backbone: nn.Module, precision: Precision) -> None:
 
 
 def is_linear_map(module: nn.Module) -> bool:
-    """Whether a module is a linear map of vectors, or of patches: a convolution of one group."""
+    """Whether a module is a linear layer, or an ungrouped convolution, which is one on patches."""
     return type(module) is nn.Linear or (type(module) is nn.Conv2d and module.groups == 1)

@@ -1,4 +1,4 @@
-"""What a trained classifier is made of: the record that travels with its tensors."""
+"""The record that is saved with the trained tensors and from which a classifier is rebuilt."""
 
 from dataclasses import dataclass, field
 
@@ -7,22 +7,38 @@ from st_adapter.config import AdapterConfig, ClipConfig, MethodConfig, TrainConf
 from st_adapter.errors import ArgumentError
 
 BACKBONE_OPTIONS = ("embed_dim", "depth", "num_heads", "img_size", "patch_size")
-"""What may differ from the named image model; nothing that names a file or an address."""
+"""Sizes in which a backbone may differ from the timm model of its name.
+
+timm takes more options, some of which name files or URLs. Only these are allowed, so that an
+adapter folder from someone else cannot use the others.
+"""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelSpec:
-    """What a classifier is made of, enough to build it again around its trained tensors.
+    """Record what a classifier consists of, except for its tensors.
 
     Attributes:
-        backbone: timm name of the frozen image model.
-        weights: where its weights are from: "hub", "package", "random", a file, or "given"
-            for a model that was built by the caller.
-        digest: of the frozen weights; empty until the classifier is saved.
-        backbone_options: sizes that differ from the named image model's, as timm names them.
-        labels: names of the classes, those of one head after those of another.
+        backbone: timm name of the image model.
+        weights: source of its weights: "hub", "package", "random", the path of a file, or "given"
+            for a model that the caller built.
+        backbone_options: sizes that differ from the timm model of that name, by timm's names;
+            keys are from BACKBONE_OPTIONS, values are 1 or more.
+        labels: names of the classes in the order of the logits, all different. With several
+            heads, the classes of the first head come first.
         task: how the classes belong together.
-        mean, std: normalisation of RGB values in 0..1.
+        method: what is trained, one of the names in METHODS.
+        adapter: shape and placement of the adapters.
+        method_config: sizes for the methods other than adapters.
+        clip: how clips are cut from videos.
+        dropout: probability of dropout before the head, in [0, 1).
+        mean: mean of the red, green and blue values in 0..1 that the backbone was trained with.
+        std: standard deviation of those values, each above 0.
+        digest: SHA-256 of the backbone's weights, with which `load` recognises wrong weights;
+            empty until the classifier is saved.
+
+    Raises:
+        ArgumentError: a value is of the wrong type or outside its range.
     """
 
     backbone: str
@@ -44,17 +60,19 @@ class ModelSpec:
         for name, value in self.backbone_options.items():
             if name not in BACKBONE_OPTIONS or value < 1:
                 raise ArgumentError(
-                    f"backbone options are {', '.join(BACKBONE_OPTIONS)}, 1 or more each, "
+                    f"backbone options are {', '.join(BACKBONE_OPTIONS)}, each 1 or more, "
                     f"not {name} = {value}"
                 )
         if not self.labels or len(set(self.labels)) < len(self.labels):
-            raise ArgumentError(f"labels must be different names, one or more, not {self.labels}")
+            raise ArgumentError(f"labels must be one or more different names, not {self.labels}")
         counted = sum(count for _, count in self.task.heads)
         if self.task.heads and counted != len(self.labels):
             raise ArgumentError(
-                f"{self.task.heads} are {counted} classes, not the {len(self.labels)} of labels"
+                f"labels must have {counted} names, one for each class of the heads "
+                f"{self.task.heads}, not {len(self.labels)}"
             )
         if len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:
             raise ArgumentError(
-                f"mean and std take three numbers, std above 0, not {self.mean} and {self.std}"
+                "mean and std must have three numbers each, with std above 0, "
+                f"not {self.mean} and {self.std}"
             )

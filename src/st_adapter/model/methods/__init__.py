@@ -1,1 +1,1 @@
-"""What each method trains besides the head."""
+"""The modules and parameters that each method trains besides the head."""

@@ -16,28 +16,45 @@ _ACTIVATIONS = {"none": nn.Identity, "relu": nn.ReLU, "gelu": nn.GELU}
 
 
 class STAdapter(nn.Module):
-    """A bottleneck with a depthwise convolution over time and space, added to the features.
+    """Adapt features with a bottleneck and a depthwise convolution over time and space.
 
         y = x + up(activation(depthwise_conv3d(down(x))))
 
-    At initialisation the module is the identity to the bit. With "conv-zero", as in the official
-    code, the convolution is zero: the first gradient step reaches the convolution and `up.bias`
-    alone, `down` and `up.weight` move from the second step on. With the others `up` is zero, and
-    the first step reaches it alone. It reads a random mixture of neighbouring frames with
-    "up-zero"; with "difference" half of the frame after less half of the frame before (a random
-    mixture where the kernel spans one frame). Frames beyond the ends of a clip are zero, so that
-    its sum over a clip is half of the last frame less half of the first. Section 3.2 of the paper;
-    the published models use no activation.
+    This is section 3.2 of the paper; the published models use no activation. A new adapter returns
+    its input unchanged, bit for bit. `init` decides which part of it is zero at first:
+
+    - "conv-zero", as in the official code: the convolution is zero. The first gradient step changes
+      only the convolution and `up.bias`; `down` and `up.weight` follow from the second step on.
+    - "up-zero": `up` is zero and the only part that the first step changes. The convolution
+      starts as a random mixture of neighbouring frames.
+    - "difference": `up` is zero. The convolution starts as half the next frame minus half the
+      previous one, so that `up` learns from motion at once. A kernel that spans one frame starts
+      as with "up-zero".
+
+    Frames before the start and after the end of a clip count as zero.
+
+    Examples:
+        >>> adapter = STAdapter(channels=768, bottleneck=384)
+        >>> features = torch.randn(2, 8, 14, 14, 768)
+        >>> torch.equal(adapter(features), features)
+        True
 
     Args:
-        channels: width of the features, c.
-        bottleneck: width between `down` and `up`, d.
-        kernel_size: odd kernel over (time, height, width). (1, 1, 1) is a purely spatial adapter.
-        activation: applied after the convolution.
+        channels: width of the features, c, 1 or more.
+        bottleneck: width between `down` and `up`, d, 1 or more.
+        kernel_size: kernel over (time, height, width), three odd numbers. With (1, 1, 1) the
+            adapter sees each patch of each frame by itself.
+        activation: function after the convolution: "none", "relu" or "gelu".
         init: "conv-zero", "up-zero" or "difference".
 
+    Attributes:
+        down: linear layer from c to d channels.
+        conv: depthwise convolution of d channels.
+        activation: module after the convolution.
+        up: linear layer from d to c channels.
+
     Raises:
-        ArgumentError: a size is below one, or a kernel size is even.
+        ArgumentError: a width is below 1, or a kernel size is not odd.
     """
 
     def __init__(
@@ -63,8 +80,8 @@ class STAdapter(nn.Module):
         )
         self.activation = _ACTIVATIONS[activation]()
         self.up = nn.Linear(bottleneck, channels)
-        first = self.conv.weight if init == "conv-zero" else self.up.weight
-        for zero in (first, self.conv.bias, self.down.bias, self.up.bias):
+        identity = self.conv.weight if init == "conv-zero" else self.up.weight
+        for zero in (identity, self.conv.bias, self.down.bias, self.up.bias):
             assert zero is not None
             nn.init.zeros_(zero)
         if init == "difference" and kernel_size[0] > 1:
@@ -72,18 +89,32 @@ class STAdapter(nn.Module):
 
     @torch.no_grad()
     def _difference_frames(self) -> None:
-        """Make the convolution half the difference of the frames after and before."""
+        """Set the convolution to half the next frame minus half the previous one."""
         nn.init.zeros_(self.conv.weight)
         t, h, w = (size // 2 for size in self.conv.kernel_size)
         self.conv.weight[:, 0, t + 1, h, w] = 0.5
         self.conv.weight[:, 0, t - 1, h, w] = -0.5
 
     def forward(self, features: Float[Tensor, "b t h w c"]) -> Float[Tensor, "b t h w c"]:
-        """Add to each patch what its neighbours in time and space say about it."""
+        """Add to each patch what the adapter computes from its neighbours in time and space.
+
+        Args:
+            features: patch features of clips, [b, t, h, w, c], without class tokens.
+
+        Returns:
+            Adapted features of the same shape.
+        """
         return features + self.update(features)
 
     def update(self, features: Float[Tensor, "b t h w c"]) -> Float[Tensor, "b t h w c"]:
-        """What `forward` adds to the features."""
+        """Compute only what `forward` adds to the features.
+
+        Args:
+            features: patch features of clips, [b, t, h, w, c], without class tokens.
+
+        Returns:
+            The update, of the same shape.
+        """
         hidden = depthwise_conv3d(self.down(features), self.conv.weight, self.conv.bias)
         update: Tensor = self.up(self.activation(hidden))
         return update
@@ -94,19 +125,24 @@ def depthwise_conv3d(
     weight: Float[Tensor, "d 1 kt kh kw"],
     bias: Float[Tensor, " d"] | None,
 ) -> Float[Tensor, "b t h w d"]:
-    """Convolve each channel over time and space with zero padding, without leaving channels-last.
+    """Convolve each channel over time and space with zero padding.
 
-    Equal to `conv3d(..., groups=d)` up to rounding. A kernel over time alone is one 2-D
-    convolution over (t, h * w), or a Triton kernel on a GPU; any other kernel is the sum over its
-    time steps of 2-D convolutions of shifted frames. All take views of `x`; no layout is copied.
+    The result equals `conv3d(..., groups=d)` up to rounding. That function would copy the features
+    to channels-first and back. Here, a kernel over time only runs as one 2-D convolution over
+    (t, h * w), or as a Triton kernel on a GPU. Any other kernel runs as a sum, over its time steps,
+    of 2-D convolutions of shifted frames. All of these take channels-last views of `x`.
+
+    Args:
+        x: features.
+        weight: one kernel of odd sizes per channel.
+        bias: one value per channel, or None.
     """
     b, t, h, w, d = x.shape
     time_taps, *spatial = weight.shape[2:]
     if spatial == [1, 1]:
         if bias is not None and _runs_kernel(x):
-            from st_adapter.model.methods.triton_convolution import (
-                convolve_over_time,  # which imports Triton
-            )
+            # Imported here, because it imports Triton, which is not installed everywhere.
+            from st_adapter.model.methods.triton_convolution import convolve_over_time
 
             out = convolve_over_time(x.flatten(2, 3), weight[:, 0, :, 0, 0], bias)
             return out.view(x.shape)
@@ -128,7 +164,7 @@ def conv2d_over_time(
     weight: Float[Tensor, "d 1 kt 1 1"],
     bias: Float[Tensor, " d"] | None,
 ) -> Float[Tensor, "b t h w d"]:
-    """Convolve over time alone, as one 2-D convolution over (t, h * w)."""
+    """Convolve over time only, as one 2-D convolution over (t, h * w)."""
     b, t, h, w, d = x.shape
     rows = x.reshape(b, t, h * w, d).permute(0, 3, 1, 2)
     out = F.conv2d(rows, weight[..., 0], bias, padding=(weight.shape[2] // 2, 0), groups=d)
@@ -136,18 +172,20 @@ def conv2d_over_time(
 
 
 def _runs_kernel(x: Tensor) -> bool:
-    """Whether the Triton kernel is used: on a GPU, up to float32, unless the model is exported."""
-    here = x.is_cuda and x.dtype != torch.float64 and not torch.compiler.is_exporting()
-    return here and (torch.compiler.is_compiling() or _builds_kernels(x.device, x.dtype))
+    """Whether to use the Triton kernel: on a GPU, not in float64, and not in an exported model."""
+    possible = x.is_cuda and x.dtype != torch.float64 and not torch.compiler.is_exporting()
+    # torch.compile cannot trace the trial, and itself relies on Triton on a GPU.
+    return possible and (torch.compiler.is_compiling() or _builds_kernels(x.device, x.dtype))
 
 
 @cache
 def _builds_kernels(device: torch.device, dtype: torch.dtype) -> bool:
-    """Whether Triton works there, which takes a C compiler; if not, say so once."""
+    """Whether Triton works on a device. It needs a C compiler; without one, print a note once."""
     try:
         from st_adapter.model.methods.triton_convolution import convolve_over_time
 
-        # Checkpointing would keep the tensors of this trial, and run it again.
+        # Keeps this trial out of a surrounding activation checkpoint, which would record its
+        # tensors and expect them again when it recomputes the block.
         untouched = saved_tensors_hooks(lambda x: x, lambda x: x)
         with torch.inference_mode(False), torch.enable_grad(), untouched:
             x = torch.ones(1, 2, 1, 16, dtype=dtype, device=device, requires_grad=True)
@@ -155,8 +193,8 @@ def _builds_kernels(device: torch.device, dtype: torch.dtype) -> bool:
             torch.autograd.grad(out.sum(), x)
     except torch.OutOfMemoryError:
         raise
-    except Exception as error:  # whatever its compiler raises
+    except Exception as error:  # Triton's compiler raises many types
         reason = (str(error).splitlines() or [type(error).__name__])[0]
-        note(f"Triton builds no kernels here ({reason}); adapters run a slower convolution")
+        note(f"Triton cannot build kernels here ({reason}); adapters use a slower convolution")
         return False
     return True

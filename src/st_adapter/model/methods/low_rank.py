@@ -1,4 +1,4 @@
-"""Low-rank updates of the linear maps in a backbone: LoRA, Hu et al. 2021, arXiv 2106.09685."""
+"""Low-rank updates of the linear layers in a backbone: LoRA, Hu et al. 2021, arXiv 2106.09685."""
 
 from contextlib import ExitStack
 
@@ -11,31 +11,37 @@ from st_adapter.model.precision import is_linear_map
 
 
 def add_low_rank(family: Family, rank: int) -> list[nn.Parameter]:
-    """Wrap the linear maps and ungrouped convolutions in the blocks by peft's LoRA, alpha = 2 rank.
+    """Wrap the linear layers and ungrouped convolutions of all blocks with LoRA from peft.
 
-    The backbone is changed in place. The updates start at zero. A map whose weight the backbone
-    takes without calling it cannot be wrapped, and is left alone.
+    The backbone is changed in place. The updates start at zero, and alpha is twice the rank.
+
+    Args:
+        family: runs the backbone.
+        rank: rank of the updates, 1 or more.
 
     Returns:
-        The parameters of the updates: peft lets none but these be trained.
+        The parameters of the updates, the only ones that peft leaves trainable.
 
     Raises:
-        ArgumentError: the blocks call no such map.
+        ArgumentError: the blocks do not call any such layer.
     """
-    from peft import LoraConfig, inject_adapter_in_model  # takes seconds
+    from peft import LoraConfig, inject_adapter_in_model  # the import takes seconds
 
     backbone = family.backbone
-    maps = {m for block in family.blocks() for m in block.modules() if is_linear_map(m)}
+    layers = {m for block in family.blocks() for m in block.modules() if is_linear_map(m)}
+    # Some backbones use the weight of a layer without calling the layer. A wrapper around such a
+    # layer would never run, so that only those which one frame shows to be called are wrapped.
     called: set[nn.Module] = set()
     with ExitStack() as hooks, torch.no_grad():
-        for module in maps:
+        for module in layers:
             hooks.enter_context(
                 module.register_forward_pre_hook(lambda module, _: called.add(module))
             )
         family.run(family.black_frame())
     if not called:
         raise ArgumentError(
-            f"method lora does not fit {type(backbone).__name__}: its blocks call no linear map"
+            f"method lora does not fit {type(backbone).__name__}: its blocks do not call any "
+            "linear layer"
         )
     targets = [name for name, module in backbone.named_modules() if module in called]
     config = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=targets)
@@ -44,7 +50,7 @@ def add_low_rank(family: Family, rank: int) -> list[nn.Parameter]:
 
 
 def set_low_rank(backbone: nn.Module, *, enabled: bool) -> None:
-    """Let the updates take part, or not."""
+    """Switch the updates of a backbone on or off."""
     from peft.tuners.lora import LoraLayer
 
     for module in backbone.modules():

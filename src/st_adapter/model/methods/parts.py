@@ -1,4 +1,4 @@
-"""What a method trains: the parts that it adds to a backbone, what it unfreezes there."""
+"""Build what a method trains: the parts added to a backbone, and what is unfrozen inside it."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -21,15 +21,15 @@ _WIDEST = 384
 
 @dataclass(kw_only=True)
 class Parts:
-    """What a method trains besides the head.
+    """Hold what a method trains besides the head.
 
     Attributes:
-        adapters: by the name of their site.
-        prompts: tokens before the blocks, from the first on.
-        frame_mixer: over the features of frames, before their mean.
-        token_pool: in place of the mean.
+        num_features: width of the features that the head classifies.
+        adapters: adapters by the name of their site.
+        prompts: prompt tokens [tokens, c] for each block that gets some, from the first block on.
+        frame_mixer: module applied to the features of all frames before their mean, or None.
+        token_pool: module that replaces the mean over frames, or None.
         unfrozen: parameters inside the backbone.
-        num_features: width of what the head sees.
     """
 
     num_features: int
@@ -41,12 +41,18 @@ class Parts:
 
 
 def build_parts(name: str, adapter: AdapterConfig, sizes: MethodConfig, family: Family) -> Parts:
-    """Build what the method called `name` trains, from the choices of its row in METHODS.
+    """Build what a method trains, as its entry in METHODS says.
 
-    The backbone is changed by "lora" alone, which wraps its linear maps.
+    Only "lora" changes the backbone: it wraps linear layers.
+
+    Args:
+        name: name of the method.
+        adapter: shape and placement of adapters.
+        sizes: sizes for methods other than adapters.
+        family: family of the backbone.
 
     Raises:
-        ArgumentError: there is no such method, or it does not fit the backbone.
+        ArgumentError: the method is unknown or does not fit the backbone.
     """
     check_method(name)
     method = METHODS[name]
@@ -76,17 +82,17 @@ def build_parts(name: str, adapter: AdapterConfig, sizes: MethodConfig, family: 
 
 
 def _build_adapters(config: AdapterConfig, sites: list[Site]) -> nn.ModuleDict:
-    """Make the adapters at the chosen sites, keyed by the name of their site.
+    """Make the adapters at the chosen sites, by the name of their site.
 
     Raises:
-        ArgumentError: positions or layers that the backbone does not have, or a kernel over space
-            where the backbone keeps its patches in another order.
+        ArgumentError: the backbone does not have these positions or that many layers, or the
+            kernel covers neighbouring patches and the backbone reorders its patches.
     """
     chosen = _choose_sites(config, sites)
     if config.kernel_size[1:] != (1, 1) and not all(site.ordered for site in chosen):
         raise ArgumentError(
-            "this backbone does not keep patches in the order of the picture: kernel_size must be "
-            f"1 in height and width, not {config.kernel_size}"
+            "this backbone does not keep patches in the order of the picture, so kernel_size must "
+            f"be 1 in height and width, not {config.kernel_size}"
         )
     return nn.ModuleDict(
         {
@@ -103,38 +109,43 @@ def _build_adapters(config: AdapterConfig, sites: list[Site]) -> nn.ModuleDict:
 
 
 def _choose_sites(config: AdapterConfig, sites: list[Site]) -> list[Site]:
-    """Keep the sites at the configured positions of the last `config.layers` blocks."""
+    """Return the sites at the configured positions in the last `config.layers` blocks."""
     have = list(dict.fromkeys(site.position for site in sites))
     wanted = have if config.positions == "all" else config.positions
     for position in wanted:
         if position not in have:
             raise ArgumentError(
-                f"this backbone has adapter positions {have}, not {position!r}; "
-                'positions "all" takes each that it has'
+                f"this backbone has the adapter positions {', '.join(have)}, not {position!r}; "
+                'positions "all" uses every one'
             )
     num_blocks = 1 + max(site.block for site in sites)
     layers = num_blocks if config.layers == "all" else config.layers
     if layers > num_blocks:
-        raise ArgumentError(f"this backbone has {num_blocks} blocks; adapter layers was {layers}")
+        raise ArgumentError(
+            f"adapter layers must be at most {num_blocks}, the number of blocks of this backbone, "
+            f"not {layers}"
+        )
     return [s for s in sites if s.position in wanted and s.block >= num_blocks - layers]
 
 
 def _build_prompts(num_tokens: int, widths: list[int], *, deep: bool) -> nn.ParameterList:
-    """Make `num_tokens` tokens for the first block, or for every block where `deep`.
+    """Make prompt tokens for the first block, or for every block if `deep`.
 
-    Visual prompt tuning, Jia et al. 2022, arXiv 2203.12119. Values are drawn uniformly, with
-    variance 1 / (3 c): close to zero compared with normed tokens.
+    Visual prompt tuning, Jia et al. 2022, arXiv 2203.12119. Values are drawn uniformly with
+    variance 1 / (3 c), which is small compared with normalised tokens.
 
     Args:
-        widths: channels of the tokens before each block that takes prompts.
+        num_tokens: tokens per block.
+        widths: channels c of the tokens before each block that accepts prompts.
+        deep: whether every block gets prompts.
 
     Raises:
-        ArgumentError: no block does.
+        ArgumentError: no block accepts prompts.
     """
     if not widths:
         raise ArgumentError(
-            "method prompt needs a plain vision transformer, whose blocks take any number of "
-            "tokens; this backbone's do not"
+            "method prompt needs a plain vision transformer, whose blocks accept any number of "
+            "tokens; the blocks of this backbone do not"
         )
     tokens = [torch.empty(num_tokens, width) for width in (widths if deep else widths[:1])]
     return nn.ParameterList(
@@ -143,27 +154,33 @@ def _build_prompts(num_tokens: int, widths: list[int], *, deep: bool) -> nn.Para
 
 
 def _biases(backbone: nn.Module) -> list[nn.Parameter]:
-    """The bias of each module that has one. BitFit, Ben Zaken et al. 2021, arXiv 2106.10199."""
-    found = [getattr(module, "bias", None) for module in backbone.modules()]
-    chosen = [bias for bias in found if isinstance(bias, nn.Parameter)]
-    if not chosen:
-        raise ArgumentError(f"method bitfit does not fit {type(backbone).__name__}: it has no bias")
-    return chosen
+    """Return the biases of all modules. BitFit, Ben Zaken et al. 2021, arXiv 2106.10199."""
+    candidates = [getattr(module, "bias", None) for module in backbone.modules()]
+    biases = [bias for bias in candidates if isinstance(bias, nn.Parameter)]
+    if not biases:
+        raise ArgumentError(
+            f"method bitfit does not fit {type(backbone).__name__}: it does not have any biases"
+        )
+    return biases
 
 
 def _last_blocks(blocks: Sequence[nn.Module], count: int) -> list[nn.Parameter]:
     if count > len(blocks):
-        raise ArgumentError(f"this backbone has {len(blocks)} blocks; trained blocks was {count}")
+        raise ArgumentError(
+            f"trained blocks must be at most {len(blocks)}, the number of blocks of this backbone, "
+            f"not {count}"
+        )
     return [parameter for block in blocks[-count:] for parameter in block.parameters()]
 
 
 def forget_caches(backbone: nn.Module) -> None:
-    """Let timm's attention modules compute position biases anew in every pass.
+    """Make timm's attention modules compute position biases anew in every forward pass.
 
-    In evaluation mode LeViT, TinyViT and their kin keep them, as long as weights do not change.
+    LeViT, TinyViT and similar models cache them in evaluation mode. A method that trains the
+    backbone, which stays in evaluation mode, would then use outdated biases.
     """
     for module in backbone.modules():
         cache: Any = getattr(module, "attention_bias_cache", None)
         if cache is not None:
             cache.clear()
-            module.training = True  # of this module alone: it has no dropout
+            module.training = True  # not of its children; it has no dropout itself

@@ -1,4 +1,4 @@
-"""From the features of frames to those of a clip, where that is learnt."""
+"""Trained modules that turn frame features into clip features."""
 
 import math
 
@@ -10,18 +10,19 @@ from torch import Tensor, nn
 
 _HEAD_WIDTH = 64
 _WIDEST = 384
-"""Both work in at most so many channels; features of more are mapped down first."""
+"""Most channels that both modules work in, as in the adapters; wider features are projected."""
 
 
 class TemporalTransformer(nn.Module):
-    """A transformer over the frames of a clip, added to their features.
+    """Add to frame features what a small transformer computes from all frames of the clip.
 
-    ActionCLIP's, Wang et al. 2021, arXiv 2109.08472, with sinusoidal places in place of learnt
-    ones, so that it takes any number of frames. The last map starts at zero: the identity.
+    It follows ActionCLIP, Wang et al. 2021, arXiv 2109.08472, but has sinusoidal instead of learnt
+    position embeddings, so that it accepts any number of frames. The last layer starts at zero, so
+    that a new module returns its input unchanged.
 
     Args:
         channels: width of the features.
-        layers: blocks of attention over frames and an MLP.
+        layers: number of transformer blocks, 1 or more.
     """
 
     def __init__(self, channels: int, layers: int) -> None:
@@ -35,17 +36,23 @@ class TemporalTransformer(nn.Module):
         nn.init.zeros_(self.out.bias)
 
     def forward(self, features: Float[Tensor, "b t c"]) -> Float[Tensor, "b t c"]:
-        """Let each frame see the others and when they come."""
+        """Add to each frame what it learns from the others and from their order."""
         hidden = self.into(self.norm(features))
-        places = sinusoids(hidden.shape[1], hidden.shape[2], hidden.device)
-        update: Tensor = self.out(self.blocks(hidden + places.to(hidden.dtype)))
+        positions = sinusoids(hidden.shape[1], hidden.shape[2], hidden.device)
+        update: Tensor = self.out(self.blocks(hidden + positions.to(hidden.dtype)))
         return features + update
 
 
 class TokenPool(nn.Module):
-    """Attention pooling over all tokens: a learnt query, then an MLP. timm's AttentionPoolLatent.
+    """Pool the tokens of all frames with a learnt query and an MLP (timm's AttentionPoolLatent).
 
-    Blind to order: a token does not say which frame it is from.
+    Tokens carry no information about their frame, so that the order of frames has no effect.
+
+    Args:
+        channels: width of the tokens.
+
+    Attributes:
+        width: width of the pooled features, at most 384.
     """
 
     def __init__(self, channels: int) -> None:
@@ -61,7 +68,13 @@ class TokenPool(nn.Module):
 
 
 def sinusoids(length: int, channels: int, device: torch.device) -> Float[Tensor, "t c"]:
-    """Places as sines and cosines of falling frequency. Vaswani et al. 2017, arXiv 1706.03762."""
+    """Compute sinusoidal position embeddings. Vaswani et al. 2017, arXiv 1706.03762.
+
+    Args:
+        length: number of positions, t.
+        channels: width of the embeddings, c.
+        device: device of the result.
+    """
     half = (channels + 1) // 2
     frequencies = torch.exp(torch.arange(half, device=device) * (-math.log(1e4) / half))
     angles = torch.arange(length, device=device)[:, None] * frequencies
@@ -73,5 +86,5 @@ def _narrow(channels: int, width: int) -> nn.Module:
 
 
 def _num_heads(channels: int) -> int:
-    """Heads of about 64 channels, as many as divide the width."""
+    """Return a number of heads that divides the width and makes heads of about 64 channels."""
     return next(n for n in range(max(1, channels // _HEAD_WIDTH), 0, -1) if channels % n == 0)

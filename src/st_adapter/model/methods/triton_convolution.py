@@ -1,9 +1,10 @@
-"""The depthwise convolution over time as one Triton kernel each way, for GPUs.
+"""The depthwise convolution over time on GPUs, as one Triton kernel forward and one backward.
 
-Faster than what torch's compiler makes of it; `benchmarks/temporal_convolution.py` tells how much.
+It is faster than the code that torch.compile generates; `benchmarks/temporal_convolution.py`
+measures by how much.
 """
 
-# Triton reads the annotations of its kernels, which have types of its own.
+# Triton reads the annotations of kernels; its types are unknown to mypy.
 # mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-decorators
 
 from contextlib import AbstractContextManager, nullcontext
@@ -16,15 +17,20 @@ from jaxtyping import Float
 from torch import Tensor
 
 _ROWS, _CHANNELS = 64, 64
+"""Size of the tile of the result that one Triton program computes."""
 
 
 def convolve_over_time(
     x: Float[Tensor, "b t n d"], weight: Float[Tensor, "d k"], bias: Float[Tensor, " d"]
 ) -> Float[Tensor, "b t n d"]:
-    """Convolve each channel over time with zero padding, in float32; the result is held as x is.
+    """Convolve each channel over time with zero padding.
+
+    Sums are computed in float32; the result has the dtype of `x`.
 
     Args:
-        weight: of k frames, an odd number.
+        x: features of n patches in t frames, on a GPU.
+        weight: one kernel per channel over k frames, an odd number.
+        bias: one value per channel.
     """
     assert weight.shape[0] == bias.shape[0] == x.shape[-1]
     assert weight.shape[1] % 2
@@ -33,7 +39,11 @@ def convolve_over_time(
 
 
 class _TemporalConvolution(torch.autograd.Function):
-    """One kernel each way; frames are read for every tap, but for the first from the caches."""
+    """Run one kernel forward and one backward.
+
+    Each tap of the convolution reads a frame again. Those reads mostly hit the GPU's caches, except
+    for the first one.
+    """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
@@ -47,19 +57,24 @@ class _TemporalConvolution(torch.autograd.Function):
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """All three gradients in one pass; those of weights are added up in a fixed order."""
+        """Compute all three gradients with one kernel."""
         x, weight = ctx.saved_tensors
-        grad, of_x, taps = grad.contiguous(), torch.empty_like(x), weight.shape[1]
+        grad, grad_x, taps = grad.contiguous(), torch.empty_like(x), weight.shape[1]
         grid = _grid(x)
+        # Each program writes its share of the gradients of weight and bias to a row of its own.
+        # Atomic additions would be in random order, and results would vary in the last bits.
         parts = torch.empty(grid[0], taps + 1, x.shape[-1], dtype=torch.float32, device=x.device)
         with _on_device_of(x):
-            _gradients[grid](grad, x, weight, of_x, parts, *_sizes(x, weight))
+            _gradients[grid](grad, x, weight, grad_x, parts, *_sizes(x, weight))
         total = parts.sum(0)
-        return of_x, total[:taps].T.to(weight.dtype), total[taps].to(weight.dtype)
+        return grad_x, total[:taps].T.to(weight.dtype), total[taps].to(weight.dtype)
 
 
 def _on_device_of(x: Tensor) -> AbstractContextManager[object]:
-    """Triton starts kernels on the current device; torch's compiler sees to that itself."""
+    """Make the device of x current, on which Triton launches kernels; torch.compile does so itself.
+
+    Tensors are on the CPU only in tests, with Triton's interpreter.
+    """
     interpreted = x.is_cpu
     if torch.compiler.is_compiling() or interpreted:
         return nullcontext()
@@ -72,6 +87,11 @@ def _grid(x: Tensor) -> tuple[int, int]:
 
 def _sizes(x: Tensor, weight: Tensor) -> tuple[int, ...]:
     return x.shape[:-1].numel(), *x.shape[1:], weight.shape[1], _ROWS, _CHANNELS
+
+
+# Features are a matrix of rows (clip, frame, patch) and channels; one program handles one tile. A
+# tap of the kernel reads the same patch in another frame, which is `plane` rows away. Offsets are
+# computed in int64, because large batches have more than 2**31 values.
 
 
 @triton.jit
@@ -101,7 +121,7 @@ def _convolve(
 
 @triton.jit
 def _gradients(
-    grad, x, weight, of_x, parts, num_rows, num_frames, plane, channels,
+    grad, x, weight, grad_x, parts, num_rows, num_frames, plane, channels,
     TAPS: tl.constexpr, ROWS: tl.constexpr, CHANNELS: tl.constexpr,
 ):  # fmt: skip
     row, channel, is_here = _block(num_rows, channels, ROWS, CHANNELS)
@@ -121,4 +141,4 @@ def _gradients(
         is_after = is_here & (time + step >= 0) & (time + step < num_frames)
         seen = tl.load(x + after, is_after, 0).to(tl.float32)
         tl.store(part + tap * channels, tl.sum(centre * seen, 0)[None, :], channel < channels)
-    tl.store(of_x + here, total, is_here)
+    tl.store(grad_x + here, total, is_here)
