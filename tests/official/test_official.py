@@ -88,7 +88,7 @@ def test_an_import_records_what_the_tensors_tell(capsys, checkpoint, flags, tmp_
 def test_a_run_moved_without_its_weights_takes_them_anew(capsys, checkpoint, flags, tmp_path):
     command(capsys, "import-official", checkpoint, "--out", tmp_path / "run", *flags)
     shutil.move(tmp_path / "clip.pt", tmp_path / "moved.pt")
-    with pytest.raises(st_adapter.CheckpointError, match="from the file clip.pt, which is not"):
+    with pytest.raises(st_adapter.CheckpointError, match="from the file clip.pt, which was not"):
         st_adapter.load(tmp_path / "run")
     assert st_adapter.load(tmp_path / "run", weights=str(tmp_path / "moved.pt"))
 
@@ -148,7 +148,7 @@ def test_other_forms_of_the_same_tensors_are_read(capsys, checkpoint, flags, tmp
             lambda model: [
                 model.update({f"{b}.conv.weight": torch.zeros(32, 3)}) for b in (FIRST, LAST)
             ],
-            r"no tensor named conv.weight of the form \[d, 1, t, h, w\]",
+            r"does not have a tensor named conv.weight of shape \[d, 1, t, h, w\]",
         ),
         (
             lambda model: [
@@ -164,9 +164,9 @@ def test_other_forms_of_the_same_tensors_are_read(capsys, checkpoint, flags, tmp
         ),
         (
             lambda model: [model.pop(name) for name in list(model) if "adapter" in name],
-            "no checkpoint of the authors' ST-Adapter",
+            "not a checkpoint of the authors' ST-Adapter",
         ),
-        (lambda model: model["fc.bias"].fill_(float("nan")), "fc.bias|head.bias holds values"),
+        (lambda model: model["fc.bias"].fill_(float("nan")), "fc.bias|head.bias contains values"),
         (
             lambda model: model.update({"fc.bias": torch.zeros(7).long()}),
             "fc.bias: file has torch.int64, model needs",
@@ -175,8 +175,14 @@ def test_other_forms_of_the_same_tensors_are_read(capsys, checkpoint, flags, tmp
             lambda model: model.update({"fc.bias": torch.zeros(7).to_sparse()}),
             "fc.bias is a sparse or quantised tensor",
         ),
-        (lambda model: model.pop("fc.weight"), r"no tensor named fc.weight of the form \[n, c\]"),
-        (lambda model: model.update({"epoch": 3}), "holds no flat table of named tensors"),
+        (
+            lambda model: model.pop("fc.weight"),
+            r"does not have a tensor named fc.weight of shape \[n, c\]",
+        ),
+        (
+            lambda model: model.update({"epoch": 3}),
+            "does not contain a flat table of named tensors",
+        ),
     ],
 )
 def test_a_checkpoint_that_does_not_fit_is_one_line_and_writes_nothing(
@@ -199,7 +205,7 @@ def refused(capsys, tmp_path, message, *arguments):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--weights", "random"], "width 64 and 3 blocks, which is no CLIP model with a name"),
+        (["--weights", "random"], "width 64 and 3 blocks, which no published CLIP model has"),
         (
             ["--weights", "random", "--backbone", "vit_tiny_patch16_224"],
             "width 64 and 3 blocks; vit_tiny_patch16_224 has width 192 and 12 blocks",
@@ -228,9 +234,9 @@ def test_flags_that_make_no_sense_are_named(capsys, checkpoint, flags, tmp_path,
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("a\nb\n", "labels.txt has 2 labels; the checkpoint has 7 classes"),
+        ("a\nb\n", "labels.txt: expected one label for each of 7 classes, got 2"),
         ("a\nb\na\nd\ne\nf\ng\n", "labels.txt has the label 'a' 2 times"),
-        (None, "labels.txt: not a readable file of labels"),
+        (None, "labels.txt is not a readable text file of labels"),
     ],
 )
 def test_labels_that_do_not_fit_are_named(capsys, checkpoint, flags, tmp_path, text, message):
@@ -259,13 +265,13 @@ def test_heads_that_were_guessed_are_said(capsys, checkpoint, flags, tmp_path):
     _, _, error = command(
         capsys, "import-official", checkpoint, "--out", tmp_path / "run", *flags[:2]
     )
-    assert "note: assuming 1 attention heads; use --heads to change that" in error
+    assert "note: the weights do not record the number of attention heads; assuming 1; use" in error
 
 
 def test_a_cut_checkpoint_is_named(capsys, checkpoint, flags, tmp_path):
     checkpoint.write_bytes(checkpoint.read_bytes()[:5000])
     refused(capsys, tmp_path, r"checkpoint-6.pth: not a readable", checkpoint, *flags)
-    refused(capsys, tmp_path, "gone.pth: no such checkpoint file", tmp_path / "gone.pth", *flags)
+    refused(capsys, tmp_path, "checkpoint .*gone.pth does not exist", tmp_path / "gone.pth", *flags)
 
 
 def test_a_checkpoint_that_would_run_code_does_not(capsys, checkpoint, flags, tmp_path):
@@ -275,7 +281,7 @@ def test_a_checkpoint_that_would_run_code_does_not(capsys, checkpoint, flags, tm
 
     record = torch.load(checkpoint, weights_only=True)
     torch.save(record | {"optimizer": Evil()}, checkpoint)
-    refused(capsys, tmp_path, "it is damaged, or holds more than tensors", checkpoint, *flags)
+    refused(capsys, tmp_path, "it is damaged, or contains more than tensors", checkpoint, *flags)
     torch.load(checkpoint, weights_only=False)
     assert (tmp_path / "was here").is_dir()  # the payload was a real one
 
@@ -300,7 +306,7 @@ def test_a_trained_run_exports_and_imports_with_the_same_logits(
     file = tmp_path / "out" / "checkpoint-1.pth"
     code, _, error = command(capsys, "export-official", trained_run, "--out", file)
     assert code == 0
-    assert "CLIP ViTs with QuickGELU alone; test_vit is not one" in error
+    assert "only runs CLIP ViTs with QuickGELU; test_vit is not one" in error
     assert torch.load(file, weights_only=True)["next_epoch"] == 1
     flags = ["--backbone", "test_vit", "--weights", "random"]
     out = tmp_path / "again"
@@ -326,7 +332,7 @@ def test_a_trained_run_exports_and_imports_with_the_same_logits(
             {"backbone": "eva02_tiny_patch14_224"},
             "its backbone eva02_tiny_patch14_224 is not a plain ViT",
         ),
-        ({"method": "linear"}, "method linear has no adapters"),
+        ({"method": "linear"}, "method linear does not have adapters"),
         ({"method": "full-temporal"}, "method full-temporal trains the image model itself"),
         (
             {"adapter": st_adapter.AdapterConfig(activation="gelu")},
@@ -344,5 +350,5 @@ def test_a_run_without_an_official_form_is_refused_with_the_reason(
     code, _, error = command(capsys, "export-official", tmp_path / "adapter", "--out", out)
     assert code == 2
     assert error.count("\n") == 1
-    assert f"has no form in the authors' code: {reason}" in error
+    assert f"cannot be written for the authors' code: {reason}" in error
     assert not out.exists()

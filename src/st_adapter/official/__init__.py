@@ -1,1 +1,1 @@
-"""The authors' checkpoints, read and written."""
+"""Conversion of checkpoints from and to the authors' code, github.com/linziyi96/st-adapter."""

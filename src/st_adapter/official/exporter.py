@@ -1,4 +1,4 @@
-"""The authors' checkpoints from runs."""
+"""Export a run as a checkpoint of the authors' code."""
 
 from pathlib import Path
 
@@ -15,12 +15,21 @@ from st_adapter.training.run_folder import recorded_next_epoch
 
 
 def export_official(run: str | Path, out: str | Path) -> int:
-    """Write the classifier in `run` as the authors' code does; return how many tensors it has.
+    """Write the trained tensors of a run as a checkpoint of the authors' code.
 
-    The file has no optimizer's state: their code can test it, or start from it (--pretrain).
+    The checkpoint has no optimizer state. Their code can evaluate it, or start training from it
+    (--pretrain), but cannot resume it.
+
+    Args:
+        run: run folder or adapter folder.
+        out: file to write; it must not exist.
+
+    Returns:
+        The number of tensors in the checkpoint.
 
     Raises:
-        ArgumentError, CheckpointError: the run has no such form; nothing has been written.
+        ArgumentError, CheckpointError: the authors' code cannot represent this classifier, or a
+            file cannot be read. Nothing has been written.
     """
     folder, file = checkpoint.find(Path(run)), Path(out)
     if file.exists():
@@ -28,7 +37,9 @@ def export_official(run: str | Path, out: str | Path) -> int:
     spec = checkpoint.read_spec(folder)
     ours = checkpoint.read_tensors(folder)
     if obstacles := _obstacles(spec):
-        raise ArgumentError(f"{folder} has no form in the authors' code: {'; '.join(obstacles)}")
+        raise ArgumentError(
+            f"{folder} cannot be written for the authors' code: {'; '.join(obstacles)}"
+        )
     tensors = {official_name(name): tensor for name, tensor in ours.items()}
     shape = read_shape(str(folder), tensors)
     record = {
@@ -45,11 +56,11 @@ def export_official(run: str | Path, out: str | Path) -> int:
 
 
 def _obstacles(spec: ModelSpec) -> list[str]:
-    """Why the authors' code has no such classifier, where it has none."""
+    """Return all reasons why the authors' code cannot represent a classifier."""
     method = METHODS[spec.method]
     reasons = {
-        f"it answers {spec.task} a video": spec.task != Task(),
-        f"method {spec.method} has no adapters": method.adapters == "none",
+        f"it predicts {spec.task} per video": spec.task != Task(),
+        f"method {spec.method} does not have adapters": method.adapters == "none",
         f"method {spec.method} trains the image model itself": method.changes_backbone,
         f"its backbone {spec.backbone} is not a plain ViT": not is_plain_vit(spec.backbone),
         f"its adapters have the activation {spec.adapter.activation}": (

@@ -1,4 +1,4 @@
-"""The format of the authors' checkpoints, linziyi96/st-adapter at b914b38."""
+"""The format of the authors' checkpoints, as of github.com/linziyi96/st-adapter at b914b38."""
 
 import re
 from collections.abc import Mapping
@@ -25,7 +25,7 @@ _NAMES = {
     ".fc2.": ".up.",
     "fc.": "head.",
 }
-"""Parts of their tensors' names, and what stands in their place in ours."""
+"""Parts of the authors' tensor names, and the parts of our names that correspond to them."""
 _THEIRS = re.compile(
     r"transformer\.resblocks\.(0|[1-9]\d{0,3})\.adapter_pre_(attn|mlp)\.(fc1|conv|fc2)\.(weight|bias)"
 )
@@ -33,11 +33,13 @@ _THEIRS = re.compile(
 
 @dataclass(frozen=True, kw_only=True)
 class OfficialShape:
-    """What an authors' checkpoint is a checkpoint of, as its tensors tell.
+    """Describe the model of an authors' checkpoint, as far as the shapes of its tensors show.
 
     Attributes:
-        width: of the backbone's features.
-        num_blocks: of the backbone; the adapters sit in the last of them.
+        width: width of the backbone's features.
+        num_blocks: number of blocks of the backbone; the last block always has adapters.
+        num_classes: number of classes.
+        adapter: shape and placement of the adapters.
     """
 
     width: int
@@ -47,11 +49,11 @@ class OfficialShape:
 
     @property
     def backbone(self) -> str:
-        """The backbone in words."""
+        """The sizes of the backbone in words, for messages."""
         return f"a backbone of width {self.width} and {self.num_blocks} blocks"
 
     def tensor_shapes(self) -> dict[str, tuple[int, ...]]:
-        """Names and shapes of all that the authors' code trains, in its order."""
+        """Return the names and shapes of all tensors that the authors' code trains, in order."""
         adapter, c, n = self.adapter, self.width, self.num_classes
         d = adapter.bottleneck
         assert d is not None
@@ -74,9 +76,18 @@ class OfficialShape:
 
 
 def read_official(file: Path) -> tuple[dict[str, Tensor], int]:
-    """Read the trained tensors of an authors' checkpoint, and the epoch it goes on with."""
+    """Read an authors' checkpoint.
+
+    Returns:
+        The trained tensors by the authors' names, and the epoch with which training continues (0
+        if the checkpoint does not record it).
+
+    Raises:
+        ArgumentError: the file does not exist.
+        CheckpointError: the file cannot be read.
+    """
     if not file.is_file():
-        raise ArgumentError(f"{file}: no such checkpoint file")
+        raise ArgumentError(f"checkpoint {file} does not exist")
     record = read_record(file)
     tensors = find_table(record, file)
     if all(name.startswith("module.") for name in tensors):  # saved from inside DDP
@@ -86,19 +97,24 @@ def read_official(file: Path) -> tuple[dict[str, Tensor], int]:
 
 
 def read_shape(source: str, tensors: Mapping[str, Tensor]) -> OfficialShape:
-    """Tell from tensors in the authors' names what they are of; all of them must fit that.
+    """Infer the shape of the model from its tensors, and check that all of them fit it.
+
+    Args:
+        source: where the tensors come from, for error messages.
+        tensors: trained tensors by the authors' names.
 
     Raises:
-        CheckpointError: one is missing, in excess, or of another shape than the others.
+        CheckpointError: a tensor is missing, is not expected, or has a shape that contradicts the
+            others.
     """
     found = [match for name in tensors if (match := _THEIRS.fullmatch(name))]
     if not found:
         raise CheckpointError(
-            f"{source}: no checkpoint of the authors' ST-Adapter; it has no tensors named "
-            "transformer.resblocks.*.adapter_pre_mlp.* or adapter_pre_attn.*"
+            f"{source} is not a checkpoint of the authors' ST-Adapter: it does not have tensors "
+            "named transformer.resblocks.*.adapter_pre_mlp.* or adapter_pre_attn.*"
         )
     blocks = [int(match[1]) for match in found]
-    first, last = min(blocks), max(blocks)  # their code puts adapters in all from the first on
+    first, last = min(blocks), max(blocks)  # their code places adapters in all blocks between
     places = {match[2] for match in found}
     _, width = _shape_of(source, tensors, "fc1.weight", "d, c")
     bottleneck, _, t, h, w = _shape_of(source, tensors, "conv.weight", "d, 1, t, h, w")
@@ -122,7 +138,7 @@ def read_shape(source: str, tensors: Mapping[str, Tensor]) -> OfficialShape:
 
 
 def our_name(theirs: str) -> str:
-    """What a tensor of the authors' is called here."""
+    """Return our name of a tensor by the authors' name."""
     name = theirs
     for their_part, our_part in _NAMES.items():
         name = name.replace(their_part, our_part)
@@ -130,7 +146,7 @@ def our_name(theirs: str) -> str:
 
 
 def official_name(ours: str) -> str:
-    """What a tensor of ours is called by the authors."""
+    """Return the authors' name of a tensor by our name."""
     name = ours
     for their_part, our_part in _NAMES.items():
         name = name.replace(our_part, their_part)
@@ -138,20 +154,23 @@ def official_name(ours: str) -> str:
 
 
 def is_plain_vit(backbone: str) -> bool:
-    """Whether adapters sit in this timm model where the authors' code puts them."""
+    """Whether a timm model is a plain ViT, in which adapters are where the authors place them."""
     with torch.device("meta"):
         return VisionTransformerFamily.supports(create_backbone(backbone))
 
 
 def remark_on(backbone: str) -> None:
-    """Say so where the authors' code has no such backbone, whatever the tensors' shapes."""
+    """Print a note if the authors' code does not have this backbone, even if the shapes fit."""
     if "_clip_quickgelu_" not in backbone:
-        note(f"the authors' code runs CLIP ViTs with QuickGELU alone; {backbone} is not one")
+        note(f"the authors' code only runs CLIP ViTs with QuickGELU; {backbone} is not one")
 
 
 def _shape_of(source: str, tensors: Mapping[str, Tensor], part: str, axes: str) -> tuple[int, ...]:
-    """The shape of a part of the first adapter, or of the head; `check_fit` compares the others."""
+    """Return the shape of a tensor of the first adapter, or of the head.
+
+    Other adapters are not looked at: `check_fit` compares all of them with the result.
+    """
     for name, tensor in tensors.items():
         if f".{name}".endswith(f".{part}") and tensor.ndim == len(axes.split()):
             return tuple(tensor.shape)
-    raise CheckpointError(f"{source}: it has no tensor named {part} of the form [{axes}]")
+    raise CheckpointError(f"{source} does not have a tensor named {part} of shape [{axes}]")

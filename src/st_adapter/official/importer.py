@@ -1,4 +1,4 @@
-"""Runs from the authors' checkpoints."""
+"""Import a checkpoint of the authors' code as a run folder."""
 
 from collections import Counter
 from dataclasses import dataclass
@@ -31,12 +31,18 @@ from st_adapter.recipes import ALIASES, find_recipe, resolve
 from st_adapter.training.run_folder import check_folder, write_config
 
 _UNNAMED = "vit_base_patch16_clip_quickgelu_224"
-"""What a CLIP whose sizes have no name is built from."""
+"""The timm model from which a CLIP of unpublished sizes is built, by overriding its sizes."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Imported:
-    """What an import made: the classifier's record, and the recipe its clips are taken by."""
+    """Describe an imported run.
+
+    Attributes:
+        spec: record of the classifier.
+        recipe: recipe whose clips it uses.
+        shape: shape of the authors' model.
+    """
 
     spec: ModelSpec
     recipe: str
@@ -44,12 +50,12 @@ class Imported:
 
     def __str__(self) -> str:
         clip, adapter = self.spec.clip, self.spec.adapter
-        step = f"every {clip.stride}th in a window" if clip.stride else "spread over the video"
+        chosen = f"every {clip.stride}th in a window" if clip.stride else "spread over the video"
         layers = self.shape.num_blocks if adapter.layers == "all" else adapter.layers
         return (
             f"{len(adapter.positions) * layers}x{adapter.bottleneck} adapters on "
             f"{self.spec.backbone}, {len(self.spec.labels)} classes; clips as in recipe "
-            f"{self.recipe}: {clip.frames} frames, {step}, {clip.size} px, "
+            f"{self.recipe}: {clip.frames} frames, {chosen}, {clip.size} px, "
             f"{clip.views[0]}x{clip.views[1]} views"
         )
 
@@ -65,20 +71,21 @@ def import_official(
     frames: int | None = None,
     recipe: str | None = None,
 ) -> Imported:
-    """Make a run folder of a checkpoint that the authors' code wrote.
+    """Convert a checkpoint of the authors' code to a run folder.
 
     Args:
-        file: their .pth; the trained tensors are under "model", or are all there is.
-        out: run folder to make.
-        labels: text file with one class name a line; unset names the classes "0", "1" ...
-        weights: of the backbone: "hub", "random" or a file, such as OpenAI's CLIP .pt.
-        backbone: timm name; unset is the CLIP model of the checkpoint's or the weights' sizes.
-        heads: attention heads; unset is what the backbone has, or a head for each 64 channels.
-        frames: frames in a clip; unset is as in the recipe.
-        recipe: whose clips to take; unset is the one whose adapters sit where these do.
+        file: .pth of the authors' code; the trained tensors are under "model" or at the top level.
+        out: run folder to make; it must not exist or be empty.
+        labels: text file with one class name per line. None names the classes "0", "1" and so on.
+        weights: source of the backbone's weights: "hub", "random" or a file, such as a CLIP .pt.
+        backbone: timm name. None is the CLIP model that has the sizes of the weights file or, for
+            other sources, of the checkpoint.
+        heads: attention heads. None is as in the backbone, or one per 64 channels.
+        frames: frames per clip. None is as in the recipe.
+        recipe: recipe whose clips to use. None is the published one with adapters in these places.
 
     Raises:
-        ArgumentError, CheckpointError: something does not fit; nothing has been written.
+        ArgumentError, CheckpointError: the files do not fit. Nothing has been written.
     """
     file, folder = Path(file), Path(out)
     check_folder(folder, file, resume=False)
@@ -90,8 +97,9 @@ def import_official(
     name, options = _choose_backbone(shape, str(file), weights, backbone, heads)
     size = _check_backbone(shape, str(file), name, options)
     recipe = recipe or _nearest_recipe(shape.adapter)
-    told = _adapter_settings(shape.adapter) | {"backbone": name, "weights": weights, "size": size}
-    config = resolve(recipe, None, told if frames is None else told | {"frames": frames})
+    settings = {"backbone": name, "weights": weights, "size": size}
+    settings |= _adapter_settings(shape.adapter) | ({} if frames is None else {"frames": frames})
+    config = resolve(recipe, None, settings)
     source = resolve_source(name, weights)
     remark_on(name)
     spec = ModelSpec(
@@ -105,7 +113,7 @@ def import_official(
         mean=OPENAI_CLIP_MEAN,
         std=OPENAI_CLIP_STD,
     )
-    with OwnRandom(0):  # first values, all of which are overwritten
+    with OwnRandom(0):  # initial values are overwritten; the caller's generator is left alone
         model = VideoClassifier(build_backbone(name, source, options), spec)
     ours = {our_name(theirs): tensor for theirs, tensor in tensors.items()}
     copy_trained(model, ours, str(file))
@@ -115,20 +123,22 @@ def import_official(
 
 
 def _read_labels(file: str | Path | None, count: int) -> tuple[str, ...]:
-    """One label a line; as many as there are classes, all different."""
+    """Read one label per line, which must be all different and as many as there are classes."""
     if file is None:
         return tuple(map(str, range(count)))
     try:
         text = Path(file).read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
-        raise ArgumentError(f"{file}: not a readable file of labels: {error}") from error
+        raise ArgumentError(f"{file} is not a readable text file of labels: {error}") from error
     labels = [line.strip() for line in text.splitlines() if line.strip()]
     if len(labels) != count:
-        raise ArgumentError(f"{file} has {len(labels)} labels; the checkpoint has {count} classes")
+        raise ArgumentError(
+            f"{file}: expected one label for each of {count} classes, got {len(labels)}"
+        )
     label, times = Counter(labels).most_common(1)[0]
     if times > 1:
         raise ArgumentError(
-            f"{file} has the label {label!r} {times} times; each class takes its own"
+            f"{file} has the label {label!r} {times} times; each class needs its own label"
         )
     return tuple(labels)
 
@@ -136,7 +146,7 @@ def _read_labels(file: str | Path | None, count: int) -> tuple[str, ...]:
 def _choose_backbone(
     shape: OfficialShape, source: str, weights: str, backbone: str | None, heads: int | None
 ) -> tuple[str, dict[str, int]]:
-    """Name the backbone, and the sizes of it that differ from what the name says."""
+    """Return the name of the backbone, and sizes that differ from the timm model of that name."""
     options = {"num_heads": heads} if heads else {}
     if backbone is not None:
         return backbone, options
@@ -145,8 +155,8 @@ def _choose_backbone(
         name = openai_clip.published_name(shape.width, shape.num_blocks)
         if name is None:
             raise ArgumentError(
-                f"{source} is for {shape.backbone}, which is no CLIP model with a name; give "
-                "--weights FILE with that CLIP, or --backbone"
+                f"{source} is for {shape.backbone}, which no published CLIP model has; give the "
+                "weights of that CLIP with --weights FILE, or use --backbone NAME"
             )
         return name, options
     clip = openai_clip.read_shape(tensors, Path(weights))
@@ -160,16 +170,19 @@ def _choose_backbone(
     sizes = {"embed_dim": clip.width, "depth": clip.blocks, "img_size": clip.size}
     sizes |= {"patch_size": clip.patch, "num_heads": heads or max(1, clip.width // 64)}
     if not heads:
-        note(f"assuming {sizes['num_heads']} attention heads; use --heads to change that")
+        note(
+            f"the weights do not record the number of attention heads; assuming "
+            f"{sizes['num_heads']}; use --heads to change that"
+        )
     return _UNNAMED, sizes
 
 
 def _check_backbone(shape: OfficialShape, source: str, name: str, options: dict[str, int]) -> int:
-    """Raise where the checkpoint is for another backbone; return the size it is made for, px."""
+    """Check that the backbone fits the checkpoint, and return its input size in pixels."""
     check_name(name)
     if not is_plain_vit(name):
         raise ArgumentError(
-            f"{name} is not a plain ViT; the authors' checkpoints are for those of CLIP"
+            f"{name} is not a plain ViT; the authors' checkpoints are for the ViTs of CLIP"
         )
     with torch.device("meta"):
         backbone: Any = create_backbone(name, **options)
@@ -182,14 +195,14 @@ def _check_backbone(shape: OfficialShape, source: str, name: str, options: dict[
 
 
 def _nearest_recipe(adapter: AdapterConfig) -> str:
-    """The published recipe whose adapters sit where these do."""
+    """Return the published recipe that has adapters in the same positions, or "default"."""
     positions = ",".join(adapter.positions)
     near = (name for name in ALIASES if find_recipe(name).values["positions"] == positions)
     return next(near, "default")
 
 
 def _adapter_settings(adapter: AdapterConfig) -> dict[str, Any]:
-    """The adapters' shape and places as fields of TrainConfig."""
+    """Return the shape and placement of the adapters as settings of TrainConfig."""
     return {
         "bottleneck": adapter.bottleneck,
         "kernel_size": adapter.kernel_size,
