@@ -1,4 +1,4 @@
-"""Families of image models: what runs a given backbone, where adapters sit in it."""
+"""Families of image models, each of which knows how to run its backbones with adapters."""
 
 from torch import nn
 
@@ -7,14 +7,18 @@ from st_adapter.backbones.family import Family
 from st_adapter.backbones.vit import VisionTransformerFamily
 from st_adapter.errors import ArgumentError
 
+# VisionTransformerFamily comes first, because BlockwiseFamily would accept its models as well.
 FAMILIES: tuple[type[Family], ...] = (VisionTransformerFamily, BlockwiseFamily)
 
 
 def family_of(backbone: nn.Module) -> Family:
-    """Return the family that runs the backbone, bound to it.
+    """Return the family that runs a backbone, bound to that backbone.
+
+    Args:
+        backbone: image model of timm.
 
     Raises:
-        ArgumentError: no family does.
+        ArgumentError: no family supports the backbone, or it does not take RGB frames.
     """
     for family in FAMILIES:
         if family.supports(backbone):
@@ -24,10 +28,10 @@ def family_of(backbone: nn.Module) -> Family:
                 if "channels" not in str(error):
                     raise
                 raise ArgumentError(
-                    f"this {type(backbone).__name__} does not take the three channels of RGB; make "
-                    "it with timm's default in_chans"
+                    f"this {type(backbone).__name__} does not take the three channels of RGB; "
+                    "create it with timm's default in_chans"
                 ) from error
     raise ArgumentError(
-        f"adapters do not fit {type(backbone).__name__}: it is not an image model of timm, "
-        "or keeps its blocks under names that are not known here"
+        f"adapters do not fit {type(backbone).__name__}: it is not a timm image model, "
+        "or the names of its blocks are not known to st-adapter"
     )

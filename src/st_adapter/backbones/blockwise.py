@@ -1,7 +1,7 @@
-"""Any image model of timm that is a chain of blocks: convolutional, hierarchical, rotary.
+"""Run any timm model that is a chain of blocks: CNNs, hierarchical and rotary transformers.
 
-The model runs as timm wrote it. Hooks on its blocks look up, in the thread that runs, which
-adapters apply; outside a call of `run` they do nothing.
+The model runs its own forward pass, as written in timm. Hooks on its blocks look up which adapters
+apply to the current call of `run` in the current thread; outside such a call they do nothing.
 """
 
 import re
@@ -28,7 +28,7 @@ _WHERE_BLOCKS_ARE = (
     r"stages\.\d+\.\d+",  # RegNet-like, NFNet, MobileViT, StarNet
     r"dense_stages\.\d+\.\d+",  # RDNet
     r"stage\d+\.\d+\.branches\.\d+\.\d+",  # HRNet
-    r"(body\.)?layer\d+\.\d+",  # ResNet and its kin, TResNet
+    r"(body\.)?layer\d+\.\d+",  # ResNet and similar models, TResNet
     r"s\d+\.b\d+",  # RegNet
     r"stage\d+\.\d+",  # Visformer
     r"levels\.\d+",  # NesT
@@ -38,7 +38,10 @@ _WHERE_BLOCKS_ARE = (
     r"level\d+",  # DLA
     r"Mixed_\w+|mixed_\w+|(repeat(_\d+)?)\.\d+|block\d+|(reduction_)?cell_\w+",  # Inception, NASNet
 )
-"""Patterns of module names, tried in this order; the first that occurs says what a block is."""
+"""Patterns of the names of blocks. The first one that matches any module of a model is used.
+
+The order matters: a later pattern may match modules that contain the blocks of an earlier one.
+"""
 
 _MLP_ENTRY = {
     "norm2": """beit.Block cait.LayerScaleBlock coat.SerialBlock convit.Block
@@ -50,28 +53,40 @@ _MLP_ENTRY = {
     "mlp": """eva.EvaBlockPostNorm swin_transformer_v2.SwinTransformerV2Block
         vision_transformer_relpos.ResPostRelPosBlock""",
 }
-"""Blocks of the form x + mlp(norm2(x)), or x + norm2(mlp(x)): what the residual stream enters."""
+"""Blocks of the form x + mlp(norm2(x)) or x + norm2(mlp(x)), by the first child of that branch.
+
+They get an adapter before the MLP, in addition to the one before the block.
+"""
 
 _BRANCH_END = {"norm2": "mlp", "mlp": "norm2"}
-"""The entry of the residual branch to the child that ends it: mlp(norm2(x)), or norm2(mlp(x))."""
+"""The last child of the MLP branch, by its first child."""
 
 _SHUFFLED = ".hiera"
-"""Blocks whose tokens do not stand in the order of the picture."""
+"""End of the name of timm modules whose blocks reorder tokens, so that neighbours are lost."""
 
 _OPENED = "_st_adapter_opened"
+"""Attribute of a backbone that records its sites; classifiers on one backbone share its hooks."""
+
 _OPENING = threading.Lock()
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Site(Site):
-    """A site, and how features lie there."""
+    """A site and the layout of the features there."""
 
     layout: Layout
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Opened:
-    """What is known of a backbone that has its hooks; `last` is how features lie before pooling."""
+    """Describe a backbone whose hooks are in place.
+
+    Attributes:
+        sites: places for adapters, from the input on.
+        blocks: names of the modules that are blocks.
+        last: layout of the features before pooling, or None if they are not one grid of patches.
+        num_features: width of the pooled features.
+    """
 
     sites: tuple[_Site, ...]
     blocks: tuple[str, ...]
@@ -80,7 +95,13 @@ class _Opened:
 
 
 class _Run(NamedTuple):
-    """One call of `run`; `updates` are on their way around an MLP."""
+    """Describe one call of `run`.
+
+    Attributes:
+        adapters: adapters by the name of their site.
+        frame_size: height and width of the frames in pixels.
+        updates: updates that adapters before an MLP have computed, until the block has ended.
+    """
 
     adapters: Adapters
     frame_size: tuple[int, int]
@@ -88,7 +109,11 @@ class _Run(NamedTuple):
 
 
 class _Thread(threading.local):
-    """The call under way in a thread. Compiled code looks how it was found: alike in each."""
+    """Hold the current call of `run` in each thread.
+
+    `__init__` sets the attribute in every thread, so that it is found in the same way in all of
+    them. Code from torch.compile checks that, and would be compiled again otherwise.
+    """
 
     def __init__(self) -> None:
         self.run: _Run | None = None
@@ -98,10 +123,16 @@ _THREAD = _Thread()
 
 
 class BlockwiseFamily(Family):
-    """Runs a backbone by its own forward pass; hooks before its blocks bring the adapters in.
+    """Run a backbone by its own forward pass, with adapters inserted by hooks on its blocks.
 
-    Making one runs the backbone twice on one frame: to see the features at each block, and to
-    check that blocks with two sites are of the form that is assumed of them.
+    The constructor runs the backbone on one black frame to see the shape of the features at each
+    block. If blocks have a site before their MLP, it runs another one to check their form.
+
+    Args:
+        backbone: image model of timm.
+
+    Raises:
+        ArgumentError: adapters do not fit the backbone.
     """
 
     def __init__(self, backbone: nn.Module) -> None:
@@ -110,59 +141,71 @@ class BlockwiseFamily(Family):
 
     @classmethod
     def supports(cls, backbone: nn.Module) -> bool:
-        """Whether the model has timm's form of a classifier, and blocks under a known name."""
+        """Whether the model has timm's methods of a classifier, and blocks with known names."""
         has_form = all(hasattr(backbone, name) for name in ("forward_features", "forward_head"))
         return has_form and bool(_find_blocks(backbone))
 
     @property
     def num_features(self) -> int:
-        """Width of what the backbone pools."""
+        """Width of the pooled features."""
         return self._opened.num_features
 
     @property
     def num_token_features(self) -> int:
-        """Width of the features before they are pooled."""
+        """Width of the features before pooling."""
         return self._last_layout().channels
 
     def sites(self) -> list[Site]:
-        """Before every block, or before attention and before the MLP where all blocks have both."""
+        """Return the sites, from the input on.
+
+        They are before every block or, if the form of all blocks is known, before the attention
+        and before the MLP of every block.
+        """
         return list(self._opened.sites)
 
     def unread_sites(self) -> set[str]:
-        """The last, where a class token is pooled that the patches no longer reach."""
+        """Return the last site if the model pools its class token, which no longer sees patches.
+
+        Instead of relying on how a model is written, this replaces the update at that site by
+        noise and looks whether the pooled features change.
+        """
         last, frame = self._opened.sites[-1], self.black_frame()
         pools_token = getattr(self.backbone, "global_pool", "") == "token"
         if last.position != "mlp" or not pools_token or frame.is_meta:
             return set()
         noise = torch.Generator().manual_seed(0)
 
-        def disturb(grid: Tensor) -> Tensor:
+        def add_noise(grid: Tensor) -> Tensor:
             return torch.randn(grid.shape, generator=noise).to(grid)
 
         with torch.no_grad():
             without, disturbed = (
                 self.pool(self.run(frame, Inserted(adapters)))
-                for adapters in ({}, {last.name: disturb})
+                for adapters in ({}, {last.name: add_noise})
             )
         return {last.name} if torch.equal(without, disturbed) else set()
 
     def blocks(self) -> list[nn.Module]:
-        """The modules that adapters stand before."""
+        """Return the blocks, from the input on."""
         return [self.backbone.get_submodule(name) for name in self._opened.blocks]
 
     def run(self, frames: Tensor, inserted: Inserted = Inserted()) -> Any:
-        """Run frames [n, 3, h, w] to what `forward_features` of the backbone returns.
+        """Run frames through `forward_features` of the backbone.
+
+        Args:
+            frames: normalised frames [n, 3, h, w].
+            inserted: adapters to apply; prompts are not supported.
 
         Raises:
-            ArgumentError: the backbone is set to checkpoint gradients, which would run its blocks
-                again when nothing says any more which adapters apply.
+            ArgumentError: gradient checkpointing of the backbone is on. It would run the blocks
+                again in the backward pass, after this call, when the hooks do nothing.
         """
         if torch.is_grad_enabled() and any(
             vars(module).get("grad_checkpointing") for module in self.backbone.modules()
         ):
             raise ArgumentError(
-                f"{self._kind()} is set to checkpoint gradients, which adapters cannot "
-                "follow; call its set_grad_checkpointing(False)"
+                f"adapters do not work with gradient checkpointing of {self._name()}; "
+                "call its set_grad_checkpointing(False)"
             )
         if any(site.layout.kind == "map" for site in self._opened.sites):
             frames = frames.contiguous(memory_format=torch.channels_last)
@@ -174,31 +217,31 @@ class BlockwiseFamily(Family):
             _THREAD.run = before
 
     def pool(self, features: Any) -> Tensor:
-        """The features before the classifier."""
+        """Pool what `run` returned into the input of the classifier, [n, c]."""
         pooled: Tensor = self.backbone.forward_head(features, pre_logits=True)
         return pooled
 
     def tokens(self, features: Any) -> Tensor:
-        """All patches of each frame, and the tokens before them, as they are before pooling."""
+        """Return what `run` returned as tokens [n, tokens, c], with class and other tokens."""
         return self._last_layout().to_tokens(features)
 
     def finish(self, pooled: Tensor) -> Tensor:
-        """Nothing is left to do after pooling."""
+        """Return the pooled features unchanged."""
         return pooled
 
     def _last_layout(self) -> Layout:
         if self._opened.last is None:
             raise ArgumentError(
-                f"{self._kind()} does not have one set of tokens before pooling, which method "
-                "attentive needs"
+                f"method attentive needs a backbone with one set of tokens before pooling, which "
+                f"{self._name()} does not have"
             )
         return self._opened.last
 
-    def _kind(self) -> str:
+    def _name(self) -> str:
         return type(self.backbone).__name__
 
     def _open(self) -> _Opened:
-        """Find the sites and put hooks there, once for all classifiers on this backbone."""
+        """Find the sites and add hooks there, unless an earlier classifier already did so."""
         with _OPENING:
             opened: _Opened | None = getattr(self.backbone, _OPENED, None)
             if opened is None:
@@ -207,14 +250,14 @@ class BlockwiseFamily(Family):
         return opened
 
     def _examine(self) -> _Opened:
-        """Find all sites; then, where every block fits, put hooks there."""
+        """Find all sites and, if all of them are usable, add hooks there."""
         blocks = _find_blocks(self.backbone)
         entry = _mlp_entry(list(blocks.values()))
         shapes, last_shape, num_features = self._probe(blocks, entry)
         layouts = {}
         for name, seen in shapes.items():
             if len(seen) != (2 if entry else 1):
-                raise ArgumentError(f"adapters do not fit {self._kind()}: {name} runs twice")
+                raise ArgumentError(f"adapters do not fit {self._name()}: {name} runs twice")
             layouts[name] = [self._layout(name, shape) for shape in seen]
         if entry:
             self._check_branches({name: blocks[name] for name in layouts}, entry)
@@ -231,37 +274,40 @@ class BlockwiseFamily(Family):
     def _probe(
         self, blocks: dict[str, nn.Module], entry: str
     ) -> tuple[dict[str, list[tuple[int, ...]]], tuple[int, ...], int]:
-        """Run one black frame; return shapes at each block's inputs, in order, and of the features.
+        """Run one black frame and record the shapes of features.
 
-        The last is the pooled width.
+        Returns:
+            The shapes of what enters each block, and its MLP branch if `entry` names one; the
+            shape of the features before pooling; and the width of the pooled features.
         """
         shapes: dict[str, list[tuple[int, ...]]] = {}
 
-        def note(name: str, _module: nn.Module, args: tuple[Any, ...]) -> None:
+        def record(name: str, _module: nn.Module, args: tuple[Any, ...]) -> None:
             shapes.setdefault(name, []).append(_shape(args[0] if args else None))
 
         with ExitStack() as hooks:
             for name, block in blocks.items():
                 for module in (block, block.get_submodule(entry)) if entry else (block,):
-                    hooks.enter_context(module.register_forward_pre_hook(partial(note, name)))
+                    hooks.enter_context(module.register_forward_pre_hook(partial(record, name)))
             try:
                 features, pooled = self._run_frame()
             except NotImplementedError as error:
-                raise ArgumentError(f"adapters do not fit {self._kind()}: {error}") from error
+                raise ArgumentError(f"adapters do not fit {self._name()}: {error}") from error
         if pooled.ndim != 2:
             raise ArgumentError(
-                f"{self._kind()} pools nothing: its features are {list(pooled.shape)}; "
-                "make it with timm's default global_pool"
+                f"{self._name()} does not pool its features, which are {list(pooled.shape)}; "
+                "create it with timm's default global_pool"
             )
-        # What takes the picture itself, [1, 3, h, w], is a stem: features begin after it.
+        # A module that takes the frame itself, [1, 3, h, w], is a stem and not a block.
         inputs = {name: s for name, s in shapes.items() if len(s[0]) != 4 or s[0][1] != 3}
         return inputs, _shape(features), pooled.shape[-1]
 
     def _check_branches(self, blocks: dict[str, nn.Module], entry: str) -> None:
-        """Refuse blocks that do not end in x + mlp(norm2(x)), or x + norm2(mlp(x)).
+        """Raise unless all blocks end in x + mlp(norm2(x)) or x + norm2(mlp(x)).
 
-        Without what the branch adds, such a block returns just what entered the branch. Adapters
-        before the MLP rely on it, and another version of timm may write the block otherwise.
+        Adapters before the MLP rely on this form, and another version of timm may change it. The
+        check sets the output of the branch to zero: such a block then returns x, which is what
+        entered the branch.
         """
         entered: dict[str, Tensor] = {}
         left: dict[str, Tensor] = {}
@@ -285,33 +331,33 @@ class BlockwiseFamily(Family):
                 before.is_meta or torch.equal(before, left[name].reshape(before.shape))
             ):
                 raise ArgumentError(
-                    f"adapters do not fit {self._kind()}: its block {name} does not add its MLP to "
-                    f"what enters {entry}, as it does in the versions of timm that are known here"
+                    f"adapters do not fit {self._name()}: its block {name} does not add its MLP to "
+                    f"the input of {entry}, as it does in the versions of timm that were tested"
                 )
 
     @torch.no_grad()
     def _run_frame(self) -> tuple[Any, Tensor]:
-        """Features and pooled features of one black frame of the backbone's own size."""
-        trains = self.backbone.training
+        """Compute features and pooled features of one black frame of the native size."""
+        was_training = self.backbone.training
         self.backbone.eval()
         try:
             features = self.backbone.forward_features(self.black_frame())
             return features, self.backbone.forward_head(features, pre_logits=True)
         finally:
-            self.backbone.train(trains)
+            self.backbone.train(was_training)
 
     def _layout(self, name: str, shape: tuple[int, ...]) -> Layout:
         layout = self._find_layout(shape)
         if layout is None:
             given = f"features of shape {list(shape)}" if shape else "no tensor"
             raise ArgumentError(
-                f"adapters do not fit {self._kind()}: its block {name} takes {given}, "
-                "not one grid of patches a frame"
+                f"adapters do not fit {self._name()}: its block {name} takes {given}, "
+                "not one grid of patches per frame"
             )
         return layout
 
     def _find_layout(self, shape: tuple[int, ...]) -> Layout | None:
-        """How features of one frame of the native size lie, if they are one grid of patches."""
+        """Return the layout of features of one native-size frame, None if it is not one grid."""
         if shape[:1] != (1,):
             return None
         prefix = getattr(self.backbone, "num_prefix_tokens", 0)
@@ -320,7 +366,7 @@ class BlockwiseFamily(Family):
 
 
 def _find_blocks(backbone: nn.Module) -> dict[str, nn.Module]:
-    """The modules by the first pattern that occurs, activations and norms among them left out."""
+    """Return the blocks by name, without activations and norms whose names match as well."""
     for pattern in _WHERE_BLOCKS_ARE:
         found = {
             name: module
@@ -334,7 +380,7 @@ def _find_blocks(backbone: nn.Module) -> dict[str, nn.Module]:
 
 
 def _mlp_entry(blocks: list[nn.Module]) -> str:
-    """The child by which the residual stream enters the MLP, if it is the same in all blocks."""
+    """Return the first child of the MLP branch, or "" if it is not the same in all blocks."""
     entries = set()
     for block in blocks:
         name = f"{type(block).__module__.rpartition('.')[2]}.{type(block).__name__}"
@@ -343,7 +389,7 @@ def _mlp_entry(blocks: list[nn.Module]) -> str:
 
 
 def _shape(value: Any) -> tuple[int, ...]:
-    """The shape of a tensor; empty for anything else."""
+    """Return the shape of a tensor; () for anything else."""
     return tuple(value.shape) if isinstance(value, Tensor) else ()
 
 
@@ -368,15 +414,15 @@ def _put_hooks(index: int, block: nn.Module, layouts: list[Layout], entry: str) 
 
 
 def _enter(site: _Site, _module: nn.Module, args: tuple[Any, ...]) -> Any:
-    """Adapt the first of a module's inputs, where the call under way has an adapter for it."""
+    """Adapt the first input of a module, if the current call has an adapter for its site."""
     run = _THREAD.run
     adapter = run.adapters.get(site.name) if run else None
     if run is None or adapter is None:
         return None
     adapted = site.layout.adapt(args[0], run.frame_size, adapter)
     # The paper adapts the residual stream itself: x + u + mlp(norm2(x + u)). A hook on norm2
-    # changes what the branch takes and not the x that timm's block adds to it. So the update u is
-    # kept on the way in, and is added to what the block returns.
+    # changes the input of the branch, but not the x that timm's block adds to its output. So the
+    # update u is stored here, and `_leave_mlp` adds it to the output of the block.
     if site.position == "mlp":
         run.updates[site.name] = adapted - args[0]
     return (adapted, *args[1:])
@@ -385,5 +431,5 @@ def _enter(site: _Site, _module: nn.Module, args: tuple[Any, ...]) -> Any:
 def _leave_mlp(site: _Site, _module: nn.Module, _args: Any, output: Tensor) -> Tensor | None:
     run = _THREAD.run
     update = run.updates.pop(site.name, None) if run else None
-    # Blocks may keep a grid as [n, h, w, c] outside of the MLP and as tokens inside of it.
+    # Some blocks have a grid [n, h, w, c] outside the MLP and tokens inside it.
     return None if update is None else output + update.reshape(output.shape)

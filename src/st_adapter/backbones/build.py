@@ -1,4 +1,4 @@
-"""Frozen image models built by name."""
+"""Build image models by name, with weights from any source."""
 
 from collections.abc import Mapping
 from functools import partial
@@ -22,24 +22,24 @@ _FLEXIBLE_SIZE: tuple[dict[str, bool], ...] = (
     {"strict_img_size": False},
     {},
 )
-"""Options that let one model take any input size; the first that its constructor knows is used."""
+"""Options that make a model accept any input size; the first that its constructor knows is used."""
 
 _REFUSALS = (TypeError, ValueError, AssertionError, RuntimeError)
-"""What timm's constructors raise where sizes do not go together: five heads in 64 channels."""
+"""What timm's constructors raise for sizes that conflict, such as 5 heads in 64 channels."""
 
 
 def build_backbone(name: str, source: str, options: Mapping[str, int] | None = None) -> nn.Module:
-    """Build a timm model without its classifier, able to take any size its kind allows.
+    """Build a timm model without its classifier, for any input size that its architecture allows.
 
     Args:
-        name: any timm name, with or without a pretrained tag.
-        source: of the weights, as `resolve_source` returns it: "hub" (timm's own download),
-            "package", "random", or a file in timm's names or OpenAI's CLIP names.
-        options: sizes that differ from the named model's, as `timm.create_model` takes them.
+        name: timm name, with or without the tag of its weights.
+        source: source of the weights, as `resolve_source` returns it: "hub" (timm's own download),
+            "package", "random", or a file with timm's names or OpenAI's names of CLIP.
+        options: sizes that differ from the timm model of that name, such as {"num_heads": 8}.
 
     Raises:
         ArgumentError: the model cannot be built with these sizes, or the hub cannot be reached.
-        CheckpointError: the file is unreadable or does not fit.
+        CheckpointError: the file cannot be read or does not fit.
     """
     options = options or {}
     if source == "random":
@@ -63,7 +63,11 @@ def build_backbone(name: str, source: str, options: Mapping[str, int] | None = N
 
 
 def create_backbone(name: str, **sizes: Any) -> nn.Module:
-    """Create a model that takes any input size, where its family has an option for that.
+    """Build a timm model with random weights, for any input size that its architecture allows.
+
+    Args:
+        name: timm name.
+        **sizes: sizes that differ from the timm model of that name.
 
     Raises:
         ArgumentError: the model cannot be built with these sizes.
@@ -80,16 +84,19 @@ def _create(name: str, sizes: Mapping[str, Any], pretrained: bool = False) -> nn
             return _with_small_gelus(model)
         except _REFUSALS as error:
             if isinstance(error, TypeError) and flexible:
-                continue  # the constructor does not know this option, or one of the sizes
-            if not sizes:
+                continue  # the constructor may not know this option; try the next one
+            if not sizes:  # not the user's fault
                 raise
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise ArgumentError(f"{name} cannot be built with {sizes}: {reason}") from error
-    raise AssertionError("the last options are none")
+    raise AssertionError("the last entry of _FLEXIBLE_SIZE returns or raises")
 
 
 class _SmallQuickGELU(nn.Module):
-    """x * sigmoid(1.702 x), of which the backward pass keeps one tensor, where timm's keeps two."""
+    """Compute x * sigmoid(1.702 x) with SiLU, which keeps one tensor for the backward pass.
+
+    timm's version keeps two, in every block of a CLIP ViT.
+    """
 
     def forward(self, x: Tensor) -> Tensor:
         return F.silu(1.702 * x).div_(1.702)
@@ -106,16 +113,16 @@ def _with_small_gelus(model: nn.Module) -> nn.Module:
 def _rename_in_order(
     tensors: Mapping[str, Tensor], model: nn.Module, file: Path
 ) -> dict[str, Tensor]:
-    """Give tensors that stand in the model's own order the model's names."""
+    """Name tensors by their position, for packaged weights that have other names than timm's."""
     wanted = model.state_dict()
     kept = list(tensors.values())[: len(wanted)]
     if [t.shape for t in kept] != [t.shape for t in wanted.values()]:
-        raise CheckpointError(f"{file}: its tensors do not stand in the order of this model's")
+        raise CheckpointError(f"{file}: the order of its tensors does not fit this model")
     return dict(zip(wanted, kept, strict=True))
 
 
 def _load_clip(model: nn.Module, name: str, tensors: Mapping[str, Tensor], file: Path) -> None:
-    """Load a CLIP file in OpenAI's names, or say which backbone it is for."""
+    """Load a CLIP file with OpenAI's names. If it does not fit, the error says what it fits."""
     openai_clip.remark_on_activation(name.partition(".")[0], "openai")
     try:
         _load_all(model, openai_clip.to_timm(tensors), file)
@@ -125,7 +132,7 @@ def _load_clip(model: nn.Module, name: str, tensors: Mapping[str, Tensor], file:
 
 
 def _fits(model: nn.Module, tensors: Mapping[str, Tensor]) -> bool:
-    """Whether tensors are those of the model, in timm's names or OpenAI's."""
+    """Whether tensors fit the model, by timm's names or OpenAI's."""
     if openai_clip.is_clip(tensors):
         tensors = openai_clip.to_timm(tensors)
     wanted, classifier = model.state_dict(), classifier_tensors(model)
@@ -137,7 +144,10 @@ def _fits(model: nn.Module, tensors: Mapping[str, Tensor]) -> bool:
 
 
 def _load_all(model: nn.Module, tensors: Mapping[str, Tensor], file: Path) -> None:
-    """Copy every tensor, or none: the file may only have a classifier in excess."""
+    """Load all tensors into the model, or raise and load none.
+
+    A file may contain the image classifier as well, which the model does not have.
+    """
     wanted = model.state_dict()
     classifier = classifier_tensors(model)
     given = {k: v for k, v in tensors.items() if k in wanted or k not in classifier}

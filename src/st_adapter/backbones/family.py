@@ -1,4 +1,4 @@
-"""What the rest of the package asks of an image model, and the base of all families that answer."""
+"""The interface through which the rest of the package runs image models."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
@@ -10,16 +10,20 @@ from timm.models import get_model_input_config
 from torch import Tensor, nn
 
 Adapters = Mapping[str, Callable[[Tensor], Tensor]]
-"""Site name to what is added to the patch features there, [frames, h, w, c] to the same shape."""
+"""Adapters by the name of their site.
+
+Each takes the patch features there, [frames, h, w, c], and returns the update to add, of the same
+shape.
+"""
 
 
 class Inserted(NamedTuple):
-    """What a call brings into the backbone.
+    """Hold what one call of `run` inserts into the backbone.
 
     Attributes:
-        adapters: what is added to the patch features of each site, by the site's name.
-        prompts: tokens [p, c] to join before the blocks, the first before the first block; each
-            replaces the one before.
+        adapters: adapters by the name of their site.
+        prompts: prompt tokens [p, c] for the first blocks, one entry per block. Those of a block
+            replace those of the block before.
     """
 
     adapters: Adapters = MappingProxyType({})
@@ -28,14 +32,14 @@ class Inserted(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Site:
-    """One place for an adapter in the residual stream of a backbone.
+    """Describe one place for an adapter in the residual stream of a backbone.
 
     Attributes:
-        name: unique within the backbone, usable as a module name.
-        position: its place within the block, such as "attention" or "mlp".
-        block: index of its block, counted from the input.
-        channels: width of the features there.
-        ordered: whether neighbours in the grid are neighbours in the picture.
+        name: name that is unique in the backbone and valid as the name of a module.
+        position: place within the block, "attention", "mlp" or "block".
+        block: index of the block, from 0 at the input.
+        channels: width of the features.
+        ordered: whether neighbours in the grid of features are neighbours in the picture.
     """
 
     name: str
@@ -46,17 +50,22 @@ class Site:
 
 
 class Family(ABC):
-    """One kind of image model, bound to one backbone of that kind.
+    """Run one backbone of a certain kind.
 
-    A clip takes this way: `run` sends its frames through the blocks, one by one but for the
-    adapters; `pool` makes one vector of each frame; the classifier averages them over the frames;
-    `finish` is what the backbone does after pooling.
+    A classifier calls four methods in turn. `run` sends all frames through the blocks, where
+    only the adapters see more than one frame. `pool` reduces each frame to one vector. The
+    classifier averages these over the frames of a clip. `finish` applies what the backbone has
+    after its pooling.
+
+    Args:
+        backbone: image model that this family supports.
 
     Attributes:
-        can_cut: whether `run_prefix` and `run_rest` are offered.
+        backbone: the image model.
+        can_cut: whether `run_prefix` and `run_rest` are implemented.
         can_checkpoint: whether `checkpoints` may be switched on.
-        checkpoints: keep only what enters each block for the backward pass, and run it again
-            there: less memory, about a third more time, the same gradients.
+        checkpoints: whether to recompute the inside of each block in the backward pass. This
+            takes less memory and about a third more time; the gradients are the same.
     """
 
     can_cut: ClassVar[bool] = False
@@ -64,65 +73,86 @@ class Family(ABC):
     checkpoints = False
 
     def __init__(self, backbone: nn.Module) -> None:
-        # Typed loosely: what a family knows of its kind of model, mypy cannot know.
+        # Any, because each family uses attributes of its kind of model that mypy does not know.
         self.backbone: Any = backbone
 
     @classmethod
     @abstractmethod
     def supports(cls, backbone: nn.Module) -> bool:
-        """Whether this family runs the backbone."""
+        """Whether this family can run a backbone.
+
+        Args:
+            backbone: any module.
+        """
 
     @property
     @abstractmethod
     def num_features(self) -> int:
-        """Width of the pooled features; ArgumentError where the backbone pools nothing."""
+        """Width of the pooled features.
+
+        Raises:
+            ArgumentError: the backbone does not pool its features.
+        """
 
     @property
     @abstractmethod
     def num_token_features(self) -> int:
-        """Width of the last tokens; ArgumentError where they are not one set."""
+        """Width of the tokens that `tokens` returns.
+
+        Raises:
+            ArgumentError: the backbone does not have one set of tokens.
+        """
 
     @abstractmethod
     def sites(self) -> list[Site]:
-        """All places where an adapter can sit, from the input on."""
+        """Return all places for adapters, from the input on."""
 
     def unread_sites(self) -> set[str]:
-        """Names of sites behind which nothing reads the patches: an adapter there changes nothing.
+        """Return the names of sites at which an adapter has no effect.
 
-        Such is the last of a backbone that pools its class token, before the MLP. The published
-        models have adapters there all the same.
+        If a backbone pools its class token, this is the site before the last MLP: patches no longer
+        reach the class token from there. The published models have an adapter there nevertheless.
         """
         return set()
 
     @abstractmethod
     def blocks(self) -> list[nn.Module]:
-        """The blocks, from the input on."""
+        """Return the blocks, from the input on."""
 
     def prompt_widths(self) -> list[int]:
-        """Channels before each block that takes prompts; empty where none does."""
+        """Return the width of the tokens before each block that accepts prompts."""
         return []
 
     @abstractmethod
     def run(self, frames: Tensor, inserted: Inserted = Inserted()) -> Any:
-        """Run normalised frames [n, 3, h, w] through all blocks.
+        """Run frames through all blocks.
 
-        Returns features: a tensor, or several where the backbone has several branches.
+        Args:
+            frames: normalised frames [n, 3, h, w].
+            inserted: adapters and prompts to apply.
+
+        Returns:
+            Features before pooling: a tensor, or several if the backbone has several branches.
         """
 
     @abstractmethod
     def pool(self, features: Any) -> Tensor:
-        """One vector [n, c] for each frame that `run` returned the features of."""
+        """Reduce the features that `run` returned to one vector per frame, [n, c]."""
 
     @abstractmethod
     def tokens(self, features: Any) -> Tensor:
-        """The features that `run` returned, as tokens [n, tokens, c]."""
+        """Return the features that `run` returned as tokens, [n, tokens, c]."""
 
     @abstractmethod
     def finish(self, pooled: Tensor) -> Tensor:
-        """Do what the backbone does after pooling, to the mean over frames [b, c]."""
+        """Apply the steps after pooling, such as a norm, to the mean features [b, c]."""
 
     def run_prefix(self, frames: Tensor, num_blocks: int) -> Tensor:
-        """Run frames through the first blocks alone, to the residual stream [n, tokens, c]."""
+        """Run frames [n, 3, h, w] through the first blocks only, without adapters.
+
+        Returns:
+            The residual stream [n, tokens, c].
+        """
         raise NotImplementedError
 
     def run_rest(
@@ -132,15 +162,25 @@ class Family(ABC):
         frame_size: tuple[int, int],
         inserted: Inserted = Inserted(),
     ) -> Tensor:
-        """Go on from what `run_prefix` returned for frames of `frame_size` pixels."""
+        """Run the remaining blocks.
+
+        Args:
+            stream: what `run_prefix` returned.
+            num_blocks: number of blocks that `run_prefix` ran.
+            frame_size: height and width of the frames in pixels.
+            inserted: adapters and prompts to apply.
+
+        Returns:
+            Features before pooling.
+        """
         raise NotImplementedError
 
     def native_size(self) -> tuple[int, int]:
-        """Height and width that the backbone was made for, pixels."""
+        """Return the height and width in pixels that the backbone was made for."""
         height, width = get_model_input_config(self.backbone)["input_size"][1:]
         return height, width
 
     def black_frame(self) -> Tensor:
-        """A frame [1, 3, h, w] of the native size, of the backbone's type and on its device."""
+        """Return a black frame [1, 3, h, w] of the native size, for a trial run."""
         frame: Tensor = next(self.backbone.parameters()).new_zeros(1, 3, *self.native_size())
         return frame

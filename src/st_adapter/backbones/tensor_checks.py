@@ -1,4 +1,4 @@
-"""Whether tensors are those of a model: their names and shapes, and a digest of their values."""
+"""Check that tensors fit a model, and compute a digest of a model's weights."""
 
 import hashlib
 from collections.abc import Mapping
@@ -11,13 +11,21 @@ from torch import Tensor, nn
 from st_adapter.errors import CheckpointError
 
 _SHOWN = 5
+"""Number of differences listed in an error message."""
 
 
 def check_fit(source: str, given: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> None:
-    """Check that `given` has the names, shapes and kinds of `wanted`, and finite values.
+    """Check that tensors have the expected names and shapes, and finite values.
+
+    Their precision may differ from the expected one.
+
+    Args:
+        source: where the given tensors come from, for the error message.
+        given: tensors by name.
+        wanted: tensors of the model by name.
 
     Raises:
-        CheckpointError: it has not; the message lists what differs.
+        CheckpointError: the tensors do not fit. The message lists the first differences.
     """
     differences = [f"{name}: missing in the file" for name in wanted if name not in given]
     differences += [f"{name}: not in the model" for name in given if name not in wanted]
@@ -27,7 +35,7 @@ def check_fit(source: str, given: Mapping[str, Tensor], wanted: Mapping[str, Ten
             differences.append(
                 f"{name}: file has {list(found.shape)}, model needs {list(needed.shape)}"
             )
-        if _kind(found) != _kind(needed):
+        if _number_type(found) != _number_type(needed):
             differences.append(f"{name}: file has {found.dtype}, model needs {needed.dtype}")
     if differences:
         shown = "; ".join(differences[:_SHOWN])
@@ -37,16 +45,26 @@ def check_fit(source: str, given: Mapping[str, Tensor], wanted: Mapping[str, Ten
         )
     for name, tensor in given.items():
         if not tensor.isfinite().all():
-            raise CheckpointError(f"{source}: {name} holds values that are NaN or infinite")
+            raise CheckpointError(f"{source}: {name} contains values that are NaN or infinite")
 
 
-def _kind(tensor: Tensor) -> tuple[bool, bool]:
-    """Precision may differ between file and model; whole, real and complex numbers may not."""
+def _number_type(tensor: Tensor) -> tuple[bool, bool]:
+    """Tell integers, real and complex numbers apart, whatever their precision."""
     return tensor.is_floating_point(), tensor.is_complex()
 
 
 def digest(backbone: nn.Module) -> str:
-    """SHA-256 over the names, shapes and float32 values of all tensors but the classifier's."""
+    """Compute a SHA-256 of the names, shapes and float32 values of a backbone's tensors.
+
+    The tensors of the image classifier are left out, so that a model has the same digest with and
+    without it.
+
+    Args:
+        backbone: image model of timm.
+
+    Returns:
+        "sha256:" and 64 hexadecimal digits.
+    """
     sha = hashlib.sha256()
     classifier = classifier_tensors(backbone)
     for name, tensor in backbone.state_dict().items():
@@ -60,14 +78,14 @@ def digest(backbone: nn.Module) -> str:
 
 
 def classifier_tensors(model: nn.Module) -> frozenset[str]:
-    """Names of the image classifier's tensors, which adapters do not use."""
+    """Return the names of the tensors of a model's own image classifier, which is not used."""
     name = (getattr(model, "pretrained_cfg", None) or {}).get("architecture")
     return _dropped_without_classes(name) if name and timm.is_model(name) else frozenset()
 
 
 @cache
 def _dropped_without_classes(name: str) -> frozenset[str]:
-    """What a model of timm has with classes, and not without."""
+    """Return the tensors that a timm model has with a classifier, but not without one."""
     with torch.device("meta"):
         full, bare = (timm.create_model(name, num_classes=n).state_dict() for n in (10, 0))
     return frozenset(full) - frozenset(bare)

@@ -1,4 +1,4 @@
-"""Plain vision transformers of timm: class and register tokens, pre-norm, layer scale."""
+"""Run timm's plain vision transformers, such as those of CLIP, DINOv2 and SigLIP."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -16,11 +16,18 @@ from st_adapter.errors import ArgumentError
 
 
 class VisionTransformerFamily(Family):
-    """Runs a ViT block by block, as `VisionTransformer.forward_features` of timm does.
+    """Run a ViT block by block, as `VisionTransformer.forward_features` of timm does.
 
-    The forward pass is written out here, for adapters stand inside of timm's blocks, and a pooled
-    class token must be normed after the mean over frames. That it still is timm's own is checked
-    on one frame whenever a family is made: a change in timm is refused, not followed in silence.
+    The forward pass is written out here for two reasons: adapters are placed inside timm's blocks,
+    and a pooled class token must be normalised after the mean over frames. The constructor runs
+    one frame of noise through both versions and raises if they differ, so that a change in timm
+    cannot go unnoticed.
+
+    Args:
+        backbone: `VisionTransformer` of timm.
+
+    Raises:
+        ArgumentError: the backbone does not pool its features, or computes something else.
     """
 
     can_cut = True
@@ -32,14 +39,14 @@ class VisionTransformerFamily(Family):
 
     @classmethod
     def supports(cls, backbone: Any) -> bool:
-        """Whether the backbone is a plain ViT made of plain pre-norm blocks."""
+        """Whether the backbone is a `VisionTransformer` of `Block` modules, without subclasses."""
         return type(backbone) is VisionTransformer and all(
             type(block) is Block for block in backbone.blocks
         )
 
     @property
     def num_features(self) -> int:
-        """Width of what the backbone pools."""
+        """Width of the pooled features."""
         return int(self.backbone.head_hidden_size)
 
     @property
@@ -48,7 +55,7 @@ class VisionTransformerFamily(Family):
         return int(self.backbone.embed_dim)
 
     def sites(self) -> list[Site]:
-        """Before attention and before the MLP of every block."""
+        """Return the sites: before the attention and before the MLP of every block."""
         return [
             Site(name=_name(i, place), position=place, block=i, channels=self.num_token_features)
             for i in range(len(self.backbone.blocks))
@@ -56,44 +63,47 @@ class VisionTransformerFamily(Family):
         ]
 
     def unread_sites(self) -> set[str]:
-        """The last, behind the last attention, where the class token is pooled."""
+        """Return the last site, which is after the last attention, if the class token is pooled."""
         return {_name(len(self.backbone.blocks) - 1, "mlp")} if self._pools_token() else set()
 
     def blocks(self) -> list[nn.Module]:
-        """The transformer blocks."""
+        """Return the transformer blocks."""
         return list(self.backbone.blocks)
 
     def prompt_widths(self) -> list[int]:
-        """Every block takes prompts."""
+        """Return the width of the tokens before each block; all blocks accept prompts."""
         return [self.num_token_features] * len(self.backbone.blocks)
 
     def run(self, frames: Tensor, inserted: Inserted = Inserted()) -> Tensor:
-        """Run frames [n, 3, h, w] to the residual stream [n, tokens, c] after the last block."""
+        """Run frames [n, 3, h, w]; return the residual stream [n, tokens, c] after all blocks."""
         frames = self._whole_patches(frames)
         size = (frames.shape[-2], frames.shape[-1])
         return self.run_rest(self._embed(frames), 0, size, inserted)
 
     def pool(self, features: Tensor) -> Tensor:
-        """Pool the stream; a class token before the final norm, which follows in `finish`."""
+        """Pool the residual stream. A class token is normalised later, in `finish`."""
         if not self._pools_token():
             features = self.backbone.norm(features)
         pooled: Tensor = self.backbone.pool(features)
         return pooled
 
     def tokens(self, features: Tensor) -> Tensor:
-        """All tokens after the final norm."""
+        """Return all tokens after the final norm."""
         tokens: Tensor = self.backbone.norm(features)
         return tokens
 
     def finish(self, pooled: Tensor) -> Tensor:
-        """Apply the norms that come after pooling."""
+        """Apply the norms that follow the pooling."""
         if self._pools_token():
             pooled = self.backbone.norm(pooled)
         normed: Tensor = self.backbone.fc_norm(pooled)
         return normed
 
     def run_prefix(self, frames: Tensor, num_blocks: int) -> Tensor:
-        """The stream before a block; after the last, that of the class token where it is pooled."""
+        """Run the first blocks, and return the residual stream after them.
+
+        After the last block, only a class token that will be pooled is returned, not the patches.
+        """
         frames = self._whole_patches(frames)
         grid = self._grid(frames.shape[-2:])
         stream = self._embed(frames)
@@ -115,8 +125,8 @@ class VisionTransformerFamily(Family):
         own = prefix = self.backbone.num_prefix_tokens
         for i, block in enumerate(self.backbone.blocks[num_blocks:], start=num_blocks):
             if i < len(inserted.prompts):
-                # A block's prompts replace those of the block before, tokens `own` to `prefix`.
-                # Blocks that have none keep what the last prompts have become.
+                # The prompts of a block replace those of the block before, which are the tokens
+                # `own` to `prefix`. Blocks without prompts leave those tokens in place.
                 prompts = inserted.prompts[i].expand(x.shape[0], -1, -1)
                 x = torch.cat([x[:, :own], prompts.to(x.dtype), x[:, prefix:]], dim=1)
                 prefix = own + prompts.shape[1]
@@ -129,13 +139,14 @@ class VisionTransformerFamily(Family):
         return torch.cat([x[:, :own], x[:, prefix:]], dim=1) if prefix > own else x
 
     def _embed(self, frames: Tensor) -> Tensor:
-        """The residual stream before the first block: patches, class and register tokens, places.
+        """Compute the residual stream before the first block.
 
-        timm does this in `VisionTransformer._pos_embed`, a private name.
+        It consists of class token, register tokens and patches, with position embeddings. In timm
+        this is `VisionTransformer._pos_embed`, which is private.
         """
         vit = self.backbone
         patches, positions = vit.patch_embed(frames), vit.pos_embed
-        if vit.dynamic_img_size:  # patches keep their grid, [n, h, w, c]
+        if vit.dynamic_img_size:  # then patch_embed returns a grid, [n, h, w, c]
             if positions is not None:
                 positions = resample_abs_pos_embed(
                     positions,
@@ -147,7 +158,7 @@ class VisionTransformerFamily(Family):
         if positions is not None and vit.no_embed_class:
             patches = patches + positions
         first = [token for token in (vit.cls_token, vit.reg_token) if token is not None]
-        # Not len(frames): torch.export would take that number for a constant of the model.
+        # Not len(frames): torch.export would fix that number as a constant of the model.
         prefix = [token.expand(frames.shape[0], -1, -1) for token in first]
         stream = torch.cat([*prefix, patches], dim=1) if prefix else patches
         if positions is not None and not vit.no_embed_class:
@@ -160,10 +171,10 @@ class VisionTransformerFamily(Family):
         return rows, columns
 
     def _whole_patches(self, frames: Tensor) -> Tensor:
-        """Leave out the right and lower rest that no patch covers, at the model's own size.
+        """Cut off the right and bottom margin that no patch covers, at the native size.
 
-        Models such as SigLIP of 384 px with patches of 14 px are trained so. At another size such
-        a rest is an error of timm's.
+        Some models are trained this way, such as SigLIP with 384 pixels and patches of 14. At
+        other sizes timm raises an error if there is a margin.
         """
         embed = self.backbone.patch_embed
         size = (frames.shape[-2], frames.shape[-1])
@@ -177,43 +188,45 @@ class VisionTransformerFamily(Family):
 
     @torch.no_grad()
     def _check(self) -> None:
-        """Compare one frame of noise with timm's own forward pass.
-
-        Raises:
-            ArgumentError: the backbone pools nothing, or the results differ.
-        """
+        """Compare the features of one frame of noise with those of timm's own forward pass."""
         vit = self.backbone
         if vit.attn_pool is None and not vit.global_pool:
-            raise ArgumentError("VisionTransformer pools nothing; make it with timm's global_pool")
+            raise ArgumentError(
+                "VisionTransformer does not pool its features; create it with timm's default "
+                "global_pool"
+            )
         weight = next(vit.parameters())
         if weight.is_meta:
             return
         height, width = self.native_size()
         if vit.dynamic_img_size and type(vit.patch_embed) is PatchEmbed:
-            # A few patches cost nothing, where the native size of a large model takes seconds.
+            # 2 x 2 patches are enough, and the native size of a large model would take seconds.
             height, width = (2 * p for p in vit.patch_embed.patch_size)
         generator = torch.Generator().manual_seed(0)
         noise = torch.randn(1, 3, height, width, generator=generator, device="cpu")
         frame = noise.to(weight.device, weight.dtype)
-        trains = vit.training
+        was_training = vit.training
         vit.eval()
         try:
             theirs = vit.forward_head(vit.forward_features(frame), pre_logits=True)
             ours = self.finish(self.pool(self.run(frame)))
         finally:
-            vit.train(trains)
+            vit.train(was_training)
         tolerance = 1e-3 if weight.dtype in (torch.float32, torch.float64) else 5e-2
         if (ours - theirs).norm() > tolerance * theirs.norm():
             raise ArgumentError(
-                "this VisionTransformer computes other features than those that adapters would "
-                "work on: it has options, or is of a version of timm, that are not known here"
+                "this VisionTransformer computes other features than st-adapter expects, because "
+                "of its options or because of the version of timm"
             )
 
 
 def _run_block(
     block: Any, adapters: dict[str, Any], prefix: int, grid: tuple[int, int], x: Tensor
 ) -> Tensor:
-    """x = A1(x); x = x + attn(norm1(x)); x = A2(x); x = x + mlp(norm2(x)). Section 3.2."""
+    """Run one block with adapters A1 and A2, as in section 3.2 of the paper.
+
+    x = A1(x); x = x + attn(norm1(x)); x = A2(x); x = x + mlp(norm2(x))
+    """
     if before_attention := adapters.get("attention"):
         x = adapt_tokens(x, prefix, grid, before_attention)
     x = x + block.drop_path1(block.ls1(block.attn(block.norm1(x))))
@@ -226,15 +239,18 @@ def _run_block(
 def adapt_tokens(
     x: Tensor, prefix: int, grid: tuple[int, int], adapter: Callable[[Tensor], Tensor]
 ) -> Tensor:
-    """Adapt the patch tokens of [n, prefix + h * w, c]; prefix tokens pass unchanged.
+    """Adapt the patch tokens, and leave the prefix tokens unchanged.
 
     Args:
-        adapter: gives what is added to a grid of patches.
+        x: tokens [n, prefix + h * w, c].
+        prefix: number of tokens before the patches.
+        grid: height and width of the grid of patches.
+        adapter: computes the update of a grid of patches [n, h, w, c].
     """
     patches = x[:, prefix:]
-    # Not unflatten, whose check of the sizes torch.export takes for a constant of the model.
+    # Not unflatten: its check of the sizes makes torch.export fix the number of frames.
     update = adapter(patches.reshape(x.shape[0], *grid, x.shape[-1])).flatten(1, 2)
-    # Padding the narrow update is cheaper than cutting the wide stream apart and joining it again.
+    # Padding the update is cheaper than splitting the stream and concatenating it again.
     return (x + F.pad(update, (0, 0, prefix, 0))).to(x.dtype)
 
 

@@ -1,1 +1,1 @@
-"""What a model costs before it is run: parameters, operations, recipes, backbones."""
+"""The cost of models without running them, and the list of backbones that adapters fit."""

@@ -1,4 +1,4 @@
-"""The table of timm's models that adapters fit."""
+"""The packaged table of timm models: which of them adapters fit, and why not the others."""
 
 import json
 from collections import defaultdict
@@ -8,19 +8,22 @@ from importlib.resources import files
 import timm
 
 TABLE = "backbone_table.jsonl"
+"""Written by `scripts/list_backbones.py`, which builds every model; that takes many minutes."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class BackboneRow:
-    """One image model.
+    """Describe one image model.
 
     Attributes:
-        parameters: without the image classifier.
-        size: height and width it was trained at, pixels.
-        any_size: whether it takes frames of another size.
+        model: name in timm, without a tag.
+        module: module of timm that defines it.
+        parameters: number of parameters, without the image classifier.
+        size: height and width in pixels that it was trained with.
+        any_size: whether it accepts frames of another size.
         positions: places of adapters in a block.
-        adapters: how many there are with adapters everywhere.
-        refused: why adapters do not fit; empty where they do.
+        adapters: number of adapters if all places have one.
+        refused: why adapters do not fit; empty if they do.
     """
 
     model: str
@@ -34,7 +37,7 @@ class BackboneRow:
 
 
 def pretrained_tags() -> dict[str, list[str]]:
-    """The tags of timm's pretrained weights, by model."""
+    """Return the tags of all pretrained weights in timm, by the name of their model."""
     tags = defaultdict(list)
     for name in timm.list_pretrained():
         model, _, tag = name.partition(".")
@@ -43,6 +46,9 @@ def pretrained_tags() -> dict[str, list[str]]:
 
 
 def read_table() -> list[BackboneRow]:
-    """The packaged table: every model that has pretrained weights in the timm it was made with."""
+    """Read the packaged table.
+
+    It lists every model with pretrained weights in the version of timm that it was made with.
+    """
     lines = files("st_adapter.catalogue").joinpath(TABLE).read_text(encoding="utf-8").splitlines()
     return [BackboneRow(**json.loads(line)) for line in lines]

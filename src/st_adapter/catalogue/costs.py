@@ -1,4 +1,4 @@
-"""Parameters, operations and adapter places of a classifier, counted without running it."""
+"""Count parameters and operations of a classifier without running it or loading weights."""
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -24,16 +24,22 @@ from st_adapter.runtime.device import check_input_size
 
 @dataclass(frozen=True, kw_only=True)
 class Inspection:
-    """What a classifier costs.
+    """Describe the size and cost of a classifier.
 
     Attributes:
-        adapters: trained parameters but for the head's; in most methods they are no adapters.
-        head: the head's parameters.
-        frozen: parameters that are not trained.
-        parts: those of the image model, by part of it.
-        gmacs: multiply-adds of one view, in 10^9.
-        sites: every place for an adapter, from the input on: its name, block, position and
-            channels, and the bottleneck of the adapter there, 0 where there is none.
+        backbone: timm name of the image model.
+        method: what is trained, one of the names in METHODS.
+        frames: frames per clip.
+        size: height and width of a clip in pixels.
+        classes: number of classes.
+        adapters: number of trained parameters without the head, for all methods: not only those
+            that train adapters.
+        head: number of parameters of the head.
+        frozen: number of parameters that are not trained.
+        parts: number of parameters of the image model by its top-level modules.
+        gmacs: multiply-adds in 10^9 for one view.
+        sites: every place for an adapter, from the input on, with its name, block, position and
+            channels, and the bottleneck of its adapter, which is 0 for a place without one.
     """
 
     backbone: str
@@ -50,11 +56,11 @@ class Inspection:
 
     @property
     def num_adapters(self) -> int:
-        """How many of the places have an adapter."""
+        """Number of places that have an adapter."""
         return sum(site["bottleneck"] > 0 for site in self.sites)
 
     def to_text(self) -> str:
-        """The record as lines to read."""
+        """Format the record as text for a terminal."""
         trained = self.adapters + self.head
         image_model = sum(self.parts.values())
         lines = [
@@ -74,7 +80,7 @@ class Inspection:
         return "\n".join(lines + self.drawing())
 
     def drawing(self) -> list[str]:
-        """The way of a frame through the blocks, a line for each run of blocks that are alike."""
+        """Draw the path of a frame through the blocks, with one line per run of equal blocks."""
         blocks = groupby(self.sites, key=lambda site: site["block"])
         rows = [(block, " ".join(map(_draw, sites))) for block, sites in blocks]
         lines = ["  frames"]
@@ -86,20 +92,26 @@ class Inspection:
 
 
 def _draw(site: dict[str, Any]) -> str:
-    """One place: the adapter, if there is one, before what comes after it."""
+    """Draw one place: the adapter, if it has one, before the attention, MLP or block."""
     outside, inside = site["channels"], site["bottleneck"]
     adapter = f"[{outside} > {inside} > {outside}] " if inside else ""
     return f"-> {adapter}{site['position']}"
 
 
 def _in_millions(parts: dict[str, int]) -> str:
-    """The parts that have a thousandth of a million, the largest first."""
+    """List the parts that do not round to 0.000 million, the largest first."""
     shown = sorted(parts.items(), key=lambda part: -part[1])
     return ", ".join(f"{name} {count / 1e6:.3f}" for name, count in shown if count >= 500)
 
 
 def inspect_run(path: Path, frames: int | None = None, size: int | None = None) -> Inspection:
-    """Inspect the classifier in a run or adapter folder; its weights are not needed."""
+    """Inspect the classifier in a run or adapter folder, without the weights of its backbone.
+
+    Args:
+        path: run folder or adapter folder.
+        frames: frames per clip; None is as trained.
+        size: height and width of a clip in pixels; None is as trained.
+    """
     spec = read_spec(find(path))
     return inspect_spec(spec, frames or spec.clip.frames, size or spec.clip.size)
 
@@ -112,14 +124,22 @@ def inspect_backbone(
     classes: int,
     **choices: Any,
 ) -> Inspection:
-    """Inspect what training on a backbone would make; `choices` are fields of TrainConfig."""
+    """Inspect the classifier that training with a backbone would make.
+
+    Args:
+        backbone: timm name.
+        frames: frames per clip; None is the default of TrainConfig.
+        size: height and width of a clip in pixels; None is the default of TrainConfig.
+        classes: number of classes.
+        **choices: other settings of TrainConfig.
+    """
     config = TrainConfig(backbone=backbone, **choices)
     spec = spec_of(config, tuple(map(str, range(classes))))
     return inspect_spec(spec, frames or config.frames, size or config.size)
 
 
 def spec_of(config: TrainConfig, labels: Sequence[str]) -> ModelSpec:
-    """What training would make, as far as its costs and places go."""
+    """Return the record of a classifier with random weights, enough to count its cost."""
     return ModelSpec(
         backbone=config.backbone,
         weights="random",
@@ -133,9 +153,15 @@ def spec_of(config: TrainConfig, labels: Sequence[str]) -> ModelSpec:
 
 
 def inspect_spec(spec: ModelSpec, frames: int, size: int) -> Inspection:
-    """Build the classifier without data."""
+    """Build the classifier that a record describes, and count its parameters and operations.
+
+    Args:
+        spec: record of the classifier.
+        frames: frames per clip.
+        size: height and width of a clip in pixels.
+    """
     check_name(spec.backbone)
-    with torch.device("meta"):
+    with torch.device("meta"):  # shapes only: no memory is allocated and nothing is computed
         model = VideoClassifier(create_backbone(spec.backbone, **spec.backbone_options), spec)
     trained = model.num_parameters(only_trainable=True)
     head = sum(p.numel() for p in model.head.parameters())
@@ -169,7 +195,10 @@ def _bottleneck(model: VideoClassifier, site: str) -> int:
 
 
 def count_parts(model: VideoClassifier) -> dict[str, int]:
-    """Parameters of the image model by the first part of their names."""
+    """Count the parameters of the image model by the first part of their names.
+
+    LoRA adds parameters inside the image model; they are not counted.
+    """
     counts: Counter[str] = Counter()
     adds_inside = METHODS[model.spec.method].low_rank
     for name, parameter in model.backbone.named_parameters():
@@ -179,23 +208,26 @@ def count_parts(model: VideoClassifier) -> dict[str, int]:
 
 
 def count_macs(model: VideoClassifier, frames: int, size: int) -> float:
-    """Multiply-adds of one clip, from the shapes of every product and convolution."""
+    """Count the multiply-adds of one clip in all matrix products and convolutions."""
     clip = torch.empty(1, frames, 3, size, size, device=model.device)
     counter = FlopCounterMode(display=False)
     check_input_size(model, size)
-    with counter:  # it asks each input that can be trained for its place in the graph
+    with counter:  # not under no_grad: the counter reads grad_fn of inputs that require grad
         model(clip)
     return counter.get_total_flops() / 2
 
 
 @dataclass(frozen=True, kw_only=True)
 class RecipeCost:
-    """A recipe's architecture in numbers.
+    """Describe the size and cost of the classifier that a recipe makes.
 
     Attributes:
-        adapters: how many, and how wide, such as "12x384".
-        trained: parameters of adapters and head.
-        gmacs: multiply-adds of one view, in 10^9.
+        name: name of the recipe.
+        config: its settings.
+        recipe: the recipe.
+        adapters: number and width of its adapters, such as "12x384".
+        trained: number of parameters of the adapters and the head.
+        gmacs: multiply-adds in 10^9 for one view.
     """
 
     name: str
@@ -207,17 +239,21 @@ class RecipeCost:
 
 
 def recipe_costs() -> Iterator[RecipeCost]:
-    """Count the cost of each recipe that was published for some data, in order."""
+    """Yield the cost of each published recipe, in the order of RECIPES."""
     for name, recipe in RECIPES.items():
         if recipe.classes:
             yield _recipe_cost(name, recipe)
 
 
 def _recipe_cost(name: str, recipe: Recipe) -> RecipeCost:
-    """Scale the cost of one frame: only adapters see several frames, at the same cost for each."""
+    """Compute the cost of a recipe from that of one frame and one class.
+
+    Each frame costs the same, because zero padding gives the convolutions of the adapters as many
+    operations at the ends of a clip as elsewhere. The head runs once per clip.
+    """
     config = resolve(name, None, {})
     frame = _one_frame(config.backbone, config.positions, config.bottleneck)
-    width = frame.head - 1
+    width = frame.head - 1  # the head of one class has `width` weights and 1 bias
     head_macs = width * recipe.classes
     return RecipeCost(
         name=name,
@@ -229,7 +265,7 @@ def _recipe_cost(name: str, recipe: Recipe) -> RecipeCost:
     )
 
 
-@cache  # many recipes differ in data and frames alone
+@cache  # many recipes differ only in their data set and number of frames
 def _one_frame(backbone: str, positions: str, bottleneck: int | None) -> Inspection:
     return inspect_backbone(
         backbone=backbone,

@@ -1,1 +1,1 @@
-"""How the weights of image models are read from files."""
+"""Read the weights of image models from files."""

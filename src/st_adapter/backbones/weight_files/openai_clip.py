@@ -1,4 +1,4 @@
-"""OpenAI's CLIP files: their names for the image model's tensors, and timm's for the same."""
+"""Convert OpenAI's CLIP files, whose image model has other tensor names than timm's."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,6 +11,7 @@ from torch import Tensor
 from st_adapter.common.remarks import note
 from st_adapter.errors import CheckpointError
 
+# Parts of OpenAI's tensor names, and the parts of timm's names that replace them.
 _RENAMED = {
     "conv1.": "patch_embed.proj.",
     "class_embedding": "cls_token",
@@ -29,7 +30,14 @@ _RENAMED = {
 
 @dataclass(frozen=True, kw_only=True)
 class ClipShape:
-    """Sizes of CLIP's image transformer; `patch` and `size` in pixels."""
+    """Hold the sizes of CLIP's image transformer.
+
+    Attributes:
+        width: width of the features.
+        blocks: number of blocks.
+        patch: height and width of a patch in pixels.
+        size: height and width of the input in pixels.
+    """
 
     width: int
     blocks: int
@@ -38,12 +46,12 @@ class ClipShape:
 
     @property
     def name(self) -> str | None:
-        """The timm name of OpenAI's model of this shape, if there is one."""
+        """timm name of the model of this shape that OpenAI published, or None."""
         return PUBLISHED.get((self.width, self.blocks, self.patch, self.size))
 
     def __str__(self) -> str:
         sizes = f"{self.width} wide, {self.blocks} blocks, patch {self.patch}, {self.size} px"
-        return f"{sizes}; give --backbone {self.name}" if self.name else sizes
+        return f"{sizes}; use --backbone {self.name}" if self.name else sizes
 
 
 PUBLISHED = {
@@ -52,28 +60,43 @@ PUBLISHED = {
     (1024, 24, 14, 224): "vit_large_patch14_clip_quickgelu_224.openai",
     (1024, 24, 14, 336): "vit_large_patch14_clip_quickgelu_336.openai",
 }
-"""The timm names of OpenAI's models, by width, blocks, patch and size."""
+"""timm names of the models that OpenAI published, by (width, blocks, patch, size)."""
 
 
 def published_name(width: int, blocks: int) -> str | None:
-    """The timm name of OpenAI's model of this width and depth that the authors of ST-Adapter use.
+    """Find the timm name of OpenAI's model of a width and depth.
 
-    Of several, that of 224 px with the smallest patch.
+    If there are several, it is the one for 224 pixels with the smallest patches, which the authors
+    of ST-Adapter use.
+
+    Args:
+        width: width of the features.
+        blocks: number of blocks.
+
+    Returns:
+        The name, or None if OpenAI did not publish such a model.
     """
     near = [s for s in PUBLISHED if (s[0], s[1], s[3]) == (width, blocks, 224)]
     return PUBLISHED[min(near)] if near else None
 
 
 def is_clip(tensors: Mapping[str, Tensor]) -> bool:
-    """Whether tensors carry OpenAI's names of a CLIP with an image transformer."""
+    """Whether tensors have OpenAI's names of a CLIP whose image model is a transformer.
+
+    Args:
+        tensors: tensors by name.
+    """
     return "visual.class_embedding" in tensors or "class_embedding" in tensors
 
 
 def to_timm(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Give the image model's tensors timm's names; leave out the text model's.
+    """Rename the tensors of the image model as in timm, and leave out the text model.
 
-    The projection to the space shared with text is left out too: adapters classify what comes
-    before it. A name that is not known stays as it is.
+    The projection to the space shared with text is left out as well, because the head classifies
+    the features before it. Unknown names are kept, so that a later check reports them.
+
+    Args:
+        tensors: tensors by OpenAI's names.
     """
     renamed = {}
     for name, tensor in _visual(tensors).items():
@@ -89,10 +112,14 @@ def to_timm(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def read_shape(tensors: Mapping[str, Tensor], file: Path) -> ClipShape:
-    """Tell the sizes of the image model.
+    """Infer the sizes of the image model from the shapes of its tensors.
+
+    Args:
+        tensors: tensors by OpenAI's names.
+        file: path of their file, for the error message.
 
     Raises:
-        CheckpointError: the tensors that tell them are missing, or do not have the shape of a CLIP.
+        CheckpointError: a tensor is missing, or does not have the shape that it has in CLIP.
     """
     visual = _visual(tensors)
     blocks = {n.split(".")[2] for n in visual if n.startswith("transformer.resblocks.")}
@@ -102,16 +129,26 @@ def read_shape(tensors: Mapping[str, Tensor], file: Path) -> ClipShape:
     except (KeyError, ValueError) as error:
         raise CheckpointError(
             f"{file} is not a CLIP image model: conv1.weight or positional_embedding is missing "
-            "or of another shape"
+            "or has another shape"
         ) from error
     size = isqrt(max(positions - 1, 0)) * patch
     if min(width, patch, size) < 1:
-        raise CheckpointError(f"{file} is not a CLIP image model: it is {width} wide, of {size} px")
+        raise CheckpointError(
+            f"{file} is not a CLIP image model: its width would be {width} and its size {size} px"
+        )
     return ClipShape(width=width, blocks=len(blocks), patch=patch, size=size)
 
 
 def quickgelu_twin(name: str, tag: str) -> str | None:
-    """The timm name of the same model with QuickGELU and weights of this tag, if there is one."""
+    """Find the timm model that differs from a CLIP model only in having QuickGELU.
+
+    Args:
+        name: timm name of a model with GELU, with or without a tag.
+        tag: tag of the weights that the other model must have.
+
+    Returns:
+        Its name with the tag, or None if there is none.
+    """
     plain = name.partition(".")[0]
     twin = plain.replace("_clip_", "_clip_quickgelu_")
     if twin == plain or not timm.is_model(twin):
@@ -120,12 +157,17 @@ def quickgelu_twin(name: str, tag: str) -> str | None:
 
 
 def remark_on_activation(name: str, tag: str) -> None:
-    """Say so where weights of this tag were trained with QuickGELU and the model has GELU."""
+    """Print a note if weights were trained with QuickGELU but the model has GELU.
+
+    Args:
+        name: timm name of the model, without a tag.
+        tag: tag of the weights.
+    """
     if twin := quickgelu_twin(name, tag):
-        note(f"weights {tag} want QuickGELU, where {name} computes GELU; {twin} has it")
+        note(f"weights {tag} were trained with QuickGELU, but {name} has GELU; use {twin} instead")
 
 
 def _visual(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The image model's tensors by their bare names."""
+    """Return the tensors of the image model, without the prefix of their names."""
     prefix = "visual." if "visual.class_embedding" in tensors else ""
     return {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}

@@ -1,4 +1,4 @@
-"""Named tensors from files, with nothing in them executed."""
+"""Read named tensors from files without running any code that a file may contain."""
 
 import pickle
 import warnings
@@ -16,52 +16,57 @@ from st_adapter.common.remarks import note
 from st_adapter.errors import ArgumentError, CheckpointError
 
 _PREFIXES = ("module.", "backbone.", "model.", "encoder.", "module.backbone.", "module.encoder.")
-"""What wrappers put before every name: DataParallel, and those of self-supervised training."""
+"""Prefixes that wrappers put before every name: DataParallel, and self-supervised training."""
 
 
 def read_tensors(
     file: Path, key: str = "", fits: Callable[[dict[str, Tensor]], bool] | None = None
 ) -> dict[str, Tensor]:
-    """Read a flat table of named tensors: safetensors, .pth, .pt, .bin or a TorchScript archive.
+    """Read a table of named tensors: safetensors, .pth, .pt, .bin or a TorchScript archive.
 
-    A file may hold several tables, such as a model and its moving average.
+    A file may contain several tables, such as a model and its moving average.
 
     Args:
-        key: of the table to take.
-        fits: says of a table whether it is the one that is looked for.
+        file: file to read.
+        key: name of the table to use; empty to find it.
+        fits: whether a table fits what the caller needs. Without it, the table must be at the top
+            level, or under "state_dict" or "model".
 
     Raises:
-        ArgumentError: there is no such file, or several tables in it fit.
-        CheckpointError: it is damaged, or holds anything but tensors.
+        ArgumentError: the file or the table does not exist, or several tables fit.
+        CheckpointError: the file is damaged, or contains anything other than tensors.
     """
     record = read_record(file)
     if key:
         if not isinstance(record, Mapping) or key not in record:
             have = ", ".join(map(str, record)) if isinstance(record, Mapping) else "none"
-            raise ArgumentError(f"{file} has no table {key!r}; it has {have}")
+            raise ArgumentError(f"{file} does not have a table {key!r}; its keys: {have}")
         record = record[key]
     if fits is None:
         return find_table(record, file)
-    without = {
+    # Each table with its own names, and with each prefix removed from them.
+    candidates = {
         (name, prefix): {n[len(prefix) :]: t for n, t in table.items() if n.startswith(prefix)}
         for name, table in _tables(record, file)
         for prefix in ("", *_PREFIXES)
     }
-    fitting = [place for place, table in without.items() if fits(table)]
+    fitting = [place for place, table in candidates.items() if fits(table)]
     if len({name for name, _ in fitting}) > 1:
         names = ", ".join(name for name, _ in fitting)
-        raise ArgumentError(f"{file} has several tables that fit: {names}; give FILE#NAME")
+        raise ArgumentError(f"{file} has several tables that fit: {names}; use FILE#NAME")
     if not fitting:
         return find_table(record, file)
     name, prefix = fitting[0]
     if prefix or name not in ("", "model", "state_dict"):
-        taken = f"its table {name} is taken" if name else "its tensors are taken"
-        note(f"{file}: {taken}" + (f", without {prefix!r} before each name" if prefix else ""))
-    return without[name, prefix]
+        used = f"using its table {name}" if name else "using its tensors"
+        note(f"{file}: {used}" + (f", with {prefix!r} removed from each name" if prefix else ""))
+    return candidates[name, prefix]
 
 
 def split_key(source: str) -> tuple[Path, str]:
-    """A weights file, and the key of a table in it that FILE#KEY names.
+    """Split FILE#KEY into the path of a weights file and the key of a table in it.
+
+    The key is empty if there is none. A file whose own name contains "#" is not split.
 
     >>> split_key("dino.pth#teacher")
     (PosixPath('dino.pth'), 'teacher')
@@ -71,7 +76,7 @@ def split_key(source: str) -> tuple[Path, str]:
 
 
 def _tables(record: Any, file: Path) -> Iterator[tuple[str, dict[str, Tensor]]]:
-    """The flat tables in a record, by their keys; the record itself has none."""
+    """Yield the tables in a record by their keys; the key of the record itself is empty."""
     if not isinstance(record, Mapping):
         return
     if record and all(isinstance(value, Tensor) for value in record.values()):
@@ -84,37 +89,55 @@ def _tables(record: Any, file: Path) -> Iterator[tuple[str, dict[str, Tensor]]]:
 
 
 def read_record(file: Path) -> Any:
-    """Read all that a weights file holds: the table of tensors, or what it is nested in."""
+    """Read the whole content of a weights file: a table of tensors, or a record that contains it.
+
+    Args:
+        file: file to read.
+
+    Raises:
+        ArgumentError: the file does not exist.
+        CheckpointError: the file is damaged, or contains anything other than tensors.
+    """
     if not file.is_file():
         raise ArgumentError(
             f"weights file {file} does not exist; --weights takes hub, package, random or a file"
         )
-    kind = "weights file"
+    form = "weights file"
     try:
         if is_torchscript(file):
-            kind = "TorchScript archive"
+            form = "TorchScript archive"
             return read_torchscript(file)
         if file.suffix == ".safetensors":
             return load_file(file)
-        with warnings.catch_warnings(action="ignore"):  # of tensors that `find_table` refuses
+        with warnings.catch_warnings(action="ignore"):  # about tensors that `find_table` rejects
             return torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged pickle can raise nearly anything
         reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
-        if isinstance(error, pickle.UnpicklingError):  # torch would advise to run what is in it
-            reason = "it is damaged, or holds more than tensors"
-        raise CheckpointError(f"{file}: not a readable {kind}: {reason}") from error
+        if isinstance(error, pickle.UnpicklingError):  # torch advises weights_only=False: unsafe
+            reason = "it is damaged, or contains more than tensors"
+        raise CheckpointError(f"{file}: not a readable {form}: {reason}") from error
 
 
 def find_table(record: Any, file: Path) -> dict[str, Tensor]:
-    """Find the table of named tensors in what `file` holds, under "state_dict" or "model" too."""
+    """Find the table of named tensors in a record: itself, or under "state_dict" or "model".
+
+    Args:
+        record: content of a weights file.
+        file: path of that file, for the error message.
+
+    Raises:
+        CheckpointError: the record does not contain one, or a tensor in it is sparse or quantised.
+    """
     for key in ("state_dict", "model"):
         if isinstance(record, Mapping) and isinstance(record.get(key), Mapping):
             record = record[key]
     if not isinstance(record, Mapping) or not all(
         isinstance(name, str) and isinstance(value, Tensor) for name, value in record.items()
     ):
-        raise CheckpointError(f"{file}: holds no flat table of named tensors")
+        raise CheckpointError(f"{file} does not contain a flat table of named tensors")
     for name, tensor in record.items():
         if tensor.layout != torch.strided or tensor.is_quantized:
-            raise CheckpointError(f"{file}: {name} is a sparse or quantised tensor; use plain ones")
+            raise CheckpointError(
+                f"{file}: {name} is a sparse or quantised tensor; convert it to a dense one"
+            )
     return dict(record)
