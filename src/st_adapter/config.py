@@ -118,7 +118,7 @@ class AdapterConfig(_Checked):
     init: Init = _model(
         "difference",
         "Initial weights of the adapters; none changes the features before training. difference "
-        "compares the next frame with the previous one and learns best from few clips; conv-zero "
+        "compares the next frame with the previous one and learns well from few clips; conv-zero "
         "is as published; up-zero mixes frames at random.",
     )
 

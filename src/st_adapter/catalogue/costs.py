@@ -64,19 +64,20 @@ class Inspection:
         trained = self.adapters + self.head
         image_model = sum(self.parts.values())
         lines = [
-            f"{self.method} on {self.backbone}, {self.frames} frames of {self.size} px, "
-            f"{self.classes} classes",
+            f"{self.method} on {self.backbone}, {_count(self.frames, 'frame')} of {self.size} px, "
+            f"{_count(self.classes, 'class')}",
             f"{'adapters' if self.num_adapters else 'inside':8} {self.adapters / 1e6:9.3f} M",
             f"head     {self.head / 1e6:9.3f} M",
             f"trained  {trained / 1e6:9.3f} M  ({trained / image_model:.1%} "
-            f"{'of the frozen' if self.frozen == image_model else 'of the image model'})",
+            f"{'of the frozen model' if self.frozen == image_model else 'of the image model'})",
             f"frozen   {self.frozen / 1e6:9.3f} M  "
             f"{'' if self.frozen == image_model else f'of {image_model / 1e6:.3f} M '}"
             f"({_in_millions(self.parts)})",
-            f"compute  {self.gmacs:9.1f} GMACs a view",
+            f"compute  {self.gmacs:9.1f} GMACs per view",
         ]
         if self.num_adapters:
-            lines.append(f"{self.num_adapters} adapters, [outside > inside > outside]:")
+            count = _count(self.num_adapters, "adapter")
+            lines.append(f"{count}, shown as [channels > bottleneck > channels]:")
         return "\n".join(lines + self.drawing())
 
     def drawing(self) -> list[str]:
@@ -88,7 +89,16 @@ class Inspection:
             numbers = [number for number, _ in group]
             span = f"{numbers[0]}-{numbers[-1]}" if len(numbers) > 1 else f"{numbers[0]}"
             lines.append(f"  block {span:7} {text}")
-        return [*lines, f"  mean over {self.frames} frames, head of {self.classes}"]
+        return [
+            *lines,
+            f"  mean over {_count(self.frames, 'frame')}, head of {_count(self.classes, 'class')}",
+        ]
+
+
+def _count(number: int, noun: str) -> str:
+    if number != 1:
+        noun += "es" if noun.endswith("s") else "s"
+    return f"{number} {noun}"
 
 
 def _draw(site: dict[str, Any]) -> str:
