@@ -73,19 +73,6 @@ class AdapterConfig(_Checked):
     Examples:
         >>> adapter = AdapterConfig(bottleneck=384, positions=("mlp",))
 
-    Attributes:
-        bottleneck: width of each adapter, 1 or more. None is half the width of the features
-            that it adapts, at most 384.
-        kernel_size: kernel of the convolution over (time, height, width); three odd numbers.
-            With 1 in height and width, an adapter mixes frames but not neighbouring patches.
-        positions: places inside a block that get an adapter. A ViT has "attention" and "mlp", a
-            CNN has "block". "all" is every place that the backbone has.
-        layers: number of blocks that get adapters, counted from the last, 1 or more. "all" is
-            every block.
-        activation: function after the convolution: "none", "relu" or "gelu".
-        init: initial weights; see `STAdapter`. All choices leave the features of the backbone
-            unchanged until training starts.
-
     Raises:
         ArgumentError: a value is of the wrong type or outside its range.
     """
@@ -138,12 +125,6 @@ class MethodConfig(_Checked):
 
     Each attribute matters to the methods named with it and is ignored by all others.
 
-    Attributes:
-        prompt_tokens: learnt tokens per block, 1 or more; methods "prompt" and "prompt-shallow".
-        rank: rank of the low-rank updates, 1 or more; method "lora".
-        trained_blocks: blocks to train, counted from the last, 1 or more; method "partial".
-        temporal_layers: transformer layers over the frames, 1 or more; method "temporal".
-
     Raises:
         ArgumentError: a value is of the wrong type or below 1.
     """
@@ -176,15 +157,6 @@ class ClipConfig(_Checked):
 
     Examples:
         >>> clip = ClipConfig(frames=16, stride=4, views=(3, 1))
-
-    Attributes:
-        frames: frames per clip, 1 or more.
-        stride: distance between sampled frames, in frames of the video. 0 spreads them evenly
-            over the whole video.
-        size: height and width of a clip in pixels, 1 or more.
-        views: number of clips per video as (temporal, spatial), whose predictions are averaged.
-            Temporal is 1 or more. Spatial is 1 (the centre) or 3 (along the longer side).
-        square_pixels: stretch videos whose pixels are not square, as video players do.
 
     Raises:
         ArgumentError: a value is of the wrong type or outside its range.
@@ -230,13 +202,7 @@ class ClipConfig(_Checked):
 
 @dataclass(frozen=True, kw_only=True)
 class DataConfig(_Checked):
-    """Set how DATA is read if it is a table or a published data set.
-
-    Attributes:
-        videos: folder that the paths in DATA are relative to. None is the folder of the list.
-        columns: pairs such as "path=file,label=class", with one of COLUMNS before each "=".
-        split: which split to use, from 1, of a data set that publishes several.
-    """
+    """Set how DATA is read if it is a table or a published data set."""
 
     videos: str | None = _data(
         None, "Folder that holds the videos listed in DATA. By default the folder of the list."
@@ -284,76 +250,6 @@ class TrainConfig(_Checked):
     Examples:
         >>> TrainConfig(frames=16, views="3x1").clip.views
         (3, 1)
-
-    Attributes:
-        backbone: timm name of the image model.
-        weights: "hub", "package", "random", or the path of a weights file.
-        method: what is trained besides the classifier, one of the names in METHODS.
-        bottleneck: width of each adapter, 1 or more; None is half the backbone's, at most 384.
-        kernel_size: odd kernel of the adapters over (time, height, width).
-        positions: places in a block that get an adapter: "all", or names joined by commas.
-        adapter_layers: "all", or the number of blocks with adapters, counted from the last.
-        activation: "none", "relu" or "gelu", after an adapter's convolution.
-        init: initial weights of the adapters: "difference", "conv-zero" or "up-zero".
-        prompt_tokens: prompt tokens per block, 1 or more.
-        rank: rank of LoRA updates, 1 or more.
-        trained_blocks: blocks that the method "partial" trains, 1 or more.
-        temporal_layers: layers over the frames in the method "temporal", 1 or more.
-        dropout: probability of dropout before the classifier, in [0, 1).
-        head_std: standard deviation of the classifier's initial weights, 0 or more.
-        frames: frames per clip, 1 or more.
-        stride: distance between sampled frames; 0 spreads them over the whole video.
-        size: height and width of a clip in pixels, 1 or more.
-        crop: training crop, "area" or "jitter".
-        crop_range: (lowest, highest) share of the area, in (0, 1], for "area"; or short side as
-            a multiple of `size`, 1 or more, for "jitter".
-        views: test views per video, written "TxS" for temporal x spatial, such as "3x1".
-        square_pixels: stretch videos whose pixels are not square.
-        flip: mirror half of the training clips.
-        mirror: classes that swap when a clip is mirrored: pairs, a .csv, "names" or "same".
-        reversal: classes that swap when a clip is played backwards: pairs or a .csv.
-        randaugment: apply RandAugment to training clips.
-        color_jitter: largest change of brightness, contrast and saturation, in [0, 1].
-        erasing: probability of a grey box in a clip, in [0, 1].
-        mixup: alpha of mixup, 0 (off) or more.
-        cutmix: alpha of CutMix, 0 (off) or more.
-        repeats: clips taken from each decoded video, 1 or more.
-        draws: random clips per video that are reused in later epochs; 0 draws new ones.
-        epochs: times that training goes through the training videos, 1 or more.
-        batch_size: clips per micro-batch in each process, 1 or more.
-        accumulate: micro-batches per optimizer step, 1 or more.
-        lr: peak learning rate, above 0; takes precedence over `lr_per_256`. None uses that one.
-        lr_per_256: peak learning rate per 256 clips of a step, above 0.
-        head_lr: peak learning rate of the classifier, above 0; None is the common one.
-        label_smoothing: share of the target spread over all classes, in [0, 1).
-        weight_decay: weight decay of AdamW, 0 or more.
-        warmup_epochs: epochs of linear warm-up, 0 or more.
-        clip_gradient: largest gradient norm; 0 does not clip.
-        average: decay of the moving average of the weights, in [0, 1); 0 is off.
-        keep: which epoch to keep, "best" or "last".
-        patience: epochs without improvement after which training stops; 0 never stops early.
-        save_steps: steps between saved states; 0 saves after each epoch and by time.
-        save_minutes: longest time between saved states in minutes; 0 does not save by time.
-        keep_states: saved states to keep, 1 or more.
-        val: path of the validation data; None uses the validation part of the data, or holds
-            out videos.
-        val_fraction: share of the videos to hold out, in (0, 1).
-        group: regular expression; videos whose paths give the same match stay together.
-        videos: folder of the videos that a list names.
-        columns: columns of a table, such as "path=file,label=class".
-        split: which split of a published data set to use, 1 or more.
-        seed: seed of all random choices.
-        workers: dataloader workers; 0 decodes in the main process.
-        decoder: "pyav" or "torchcodec".
-        checkpoint_activations: recompute blocks in the backward pass to save memory.
-        compile: use torch.compile.
-        prefix_cache: GB for cached output of frozen blocks; 0 is off.
-        prefix_cache_folder: folder of that cache; None keeps it in memory.
-        precision: "auto", "float32", "bfloat16" or "float16".
-        fit_batch: choose the size of micro-batches by the available memory.
-        tracker: "none", "tensorboard", "trackio" or "wandb".
-        device: "auto", "cpu", "cuda", "cuda:1", "mps" and so on.
-        processes: processes that train together, 1 or more; None is one per GPU.
 
     Raises:
         ArgumentError: a value is of the wrong type, outside its range, or conflicts with another.

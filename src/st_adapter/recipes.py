@@ -189,12 +189,19 @@ def resolve(recipe: str, file: Path | None, overrides: dict[str, Any]) -> TrainC
     if file is not None:
         try:
             record = json.loads(file.read_text(encoding="utf-8"))
-            values.update(record.get("config", record))  # a run's config.json nests the settings
+            _override(values, record.get("config", record))  # a run's config.json nests them
         except FileNotFoundError as error:
             raise ArgumentError(
                 f"{file} does not exist; --config takes a run's config.json"
             ) from error
         except (OSError, ValueError, TypeError, AttributeError) as error:
             raise ArgumentError(f"{file}: not a readable JSON configuration: {error}") from error
-    values.update(overrides)
+    _override(values, overrides)
     return TrainConfig.from_json(values, str(file or "configuration"))
+
+
+def _override(values: dict[str, Any], given: dict[str, Any]) -> None:
+    """Put settings in the place of others. A rate per 256 clips replaces an absolute one, too."""
+    if given.get("lr_per_256") is not None and "lr" not in given:
+        values["lr"] = None  # it would take precedence
+    values.update(given)
