@@ -94,7 +94,7 @@ def stop(data: Path, out: Path, moment: float) -> str | None:
     if faults:
         print(done.stderr)
         return f"FAULT: {', '.join(faults)}"
-    told = "with how to go on" if "go on with" in lines[0] else "while the run was prepared"
+    told = "with how to go on" if "continue with" in lines[0] else "while the run was prepared"
     return f"code 130, one line, {told}" + (f", after {took:.0f} s" if took > 10 else "")
 
 

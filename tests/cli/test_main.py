@@ -187,7 +187,7 @@ def test_train_evaluate_predict_in_one_go(capsys, folder_data, tmp_path):
 
     code, _, error = run(capsys, "train", folder_data, "--out", out, *FLAGS)
     assert code == 2
-    assert "already holds a run" in one_line(error)
+    assert "already contains a run" in one_line(error)
 
 
 def test_an_evaluation_replaces_nothing_but_an_evaluation(

@@ -44,7 +44,7 @@ def test_in_validation_the_run_says_how_to_go_on(folder_data, tmp_path):
     process = start("train", folder_data, "--out", out, *given)
     wait_for((out / "adapter_last" / "adapter_config.json").exists, process)
     line = stopped(process)
-    assert "go on with: st-adapter train" in line
+    assert "continue with: st-adapter train" in line
     assert list((out / "state").glob("*.pt"))
 
 

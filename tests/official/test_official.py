@@ -66,7 +66,7 @@ def test_an_import_is_an_ordinary_run(capsys, checkpoint, flags, folder_data, tm
 
     code, _, error = command(capsys, "train", folder_data, "--out", out, "--resume")
     assert code == 2
-    assert "was trained elsewhere; it holds no state to go on from" in error
+    assert "is an imported run; it has no saved state to resume from" in error
 
     assert command(capsys, "inspect", out)[0] == 0
 
@@ -297,7 +297,7 @@ def test_a_folder_that_holds_something_is_left_alone(capsys, checkpoint, flags, 
     assert command(capsys, "import-official", checkpoint, "--out", out, *flags)[0] == 0
     code, _, error = command(capsys, "import-official", checkpoint, "--out", out, *flags)
     assert code == 2
-    assert "already holds a run" in error
+    assert "already contains a run" in error
 
 
 def test_a_trained_run_exports_and_imports_with_the_same_logits(

@@ -248,11 +248,11 @@ def test_interrupted_and_resumed_equals_straight_through_bit_for_bit(folder_data
     [
         ({"draws": 0}, "use --draws 1"),
         ({"mixup": 0.5}, "without mixup"),
-        ({"adapter_layers": "all"}, "no block of test_vit comes before all that st-adapter trains"),
-        ({"method": "bitfit"}, "that bitfit trains there"),
-        ({"method": "full"}, "that full trains there"),
-        ({"method": "prompt"}, "that prompt trains there"),
-        ({"backbone": "test_resnet", "adapter_layers": "1"}, "plain ViTs have some"),
+        ({"adapter_layers": "all"}, "in test_vit, the method st-adapter leaves no block frozen"),
+        ({"method": "bitfit"}, "the method bitfit leaves no block frozen"),
+        ({"method": "full"}, "the method full leaves no block frozen"),
+        ({"method": "prompt"}, "the method prompt leaves no block frozen"),
+        ({"backbone": "test_resnet", "adapter_layers": "1"}, "use a plain ViT"),
     ],
 )
 def test_what_cannot_be_kept_is_refused(folder_data, tmp_path, plain, changes, message):

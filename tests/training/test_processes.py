@@ -88,7 +88,7 @@ def test_accelerate_starts_processes_as_processes_does(folder_data, tmp_path, ti
     assert done.returncode == 0, done.stderr
     assert losses(out) == pytest.approx(losses(tmp_path / "one"), abs=1e-4)
     assert done.stdout.count("top-1") == 1
-    note = "accelerate's mixed precision (bf16) is left aside; --precision counts"
+    note = "accelerate's mixed precision (bf16) is ignored; --precision decides"
     assert done.stderr.count(note) == 1
 
 
@@ -96,10 +96,12 @@ def test_what_accelerate_is_set_to_and_is_not_used_here_is_told(monkeypatch, cap
     monkeypatch.setenv("ACCELERATE_USE_CPU", "True")
     monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")  # of --num_processes 2 --cpu
     check_accelerate()
-    assert "accelerate started one process, not several" in capsys.readouterr().err
+    assert "accelerate started only one process" in capsys.readouterr().err
     for setting, engine in (("DEEPSPEED", "DeepSpeed"), ("FSDP", "FSDP")):
         monkeypatch.setenv(f"ACCELERATE_USE_{setting}", "true")
-        with pytest.raises(ArgumentError, match=f"{engine}, which is not used here; leave it out"):
+        with pytest.raises(
+            ArgumentError, match=f"{engine}, which st-adapter does not support; turn it off"
+        ):
             check_accelerate()
         monkeypatch.delenv(f"ACCELERATE_USE_{setting}")
 
@@ -117,12 +119,14 @@ def test_stopped_in_two_processes_a_run_goes_on_in_one(folder_data, tmp_path, ti
     os.killpg(process.pid, signal.SIGTERM)  # reaches each process; the main one passes it on, too
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert errors.count("go on with: st-adapter train") == 1
+    assert errors.count("continue with: st-adapter train") == 1
     assert "Traceback" not in errors
     assert "elastic" not in errors
 
     train(folder_data, out, replace(config, processes=1), resume=True)
-    assert "note: 1 process instead of 2; a step has the same 4 clips" in capsys.readouterr().err
+    assert (
+        "note: 1 process instead of 2; a step still has the same 4 clips" in capsys.readouterr().err
+    )
     train(folder_data, straight, replace(config, batch_size=4))
     assert losses(out)[-1] == pytest.approx(losses(straight)[-1], abs=1e-3)
     assert len(losses(out)) == len(losses(straight))

@@ -82,7 +82,7 @@ def test_interrupted_and_resumed_equals_straight_through_bit_for_bit(folder_data
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     _, errors = process.communicate(timeout=60)
     assert process.returncode != 0
-    assert "go on with: st-adapter train" in errors
+    assert "continue with: st-adapter train" in errors
     state = last_state(out)
     assert 0 < state["step"] < 16
 
@@ -215,7 +215,7 @@ def test_what_a_process_starts_does_not_hold_its_folder(tmp_path):
 
 def test_a_run_is_not_overwritten(folder_data, trained_run, tiny):
     before = {p: p.read_bytes() for p in trained_run.rglob("*") if p.is_file()}
-    with pytest.raises(ArgumentError, match="already holds a run; go on with it by --resume"):
+    with pytest.raises(ArgumentError, match="already contains a run; continue it with --resume"):
         train(folder_data, trained_run, tiny)
     assert {p: p.read_bytes() for p in trained_run.rglob("*") if p.is_file()} == before
 
@@ -254,7 +254,7 @@ def test_a_damaged_state_gives_way_to_the_one_before(folder_data, tmp_path, tiny
     assert all(torch.equal(tensor, again[name]) for name, tensor in wanted.items())
     for state in (before, last):
         state.write_bytes(b"damaged")
-    with pytest.raises(CheckpointError, match="holds nothing that can be read"):
+    with pytest.raises(CheckpointError, match="no state in .* can be read"):
         train(folder_data, tmp_path / "run", resume=True)
     for state in (before, last):
         state.unlink()
@@ -388,7 +388,7 @@ def test_a_signal_to_all_processes_of_a_run_leaves_it_resumable(folder_data, tmp
     os.killpg(process.pid, signal.SIGTERM)  # as `timeout` and job schedulers do
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert "go on with: st-adapter train" in errors
+    assert "continue with: st-adapter train" in errors
     assert "Traceback" not in errors
     assert last_state(tmp_path / "run")["step"] > 0
 
@@ -396,8 +396,10 @@ def test_a_signal_to_all_processes_of_a_run_leaves_it_resumable(folder_data, tmp
 def test_a_batch_larger_than_the_data_is_told(folder_data, tmp_path, tiny, capsys):
     train(folder_data, tmp_path / "run", replace(tiny, epochs=1, batch_size=64))
     said = capsys.readouterr().err
-    assert "1 step an epoch" in said
-    assert re.search(r"note: a step has all \d+ training videos, as there are no more", said)
+    assert "1 step per epoch" in said
+    assert re.search(
+        r"note: every step trains on all \d+ training videos, because they are fewer", said
+    )
     (line,) = (x for x in lines(tmp_path / "run" / "metrics.jsonl") if "loss" in x)
     assert line["lr"] > 0
 
@@ -414,7 +416,7 @@ def test_the_last_epoch_is_kept_without_a_look_at_validation(folder_data, tmp_pa
 
 def test_a_comparison_is_not_trained_into(folder_data, tmp_path, tiny):
     (tmp_path / "comparison.json").write_text("{}")
-    with pytest.raises(ArgumentError, match="holds a comparison; choose another --out"):
+    with pytest.raises(ArgumentError, match="contains a comparison; choose another --out"):
         train(folder_data, tmp_path, tiny)
 
 
@@ -475,7 +477,7 @@ def test_a_step_that_is_nan_changes_nothing_and_its_videos_are_logged(
         train(folder_data, tmp_path / "run", config)
     finally:
         hook.remove()
-    assert f"step 2 is left out, its {what} is nan" in capsys.readouterr().err
+    assert f"skipped step 2, because its {what} is nan" in capsys.readouterr().err
     (bad,) = [line for line in lines(tmp_path / "run" / "metrics.jsonl") if "left_out" in line]
     assert (bad["step"], bad["left_out"], len(bad["videos"])) == (2, "nan", 4)
     first, second = (
@@ -575,7 +577,7 @@ def test_the_size_of_a_batch_may_be_left_to_the_machine(folder_data, tmp_path, c
     assert main(["train", str(folder_data), "--out", str(tmp_path / "run"), *flags]) == 0
     config = json.loads((tmp_path / "run" / "config.json").read_text())["config"]
     assert (config["batch_size"], config["accumulate"], config["fit_batch"]) == (16, 1, True)
-    assert "16 clips a step = 16 clips x 1 accumulation x 1 process" in capsys.readouterr().err
+    assert "16 clips per step = 16 clips x 1 accumulation x 1 process" in capsys.readouterr().err
 
 
 def test_what_happens_to_the_disk_in_mid_run_is_told_and_the_last_state_kept(folder_data, tmp_path):
@@ -603,7 +605,7 @@ def test_what_happens_to_the_disk_in_mid_run_is_told_and_the_last_state_kept(fol
 
 def test_checkpointing_is_refused_where_blocks_cannot_be_run_again(folder_data, tmp_path, tiny):
     config = replace(tiny, backbone="test_resnet", checkpoint_activations=True)
-    with pytest.raises(ArgumentError, match="ResNet cannot be checkpointed"):
+    with pytest.raises(ArgumentError, match="plain ViTs only, not with ResNet"):
         train(folder_data, tmp_path / "run", config)
 
 
@@ -637,7 +639,10 @@ def test_a_run_is_extended_by_more_epochs(folder_data, tmp_path, tiny, capsys):
     train(folder_data, out, config)
     train(folder_data, out, replace(config, epochs=3), resume=True)
     said = capsys.readouterr().err
-    assert "1 epochs become 3: the learning rate goes on as in a run of 3 from the start" in said
+    assert (
+        "epochs raised from 1 to 3: the learning rate continues as if the run had been started "
+        "with 3 epochs" in said
+    )
     epochs = [line["epoch"] for line in lines(out / "metrics.jsonl") if "top1" in line]
     assert epochs == [1, 2, 3]
     assert json.loads((out / "config.json").read_text())["config"]["epochs"] == 3

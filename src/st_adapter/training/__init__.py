@@ -1,1 +1,1 @@
-"""The training of a classifier: loop, step, batches, and the run folder that it leaves."""
+"""Train a classifier: the loop, its steps and batches, and the run folder that it writes."""

@@ -1,4 +1,4 @@
-"""The clips that a run trains on, batch by batch."""
+"""Load the batches that a run trains on."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import fields, replace
@@ -20,25 +20,29 @@ from st_adapter.training.run import Run
 
 
 def class_maps(config: TrainConfig, data: Annotations) -> tuple[dict[int, int], dict[int, int]]:
-    """Class to the class that its clips show backwards, and in a mirror.
+    """Map classes to those that their clips show when played backwards, and when mirrored.
+
+    Returns:
+        The map for reversed clips, then the map for mirrored ones. Both map indices of classes
+        and leave out classes that stay the same.
 
     Raises:
-        ArgumentError: a pair names no class; or some classes are others' mirror images, and
-            nothing says which.
+        ArgumentError: A pair contains a name that is not a class of the data; or class names
+            contain left or right, and `config.mirror` does not say what a mirror makes of them.
     """
     mirror = mirrored_classes(config.mirror, data) if config.flip else {}
     return reversed_classes(config.reversal, data), mirror
 
 
 def train_transform(config: TrainConfig) -> TrainTransform:
-    """The draws that a configuration trains with."""
+    """Make the random transform of training clips that a configuration describes."""
     return TrainTransform(
         **{item.name: getattr(config, item.name) for item in fields(TrainTransform)}
     )
 
 
 class Batches:
-    """The batches of any epoch, from any step on, in an order that the seed decides."""
+    """Load the batches of a run, from any step of any epoch on, in an order set by the seed."""
 
     def __init__(self, run: Run) -> None:
         config, videos = run.config, run.data.train
@@ -64,7 +68,7 @@ class Batches:
         )
         make_loader: Callable[..., Any] = BatchLoader
         if run.prefix_cache:
-            make_loader = partial(CachedLoader, run.prefix_cache, self._kept_as)
+            make_loader = partial(CachedLoader, run.prefix_cache, self._cache_key)
         self._loader = make_loader(
             dataset,
             partial(collate_train, len(run.data.labels)),
@@ -72,14 +76,19 @@ class Batches:
             persistent=True,
         )
 
-    def _kept_as(self, key: tuple[int, int]) -> Key:
+    def _cache_key(self, key: tuple[int, int]) -> Key:
         epoch, index = key
         return f"draw {draw_of(epoch, self._run.config.draws)}", index
 
     def steps(self, epoch: int, first_step: int) -> Iterator[list[TrainBatch | DataError]]:
-        """What this process has of each step from `first_step` on, on its device.
+        """Yield the batches of this process for each step, on its device.
 
-        A step is a list of batches, or of why there is none.
+        A batch is a DataError if none of its videos can be read; `take_step` raises it in all
+        processes.
+
+        Args:
+            epoch: Number of the epoch, from 0.
+            first_step: Number of the first step to load within the epoch, from 0.
         """
         self._sampler.epoch, self._sampler.first_step = epoch, first_step
         first = epoch * self._run.steps_per_epoch + first_step
@@ -91,12 +100,13 @@ class Batches:
     def _on_device(
         self, batch: TrainBatch | DataError, step: int, number: int
     ) -> TrainBatch | DataError:
-        """Move a batch to the device, and blend its clips if that is asked for."""
+        """Move a batch to the device, and mix its clips if mixup or CutMix is on."""
         if isinstance(batch, DataError):
             return batch
         run = self._run
         clips, targets = batch.clips.to(run.model.device), batch.targets.to(run.model.device)
         if run.mixer is not None:
-            of_all = step * run.accelerator.num_processes + run.accelerator.process_index
-            clips, targets = run.mixer(clips, targets, of_all * run.config.accumulate + number)
+            # A number for each batch of the run, as the mixer's draw depends on it alone.
+            share = step * run.accelerator.num_processes + run.accelerator.process_index
+            clips, targets = run.mixer(clips, targets, share * run.config.accumulate + number)
         return replace(batch, clips=clips, targets=targets)

@@ -1,4 +1,4 @@
-"""How fast a configuration is on this machine: loading, training steps, scoring."""
+"""Measure how fast a configuration loads, trains and predicts on this machine."""
 
 import statistics
 import tempfile
@@ -28,29 +28,37 @@ from st_adapter.training.batches import train_transform
 from st_adapter.training.loop import settle
 from st_adapter.training.optimizer import make_step
 
-_SECONDS, _RATE, _WIDTH, _HEIGHT = 10, 30, 340, 256
+_SECONDS, _FRAMES_PER_SECOND, _WIDTH, _HEIGHT = 10, 30, 340, 256
+"""Length, frame rate and size of the synthetic video: a 10-second clip, as in Kinetics."""
+
 _SAVES_MEMORY = "use --precision bfloat16, or lower --batch-size, --frames or --size"
 
 
 def bench(config: TrainConfig, video: Path | None = None) -> dict[str, Any]:
-    """Time loading, a training step and scoring of a configuration on this machine.
+    """Time loading a clip, a training step and inference of a configuration on this machine.
+
+    No weights are downloaded: the backbone has random ones. Training and inference use random
+    clips in memory, so that decoding does not count.
 
     Args:
-        config: its backbone gets random weights, its clips in memory are noise.
-        video: to load clips of; by default one of 10 s, 340 x 256 at 30 frames a second, is made.
+        config: The configuration to time.
+        video: A video to load clips from. By default, a synthetic one is written: 10 s of 340 x
+            256 pixels at 30 frames per second, H.264.
 
     Returns:
-        What was measured and, under "rows", for each of the three `what` it is, the median
-        `seconds` of a batch of clips (of one clip where it is loaded), `clips_per_second` of this
-        process, and `peak_gb`, the most memory it has held so far, or None.
+        The settings that decide the speed, the device, `versions`, and under `rows` three
+        measurements. Each has its name in `what`; the median `seconds` per batch, or per clip for
+        loading; `clips_per_second` of this process; and `peak_gb`, the most memory that the
+        process has used so far, in units of 2^30 bytes, or None for loading.
 
     Raises:
-        ArgumentError: a step does not fit in memory, or something else cannot work.
-        VideoError: the video cannot be read.
+        ArgumentError: A setting cannot work, or a step does not fit in memory.
+        VideoError: The video cannot be read.
+        MemoryShortError: Memory ran out.
     """
     device = choose_device(config.device)
     if video is not None:
-        probe(video)  # refuses at once what cannot be read
+        probe(video)  # find an unreadable video before the model is built
     model = build_model(config, [str(i) for i in range(400)], "random").to(device)
     config = settle(model, config, advice=_SAVES_MEMORY)
     shape = (config.batch_size, config.frames, 3, config.size, config.size)
@@ -90,7 +98,7 @@ def _row(
 
 
 def _load_seconds(config: TrainConfig, video: Path | None) -> float:
-    """Of a training clip of one video, drawn anew each time, in this process."""
+    """Median seconds to load a random training clip of one video in this process."""
     with tempfile.TemporaryDirectory() as folder:
         path = video or _write_clip(Path(folder) / "clip.mp4")
         videos, reader = [Video(path=path, targets=(0,))], Reader(probe=VideoIndex(Path(folder)))
@@ -107,14 +115,17 @@ def _load_seconds(config: TrainConfig, video: Path | None) -> float:
 
 
 def _write_clip(path: Path) -> Path:
-    """Grain that drifts over a gradient, in H.264."""
+    """Write a video of film grain that drifts over a gradient.
+
+    A plain picture would compress to almost nothing, and decode faster than a real video.
+    """
     rng = np.random.default_rng(0)
     grain = np.linspace(0, 200, _WIDTH)[None, :, None] + rng.normal(0, 20, (_HEIGHT, _WIDTH, 3))
     picture = grain.clip(0, 255).astype(np.uint8)
     with av.open(str(path), "w") as container:
-        stream = container.add_stream("libx264", rate=Fraction(_RATE))
+        stream = container.add_stream("libx264", rate=Fraction(_FRAMES_PER_SECOND))
         stream.width, stream.height, stream.pix_fmt = _WIDTH, _HEIGHT, "yuv420p"
-        for i in range(_SECONDS * _RATE):
+        for i in range(_SECONDS * _FRAMES_PER_SECOND):
             frame = av.VideoFrame.from_ndarray(np.roll(picture, i, axis=1), format="rgb24")
             container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
@@ -122,6 +133,6 @@ def _write_clip(path: Path) -> Path:
 
 
 def _median_seconds(run: Callable[[], None], device: torch.device, rounds: int) -> float:
-    """Median time of a call, after one that is not timed."""
+    """Median time of a call, after a first one to warm up."""
     run()
     return statistics.median(seconds_of(run, device) for _ in range(rounds))

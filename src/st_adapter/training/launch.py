@@ -1,4 +1,4 @@
-"""Several processes of one run on this machine, started by torch's elastic launcher."""
+"""Start several processes of one run on this machine, with torch's elastic launcher."""
 
 import logging
 import os
@@ -23,7 +23,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import FrameType
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 from uuid import uuid4
 
 import torch
@@ -37,19 +37,28 @@ from st_adapter.config import TrainConfig
 from st_adapter.errors import ArgumentError, StAdapterError, TrainingError
 from st_adapter.runtime.device import choose_device
 
+if TYPE_CHECKING:
+    from torch.distributed.launcher.api import LaunchConfig
+
 _Result = TypeVar("_Result")
 
 _POLL_SECONDS = 0.1
+"""Seconds between two checks for Ctrl-C and for processes that have ended."""
 
-_REFUSED = {
+_UNSUPPORTED_ENGINES = {
     "ACCELERATE_USE_DEEPSPEED": "DeepSpeed",
     "ACCELERATE_USE_FSDP": "FSDP",
     "ACCELERATE_USE_MEGATRON_LM": "Megatron-LM",
 }
+"""The variables by which `accelerate launch` asks for an engine with a training loop of its own."""
 
 
 def processes_to_start(config: TrainConfig) -> int:
-    """How many processes to start here: as many as asked for, or one for each GPU."""
+    """Return how many processes to start on this machine.
+
+    This is `config.processes`, by default one per GPU, or one on the CPU. It is never more than
+    one per GPU, and it is 1 if a launcher such as torchrun has already started this process.
+    """
     if is_launched():
         return 1
     if choose_device(config.device).type != "cuda":
@@ -59,60 +68,57 @@ def processes_to_start(config: TrainConfig) -> int:
 
 
 def check_accelerate() -> None:
-    """Say what of accelerate's configuration does not count here.
+    """Print a note about each setting of `accelerate launch` that has no effect here.
 
     Raises:
-        ArgumentError: it asks for an engine that trains in another way.
+        ArgumentError: Accelerate is set to use DeepSpeed, FSDP or Megatron-LM.
     """
-    for name, engine in _REFUSED.items():
+    for name, engine in _UNSUPPORTED_ENGINES.items():
         if os.environ.get(name, "").lower() == "true":
             raise ArgumentError(
-                f"accelerate is set to {engine}, which is not used here; leave it out"
+                f"accelerate is set to use {engine}, which st-adapter does not support; "
+                "turn it off in accelerate's configuration"
             )
     precision = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
     if precision != "no" and is_first_process():
-        note(f"accelerate's mixed precision ({precision}) is left aside; --precision counts")
+        note(f"accelerate's mixed precision ({precision}) is ignored; --precision decides")
     alone = os.environ.get("ACCELERATE_USE_CPU", "").lower() == "true" and not is_launched()
     if alone and "MASTER_ADDR" in os.environ:
         note(
-            "accelerate started one process, not several: on processors it does so by MPI "
-            "alone; use --processes N, or its --multi_gpu with --device cpu"
+            "accelerate started only one process, because on the CPU it needs MPI to start "
+            "several; use --processes N, or accelerate's --multi_gpu with --device cpu"
         )
 
 
 def launch(count: int, function: Callable[..., _Result], *args: Any, **options: Any) -> _Result:
-    """Call a function in `count` processes that find each other; return what the first returns.
+    """Call a function in `count` new processes that form one process group.
 
-    Ctrl-C and SIGTERM are passed on to all. The processes end when this one is killed.
+    Ctrl-C and SIGTERM are passed on to every process. All of them end if this process is killed.
 
     Args:
-        function: that of a module, with arguments that can be pickled.
+        count: How many processes to start.
+        function: A function at the top level of a module, so that it can be pickled.
+        args: Positional arguments of the function; they must be picklable.
+        options: Keyword arguments of the function; they must be picklable.
+
+    Returns:
+        What the function returned in the first process.
 
     Raises:
-        what the function raises there, if it is a StAdapterError or a KeyboardInterrupt.
-        TrainingError: a process failed in another way.
+        StAdapterError, KeyboardInterrupt: What the function raised in the process that failed
+            first.
+        TrainingError: A process failed in any other way, for example because it was killed.
     """
-    from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
-    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+    from torch.distributed.launcher.api import elastic_launch
 
-    config = LaunchConfig(
-        min_nodes=1,
-        max_nodes=1,
-        nproc_per_node=count,
-        run_id=uuid4().hex,
-        rdzv_backend="c10d",
-        rdzv_endpoint="127.0.0.1:0",  # the system chooses a free port
-        local_addr="127.0.0.1",
-        max_restarts=0,
-        monitor_interval=_POLL_SECONDS,
-        logs_specs=DefaultLogsSpecs(log_dir=os.devnull),
-    )
     theirs, ours = get_context("spawn").Pipe(duplex=False)
     before = {*active_children()}
-    resource_tracker.ensure_running()  # its start would unblock the signals that are blocked next
-    # In a thread, torch's agent leaves the signal handlers of this process alone. The thread
-    # blocks signals, which its processes inherit, so that none is torn while it imports.
+    # Starting the resource tracker unblocks signals, so it must run before they are blocked below.
+    resource_tracker.ensure_running()
+    # Outside the main thread, torch's agent cannot replace the signal handlers of this process.
+    # The thread blocks signals. The new processes inherit that, so that a signal cannot
+    # interrupt them while they import.
     with (
         TemporaryDirectory(prefix="st_adapter_") as folder,
         theirs,
@@ -123,9 +129,11 @@ def launch(count: int, function: Callable[..., _Result], *args: Any, **options: 
         ) as agent,
         deferred_interrupt() as stop,
     ):
-        begun = (get_start_method(allow_none=True), remarks_are_shown(), command())
-        task = (function, args, options, *begun)
-        future = agent.submit(elastic_launch(config, _run_member), task, Path(folder), theirs)
+        inherited = (get_start_method(allow_none=True), remarks_are_shown(), command())
+        task = (function, args, options, *inherited)
+        future = agent.submit(
+            elastic_launch(_launch_config(count), _run_member), task, Path(folder), theirs
+        )
         try:
             while not wait([future], _POLL_SECONDS).done:
                 if stop.is_set():
@@ -141,9 +149,27 @@ def launch(count: int, function: Callable[..., _Result], *args: Any, **options: 
     return result
 
 
+def _launch_config(count: int) -> "LaunchConfig":
+    from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs
+    from torch.distributed.launcher.api import LaunchConfig
+
+    return LaunchConfig(
+        min_nodes=1,
+        max_nodes=1,
+        nproc_per_node=count,
+        run_id=uuid4().hex,
+        rdzv_backend="c10d",
+        rdzv_endpoint="127.0.0.1:0",  # port 0: the operating system picks a free one
+        local_addr="127.0.0.1",
+        max_restarts=0,
+        monitor_interval=_POLL_SECONDS,
+        logs_specs=DefaultLogsSpecs(log_dir=os.devnull),
+    )
+
+
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep what torch's agent logs off the terminal: what matters of it is raised."""
+    """Keep the log of torch's agent off the terminal; its errors are raised anyway."""
     loggers = [
         logging.getLogger(f"torch.{name}") for name in ("distributed.elastic", "multiprocessing")
     ]
@@ -157,17 +183,22 @@ def _quiet() -> Iterator[None]:
         for logger, propagate in zip(loggers, before, strict=True):
             logger.removeHandler(silent)
             logger.propagate = propagate
-        os.environ.pop("TORCHELASTIC_SIGNALS_TO_HANDLE", None)  # which the agent sets
+        os.environ.pop("TORCHELASTIC_SIGNALS_TO_HANDLE", None)  # set by the agent
 
 
 def _run_member(task: tuple[Any, ...], folder: Path, parent: Connection) -> Any:
-    """Call a function in one of the processes; what it raises goes to a file in `folder`."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to all; the parent decides
+    """Call the function in one of the processes; write what it raises to a file in `folder`.
+
+    The agent passes on exceptions as text only, so the exception itself is pickled.
+    """
+    # A terminal sends SIGINT to every process; the parent decides what it means.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, _interrupt_once)
     function, args, options, start_method, shows_remarks, line = task
     if shows_remarks:
         show_remarks()
-    set_start_method(start_method, force=True)  # or dataloader workers are spawned as this one was
+    # This process was spawned; without this line, its dataloader workers would be spawned, too.
+    set_start_method(start_method, force=True)
     threads = max(1, (os.cpu_count() or 1) // int(os.environ["LOCAL_WORLD_SIZE"]))
     os.environ.setdefault("OMP_NUM_THREADS", str(threads))
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
@@ -184,21 +215,27 @@ def _run_member(task: tuple[Any, ...], folder: Path, parent: Connection) -> Any:
         error = caught
     except Exception:
         error = RuntimeError(traceback.format_exc())
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the agent sends it when another has failed
+    # The agent sends SIGTERM when another process has failed; the error must still be written.
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     if isinstance(error, RuntimeError):
-        time.sleep(10 * _POLL_SECONDS)  # if the cause is a peer that was killed, that ends first
+        # The cause may be that another process was killed. The wait lets the agent see that one
+        # end first, so that it is the one that the message names.
+        time.sleep(10 * _POLL_SECONDS)
     (folder / os.environ["RANK"]).write_bytes(pickle.dumps(error))
     sys.exit(1)
 
 
 def _interrupt_once(number: int, frame: FrameType | None) -> None:
-    """Stop at the first SIGTERM; a group's signal, the parent and torch's agent all mean one."""
+    """Stop at the first SIGTERM and ignore the rest.
+
+    A signal to the process group, the parent and torch's agent each send one for the same stop.
+    """
     signal.signal(number, signal.SIG_IGN)
     raise KeyboardInterrupt
 
 
 def _stop_with(parent: Connection) -> None:
-    """Interrupt this process when the parent closes its end, and end when the parent does."""
+    """Interrupt this process when the parent closes the pipe; exit when the parent exits."""
     with suppress(EOFError):
         parent.recv()
     os.kill(os.getpid(), signal.SIGTERM)
@@ -209,14 +246,17 @@ def _stop_with(parent: Connection) -> None:
 
 
 def _read_error(folder: Path, rank: int, count: int, exit_code: int) -> BaseException:
-    """What the process that failed first has raised, or a TrainingError about it."""
+    """Return what the process that failed first raised, or a TrainingError that describes it."""
     file = folder / str(rank)
     error = pickle.loads(file.read_bytes()) if file.exists() else None
     if isinstance(error, StAdapterError | KeyboardInterrupt):
         return error
-    reason = str(error).strip().splitlines()[-1] if error else "-9 is a kill, often out of memory"
+    reason = "no error was recorded; code -9 often means that memory ran out"
+    if error:
+        reason = str(error).strip().splitlines()[-1]
     failed = TrainingError(
-        f"process {rank} of {count} ended with code {exit_code} ({reason}); go on with --resume"
+        f"process {rank} of {count} ended with code {exit_code} ({reason}); "
+        "continue the run with --resume"
     )
     failed.add_note(str(error or ""))  # the traceback, for --debug
     return failed

@@ -1,4 +1,4 @@
-"""Train a classifier on labelled videos, into a run folder that can be resumed at any time."""
+"""The training loop: train a classifier on labelled videos and write a run folder."""
 
 import shlex
 import statistics
@@ -60,12 +60,16 @@ from st_adapter.training.state import SavedStates
 from st_adapter.training.step import take_step
 
 _LOG_EVERY = 10
-"""Most steps between two lines of metrics.jsonl; short epochs have ten lines."""
+"""Most steps between two lines of metrics.jsonl. Short epochs get about ten lines each."""
 
 _SHOWN_LOSSES = 16
+"""Points of the small loss curve under the progress bar."""
 
 _LONGEST_WAIT = timedelta(hours=2)
-"""For the slowest process, which may have more of the long videos to score."""
+"""How long processes wait for the slowest one, which may have most of the long videos to score.
+
+torch's default is 10 minutes with NCCL and 30 with Gloo.
+"""
 
 
 def train(
@@ -77,45 +81,71 @@ def train(
     resume: bool = False,
     temporal: bool = False,
 ) -> Evaluation:
-    """Train on DATA and evaluate the adapter of the best epoch, or the last, as configured.
+    """Train a classifier on labelled videos and evaluate it. Write both into a run folder.
+
+    After each epoch, the adapter is evaluated on the validation videos and kept if it is the best
+    so far (`config.keep`). The kept one is evaluated at the end, with `config.views`. Data without
+    a validation part are split (`config.val_fraction`). The run folder then holds `adapter/` (the
+    trained tensors, for `Predictor` and `load`), `eval.json`, `metrics.jsonl` (loss and scores over
+    time), `skipped.jsonl` (files that could not be read), `config.json`, and `state/` for `resume`.
+
+    Several GPUs are used by one process each. A script then needs `if __name__ == "__main__":`.
 
     Args:
-        data: anything `read_annotations` takes.
-        out: the run folder; it must not hold a run already, unless `resume`.
-        config: everything else; unset with `resume` takes that of the run.
-        recipe: name to record.
-        resume: go on with the run in `out` where it stopped.
-        temporal: measure how much the classifier uses the order of frames, too.
+        data: Labelled videos: a folder with one folder of videos per class, a `.csv` or `.txt`
+            list, or a published data set. docs/data.md describes every form.
+        out: Run folder. It is created, and must not hold a run unless `resume` is True.
+        config: All settings. `None` means `TrainConfig()`, or with `resume` those of the run.
+        recipe: Name of the recipe that `config` is from, to record in `config.json`.
+        resume: Continue the run in `out` from its last saved state, with the same `data`. A given
+            `config` may raise `epochs` and change settings of the machine, such as `workers`.
+        temporal: Also evaluate with the frames reversed, shuffled, and frozen to one, to measure
+            how much the classifier uses their order. It takes four times as many forward passes.
 
     Returns:
-        The evaluation that `out/eval.json` holds.
+        The evaluation of the kept adapter, as in `eval.json`. Scores are between 0 and 1.
 
     Raises:
-        ArgumentError, DataError, CheckpointError: before anything is written.
-        TrainingError: the loss is not finite.
-        Interrupted: Ctrl-C or SIGTERM came; the run can be resumed.
+        ArgumentError: A setting or folder cannot be used, or the step does not fit in memory.
+        DataError: The data cannot be used, or no video of a whole batch can be read.
+        CheckpointError: The weights do not fit the backbone, or no saved state can be read.
+        MemoryShortError: Memory ran out during training.
+        TrainingError: The loss stays NaN or infinite, the disk is full, or a process failed.
+        KeyboardInterrupt: Ctrl-C or SIGTERM came. A run that had begun was saved for `resume`.
+
+    Example:
+        >>> config = TrainConfig(backbone="vit_tiny_patch16_224", epochs=4)
+        >>> evaluation = train("my_videos/", out="run", config=config)  # doctest: +SKIP
     """
     folder = Path(out)
     check_folder(folder, Path(data), resume)
     wanted = config
     config = resumed_config(folder, config) if resume else config or TrainConfig()
+    options: dict[str, Any] = {"recipe": recipe, "resume": resume, "temporal": temporal}
     count = processes_to_start(wanted or config)
     if count > 1:
         config = replace(config, processes=config.processes or count)
-        options: dict[str, Any] = {"recipe": recipe, "resume": resume, "temporal": temporal}
         return launch(count, train, data, out, config, **options)
+    return _train_here(Path(data), folder, config, **options)
+
+
+def _train_here(
+    data: Path, folder: Path, config: TrainConfig, recipe: str, resume: bool, temporal: bool
+) -> Evaluation:
+    """Train in this process, which may be one of several that a launcher started."""
     try:
         with (
             alone_in(folder) if is_first_process() else nullcontext(),
-            torch.random.fork_rng(),  # the caller's generators are left as they were
+            torch.random.fork_rng(),  # keeps the seed from changing the caller's generators
         ):
-            check_folder(folder, Path(data), resume)  # another run may just have ended there
-            run = _prepare(Path(data), folder, config)
-            return _run(run, Path(data), recipe, resume, temporal)
+            check_folder(folder, data, resume)  # another run may have finished there meanwhile
+            run = _prepare(data, folder, config)
+            return _run(run, data, recipe, resume, temporal)
     except Interrupted:
         raise
     except KeyboardInterrupt as error:
-        raise Interrupted(f"stopped before the run {'went on' if resume else 'began'}") from error
+        when = "resumed" if resume else "began"
+        raise Interrupted(f"stopped before the run {when}") from error
 
 
 def _run(run: Run, data: Path, recipe: str, resume: bool, temporal: bool) -> Evaluation:
@@ -133,7 +163,7 @@ def _run(run: Run, data: Path, recipe: str, resume: bool, temporal: bool) -> Eva
 
 
 def _extend(run: Run, data: Path) -> None:
-    """Record that a resumed run is to have more epochs, and say what becomes of its schedule."""
+    """Record more epochs of a resumed run, and print how they change the learning rate."""
     _, recipe, before = recorded_run(run.folder)
     if run.config.epochs == before.epochs:
         return
@@ -144,14 +174,15 @@ def _extend(run: Run, data: Path) -> None:
         for config in (before, run.config)
     )
     note(
-        f"{before.epochs} epochs become {run.config.epochs}: the learning rate goes on as in a run "
-        f"of {run.config.epochs} from the start, at {new:.1e}; it was {old:.1e}"
+        f"epochs raised from {before.epochs} to {run.config.epochs}: the learning rate continues "
+        f"as if the run had been started with {run.config.epochs} epochs, at {new:.1e} instead of "
+        f"{old:.1e}"
     )
 
 
 @contextmanager
 def _explain_how_to_resume(run: Run, data: Path, resume: bool) -> Iterator[None]:
-    """Say of what ends a run where it stands and what to do."""
+    """Add the current step, and how to resume, to an error that ends the run."""
     try:
         yield
     except OSError as error:
@@ -160,27 +191,28 @@ def _explain_how_to_resume(run: Run, data: Path, resume: bool) -> Iterator[None]
         if resume or run.at.step > 1:
             raise DataError(_ended(run, error)) from error
         if run.is_main:
-            (run.folder / "config.json").unlink()  # nothing has come of it
+            # Nothing is trained yet, so a second try may use this folder without --resume.
+            (run.folder / "config.json").unlink()
         raise
     except KeyboardInterrupt as error:
         in_epoch = f"epoch {run.at.epochs_done + 1} at step {run.at.step}"
         raise Interrupted(
             f"stopped in {'the last evaluation' if run.is_done else in_epoch}; "
-            f"go on with: st-adapter train {shlex.quote(str(data))} "
+            f"continue with: st-adapter train {shlex.quote(str(data))} "
             f"--out {shlex.quote(str(run.folder))} --resume"
         ) from error
 
 
 def _ended(run: Run, error: Exception) -> str:
-    """What is said of a run whose files or videos failed it."""
+    """Describe why files or videos ended a run, and how to continue it."""
     return (
-        f"ended at step {run.at.step}: {error}; {run.folder} keeps the last good state: see to "
-        "that, then go on with --resume"
+        f"ended at step {run.at.step}: {error}. The last good state is in {run.folder}; "
+        "fix the cause, then continue with --resume"
     )
 
 
 def _prepare(data: Path, folder: Path, config: TrainConfig) -> Run:
-    """Build all that a run needs in memory; refuse what cannot work."""
+    """Build everything that a run needs, in memory. What cannot work raises an error here."""
     annotations = read_parts(data, config)
     reversal, mirror = class_maps(config, annotations)
     device = choose_device(config.device)
@@ -188,7 +220,7 @@ def _prepare(data: Path, folder: Path, config: TrainConfig) -> Run:
     accelerator = _join_processes(device, config.tracker, folder)
     config = replace(config, processes=config.processes or accelerator.num_processes)
     torch.manual_seed(config.seed)
-    if config.weights == "hub":  # what can be refused without asking it
+    if config.weights == "hub":  # find what cannot work before a long download
         inspect_spec(spec_of(config, annotations.labels), 1, config.size)
     model = build_model(config, annotations.labels, task=annotations.task).to(device)
     config = settle(model, config, copies=2 if reversal else 1)
@@ -201,7 +233,7 @@ def _prepare(data: Path, folder: Path, config: TrainConfig) -> Run:
     }
     cache = make_prefix_cache(model, config, annotations, drawn_by, accelerator.num_processes)
     if not accelerator.is_main_process:
-        torch.manual_seed(config.seed + accelerator.process_index)  # dropout of its own
+        torch.manual_seed(config.seed + accelerator.process_index)  # so that dropout differs
     return Run(
         folder=folder,
         config=config,
@@ -220,29 +252,42 @@ def _prepare(data: Path, folder: Path, config: TrainConfig) -> Run:
 def settle(
     model: VideoClassifier, config: TrainConfig, copies: int = 1, advice: str | None = None
 ) -> TrainConfig:
-    """Bring the model into the form it is trained in; refuse what this machine cannot do.
+    """Prepare a model for training on this machine, and complete the settings it decides.
+
+    This chooses precision, attention kernels and, with `fit_batch`, the size of micro-batches. It
+    measures the memory that a step takes, and compiles the model if `compile` is set.
 
     Args:
-        copies: clips that a clip of the batch becomes, with its reversal.
-        advice: what would save memory; by default what the run has not turned on yet.
+        model: The classifier; it is changed in place.
+        config: The settings.
+        copies: How many clips each clip of a batch becomes: 2 if its reversal is trained, too.
+        advice: How to save memory, for the error message. By default, this names the settings
+            that the run does not use yet.
+
+    Returns:
+        The settings, in which `fit_batch` has chosen `batch_size` and `accumulate`.
+
+    Raises:
+        ArgumentError: The clip size does not fit the backbone, a step does not fit in memory, or
+            the backbone does not support activation checkpointing.
     """
     check_input_size(model, config.size)
     if config.checkpoint_activations:
         if not model.family.can_checkpoint:
             raise ArgumentError(
-                f"activations of {type(model.backbone).__name__} cannot be checkpointed, those of "
-                "plain ViTs can; use a smaller --batch-size with --accumulate"
+                f"checkpoint_activations works with plain ViTs only, not with "
+                f"{type(model.backbone).__name__}; use a smaller --batch-size with --accumulate"
             )
-        model.family.checkpoints = True  # a third more time for less memory, the same gradients
+        model.family.checkpoints = True  # steps take about a third longer; gradients are the same
     if not config.compile:
         speed_up_attention(model, config.size)
     chosen = choose_precision(config.precision, model, clip_frames=config.frames, size=config.size)
-    precision, reason = broadcast_object_list([*chosen])  # each may have measured another
+    precision, reason = broadcast_object_list([*chosen])  # each may measure another one
     model.set_precision(precision)
     needed = step_bytes(model, config)
     if config.fit_batch:
         fitted = fit_batch(config, needed, share_of_memory(model.device), copies)
-        (config,) = broadcast_object_list([fitted])  # memory differs from process to process
+        (config,) = broadcast_object_list([fitted])  # free memory differs between them
     check_memory(model, config, needed(config.batch_size * copies), advice)
     say(f"{model.device}, {precision}: {reason}")
     if config.compile:
@@ -252,22 +297,22 @@ def settle(
 
 
 def _join_processes(device: torch.device, tracker: str, folder: Path) -> Accelerator:
-    """Meet the other processes of the run, if there are any; they log to the tracker.
+    """Connect to the other processes of the run, if there are any, and set up the tracker.
 
     Raises:
-        ArgumentError: its package is not installed.
+        ArgumentError: The tracker's package is not installed.
     """
-    have = [str(tracker) for tracker in get_available_trackers()]
-    if tracker not in ("none", *have):
+    installed = [str(tracker) for tracker in get_available_trackers()]
+    if tracker not in ("none", *installed):
         raise ArgumentError(
             f"tracker {tracker} needs its package: pip install {tracker}; "
-            f"installed are {', '.join(have) or 'none'}"
+            f"installed trackers: {', '.join(installed) or 'none'}"
         )
-    AcceleratorState._reset_state(reset_partial_state=True)  # a process may train several times
+    AcceleratorState._reset_state(reset_partial_state=True)  # for a second call of train
     return Accelerator(
         cpu=device.type == "cpu",
-        mixed_precision="no",  # --precision says
-        device_placement=False,  # the model is where --device says
+        mixed_precision="no",  # the model handles precision itself
+        device_placement=False,  # the model is on its device already
         log_with=None if tracker == "none" else tracker,
         project_dir=folder,
         kwargs_handlers=[InitProcessGroupKwargs(timeout=_LONGEST_WAIT)],
@@ -278,49 +323,49 @@ def _announce(run: Run) -> None:
     config, model, data = run.config, run.model, run.data
     trained = model.num_parameters(only_trainable=True)
     image_model = sum(count_parts(model).values())
-    beside = " and their reversals" if run.reversal else ""
+    reversals = " and their reversals" if run.reversal else ""
     processes = config.processes or 1
-    kind = ", any number of them a video" if data.task.multi_label else ""
+    classes = ", any number of them per video" if data.task.multi_label else ""
     if data.task.heads:
-        kind = f": {', '.join(f'{count} of {name}' for name, count in data.task.heads)}"
+        classes = f": {', '.join(f'{count} of {name}' for name, count in data.task.heads)}"
     say(
         f"{config.method} on {config.backbone}: {trained / 1e6:.3f} M trained parameters, "
         f"{trained / image_model:.1%} of the image model's {image_model / 1e6:.1f} M"
     )
     say(
         f"{len(data.train)} training and {len(data.val)} validation videos "
-        f"of {len(data.labels)} classes{kind}"
+        f"of {len(data.labels)} classes{classes}"
     )
     say(
-        f"{config.step_clips} clips{beside} a step = {config.batch_size} clips x "
+        f"{config.step_clips} clips{reversals} per step = {config.batch_size} clips x "
         f"{config.accumulate} accumulation x {processes} process{'' if processes == 1 else 'es'}; "
-        f"{run.steps_per_epoch} step{'' if run.steps_per_epoch == 1 else 's'} an epoch; "
+        f"{run.steps_per_epoch} step{'' if run.steps_per_epoch == 1 else 's'} per epoch; "
         f"learning rate {config.peak_lr():.2e}"
     )
     if config.step_clips > len(data.train) * config.repeats:
         note(
-            f"a step has all {len(data.train)} training videos, as there are no more; a "
-            "smaller --batch-size takes more steps"
+            f"every step trains on all {len(data.train)} training videos, because they are fewer "
+            "than a step can take; a smaller --batch-size gives more steps per epoch"
         )
     now = run.accelerator.num_processes
     if now != processes:
         note(
-            f"{now} process{'' if now == 1 else 'es'} instead of {processes}; a step has the same "
-            f"{config.step_clips} clips, shared by those there are"
+            f"{now} process{'' if now == 1 else 'es'} instead of {processes}; a step still has "
+            f"the same {config.step_clips} clips in total"
         )
     if run.is_done:
-        say("the run is complete; evaluating the epoch that is kept")
+        say("training is complete; evaluating the kept epoch")
     elif run.at.step:
         say(f"resuming in epoch {run.at.epochs_done + 1} at step {run.at.step}")
 
 
 class _View:
-    """What a terminal shows of the run under its bar, and remembers between two looks.
+    """The lines about a run that a terminal shows under the progress bar.
 
     Attributes:
-        losses: the last that were logged.
-        last_score: of the last epoch that was validated here.
-        facts: what was shown last.
+        losses: The last logged losses.
+        last_score: Score of the last epoch that was validated in this process.
+        facts: The lines shown last.
     """
 
     def __init__(self, run: Run) -> None:
@@ -330,22 +375,22 @@ class _View:
         self._began, self._first_step = time.monotonic(), run.at.step
 
     def show(self, run: Run, clips_per_second: float, memory_gb: float, progress: Bar) -> None:
-        """Renew the facts under the bar."""
-        # At the pace so far, the validation of epochs that are done counted in.
+        """Update the lines under the bar."""
+        # The average includes the validation of finished epochs, as the time left does.
         step_seconds = (time.monotonic() - self._began) / (run.at.step - self._first_step)
         steps_left = run.config.epochs * run.steps_per_epoch - run.at.step
         self.facts = [
             f"step {run.at.step}",
             f"loss {self.losses[-1]:.3f} {trend(self.losses)}".rstrip(),
-            f"rate {run.optimizer.param_groups[0]['lr']:.1e}",
+            f"lr {run.optimizer.param_groups[0]['lr']:.1e}",
             f"{clips_per_second:.1f} clips/s",
             f"{memory_gb:.1f} GB",
-            f"whole run {timedelta(seconds=round(step_seconds * steps_left))} left",
+            f"whole run: {timedelta(seconds=round(step_seconds * steps_left))} left",
         ]
         if run.at.best_score >= 0:
-            measure = METRICS["mean_average_precision" if run.data.task.multi_label else "top1"]
+            metric = METRICS["mean_average_precision" if run.data.task.multi_label else "top1"]
             last = "" if self.last_score is None else f"last {self.last_score:.1%}, "
-            self.facts.append(f"{measure} {last}best {run.at.best_score:.1%}")
+            self.facts.append(f"{metric} {last}best {run.at.best_score:.1%}")
         progress.tell(*self.facts)
 
 
@@ -357,7 +402,7 @@ def _train_epochs(run: Run, states: SavedStates) -> None:
 
 
 def _train_epoch(run: Run, batches: Batches, states: SavedStates, view: _View) -> None:
-    """Train from where the run stands to the end of its epoch."""
+    """Train from the current step to the end of its epoch."""
     config, epoch = run.config, run.at.epochs_done
     first_step = run.at.step - epoch * run.steps_per_epoch
     run.model.train()
@@ -386,16 +431,16 @@ def _train_epoch(run: Run, batches: Batches, states: SavedStates, view: _View) -
                 break
             if done.save:
                 states.save()
-        states.save()
+        states.save()  # when stopped, and before validation, which may take long
         was_stopped = any(gather_object([stop.is_set()]))
-    if was_stopped or stop.is_set():  # which may have come after the others were asked
+    if was_stopped or stop.is_set():  # a signal may have come after the processes were asked
         raise KeyboardInterrupt
 
 
 def _log_step(run: Run, norm: float, clips_per_second: float, progress: Bar, view: _View) -> None:
     run.report_skipped()
     if not run.at.losses:
-        return  # all were left out
+        return  # every step since the last line was skipped
     loss = statistics.fmean(run.at.losses)
     run.at.losses.clear()
     memory = peak_memory_gb(run.model.device)
@@ -413,13 +458,15 @@ def _log_step(run: Run, norm: float, clips_per_second: float, progress: Bar, vie
 
 
 def _validate_epoch(run: Run, states: SavedStates) -> float | None:
-    """Keep the adapter if it is the best on one view so far, or the last; close the epoch.
+    """End an epoch: evaluate the adapter on one view per video, and keep it if it is the best.
+
+    With `keep` "last" the adapter is kept without an evaluation.
 
     Returns:
-        what the classifier is judged by, where that was measured.
+        The score, or None without an evaluation.
     """
     score = None
-    values, told = {}, f"{run.at.train_seconds:.0f} s of training"
+    values, outcome = {}, f"{run.at.train_seconds:.0f} s of training"
     with run.as_kept():
         run.save_adapter("adapter_last")
         if run.config.keep == "last":
@@ -438,13 +485,14 @@ def _validate_epoch(run: Run, states: SavedStates) -> float | None:
                 result.metric: result.score,
                 "val_loss": result.loss,
             }
-            told = f"{METRICS[result.metric]} {result.score:.1%} (best {run.at.best_score:.1%})"
+            outcome = f"{METRICS[result.metric]} {result.score:.1%} (best {run.at.best_score:.1%})"
     run.log(values | {"train_seconds": round(run.at.train_seconds, 2)})
     run.at.epochs_done += 1
     states.save()
-    say(f"epoch {run.at.epochs_done}/{run.config.epochs}: {told}")
+    say(f"epoch {run.at.epochs_done}/{run.config.epochs}: {outcome}")
     if run.is_done and run.at.epochs_done < run.config.epochs:
-        say(f"no better epoch in {run.config.patience}; training ends")
+        epochs = "1 epoch" if run.config.patience == 1 else f"{run.config.patience} epochs"
+        say(f"no improvement for {epochs}; training ends early")
     return score
 
 
@@ -469,10 +517,10 @@ def _evaluate(
 
 
 def _finish(run: Run, data: Path, temporal: bool) -> Evaluation:
-    """Evaluate the kept adapter with the recipe's views and write the result."""
+    """Evaluate the kept adapter with the configured views and write the result."""
     kept = run.folder / "adapter"
     copy_trained(run.model, read_tensors(kept), str(kept))
-    result = run.best_result  # already what is wanted, where validation used the recipe's views
+    result = run.best_result  # enough if validation used the same views
     if result is None or result.views != run.config.clip.views or temporal:
         result = _evaluate(run, run.config.clip, temporal)
     if run.is_main:

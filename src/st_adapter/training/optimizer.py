@@ -1,4 +1,4 @@
-"""The optimizer and its learning rate, as the paper trains, and an average over its steps."""
+"""The optimizer, its learning rate schedule, and a moving average of what it trains."""
 
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -16,15 +16,17 @@ from st_adapter.model.classifier import VideoClassifier
 
 
 def make_optimizer(model: VideoClassifier, config: TrainConfig) -> AdamW:
-    """AdamW over the trained parameters, without weight decay on biases and norms.
+    """Make AdamW for the trained parameters, without weight decay on biases and norms.
 
-    Each group of parameters carries its own `peak_lr`.
+    Each parameter group has its own `peak_lr`: the head may use `config.head_lr`.
     """
     head = {id(p) for p in model.head.parameters()}
     groups: list[dict[str, Any]] = []
-    for rate in dict.fromkeys((config.peak_lr(), config.head_lr or config.peak_lr())):
+    for lr in dict.fromkeys((config.peak_lr(), config.head_lr or config.peak_lr())):
         for decay in (config.weight_decay, 0.0):
-            groups.append({"params": [], "weight_decay": decay, "lr": rate, "peak_lr": rate})
+            groups.append({"params": [], "weight_decay": decay, "lr": lr, "peak_lr": lr})
+    # The last two groups are the head's; they are also the first two if the head has no rate of
+    # its own. Biases and norms, which have one axis, go into the second group of a pair.
     for parameter in model.trainable_parameters():
         first = len(groups) - 2 if id(parameter) in head else 0
         groups[first + (parameter.ndim <= 1)]["params"].append(parameter)
@@ -32,7 +34,7 @@ def make_optimizer(model: VideoClassifier, config: TrainConfig) -> AdamW:
 
 
 def clip_gradient(model: VideoClassifier, config: TrainConfig) -> Tensor:
-    """Clip the gradient where the configuration says so; return the norm that it had."""
+    """Clip the gradient to the norm `config.clip_gradient`; return its norm before that."""
     largest = config.clip_gradient or math.inf
     return clip_grad_norm_(model.trainable_parameters(), largest)
 
@@ -40,9 +42,14 @@ def clip_gradient(model: VideoClassifier, config: TrainConfig) -> Tensor:
 def make_step(
     model: VideoClassifier, config: TrainConfig, parts: Sequence[Tensor]
 ) -> Callable[[], None]:
-    """A training step to be timed: micro-batches `parts`, clipped gradient, optimizer step.
+    """Make a function that takes one training step, to time it.
 
-    Every clip counts as one of the first class: the cost is the same.
+    The label of every clip is the first class, as labels do not change the cost.
+
+    Args:
+        model: The classifier; the step trains it.
+        config: Settings of the optimizer.
+        parts: The clips of each micro-batch, [b, t, 3, h, w].
     """
     optimizer = make_optimizer(model, config)
 
@@ -58,10 +65,17 @@ def make_step(
 
 
 def learning_rate_factor(step: int, steps_per_epoch: int, config: TrainConfig) -> float:
-    """Fraction of the peak rate at a step: linear warm-up, then a cosine to zero.
+    """Return the learning rate at a step, as a fraction of the peak: warm-up, then cosine decay.
 
-    A run of one step takes the peak rate: warm-up would start, and end, at zero.
+    The warm-up is linear and takes `config.warmup_epochs`, but at most half of the epochs. The
+    decay ends at zero.
+
+    Args:
+        step: Number of the step in the run, from 0.
+        steps_per_epoch: Steps per epoch.
+        config: Gives epochs and warm-up.
     """
+    # With a single step, both warm-up and decay would give zero, and nothing would be trained.
     if config.epochs * steps_per_epoch == 1:
         return 1.0
     epoch = step / steps_per_epoch
@@ -72,12 +86,12 @@ def learning_rate_factor(step: int, steps_per_epoch: int, config: TrainConfig) -
 
 
 class MovingAverage:
-    """An exponential moving average of the trained parameters, which can stand in for them.
+    """An exponential moving average of the trained parameters, to evaluate and save in their place.
 
     Args:
-        parameters: the trained parameters, by name.
-        decay: share of the average that a step keeps, in [0, 1); early steps keep less, so that
-            what the parameters were at first is soon forgotten.
+        parameters: The trained parameters, by name.
+        decay: Share of the old average that each step keeps, in [0, 1). Early steps keep less, so
+            that the initial values soon stop counting.
     """
 
     def __init__(self, parameters: dict[str, nn.Parameter], decay: float) -> None:
@@ -87,23 +101,22 @@ class MovingAverage:
 
     @torch.no_grad()
     def update(self, step: int) -> None:
-        """Take in the parameters as they are after `step` steps.
-
-        Early steps count as in TensorFlow's ExponentialMovingAverage with `num_updates`.
-        """
+        """Add the current parameters to the average, after `step` steps of training."""
+        # The lower decay of early steps is that of TensorFlow's ExponentialMovingAverage with
+        # num_updates.
         decay = min(self.decay, (1 + step) / (10 + step))
         for name, parameter in self.parameters.items():
             self.tensors[name].lerp_(parameter, 1 - decay)
 
     @torch.no_grad()
     def restore(self, tensors: dict[str, Tensor]) -> None:
-        """Go on from a saved average."""
+        """Replace the average by a saved one."""
         for name, average in self.tensors.items():
             average.copy_(tensors[name])
 
     @contextmanager
     def in_place(self) -> Iterator[None]:
-        """Put the average where the parameters are, for as long as the context lasts."""
+        """Replace the parameters by their average inside the context."""
         self._swap()
         try:
             yield

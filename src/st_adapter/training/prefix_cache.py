@@ -1,7 +1,9 @@
-"""What the frozen blocks before the first trained one make of clips that come again.
+"""A cache for the output of the frozen blocks before the first trained one (the prefix).
 
-`PrefixCache` keeps it, `rest` goes on from there. `CachedLoader` loads the batches of a run that
-has such a cache: it neither decodes, nor runs through the frozen blocks, what is kept.
+With `draws`, the same clips return in later epochs, and the blocks before the first trained one
+give the same output for them each time. `PrefixCache` keeps that output, and `AfterPrefix` computes
+the rest of the model from it. `CachedLoader` loads batches from the cache, so that cached clips
+are neither decoded nor run through the frozen blocks again.
 """
 
 import dataclasses
@@ -32,25 +34,27 @@ from st_adapter.errors import ArgumentError
 from st_adapter.model.classifier import VideoClassifier, autocast
 
 Key = tuple[str, int]
-"""What is shown of a video, a draw or views, and the video's index."""
+"""Which clips (a draw such as "draw 3", or `VALIDATION`), and the index of their video."""
 
 VALIDATION = "validation"
-"""The one view of a video that an epoch is judged by."""
+"""The first part of the key of clips that an epoch is validated on, one view per video."""
 
 _Item = TypeVar("_Item", TrainItem, Views)
 
 _FORMAT = 4
-_LONG_WRITTEN = 3600.0
-"""Seconds after which a file that has no name yet is one that a killed process left."""
+"""Version of the files. Raise it when their content changes, so that older ones are not used."""
+
+_ABANDONED_SECONDS = 3600.0
+"""Age at which a temporary file was left by a killed process; younger ones may be being written."""
 
 
 class AfterPrefix(nn.Module):
-    """A classifier that is cut behind its frozen blocks: it goes on from what those made of clips.
+    """A classifier split after its leading frozen blocks, to run both parts separately.
 
     Args:
-        model: the whole classifier.
-        num_blocks: leading blocks that are frozen, as `num_frozen_blocks` counts them.
-        size: height and width of the frames, pixels.
+        model: The whole classifier.
+        num_blocks: Number of leading frozen blocks, from `num_frozen_blocks`.
+        size: Height and width of the frames in pixels.
     """
 
     def __init__(self, model: VideoClassifier, num_blocks: int, size: int) -> None:
@@ -60,7 +64,7 @@ class AfterPrefix(nn.Module):
 
     @torch.no_grad()
     def prefix(self, clips: Shaped[Tensor, "b t 3 h w"]) -> Float[Tensor, "b t n c"]:
-        """What the frozen blocks make of each frame."""
+        """Run clips through the frozen blocks; return n tokens of c channels per frame."""
         with autocast(self.model):
             frames = self.model.normalise(clips).flatten(0, 1)
             stream = self.model.family.run_prefix(frames, self._num_blocks)
@@ -68,7 +72,7 @@ class AfterPrefix(nn.Module):
         return prefixes
 
     def forward(self, prefixes: Float[Tensor, "b t n c"]) -> Float[Tensor, "b classes"]:
-        """The logits of clips that had these prefixes."""
+        """Compute the logits of clips from the output of the frozen blocks."""
         model, (b, t) = self.model, prefixes.shape[:2]
         with autocast(model):
             frames = model.family.run_rest(
@@ -78,32 +82,37 @@ class AfterPrefix(nn.Module):
 
 
 def num_frozen_blocks(model: VideoClassifier) -> int:
-    """Leading blocks in and before which nothing is trained, where the backbone can be cut."""
+    """Count the leading blocks whose output does not change during training.
+
+    The count is 0 if the backbone cannot be split, or if anything before its blocks is trained.
+    """
     family = model.family
     if not family.can_cut or len(model.prompts):
         return 0
     blocks = family.blocks()
-    where = [{id(p) for p in block.parameters()} for block in blocks]
+    block_parameters = [{id(p) for p in block.parameters()} for block in blocks]
     trained = {id(p) for p in model.backbone.parameters() if p.requires_grad}
-    if trained - set().union(*where):
-        return 0  # something before the blocks may be among it
-    first = [site.block for site in family.sites() if site.name in model.adapters]
-    first += [i for i, own in enumerate(where) if own & trained]
-    most = len(blocks) - (model.token_pool is not None)  # which takes what the last one makes
-    return min(first, default=most)
+    if trained - set().union(*block_parameters):
+        return 0  # a trained parameter outside the blocks may come before them
+    changed = [site.block for site in family.sites() if site.name in model.adapters]
+    changed += [i for i, own in enumerate(block_parameters) if own & trained]
+    # The token pool takes its input from the last block, which must therefore run with the rest.
+    most = len(blocks) - (model.token_pool is not None)
+    return min(changed, default=most)
 
 
 class PrefixCache:
-    """Clips that have been run through the frozen blocks, by what they show and of which video.
+    """Keep the output of the frozen blocks for clips, in memory or in files.
 
-    Each clip is run alone, so that what is kept does not depend on the others in its batch. There
-    is no eviction: epochs go round, so what did not fit at first is computed anew each time.
+    Each clip runs through the frozen blocks alone, so that its entry does not depend on the other
+    clips of its batch. Entries are never evicted. Epochs visit all clips in turn, so evicting one
+    would only move the computation to another. Clips that do not fit are computed in every epoch.
 
     Args:
-        rest: the classifier, cut behind its frozen blocks.
-        most_bytes: that may be kept.
-        file_of: path of the file that keeps a key, None for one that is not kept; by default all
-            are kept in memory.
+        rest: The classifier, split after its frozen blocks.
+        most_bytes: Most bytes to keep.
+        file_of: Gives the path of the file for a key, or None for a key that is not kept. By
+            default, everything is kept in memory.
     """
 
     def __init__(
@@ -124,21 +133,29 @@ class PrefixCache:
         return file is not None and file.exists()
 
     def add(self, key: Key, pixels: _Item) -> _Item:
-        """Run clips through the frozen blocks; keep what comes out if there is room.
+        """Run the clips of an item through the frozen blocks, and keep the output if it fits.
 
-        What cannot be read, or replaces a video that cannot be, is not kept.
+        An item is not kept if its video cannot be read, or replaces one that cannot: the file is
+        tried again the next time.
+
+        Args:
+            key: The key of the item.
+            pixels: The item, with clips of pixels.
+
+        Returns:
+            The item, with the output of the frozen blocks in place of its clips.
         """
         if pixels.clips is None:
             return pixels
         clips = [self._run(clip) for clip in pixels.clips]
-        made = torch.stack(clips) if isinstance(pixels, Views) else tuple(clips)
-        item = replace(pixels, clips=made)
+        features = torch.stack(clips) if isinstance(pixels, Views) else tuple(clips)
+        item = replace(pixels, clips=features)
         if not getattr(item, "skipped", ()):
             self._keep(key, item, sum(clip.nbytes for clip in clips))
         return item
 
     def get(self, key: Key) -> TrainItem | Views | None:
-        """The item of a key; None where it is not there, or cannot be read any more."""
+        """Return the item of a key, or None if it is missing or damaged."""
         if self._file_of is None:
             return self._items.get(key)
         file = self._file_of(key)
@@ -147,7 +164,7 @@ class PrefixCache:
         try:
             return _read(file)
         except (OSError, ValueError, KeyError, SafetensorError):
-            file.unlink(missing_ok=True)  # damaged: made anew, by a worker from the next epoch on
+            file.unlink(missing_ok=True)  # damaged; it is computed and written again
             return None
 
     def _keep(self, key: Key, item: TrainItem | Views, size: int) -> None:
@@ -160,7 +177,7 @@ class PrefixCache:
                 _write(file, item)
             except OSError as error:
                 self._room = 0
-                note(f"the prefix cache takes no more: {error}")
+                note(f"the prefix cache is full from here on: {error}")
                 return
         else:
             return
@@ -168,7 +185,7 @@ class PrefixCache:
 
     def _run(self, clip: Tensor) -> Tensor:
         prefix = self.rest.prefix(clip[None].to(self.rest.model.device))[0]
-        return prefix.cpu().clone()  # it may be a part of a larger tensor, which is not kept
+        return prefix.cpu().clone()  # a view of a larger tensor would keep all of it in memory
 
 
 def _write(file: Path, item: TrainItem | Views) -> None:
@@ -195,49 +212,48 @@ def make_prefix_cache(
     drawn_by: Mapping[str, Any],
     num_processes: int = 1,
 ) -> PrefixCache | None:
-    """The cache that a configuration asks for, if it does.
+    """Make the prefix cache if the configuration asks for one.
 
     Args:
-        drawn_by: what else decides what a clip shows: reader, transform, mirror, reversal.
-        num_processes: that train together and share the room there is.
+        model: The classifier.
+        config: All settings.
+        data: The training and validation videos.
+        drawn_by: What decides the content of a clip besides the configuration: reader, transform,
+            mirror and reversal.
+        num_processes: Processes that train together, each with its share of the cache's size.
+
+    Returns:
+        The cache, or None if `config.prefix_cache` is 0.
 
     Raises:
-        ArgumentError: nothing frozen comes before what is trained, or the folder cannot be used.
+        ArgumentError: No block is frozen before the first trained one, or the folder cannot be
+            used.
     """
     if not config.prefix_cache:
         return None
     blocks = num_frozen_blocks(model)
     if not blocks:
         raise ArgumentError(
-            f"prefix_cache has nothing to keep: no block of {config.backbone} comes before all "
-            f"that {config.method} trains there; plain ViTs have some with --adapter-layers below "
-            "all, and with the methods linear, temporal and partial"
+            f"prefix_cache has nothing to keep: in {config.backbone}, the method {config.method} "
+            "leaves no block frozen before the first trained one; use a plain ViT with a number "
+            "for --adapter-layers, or with the method linear, temporal or partial"
         )
     most_bytes, folder, used = config.prefix_cache * 2**30, config.prefix_cache_folder, 0
     if folder is not None:
         check_writable(Path(folder), "--prefix-cache-folder")
-        remove_unfinished(Path(folder), _LONG_WRITTEN)
+        remove_unfinished(Path(folder), _ABANDONED_SECONDS)
         used = sum(file.stat().st_size for file in Path(folder).glob("*/*.safetensors"))
     rest = AfterPrefix(model, blocks, config.size)
-    wanted = _bytes_of_all(rest, config, data)
-    beside = f", {used / 2**30:.2f} are there already" if used else ""
+    needed = _bytes_for_all(rest, config, data)
+    present = f"; {used / 2**30:.2f} GB are in use" if used else ""
     say(
-        f"{blocks} blocks are frozen and run once a clip; keeping what they make of all takes "
-        f"about {wanted / 2**30:.2f} GB of at most {config.prefix_cache:g}{beside}"
+        f"prefix cache: the first {blocks} block{'' if blocks == 1 else 's'} run once per clip; "
+        f"all clips take about {needed / 2**30:.2f} of {config.prefix_cache:g} GB{present}"
     )
     most_bytes = (most_bytes - used) / num_processes
     if folder is None:
         return PrefixCache(rest, most_bytes)
-    shown = replace(config.clip, views=(1, 1))  # whichever are tested on in the end
-    depends_on = {
-        "format": _FORMAT,
-        "versions": versions(),
-        "backbone": [config.backbone, model.spec.digest or digest(model.backbone), blocks],
-        "arithmetic": [model.precision, model.device.type],
-        "clip": [dataclasses.asdict(shown), config.seed, config.repeats],
-        "drawn_by": dict(drawn_by),
-    }
-    shared = _digest_of(depends_on)
+    shared = _digest_of(_origin(model, blocks, config, drawn_by))
 
     def file_of(key: Key) -> Path | None:
         videos = data.val if key[0] == VALIDATION else data.train
@@ -246,8 +262,24 @@ def make_prefix_cache(
     return PrefixCache(rest, most_bytes, file_of)
 
 
-def _bytes_of_all(rest: AfterPrefix, config: TrainConfig, data: Annotations) -> int:
-    """What the frozen blocks make of all clips of a run."""
+def _origin(
+    model: VideoClassifier, blocks: int, config: TrainConfig, drawn_by: Mapping[str, Any]
+) -> dict[str, Any]:
+    """List what the content of every key depends on."""
+    # Validation uses one view, so a run with other views at the end can use the same files.
+    clip = replace(config.clip, views=(1, 1))
+    return {
+        "format": _FORMAT,
+        "versions": versions(),
+        "backbone": [config.backbone, model.spec.digest or digest(model.backbone), blocks],
+        "arithmetic": [model.precision, model.device.type],
+        "clip": [dataclasses.asdict(clip), config.seed, config.repeats],
+        "drawn_by": dict(drawn_by),
+    }
+
+
+def _bytes_for_all(rest: AfterPrefix, config: TrainConfig, data: Annotations) -> int:
+    """Estimate the bytes that the cache needs for every clip of a run."""
     clip = torch.zeros(1, config.frames, 3, config.size, config.size, device=rest.model.device)
     copies = config.repeats * (2 if config.reversal else 1)
     clips = len(data.train) * copies * min(config.draws, config.epochs)
@@ -256,10 +288,16 @@ def _bytes_of_all(rest: AfterPrefix, config: TrainConfig, data: Annotations) -> 
 
 
 def _file(folder: Path, shared: str, key: Key, video: Video) -> Path | None:
-    """Where a key is kept: a name made of all that its content depends on, or None if unknown.
+    """Return the path of the file for a key, or None if the video's file is missing.
+
+    The name is a digest of everything that the content depends on, so that a changed video or
+    setting never finds an outdated file.
 
     Args:
-        shared: what the content of every key depends on.
+        folder: The folder of the cache.
+        shared: Digest of what the content of every key depends on.
+        key: The key.
+        video: The video of the key.
     """
     try:
         state = file_state(video.path)
@@ -270,7 +308,7 @@ def _file(folder: Path, shared: str, key: Key, video: Video) -> Path | None:
 
 
 def file_state(path: Path) -> list[tuple[int, int]]:
-    """Lengths and times of change of what holds a video."""
+    """Return size and modification time of the file, archive or pictures that hold a video."""
     member = split_member(path)
     if member is None and path.is_dir():
         return [version(str(picture)) for picture in list_pictures(path)]

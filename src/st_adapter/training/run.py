@@ -1,4 +1,4 @@
-"""A run under way: what is trained, where it stands, what its folder is told."""
+"""The state of a training run, and what it writes to its folder."""
 
 import math
 from contextlib import AbstractContextManager, nullcontext
@@ -30,15 +30,16 @@ from st_adapter.training.run_folder import write_config
 
 @dataclass(kw_only=True)
 class Position:
-    """Where a run stands. A saved state holds these values under these names.
+    """How far a run has got. A saved state holds these values under these names.
 
     Attributes:
-        step: optimizer steps done, those left out because the loss was NaN or infinite included.
-        bad_in_row: how many were left out since the last that was not.
-        losses: of the steps since the last line of `metrics.jsonl`.
-        train_seconds: spent in training, without validation.
-        epochs_done: epochs trained and validated.
-        best_epoch, best_score: the epoch that is kept, and what it reached.
+        step: Optimizer steps done, including those skipped because the loss was NaN or infinite.
+        bad_in_row: Number of steps skipped in a row up to now.
+        losses: Losses of the steps since the last line of `metrics.jsonl`.
+        train_seconds: Time spent in training, without validation.
+        epochs_done: Epochs trained and validated.
+        best_epoch: Number of the best epoch, from 1; 0 if no epoch has been validated.
+        best_score: Score of the best epoch, from 0 to 1; -1 if no epoch has been validated.
     """
 
     step: int = 0
@@ -52,24 +53,31 @@ class Position:
 
 @dataclass(kw_only=True)
 class Run:
-    """A run under way.
+    """Everything that a training run in progress consists of.
 
     Attributes:
-        accelerator: knows the other processes that train along. All hold the same parameters and
-            the same position; the main one writes.
-        reversal: class to the class that its clips show backwards.
-        mirror: class to the class that its clips show in a mirror.
-        reader: of videos, by the index of the data.
-        prefix_cache: of what the frozen blocks make of clips, if the configuration asks for it.
-        at_once: most clips in a micro-batch.
-        best_result: the evaluation of the best epoch, if it was trained in this process.
-        skipped: files that could not be used, each reported once.
-        unreported: those that this process has met and not told the others of.
-        scaler: of the loss, whose gradients would be too small for float16.
-        mixer: blends the clips of a batch, if the configuration asks for it.
-        average: of the trained parameters, if the configuration asks for one.
-        forward: gives the logits of a batch: the model, or the rest of it behind the cache.
-        heads: the classes of each head, one after another; all of them where there is one.
+        folder: The run folder.
+        config: All settings.
+        data: The training and validation videos.
+        model: The classifier.
+        optimizer: The optimizer of the trained parameters.
+        accelerator: Connection to the other processes of the run. All processes have the same
+            parameters and the same position; only the main one writes.
+        at_once: Most clips in one forward pass.
+        reversal: From a class to the class that its clips show when played backwards.
+        mirror: From a class to the class that its clips show when mirrored.
+        reader: Reads videos, with the index of the data set.
+        prefix_cache: Keeps the output of the frozen blocks, if the configuration asks for it.
+        at: How far the run has got.
+        best_result: Evaluation of the best epoch, if this process trained that epoch.
+        skipped: Files that could not be used; each is reported once.
+        unreported: Files that this process could not use and that are not reported yet.
+        average: Moving average of the trained parameters, if the configuration asks for one.
+        mixer: Mixes the clips of a batch, if the configuration asks for it.
+        scaler: Scales the loss in float16, where small gradients would become zero.
+        forward: Turns the clips of a batch into logits: the model, or only the part after the
+            frozen blocks if those are cached.
+        heads: For each head, the slice of the logits with its classes.
     """
 
     folder: Path
@@ -104,38 +112,39 @@ class Run:
         self.heads = [own for _, own in self.data.task.slices(len(self.data.labels))]
 
     def as_kept(self) -> AbstractContextManager[object]:
-        """Inside, the model classifies as it will be kept: with the average, if there is one."""
+        """Return a context in which the model has the weights to save: the average, if any."""
         return nullcontext() if self.average is None else self.average.in_place()
 
     @property
     def is_done(self) -> bool:
-        """Whether all epochs are trained, or the last ones brought nothing better."""
+        """Whether all epochs are trained, or `patience` ends training early."""
         waited, patience = self.at.epochs_done - self.at.best_epoch, self.config.patience
         return self.at.epochs_done >= self.config.epochs or (0 < patience <= waited)
 
     @property
     def steps_per_epoch(self) -> int:
-        """Optimizer steps in a pass over the training part."""
+        """Optimizer steps per epoch."""
         return math.ceil(len(self.data.train) / (self.config.step_clips // self.config.repeats))
 
     @property
     def is_main(self) -> bool:
-        """Whether this process is the one that writes."""
+        """Whether this process writes the files of the run."""
         return bool(self.accelerator.is_main_process)
 
     @cached_property
     def data_digest(self) -> str:
-        """Of the videos and labels that the run has."""
+        """Digest of the videos and labels, by which a resumed run recognises its data."""
         return self.data.digest()
 
     def save_adapter(self, name: str) -> None:
-        """Write the classifier into a folder of the run."""
+        """Write the trained tensors to the subfolder `name` of the run folder."""
         if self.is_main:
             self.model.save_adapter(self.folder / name)
 
     def write_config(self, data: Path, recipe: str) -> None:
-        """Write `config.json`, complete enough to run again from any folder."""
-        self.accelerator.wait_for_everyone()  # all have seen the folder empty
+        """Write `config.json`, with absolute paths and the precision in use."""
+        # Every process checks that the folder is empty, and must have done so before this.
+        self.accelerator.wait_for_everyone()
         if not self.is_main:
             return
         config = replace(self.config, precision=self.model.precision)
@@ -144,28 +153,31 @@ class Run:
         )
 
     def start_tracker(self) -> None:
-        """Track the run under the name of its folder, if the configuration asks for that."""
+        """Start the experiment tracker, if one is configured. The run is named after its folder."""
         if self.config.tracker == "none":
             return
         name = self.folder.absolute().name
         wandb = {"name": name, "dir": str(self.folder)}
         self.accelerator.init_trackers(
-            # TensorBoard takes it for a folder in the run, others for a project of many runs.
+            # TensorBoard uses this name for a subfolder; the others use it for a project of runs.
             "tensorboard" if self.config.tracker == "tensorboard" else "st-adapter",
             config={key: str(value) for key, value in self.config.to_json().items()},
             init_kwargs={"wandb": wandb, "trackio": {"name": name}},
         )
 
     def log(self, values: dict[str, Any]) -> None:
-        """Append a line to `metrics.jsonl`, with step and epoch."""
+        """Append step, epoch and these values to `metrics.jsonl`; send numbers to the tracker."""
         position = {"step": self.at.step, "epoch": self.at.epochs_done + 1}
         if self.is_main:
             append_json_line(self.folder / "metrics.jsonl", position | values)
         numbers = {k: v for k, v in values.items() if isinstance(v, int | float)}
-        self.accelerator.log(numbers, step=self.at.step)  # to trackers, if there are any
+        self.accelerator.log(numbers, step=self.at.step)
 
     def report_skipped(self) -> None:
-        """Tell once of each file that any process could not use, and list it."""
+        """Print each file that any process could not use, once, and add it to `skipped.jsonl`.
+
+        All processes call this together.
+        """
         for item in gather_object(self.unreported):
             if item not in self.skipped:
                 self.skipped.add(item)

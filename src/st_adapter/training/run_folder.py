@@ -1,4 +1,4 @@
-"""What a run folder says of its run, and where its evaluations go."""
+"""The record of a run in `config.json`: write it, check it, and resume from it."""
 
 import json
 from dataclasses import replace
@@ -14,8 +14,11 @@ from st_adapter.errors import ArgumentError
 from st_adapter.evaluation.run_record import recorded_run
 
 _CACHE = ("prefix_cache", "prefix_cache_folder")
-_OF_THE_MACHINE = ("workers", "device", "checkpoint_activations", "compile", "tracker", *_CACHE)
-_NAMES = ("config.json", "adapter", "adapter_last", "metrics.jsonl", "eval.json", "state")
+_MACHINE_SETTINGS = ("workers", "device", "checkpoint_activations", "compile", "tracker", *_CACHE)
+"""Settings that a resumed run may change, because they do not change what it learns."""
+
+_RUN_FILES = ("config.json", "adapter", "adapter_last", "metrics.jsonl", "eval.json", "state")
+"""Files and folders by which a folder is recognised as holding a run."""
 
 
 def write_config(
@@ -26,11 +29,15 @@ def write_config(
     data: str,
     **more: Any,
 ) -> None:
-    """Write the record of a run, its paths as they read from any folder.
+    """Write `config.json`, the record of a run. Paths in it are absolute.
 
     Args:
-        data: what it was trained on; empty where that was elsewhere.
-        more: `data_digest`, or `next_epoch`, the epochs done, where it was trained elsewhere.
+        folder: The run folder.
+        config: The settings of the run.
+        recipe: Name of the recipe.
+        data: DATA that it was trained on; empty for an imported run.
+        more: Further entries: `data_digest`, or for an imported run `next_epoch`, the number of
+            epochs it was trained for.
     """
     record = {"recipe": recipe, "data": data, **more, "command": command(), "versions": versions()}
     values = config.to_json() | absolute_paths(config)
@@ -38,10 +45,10 @@ def write_config(
 
 
 def recorded_next_epoch(folder: Path) -> int:
-    """How many epochs the run in `folder` has been trained for; 0 where nothing tells."""
+    """Return the number of epochs that the run in `folder` was trained for; 0 if unknown."""
     try:
         recorded = json.loads((folder / "config.json").read_text(encoding="utf-8"))["next_epoch"]
-    except (OSError, ValueError, TypeError, KeyError):  # not one that was imported
+    except (OSError, ValueError, TypeError, KeyError):  # not an imported run
         recorded = None
     lines = read_json_lines(folder / "metrics.jsonl")
     done = max(
@@ -52,35 +59,41 @@ def recorded_next_epoch(folder: Path) -> int:
 
 
 def check_folder(folder: Path, data: Path, resume: bool) -> None:
-    """Raise ArgumentError where a new run would overwrite one, or there is none to resume."""
+    """Check that a run can start or resume in a folder.
+
+    Raises:
+        ArgumentError: A new run would overwrite another run, a comparison or its own data; the
+            folder does not contain the run to resume; or that run was started on other data.
+    """
     has_config = (folder / "config.json").exists()
-    if not resume and any((folder / name).exists() for name in _NAMES):
-        hint = "go on with it by --resume, or " if has_config else ""
-        raise ArgumentError(f"{folder} already holds a run; {hint}choose another --out")
+    if not resume and any((folder / name).exists() for name in _RUN_FILES):
+        hint = "continue it with --resume, or " if has_config else ""
+        raise ArgumentError(f"{folder} already contains a run; {hint}choose another --out")
     if (folder / "comparison.json").exists():
-        raise ArgumentError(f"{folder} holds a comparison; choose another --out")
+        raise ArgumentError(f"{folder} contains a comparison; choose another --out")
     if absolute(folder) == absolute(data):
-        raise ArgumentError(f"{folder} is the data; choose another --out")
+        raise ArgumentError(f"{folder} is the folder of the data; choose another --out")
     check_writable(folder)
     if not resume:
         return
     before, _, _ = recorded_run(folder)
     if not before.is_absolute() and not is_remote(before):
-        raise ArgumentError(f"{folder} was trained elsewhere; it holds no state to go on from")
+        raise ArgumentError(f"{folder} is an imported run; it has no saved state to resume from")
     if absolute(before) != absolute(data):
         raise ArgumentError(
             f"{folder} was started on {before}, not {absolute(data)}; resume with the same data, "
-            "or start anew with another --out"
+            "or start a new run with another --out"
         )
 
 
 def resumed_config(folder: Path, wanted: TrainConfig | None) -> TrainConfig:
-    """The configuration to go on with: the recorded one, run by this machine as wanted.
+    """Return the settings to resume a run with.
 
-    More epochs may be wanted than there were to be.
+    These are the recorded ones, except for settings of the machine, such as `workers`, and a
+    higher number of epochs, which are taken from `wanted`.
 
     Raises:
-        ArgumentError: `wanted` differs in anything else.
+        ArgumentError: `wanted` differs in any other setting.
     """
     _, _, recorded = recorded_run(folder)
     if wanted is None:
@@ -89,17 +102,17 @@ def resumed_config(folder: Path, wanted: TrainConfig | None) -> TrainConfig:
     for name, before in recorded.to_json().items():
         same = values[name] == before or (name == "precision" and values[name] == "auto")
         same |= name == "epochs" and values[name] > before
-        if name not in (*_OF_THE_MACHINE, "processes") and not same:
+        if name not in (*_MACHINE_SETTINGS, "processes") and not same:
             flag = f"--{name.replace('_', '-')}"
             raise ArgumentError(
                 f"{folder} was started with {flag} {before}, not {values[name]}; "
                 "a resumed run keeps its configuration"
             )
-    return replace(recorded, **{n: getattr(wanted, n) for n in ("epochs", *_OF_THE_MACHINE)})
+    return replace(recorded, **{n: getattr(wanted, n) for n in ("epochs", *_MACHINE_SETTINGS)})
 
 
 def absolute_paths(config: TrainConfig) -> dict[str, Any]:
-    """The configuration's paths as they read from any folder."""
+    """Return the settings that are paths, by name, as absolute paths."""
     names = ["val", "videos", "prefix_cache_folder"]
     if config.weights not in NAMED_SOURCES:
         names.append("weights")

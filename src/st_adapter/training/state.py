@@ -1,4 +1,4 @@
-"""The saved states of a run: all that going on where it stopped needs, whole or not at all."""
+"""The saved states of a run, from which it can be resumed."""
 
 import json
 import time
@@ -18,14 +18,17 @@ from st_adapter.model.build import copy_trained
 from st_adapter.training.run import Position, Run
 
 WHAT_HELPS = "lower --lr, or use --precision float32"
-"""Where numbers grow beyond all bounds."""
+"""Advice for a loss or parameter that is NaN or infinite."""
 
 
 class SavedStates:
-    """Writes the states of a run when they are due, and reads the last one.
+    """Write the states of a run, and restore the newest one.
+
+    A state is a file such as `state/step_00000012.pt` in the run folder. It is written under a
+    temporary name first, so that a killed run leaves no incomplete one.
 
     Args:
-        run: whose folder holds them, as `state/step_00000012.pt`.
+        run: The run.
     """
 
     def __init__(self, run: Run) -> None:
@@ -33,7 +36,7 @@ class SavedStates:
         self._saved_at = time.monotonic()
 
     def is_due(self) -> bool:
-        """Whether the configuration asks for a state here, in the middle of an epoch."""
+        """Whether `save_steps` or `save_minutes` asks for a state at this step."""
         config, step = self._run.config, self._run.at.step
         by_steps = bool(config.save_steps) and step % config.save_steps == 0
         waited = time.monotonic() - self._saved_at
@@ -43,7 +46,7 @@ class SavedStates:
         """Write a state. All processes call this together.
 
         Raises:
-            TrainingError: a trained parameter is NaN or infinite; earlier states stay.
+            TrainingError: A trained parameter is NaN or infinite. Earlier states are kept.
         """
         run = self._run
         trained = self._trained()
@@ -66,21 +69,24 @@ class SavedStates:
         self._saved_at = time.monotonic()
 
     def restore(self) -> None:
-        """Go back to the last saved state; a run stopped before the first starts over.
+        """Return the run to its newest readable state, or to the start if none was saved yet.
 
         Raises:
-            CheckpointError: the state cannot be read or does not fit the model.
-            ArgumentError: the run was started on other videos.
+            CheckpointError: No state can be read, or it does not fit the model.
+            ArgumentError: The run was started on other videos.
         """
         run, files = self._run, self._files()
         if not files and (run.folder / "adapter_last").exists():
-            raise CheckpointError(f"{run.folder}/state is empty; the run cannot go on without it")
+            raise CheckpointError(
+                f"{run.folder}/state is empty, so the run cannot be resumed; start a new one with "
+                "another --out"
+            )
         if files:
             file, state = self._newest_readable(files)
             if state["data_digest"] != run.data_digest:
                 raise ArgumentError(
-                    f"{run.folder} was started on other videos or labels than these; resume with "
-                    "the same data, or start anew with another --out"
+                    f"{run.folder} was started on other videos or labels; resume with the same "
+                    "data, or start a new run with another --out"
                 )
             copy_trained(run.model, state["trained"], str(file))
             run.optimizer.load_state_dict(state["optimizer"])
@@ -90,14 +96,14 @@ class SavedStates:
             self._restore_generators(state["generators"])
             run.at = Position(**{item.name: state[item.name] for item in fields(Position)})
             run.skipped = {Skipped(path=path, reason=reason) for path, reason in state["skipped"]}
-        self._forget_what_is_done_again()
+        self._drop_later_lines()
 
     def _trained(self) -> dict[str, Tensor]:
         trained = {n: p.detach().cpu() for n, p in self._run.model.trained_tensors().items()}
         if not all(tensor.isfinite().all() for tensor in trained.values()):
             raise TrainingError(
                 f"a trained parameter is NaN or infinite after step {self._run.at.step}; "
-                f"{WHAT_HELPS}. {self._run.folder} keeps the last good state"
+                f"{WHAT_HELPS}. The last good state is in {self._run.folder}"
             )
         return trained
 
@@ -109,13 +115,16 @@ class SavedStates:
             file.unlink(missing_ok=True)
 
     def _generators(self) -> dict[str, Any]:
-        """The states of this process's generators of random numbers."""
+        """Return the states of this process's random number generators."""
         device = self._run.model.device
         on_device = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
         return {"cpu": torch.get_rng_state(), "cuda": on_device}
 
     def _restore_generators(self, saved: list[dict[str, Any]]) -> None:
-        """Take this process's own; one that was not there before goes on from its seed."""
+        """Restore the states of this process's generators.
+
+        A process that did not exist when the state was saved keeps its own.
+        """
         number, device = self._run.accelerator.process_index, self._run.model.device
         if number >= len(saved):
             return
@@ -123,14 +132,15 @@ class SavedStates:
         if saved[number]["cuda"] is not None and device.type == "cuda":
             torch.cuda.set_rng_state(saved[number]["cuda"], device)
 
-    def _forget_what_is_done_again(self) -> None:
-        """Drop what was logged after the state was saved."""
+    def _drop_later_lines(self) -> None:
+        """Drop what was logged after the state was saved: the resumed run logs it again."""
         run = self._run
         if not run.is_main:
             return
         remove_unfinished(run.folder)
         kept = []
         for line in read_json_lines(run.folder / "metrics.jsonl"):
+            # The lines of a step and of the end of its epoch have the same step.
             ends_epoch = "train_seconds" in line or "top1" in line
             ended_later = ends_epoch and line["epoch"] > run.at.epochs_done
             if line["step"] <= run.at.step and not ended_later:
@@ -139,18 +149,18 @@ class SavedStates:
         _write_json_lines(run.folder / "skipped.jsonl", [vars(item) for item in run.skipped])
 
     def _files(self) -> list[Path]:
-        """Saved states, the newest first."""
+        """List the files of saved states, newest first."""
         return sorted((self._run.folder / "state").glob("step_*.pt"), reverse=True)
 
     def _newest_readable(self, files: list[Path]) -> tuple[Path, dict[str, Any]]:
         for file in files:
             try:
                 return file, torch.load(file, map_location="cpu", weights_only=True)
-            except Exception:  # torch's own text advises to load it unsafely
-                note(f"{file} is damaged")
+            except Exception:  # the text of torch's error advises loading it unsafely
+                note(f"{file} is damaged; an older state is used if there is one")
         raise CheckpointError(
-            f"{self._run.folder}/state holds nothing that can be read, the run cannot go on; start "
-            "anew with another --out. What it has reached is in adapter/"
+            f"no state in {self._run.folder}/state can be read, so the run cannot be resumed; "
+            "start a new one with another --out. The adapter kept so far is in adapter/"
         )
 
 

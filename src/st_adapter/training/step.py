@@ -1,4 +1,4 @@
-"""One optimizer step of all processes, left out where the loss is NaN or infinite."""
+"""One optimizer step of all processes, skipped if the loss is NaN or infinite."""
 
 import math
 from collections.abc import Sequence
@@ -18,18 +18,18 @@ from st_adapter.training.run import Run
 from st_adapter.training.state import WHAT_HELPS
 
 _MOST_BAD_STEPS = 5
-"""Steps in a row that may be left out."""
+"""Skipped steps in a row after which training ends, because the next ones would fail as well."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class StepDone:
-    """What all processes know after a step.
+    """The result of a step, the same in all processes.
 
     Attributes:
-        norm: of the gradient, before it is clipped.
-        clips: trained on by all of them.
-        stop: one of them has been asked to stop.
-        save: the main one's state is due.
+        norm: Norm of the gradient before clipping.
+        clips: Number of clips that all processes trained on.
+        stop: Whether any process was asked to stop.
+        save: Whether it is time to save a state.
     """
 
     norm: float
@@ -41,18 +41,23 @@ class StepDone:
 def take_step(
     run: Run, loaded: Sequence[TrainBatch | DataError], *, stop: bool, save: bool
 ) -> StepDone:
-    """Step over the batches of all processes together.
+    """Take one optimizer step on the batches of all processes.
 
-    A loss or gradient that is NaN or infinite changes nothing; its videos are logged.
+    If the loss or the gradient is NaN or infinite, no parameter changes and the videos are logged.
 
     Args:
-        loaded: batches of this process, on its device.
-        stop: whether this process has been asked to stop.
-        save: whether the main process wants to save its state.
+        run: The run; its position advances by one step.
+        loaded: The batches of this process, on its device. A batch is a DataError if none of its
+            videos could be read.
+        stop: Whether this process was asked to stop.
+        save: Whether it is time to save a state; only the main process sets this.
+
+    Returns:
+        The result of the step.
 
     Raises:
-        DataError: no video of a batch could be read.
-        DivergedError: the loss was NaN or infinite several times in a row.
+        DataError: In some process, no video of a batch could be read.
+        DivergedError: The loss or gradient was NaN or infinite five times in a row.
     """
     config = run.config
     factor = learning_rate_factor(run.at.step, run.steps_per_epoch, config)
@@ -66,11 +71,13 @@ def take_step(
         run.unreported += batch.skipped
     run.at.step += 1
     clips = sum(len(batch.targets) for batch in batches)
-    told = torch.stack([total, *total.new_tensor([clips, len(failures), stop, save])])
-    total, clips_of_all, failed, *wishes = _add_up(run, told).tolist()
+    # The flags are summed along with the gradients, so that all processes stop or save after the
+    # same step without a second exchange.
+    values = torch.stack([total, *total.new_tensor([clips, len(failures), stop, save])])
+    total, all_clips, failed, num_stop, num_save = _add_up(run, values).tolist()
     if failed:
         raise DataError(gather_object(failures)[0])
-    loss, norm = total / clips_of_all, _mean_gradient(run, clips_of_all)
+    loss, norm = total / all_clips, _mean_gradient(run, all_clips)
     if math.isfinite(loss) and math.isfinite(norm):
         run.at.losses.append(loss)
         run.at.bad_in_row = 0
@@ -79,17 +86,20 @@ def take_step(
             run.average.update(run.at.step)
     elif not math.isfinite(loss):
         _note_bad_step(run, "loss", loss, batches)
-    elif run.scaler.get_scale() <= 1:  # a larger scale may be the cause, and shrinks
+    elif run.scaler.get_scale() <= 1:
+        # At a larger scale, float16 gradients may merely have overflowed: the scaler lowers the
+        # scale, and the step does not count as a bad one.
         _note_bad_step(run, "gradient", norm, batches)
     run.scaler.update()
     run.optimizer.zero_grad()
-    return StepDone(norm=norm, clips=int(clips_of_all), stop=wishes[0] > 0, save=wishes[1] > 0)
+    return StepDone(norm=norm, clips=int(all_clips), stop=num_stop > 0, save=num_save > 0)
 
 
 def _backward(run: Run, batch: TrainBatch) -> Tensor:
-    """Add up the gradients of a batch, in micro-batches; return the sum of its clips' losses.
+    """Add the gradients of a batch, in micro-batches; return the sum of the losses of its clips.
 
-    Gradients are those of that sum divided by the clips that a step usually has.
+    Losses are divided by the clips of a full step, to keep float16 gradients in range. The last
+    step of an epoch may have fewer clips; `_mean_gradient` corrects for that.
     """
     total = torch.zeros((), device=run.model.device)
     smoothing, many = run.config.label_smoothing, run.data.task.multi_label
@@ -109,12 +119,20 @@ def task_loss(
     label_smoothing: float = 0.0,
     multi_label: bool = False,
 ) -> Float[Tensor, ""]:
-    """Cross-entropy, mean over heads; binary cross-entropy of classes where labels are many.
+    """Compute the training loss, averaged over clips.
+
+    This is the cross-entropy, averaged over heads. If a video may have several labels, it is the
+    binary cross-entropy, averaged over classes.
 
     Args:
-        targets: 1 for what a clip shows; shares of it where clips are mixed.
-        heads: the classes of each.
-        label_smoothing: share of the target spread over all classes of a head.
+        logits: Logits of each clip.
+        targets: 1 for each class that a clip shows, or fractions for clips that are mixed.
+        heads: For each head, the slice of the logits with its classes.
+        label_smoothing: Share of the target that is spread over all classes of a head, in [0, 1).
+        multi_label: Whether a video may have any number of labels.
+
+    Returns:
+        The loss, a scalar.
     """
     if multi_label:
         smooth = targets * (1 - label_smoothing) + label_smoothing / 2
@@ -127,32 +145,32 @@ def task_loss(
 
 
 def _add_up(run: Run, values: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
-    """Sum gradients, in place, and values over all processes, in one exchange.
+    """Sum the gradients and `values` over all processes, in one exchange; return the values.
 
-    Only trained tensors travel; one without a gradient in some processes counts as zero there.
+    The gradients are replaced in place. A process without a gradient for a parameter adds zero.
     """
     if run.accelerator.num_processes == 1:
         return values
     parameters = run.model.trainable_parameters()
     gradients = [p.grad if p.grad is not None else torch.zeros_like(p) for p in parameters]
-    # Whether each parameter has a gradient travels along: one that has none in any process must
-    # keep None, as with zeros the optimizer would still decay and move it.
+    # A parameter without a gradient in any process must keep None: given zeros, the optimizer
+    # would still apply weight decay and momentum. So the processes also sum which have one.
     present = [p.grad is not None for p in parameters]
     sent = torch.cat([values, values.new_tensor(present), *(g.flatten() for g in gradients)])
     summed: Tensor = run.accelerator.reduce(sent)
-    heads = len(values) + len(present)
-    parts = summed[heads:].split([gradient.numel() for gradient in gradients])
-    for parameter, part, count in zip(parameters, parts, summed[len(values) : heads], strict=True):
+    first = len(values) + len(present)  # where the gradients begin
+    parts = summed[first:].split([gradient.numel() for gradient in gradients])
+    for parameter, part, count in zip(parameters, parts, summed[len(values) : first], strict=True):
         parameter.grad = part.view_as(parameter) if count else None
     return summed[: len(values)]
 
 
 def _mean_gradient(run: Run, clips: float) -> float:
-    """Make gradients the mean over the clips that there were, and clip them; return their norm."""
-    usual = run.config.step_clips
+    """Average gradients over the clips of this step and clip them; return the norm before that."""
+    full_step = run.config.step_clips
     for parameter in run.model.trainable_parameters():
         if parameter.grad is not None:
-            parameter.grad *= usual / clips
+            parameter.grad *= full_step / clips
     run.scaler.unscale_(run.optimizer)
     return float(clip_gradient(run.model, run.config))
 
@@ -162,10 +180,12 @@ def _note_bad_step(run: Run, what: str, value: float, batches: list[TrainBatch])
     paths = gather_object([run.data.train.name(i) for batch in batches for i in batch.videos])
     run.log({"left_out": str(value), "videos": paths})
     if run.at.bad_in_row < _MOST_BAD_STEPS:
-        bad = f"step {run.at.step} is left out, its {what} is {value}"
-        note(f"{bad}; metrics.jsonl has its videos")
+        note(
+            f"skipped step {run.at.step}, because its {what} is {value}; metrics.jsonl lists its "
+            "videos"
+        )
         return
     raise DivergedError(
         f"{what} was {value} for {run.at.bad_in_row} steps in a row (last: step {run.at.step}); "
-        f"{WHAT_HELPS}. {run.folder} keeps the last good state"
+        f"{WHAT_HELPS}. The last good state is in {run.folder}"
     )
