@@ -143,7 +143,7 @@ def test_an_interrupted_comparison_leaves_no_process_behind(settings, compared, 
     _wait_for(lambda: list(out.glob("runs/*/seed_1/config.json")), process)
     os.killpg(process.pid, signal.SIGTERM)
     assert process.wait(timeout=60) == 130
-    assert "goes on" in (tmp_path / "said.txt").read_text()
+    assert "run the same command again" in (tmp_path / "said.txt").read_text()
     assert not _at_work_in(out)
 
 

@@ -1,1 +1,1 @@
-"""Several transfer methods on the same data: a plan, cells that train, a table."""
+"""Compare transfer methods on the same data: plan the training runs, run them, tabulate."""

@@ -1,4 +1,4 @@
-"""What a training step of each method costs, measured side by side in one process."""
+"""Measure what a training step of each method costs."""
 
 import statistics
 from collections.abc import Sequence
@@ -18,20 +18,28 @@ from st_adapter.runtime.micro_batches import clips_at_once
 from st_adapter.training.optimizer import make_step
 
 _ROUNDS = 3
+"""How often each method is timed; the methods alternate."""
+
 _STEPS = 3
-"""Timed in each round, after one that is not."""
+"""Timed steps in each round, after one to warm up."""
 
 
 def measure_costs(
     config: TrainConfig, methods: Sequence[str], labels: Sequence[str]
 ) -> dict[str, dict[str, Any]]:
-    """Time steps of all methods in turns, so that a busy machine slows all of them alike.
+    """Time training steps of all methods alternately, so that a busy machine slows all equally.
 
-    One model is held at a time: what could be trained can be timed.
+    Only one model is in memory at a time, so any method that could be trained can be timed.
+
+    Args:
+        config: The settings that all methods share.
+        methods: Names of the methods.
+        labels: Names of the classes.
 
     Returns:
-        For each method `step_seconds`, the median of 9 steps, `gmacs` of one view, and
-        `trained_parameters` with their `share` of the image model's.
+        For each method: `step_seconds`, the median of 9 steps; `gmacs`, the multiply-adds of one
+        view in 10^9; `trained_parameters`; and `share`, the ratio of these to the parameters of
+        the image model.
     """
     device = choose_device(config.device)
     seconds: dict[str, list[float]] = {method: [] for method in methods}
@@ -39,9 +47,9 @@ def measure_costs(
     with bar("timing steps", _ROUNDS * len(methods)) as progress:
         for _ in range(_ROUNDS):
             for method in methods:
-                of_method = replace(config, method=method)
-                model = build_model(of_method, labels, "random").to(device)  # costs are the same
-                seconds[method] += _times_of_steps(model, config)
+                # Random weights cost the same as trained ones, and need no download.
+                model = build_model(replace(config, method=method), labels, "random").to(device)
+                seconds[method] += _time_steps(model, config)
                 trained = model.num_parameters(only_trainable=True)
                 costs[method] = {
                     "step_seconds": statistics.median(seconds[method]),
@@ -53,9 +61,9 @@ def measure_costs(
     return costs
 
 
-def _times_of_steps(model: VideoClassifier, config: TrainConfig) -> list[float]:
-    """Times of forward pass, backward pass, gradient norm and optimizer step together."""
-    model.set_precision(config.precision)  # type: ignore[arg-type]  # settled, not "auto"
+def _time_steps(model: VideoClassifier, config: TrainConfig) -> list[float]:
+    """Time training steps: forward pass, backward pass, gradient clipping, optimizer step."""
+    model.set_precision(config.precision)  # type: ignore[arg-type]  # the plan never has "auto"
     speed_up_attention(model, config.size)
     num_clips = config.batch_size * (2 if config.reversal else 1)
     shape = (num_clips, config.frames, 3, config.size, config.size)

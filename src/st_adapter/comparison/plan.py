@@ -1,4 +1,4 @@
-"""What a comparison will do: its cells, and the lists of videos that all of them share."""
+"""The plan of a comparison: its training runs, and the lists of videos that they share."""
 
 import dataclasses
 import json
@@ -17,21 +17,23 @@ from st_adapter.data.videos import VideoList
 from st_adapter.errors import ArgumentError, DataError
 
 PLAN_FILE = "comparison.json"
+"""Name of the file with the plan, by which a folder is recognised as holding a comparison."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What a comparison does. `comparison.json` is this record.
+    """Everything that a comparison will do. `comparison.json` is this record.
 
     Attributes:
-        data: absolute path of DATA.
-        methods: compared, in the order of the table.
-        refused: method to the reason why it does not fit the backbone.
-        seeds: each method is trained once with each.
-        rates: peak learning rates to choose from; one rate needs no search.
-        search_epochs: passes over the training part in a trial of a rate.
-        config: what all cells share; its seed is that of the parts and of the trials.
-        command, versions: of the call that began it.
+        data: Absolute path of DATA.
+        methods: Methods to compare, in the order of training.
+        refused: From each method that does not fit the backbone to the reason.
+        seeds: Each method is trained once with each seed.
+        rates: Peak learning rates to choose from. A single rate is used without trials.
+        search_epochs: Epochs of each trial of a learning rate.
+        config: The settings that all cells share. Its seed splits the videos and seeds the trials.
+        command: The command that started the comparison; empty if it was started from Python.
+        versions: Versions of the packages when it was started.
     """
 
     data: str
@@ -51,17 +53,19 @@ class Plan:
             ("learning rates", self.rates),
         ):
             if len(set(values)) < max(1, len(values)):
-                raise ArgumentError(f"{name} must be one or more, each once, not {list(values)}")
+                raise ArgumentError(
+                    f"{name} must be one or more different values, not {list(values)}"
+                )
         for method in self.methods:
             check_method(method)
         if not all(0 < rate < float("inf") for rate in self.rates) or self.search_epochs < 1:
             raise ArgumentError(
-                f"learning rates must be above 0 and finite, search epochs at least 1, "
+                "learning rates must be above 0 and finite, and search epochs at least 1, "
                 f"not {list(self.rates)} and {self.search_epochs}"
             )
 
     def trials(self) -> "list[Cell]":
-        """A short training of each method with each learning rate; none for a single rate."""
+        """List the short runs that choose the learning rates; none if there is only one rate."""
         if len(self.rates) == 1:
             return []
         return [
@@ -76,7 +80,7 @@ class Plan:
         ]
 
     def runs(self, rate_of: dict[str, float]) -> "list[Cell]":
-        """The trainings that are compared, with the learning rate chosen for each method."""
+        """List the runs to compare, each method with its rate in `rate_of`."""
         return [
             Cell(
                 name=f"runs/{method}/seed_{seed}",
@@ -108,9 +112,10 @@ class Cell:
     """One training run of a comparison.
 
     Attributes:
-        name: its folder within the comparison's.
-        videos: file within the comparison's folder that lists the parts.
-        temporal: whether accuracy is measured with frames in other orders, too.
+        name: Path of its run folder, relative to the folder of the comparison.
+        videos: Name of the file in that folder that lists the training and validation videos.
+        config: All settings of the run.
+        temporal: Whether to evaluate also with the frames in other orders.
     """
 
     name: str
@@ -120,24 +125,29 @@ class Cell:
 
 
 def write_plan(folder: Path, plan: Plan, videos: Annotations) -> None:
-    """Write the plan and the lists of videos, or check that the plan there is the same.
+    """Write the plan and the lists of videos, or check that the folder's plan is the same.
 
-    `videos.csv` is what the methods are compared on. `search.csv` is its training part alone,
-    with a part held out to choose learning rates on: the test part takes no part in that.
+    `videos.csv` lists the videos that methods are compared on. `search.csv` lists its training
+    videos only, split again to choose learning rates, so that test videos do not influence them.
+
+    Args:
+        folder: The folder of the comparison.
+        plan: The plan.
+        videos: The training and test videos.
 
     Raises:
-        ArgumentError: another comparison lies there.
-        DataError: no part can be held out of the training part.
+        ArgumentError: The folder is not empty, or contains a comparison with other settings.
+        DataError: No videos can be held out of the training videos to choose learning rates.
     """
     config = plan.config
     parts = {"videos.csv": videos}
     if len(plan.rates) > 1:
-        train, held = _held_out(videos, config)
-        parts["search.csv"] = dataclasses.replace(videos, train=train, val=held)
+        train, held_out = _hold_out(videos, config)
+        parts["search.csv"] = dataclasses.replace(videos, train=train, val=held_out)
         check_parts(Path(plan.data), parts["search.csv"])
     for video in chain(videos.train, videos.val):
         if (name := str(video.path)) != name.encode(errors="ignore").decode():
-            raise ArgumentError(f"{name!r} is no name that a list can hold; rename it")
+            raise ArgumentError(f"the path {name!r} is not valid UTF-8; rename the file or folder")
     before = read_plan(folder)
     if before is not None:
         check_same(folder, before, json.loads(json.dumps(dataclasses.asdict(plan))))
@@ -150,40 +160,56 @@ def write_plan(folder: Path, plan: Plan, videos: Annotations) -> None:
             write_table(folder / name, part)
 
 
-def _held_out(videos: Annotations, config: TrainConfig) -> tuple[VideoList, VideoList]:
+def _hold_out(videos: Annotations, config: TrainConfig) -> tuple[VideoList, VideoList]:
     try:
         return split_validation(videos.train, config.val_fraction, config.seed, config.group)
     except DataError as error:
         raise DataError(
-            f"learning rates are chosen on a part of the {len(videos.train)} training videos, and "
-            f"none can be held out: {error}. A single one (--lrs 1e-3) needs none"
+            f"cannot hold out a part of the training videos ({len(videos.train)} in total) to "
+            f"choose learning rates on: {error}. A single rate, such as --lrs 1e-3, needs no such "
+            "part"
         ) from error
 
 
 def read_plan(folder: Path) -> dict[str, Any] | None:
-    """The plan of the comparison in a folder, as plain values; None where there is none.
+    """Read the plan of the comparison in a folder, as plain values.
+
+    Returns:
+        The plan, or None if the folder does not contain one.
 
     Raises:
-        ArgumentError: it cannot be read.
+        ArgumentError: The plan cannot be read.
     """
     file = folder / PLAN_FILE
     if not file.exists():
         return None
     record = read_json(file)
     if not isinstance(record.get("config"), dict):
-        raise ArgumentError(f"{file} is damaged: it names no configuration; choose another --out")
+        raise ArgumentError(
+            f'{file} is damaged: it does not contain "config"; choose another --out'
+        )
     return record
 
 
 def check_same(folder: Path, before: dict[str, Any], now: dict[str, Any]) -> None:
-    """Raise ArgumentError where a comparison would go on with other settings."""
-    defaults = json.loads(json.dumps(TrainConfig().to_json()))  # of settings newer than the plan
+    """Check that a comparison is continued with the settings that it was started with.
+
+    Args:
+        folder: The folder of the comparison, for the message.
+        before: The plan that the comparison was started with, as plain values.
+        now: The plan of this call, as plain values.
+
+    Raises:
+        ArgumentError: A setting differs, apart from `workers` and `device`.
+    """
+    # A plan of an older version lacks newer settings; it ran with what is now their default.
+    defaults = json.loads(json.dumps(TrainConfig().to_json()))
     flat_before = defaults | before | before.get("config", {})
     flat_now = now | now["config"]
     free = ("config", "workers", "device", "command", "versions")
     for name, value in flat_now.items():
         if name not in free and flat_before.get(name) != value:
             raise ArgumentError(
-                f"{folder} was started with {name} {flat_before.get(name)}, not {value}; go on "
-                "with the same, or give another --out"
+                f"{folder} was started with {name} {flat_before.get(name)}, not {value}; continue "
+                "with the same settings, or choose another --out"
             )

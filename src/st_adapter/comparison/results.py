@@ -1,4 +1,4 @@
-"""The table of a comparison, from what its cells left on disk."""
+"""Make the table of a comparison from the files of its runs."""
 
 import math
 import statistics
@@ -11,27 +11,39 @@ from st_adapter.comparison.plan import Cell, Plan
 from st_adapter.methods import METHODS
 
 COSTS_FILE = "costs.json"
+"""Name of the file with what `measure_costs` returned."""
+
 TENSORS = "adapter/adapter_model.safetensors"
+"""Path of the trained tensors in a run folder."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class MethodRow:
-    """One method.
+    """The results of one method.
+
+    Scores are between 0 and 1. A run diverged if its loss stayed NaN or infinite.
 
     Attributes:
-        metric: what is compared, one of METRICS; `to_json` gives the score by this name, too.
-        lr: the peak learning rate that was chosen; `search` has the score of each that was tried,
-            None where the loss was no number.
-        score: mean over seeds; `lowest` and `highest` are its spread.
-        temporal: mean score with the frames in each order.
-        trained_parameters: numbers that are trained, head included; `share` of the image model's.
-        stored_bytes: size of the trained tensors on disk.
-        train_seconds: mean time of a training run, decoding included.
-        step_seconds: median time of a step, measured side by side with the other methods'.
-        memory_gb: most memory that a training process held.
-        gmacs: multiply-adds of one view, in 10^9.
-        seeds: score by seed; None where the loss was no number, which `diverged` explains and the
-            mean leaves out.
+        method: Name of the method.
+        summary: What the method trains, in a few words.
+        source: Where the method was published.
+        metric: The metric that is compared, a key of METRICS. `to_json` also gives the score under
+            this name.
+        lr: The chosen peak learning rate.
+        search: Score by learning rate that was tried; None for a trial that diverged.
+        score: Mean score over the seeds that did not diverge, or None if all did.
+        lowest: Lowest score of a seed.
+        highest: Highest score of a seed.
+        temporal: Mean score by order of frames.
+        trained_parameters: Number of trained parameters, including the head's.
+        share: Ratio of trained parameters to the parameters of the image model.
+        stored_bytes: Size of the trained tensors on disk.
+        train_seconds: Mean time of a training run, with decoding.
+        step_seconds: Median time of a training step; the methods are timed alternately.
+        memory_gb: Most memory that a training process used, in units of 2^30 bytes.
+        gmacs: Multiply-adds of one view, in 10^9.
+        seeds: Score by seed; None for a seed that diverged.
+        diverged: From each seed that diverged to the reason.
     """
 
     method: str
@@ -55,25 +67,28 @@ class MethodRow:
     diverged: dict[str, str]
 
     def to_json(self) -> dict[str, Any]:
-        """The record as plain values."""
+        """Return the results as plain values."""
         return asdict(self) | {self.metric: self.score}
 
 
 def choose_rates(folder: Path, plan: Plan) -> dict[str, float]:
-    """The learning rate of each method: best score of its trials, lowest loss, lowest rate."""
+    """Choose the learning rate of each method by the score of its trials.
+
+    Of trials with equal scores, the one with the lower loss wins, then the lower learning rate.
+    """
     if len(plan.rates) == 1:
         return dict.fromkeys(plan.methods, plan.rates[0])
     chosen: dict[str, tuple[float, float, float]] = {}
     for cell in plan.trials():
         result = read_result(folder, cell) or {"score": -1.0, "loss": math.inf}
-        loss = math.inf if result["loss"] is None else result["loss"]  # which was NaN
+        loss = math.inf if result["loss"] is None else result["loss"]  # JSON has no NaN
         score = (result["score"], -loss, -cell.config.peak_lr())
         chosen[cell.config.method] = max(chosen.get(cell.config.method, score), score)
     return {method: -score[2] for method, score in chosen.items()}
 
 
 def read_result(folder: Path, cell: Cell) -> dict[str, Any] | None:
-    """What a finished cell reached, with its `score`; None where its loss was no number."""
+    """Read the evaluation of a finished cell, with its `score`; None if the cell diverged."""
     file = folder / cell.name / "eval.json"
     if not file.exists():
         return None
@@ -82,12 +97,12 @@ def read_result(folder: Path, cell: Cell) -> dict[str, Any] | None:
 
 
 def is_done(folder: Path, cell: Cell) -> bool:
-    """Whether a cell has nothing left to do."""
+    """Whether a cell has finished, with a result or because it diverged."""
     return any((folder / cell.name / name).exists() for name in ("eval.json", "diverged.json"))
 
 
 def read_rows(folder: Path, plan: Plan) -> list[MethodRow]:
-    """One row a method, from finished cells, the best first; those with failures come last."""
+    """Make one row per method, best score first; methods with a diverged seed come last."""
     rates = choose_rates(folder, plan)
     costs = read_json(folder / COSTS_FILE)
     rows = [_row(folder, plan, method, rates, costs) for method in plan.methods]
@@ -95,13 +110,16 @@ def read_rows(folder: Path, plan: Plan) -> list[MethodRow]:
 
 
 def at_edge(lr: float, search: dict[str, Any]) -> bool:
-    """Whether the chosen learning rate is the lowest or highest that was tried."""
+    """Whether the chosen learning rate is the lowest or highest that was tried.
+
+    A rate outside of those that were tried might then be better.
+    """
     tried = sorted(map(float, search))
     return bool(tried) and lr in (tried[0], tried[-1])
 
 
 def read_skipped(folder: Path) -> list[dict[str, Any]]:
-    """Each file that any cell could not use, once, with the reason."""
+    """Read the files that any cell could not use, each once, with the reason."""
     files = sorted(folder.glob("*/*/*/skipped.jsonl"))
     lines = [line for file in files for line in read_json_lines(file)]
     return list({line["path"]: line for line in lines}.values())

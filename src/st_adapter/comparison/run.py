@@ -1,4 +1,8 @@
-"""Run a comparison: trials, runs, costs, table. Interrupted anywhere, it goes on where it was."""
+"""Run a comparison: trials of learning rates, training runs, costs, results.
+
+Each step writes its result to the folder, and is skipped if the result exists. An interrupted
+comparison therefore continues where it stopped.
+"""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -24,6 +28,7 @@ from st_adapter.training.batches import class_maps
 from st_adapter.training.run_folder import absolute_paths
 
 DEFAULT_RATES = (1e-4, 3e-4, 1e-3, 3e-3)
+"""Peak learning rates to choose from by default."""
 
 
 def compare(
@@ -37,26 +42,29 @@ def compare(
     search_epochs: int | None = None,
     processes: int = 1,
 ) -> list[MethodRow]:
-    """Train every method with every seed on the same videos, and tabulate what came of it.
+    """Train every method with every seed on the same videos, and tabulate the results.
 
-    All methods see the same clips in the same order. The learning rate of each is chosen from
-    `rates` by short trials on a part held out of the training part. The last epoch's result
-    counts: the validation part of DATA is looked at once, after training.
+    All methods see the same clips in the same order. Short trials choose the learning rate of each
+    method from `rates`, on a part held out of the training videos. The last epoch of each run
+    counts, so the validation videos of DATA are used only once, after training.
 
     Args:
-        data: anything `read_annotations` takes.
-        out: folder to make, or one of an interrupted comparison with the same settings.
-        config: what all runs share; `keep` is "last" and nothing is compiled, whatever it says.
-        methods: names in METHODS.
-        seeds: of initialisation, order and augmentation.
-        rates: peak learning rates to choose from; one rate needs no search.
-        search_epochs: of a trial; unset is half of a run's.
-        processes: cells trained at the same time.
+        data: Labelled videos, in any form that `read_annotations` takes.
+        out: Folder to create, or the folder of a comparison with the same settings to continue.
+        config: Settings that all runs share. `keep` is always "last" and `compile` always off.
+        methods: Keys of METHODS. Those that do not fit the backbone are left out, with a note.
+        seeds: Seeds of initialisation, order and augmentation; one run per method and seed.
+        rates: Peak learning rates to choose from. A single rate is used without trials.
+        search_epochs: Epochs of each trial. By default, half of `config.epochs`.
+        processes: Number of runs to train at the same time.
+
+    Returns:
+        The results of each method, best first, as in `results.json`.
 
     Raises:
-        ArgumentError, DataError: before anything is written.
-        TrainingError: a cell failed.
-        Interrupted: Ctrl-C or SIGTERM came; calling it again goes on.
+        ArgumentError, DataError: A setting or the data cannot be used. Nothing has been written.
+        TrainingError: A run failed.
+        Interrupted: Ctrl-C or SIGTERM came. The same call continues the comparison.
     """
     folder = Path(out)
     if processes < 1:
@@ -64,11 +72,9 @@ def compare(
     check_writable(folder)
     for method in methods:
         check_method(method)
-    config = _of_cells(config or TrainConfig())
+    config = _shared_config(config or TrainConfig())
     videos = read_parts(Path(data), config)
-    class_maps(config, videos)  # refuses names that are none
-    heads = "+".join(name for name, _ in videos.task.heads)
-    columns = f"label={heads}" if heads else None  # as cells read them
+    class_maps(config, videos)  # raises for names that are not classes
     refused = _refused(config, methods, videos.labels)
     fitting = tuple(method for method in methods if method not in refused)
     if not fitting:
@@ -80,7 +86,7 @@ def compare(
         seeds=tuple(seeds),
         rates=tuple(sorted(rates)),
         search_epochs=search_epochs or max(1, config.epochs // 2),
-        config=_settle(folder, replace(config, columns=columns), fitting, videos.labels),
+        config=_settle(folder, replace(config, columns=_columns(videos)), fitting, videos.labels),
         command=command(),
         versions=versions(),
     )
@@ -94,7 +100,8 @@ def _carry_out(folder: Path, plan: Plan, videos: Annotations, processes: int) ->
     with alone_in(folder):
         _run_cells(folder, plan.trials(), "choosing learning rates", processes)
         _run_cells(folder, plan.runs(choose_rates(folder, plan)), "training", processes)
-        _measure_costs(folder, plan, used.labels)  # those that occur
+        # As in the runs, the head has only the classes that occur in videos.csv.
+        _measure_costs(folder, plan, used.labels)
     rows = read_rows(folder, plan)
     write_json(
         folder / "results.json",
@@ -103,18 +110,29 @@ def _carry_out(folder: Path, plan: Plan, videos: Annotations, processes: int) ->
     return rows
 
 
-def _of_cells(config: TrainConfig) -> TrainConfig:
-    """What all cells share: the same step in a process each, the last epoch's result."""
+def _shared_config(config: TrainConfig) -> TrainConfig:
+    """Return the settings that all cells share: one process each, and the last epoch is kept.
+
+    A step has as many clips as in `config`: accumulation replaces further processes.
+    """
     if config.prefix_cache:
         raise ArgumentError(
-            "methods differ in what they leave frozen: leave prefix_cache out of a comparison"
+            "the methods freeze different blocks: leave prefix_cache out of a comparison"
         )
-    passes = config.accumulate * (config.processes or 1)
-    return replace(config, keep="last", head_lr=None, accumulate=passes, processes=1, compile=False)
+    accumulate = config.accumulate * (config.processes or 1)
+    return replace(
+        config, keep="last", head_lr=None, accumulate=accumulate, processes=1, compile=False
+    )
+
+
+def _columns(videos: Annotations) -> str | None:
+    """Name the columns of the lists of videos: one per head, whatever DATA calls its columns."""
+    heads = "+".join(name for name, _ in videos.task.heads)
+    return f"label={heads}" if heads else None
 
 
 def _refused(config: TrainConfig, methods: Sequence[str], labels: Sequence[str]) -> dict[str, str]:
-    """Build each method without data, and note why one does not fit."""
+    """Build each method without data, to find those that do not fit, with the reason."""
     refused = {}
     for method in methods:
         try:
@@ -128,11 +146,12 @@ def _refused(config: TrainConfig, methods: Sequence[str], labels: Sequence[str])
 def _settle(
     folder: Path, config: TrainConfig, methods: Sequence[str], labels: Sequence[str]
 ) -> TrainConfig:
-    """Decide once what each run would decide anew: where files lie, which arithmetic is faster.
+    """Make paths absolute and choose the precision, once for all runs.
 
-    Builds a model with its weights, so that what cannot work is refused before anything is written.
+    This builds a model with its weights, so that settings that cannot work raise an error before
+    anything is written.
     """
-    # Each cell has its own method and learning rate.
+    # Each cell sets its own method. Here it must be one that fits, so that a model can be built.
     config = replace(config, **absolute_paths(config), method=methods[0])
     device = choose_device(config.device)
     before = read_plan(folder)
@@ -147,16 +166,21 @@ def _settle(
 
 def _announce(plan: Plan) -> None:
     trials, runs = len(plan.trials()), len(plan.methods) * len(plan.seeds)
-    say(
-        f"{len(plan.methods)} methods on {plan.config.backbone}: {trials} trials of "
-        f"{plan.search_epochs} epochs to choose from learning rates "
-        f"{', '.join(f'{rate:g}' for rate in plan.rates)}, then {runs} runs of "
-        f"{plan.config.epochs} epochs"
-    )
+    rates = ", ".join(f"{rate:g}" for rate in plan.rates)
+    steps = [f"learning rate {rates}"]
+    if trials:
+        epochs = _count(plan.search_epochs, "epoch")
+        steps = [f"{trials} trials of {epochs} to choose from the learning rates {rates}"]
+    steps.append(f"{_count(runs, 'run')} of {_count(plan.config.epochs, 'epoch')}")
+    say(f"{_count(len(plan.methods), 'method')} on {plan.config.backbone}: {', then '.join(steps)}")
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def _run_cells(folder: Path, cells: Sequence[Cell], title: str, processes: int) -> None:
-    """Train the cells that are not done yet."""
+    """Train the cells that are not finished yet."""
     jobs = {
         cell.name: {
             "folder": str(folder / cell.name),
@@ -174,7 +198,7 @@ def _measure_costs(folder: Path, plan: Plan, labels: Sequence[str]) -> None:
     file = folder / COSTS_FILE
     try:
         measured = set(read_json(file)) >= set(plan.methods)
-    except ArgumentError:  # not there, or damaged
+    except ArgumentError:  # missing or damaged
         measured = False
     if not measured:
         write_json(file, measure_costs(plan.config, plan.methods, labels))

@@ -1,4 +1,7 @@
-"""One cell of a comparison: `python -m st_adapter.comparison.worker JOB`, where JOB is JSON."""
+"""Train one cell of a comparison in this process.
+
+`run_jobs` starts it as `python -m st_adapter.comparison.worker JOB`, where JOB is JSON.
+"""
 
 import json
 import os
@@ -20,20 +23,31 @@ from st_adapter.errors import DivergedError, StAdapterError
 from st_adapter.training.loop import train
 
 DONE, FAILED, DIVERGED, STOPPED = 0, 2, 3, 130
+"""Exit codes of a job."""
+
 _GRACE_SECONDS = 30
+"""Time for the step under way and for saving, after which a job that should stop exits."""
 
 
 def main(job: dict[str, Any]) -> int:
-    """Train a cell; return an exit code.
+    """Train a cell, or continue to train it.
 
-    The job stops, ready to go on, when stdin is closed: it never outlives the comparison, however
-    that ends.
+    The job saves its state and stops when its stdin is closed. The system closes it when the
+    comparison's process ends, so that no job outlives the comparison, not even a killed one.
+
+    Args:
+        job: `folder` of the cell, `config` as plain values, `videos`, `temporal`, and the number
+            of `threads`.
+
+    Returns:
+        One of the exit codes above.
     """
     show_remarks()
     try:
         signal.signal(signal.SIGTERM, signal.default_int_handler)
         threading.Thread(target=_stop_with_stdin, daemon=True).start()
-        # Of the log: a job that a killed comparison left may be about to stop.
+        # stdout is the log of the cell. A job of a killed comparison may still be stopping; it
+        # holds this lock until it has saved its state.
         lock(sys.stdout.fileno(), wait=True)
         torch.set_num_threads(job["threads"])
         config = TrainConfig.from_json(job["config"], "the job")
@@ -57,8 +71,9 @@ def _train_cell(folder: Path, config: TrainConfig, videos: Path, temporal: bool)
 
 
 def _stop_with_stdin() -> None:
-    """End this process when stdin is closed: after the step under way, but soon."""
-    while os.read(0, 1):  # not sys.stdin, whose lock a forked dataloader worker would inherit
+    """Wait for stdin to be closed, then stop training; exit if that takes too long."""
+    # Reading sys.stdin would hold its lock, which a forked dataloader worker would inherit.
+    while os.read(0, 1):
         pass
     os.kill(os.getpid(), signal.SIGTERM)
     time.sleep(_GRACE_SECONDS)
@@ -67,5 +82,5 @@ def _stop_with_stdin() -> None:
 
 if __name__ == "__main__":
     job = json.loads(sys.argv[1])
-    with as_command(job["command"]):  # the comparison's, which its runs record as theirs
+    with as_command(job["command"]):  # each run records the command of the comparison
         sys.exit(main(job))
