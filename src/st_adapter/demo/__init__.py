@@ -1,1 +1,1 @@
-"""The whole story in minutes: made clips, three methods, one comparison."""
+"""The demo: make clips, train three methods on them, and compare the results."""

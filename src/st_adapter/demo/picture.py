@@ -1,4 +1,4 @@
-"""The demo's picture: bars of accuracy above film strips of the classes."""
+"""Draw the demo's picture: a bar chart of accuracy above film strips of the classes."""
 
 from pathlib import Path
 
@@ -14,11 +14,12 @@ _COLOURS = ("#9aa5b1", "#5b8fc9", "#d9632a")
 
 
 def draw_comparison(path: Path, test_clips: Path, bars: dict[str, dict[str, float]]) -> None:
-    """Write a PNG.
+    """Draw the picture and write it as PNG.
 
     Args:
-        test_clips: folder of class folders, one clip of each pair is shown.
-        bars: accuracy in 0..1 by method, then by group of classes.
+        path: File to write.
+        test_clips: Folder of the class folders. One clip of each pair is shown.
+        bars: Accuracy from 0 to 1, by method and then by group of classes.
     """
     with matplotlib.rc_context({"font.size": 10}):
         figure = Figure(figsize=(9, 8.5), layout="constrained")
@@ -46,9 +47,9 @@ def _draw_bars(axes: Axes, bars: dict[str, dict[str, float]]) -> None:
     axes.set_xticks(range(len(groups)), groups)
     axes.axhline(50, color="#555555", linewidth=1, linestyle=":")
     axes.set_xlim(-0.5, len(groups) - 0.1)
-    axes.text(len(groups) - 0.12, 51, "order\nblind", fontsize=8, color="#555555", ha="right")
+    axes.text(len(groups) - 0.12, 51, "blind\nto order", fontsize=8, color="#555555", ha="right")
     axes.set_ylim(0, 124)
     axes.set_yticks(range(0, 101, 25))
-    axes.set_ylabel("top-1 on unseen photographs, %")
+    axes.set_ylabel("top-1 accuracy on new photographs, %")
     axes.legend(ncols=len(bars), loc="upper center", frameon=False)
     axes.spines[["top", "right"]].set_visible(False)

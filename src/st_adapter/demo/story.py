@@ -1,4 +1,4 @@
-"""The demo from start to end: clips, three methods, a comparison, a prediction."""
+"""Run the demo: make clips, train three methods, compare them, and predict one clip."""
 
 import itertools
 import time
@@ -20,13 +20,15 @@ from st_adapter.evaluation.predict import Predictor
 from st_adapter.training.loop import train
 
 METHODS = {"linear": "linear probe", "adapter": "spatial adapter", "st-adapter": "ST-Adapter"}
+"""The methods that the demo compares, with the names it prints."""
+
 SCENES = {"train": 60, "val": 8, "test": 20}
-"""Scenes of each pair of classes; every scene is two clips."""
+"""Scenes per pair of classes in each part. Every scene gives two clips."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """What one method reached on photographs that it never saw."""
+    """The result of one method on clips of photographs that training did not use."""
 
     method: str
     trained_parameters: int
@@ -34,7 +36,7 @@ class Outcome:
     evaluation: Evaluation
 
     def accuracies(self) -> dict[str, float]:
-        """Top-1 over both classes of each pair, then over all classes."""
+        """Return top-1 accuracy for each pair of classes, and under "all" for all classes."""
         found = {}
         for pair in clips.PAIRS:
             rows = [self.evaluation.per_class[label] for label in (pair.forward, pair.backward)]
@@ -44,7 +46,7 @@ class Outcome:
         return found | {"all": self.evaluation.top1}
 
     def to_json(self) -> dict[str, object]:
-        """The record as plain values."""
+        """Return the result as plain values."""
         return {
             "method": self.method,
             "top1": self.evaluation.top1,
@@ -55,9 +57,10 @@ class Outcome:
 
 
 def demo_config(method: str, seed: int) -> TrainConfig:
-    """The same training for every method; docs/demo.md says how it was found.
+    """Return the settings, which differ between methods in `method` only.
 
-    Initialised as published, and not as the recipe that knows how to start on little data.
+    docs/demo.md describes how they were found. Adapters are initialised as in the paper, not as in
+    the recipe `default`, because the demo shows the published method.
     """
     return TrainConfig(
         backbone="tf_efficientnet_lite0",
@@ -81,20 +84,28 @@ def demo_config(method: str, seed: int) -> TrainConfig:
 
 
 def run_demo(out: Path | None, seed: int = 0) -> list[Outcome]:
-    """Run the demo into the folder `out`; unset takes the first free name.
+    """Run the demo and write its clips, runs, picture and results to a folder.
+
+    Args:
+        out: The folder, which must be empty or new. By default, `st-adapter-demo` in the current
+            folder, with a number if that exists.
+        seed: Seed of the clips and of training.
+
+    Returns:
+        The result of each method.
 
     Raises:
         ArgumentError: `out` is not empty.
     """
     folder = out or _free_name("st-adapter-demo")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise ArgumentError(f"{folder} is not empty; give the demo another --out")
+        raise ArgumentError(f"{folder} is not empty; choose another --out")
     start = time.perf_counter()
     say(
-        f"Making clips of photographs in {folder}/clips: {2 * len(clips.PAIRS)} classes in pairs, "
-        "each the time reversal of the other.\n"
-        "No single frame tells the two classes of a pair apart: without a sense of time, "
-        "half of all answers are wrong."
+        f"Making clips of moving photographs in {folder}/clips. The {2 * len(clips.PAIRS)} classes "
+        "form pairs, and each is its partner played backwards.\n"
+        "Single frames look the same in both classes of a pair: a classifier that ignores the "
+        "order of frames is right for half of the clips at most."
     )
     _make_clips(folder / "clips", seed)
     outcomes = [_try_method(folder, method, seed) for method in METHODS]
@@ -106,9 +117,10 @@ def run_demo(out: Path | None, seed: int = 0) -> list[Outcome]:
     say(f"Picture: {picture}")
     _predict_one(folder)
     say(
-        f"\nDone in {time.perf_counter() - start:.0f} s. With your own videos, a folder a class:\n"
-        "  st-adapter train my_videos/ --out run      (--backbone NAME for any image model of timm)"
-        "\n  st-adapter predict run new.mp4"
+        f"\nDone in {time.perf_counter() - start:.0f} s. To use your own videos, put them in one "
+        "folder per class, then:\n"
+        "  st-adapter train my_videos/ --out run      (--backbone NAME for any timm image model)\n"
+        "  st-adapter predict run new.mp4"
     )
     return outcomes
 
@@ -128,7 +140,7 @@ def _make_clips(folder: Path, seed: int) -> None:
 
 
 def _try_method(folder: Path, method: str, seed: int) -> Outcome:
-    """Train one method, then test its best epoch on the photographs held back."""
+    """Train one method, then test its best epoch on clips of the test photographs."""
     say(f"\n{METHODS[method]}")
     start = time.perf_counter()
     run = folder / method
@@ -136,7 +148,7 @@ def _try_method(folder: Path, method: str, seed: int) -> Outcome:
     predictor = Predictor(run)
     test = read_annotations(folder / "clips" / "test", predictor.model.labels)
     result = evaluate_videos(predictor.model, test.train, predictor.clip, batch_size=16)
-    say(f"top-1 {result.top1:.1%} on {result.num_videos} clips of photographs never seen")
+    say(f"top-1 {result.top1:.1%} on {result.num_videos} clips of new photographs")
     return Outcome(
         method=method,
         trained_parameters=predictor.model.num_parameters(only_trainable=True),
@@ -147,8 +159,8 @@ def _try_method(folder: Path, method: str, seed: int) -> Outcome:
 
 def _print_table(outcomes: list[Outcome]) -> None:
     table = Table(
-        title="Top-1 on clips of unseen photographs",
-        caption="50 %: the pairs are told apart, but not their direction.",
+        title="Top-1 accuracy on clips of new photographs",
+        caption="50 % means that the pair is right, but its direction is guessed.",
     )
     table.add_column("")
     for o in outcomes:
