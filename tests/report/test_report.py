@@ -74,7 +74,7 @@ def test_a_page_escapes_what_files_are_called(page_file):
 
 
 def test_a_folder_without_results_is_refused(tmp_path):
-    with pytest.raises(ArgumentError, match=r"holds no eval\.json of a run"):
+    with pytest.raises(ArgumentError, match=r"contains neither eval\.json of a run"):
         write_report(tmp_path)
 
 

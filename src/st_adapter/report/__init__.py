@@ -1,1 +1,1 @@
-"""Self-contained HTML pages of a run and of a comparison."""
+"""Write the result of a run or of a comparison as a self-contained HTML page."""

@@ -1,4 +1,4 @@
-"""What the page of a comparison shows, from what its cells left on disk."""
+"""Collect the values that the page of a comparison shows from the files of its runs."""
 
 import csv
 from collections import Counter
@@ -19,11 +19,14 @@ from st_adapter.report.parts import (
 )
 
 _Evaluations = dict[str, list[dict[str, Any]]]
-"""What was measured of each method that was, a seed each; the best method first."""
+"""The evaluations of each method, one per seed; the best method first.
+
+A method is left out if every seed diverged.
+"""
 
 
 def comparison_values(folder: Path) -> dict[str, Any]:
-    """What the page of a comparison shows."""
+    """Collect the values for the template `comparison.html` from the folder of a comparison."""
     record = read_json(folder / "results.json")
     rows, plan = record["results"], record["plan"]
     measured = _read_evaluations(folder, rows)
@@ -48,7 +51,7 @@ def comparison_values(folder: Path) -> dict[str, Any]:
         "by_class": {method: _by_class(found) for method, found in measured.items()},
         "command": plan["command"],
         "versions": plan["versions"],
-        **_telling_clips(plan["config"], measured),
+        **_contrasting_clips(plan["config"], measured),
         **confusion_values(labels, _summed([e["confusion"] for e in measured.get(best, [])])),
         **skipped_values(read_skipped(folder)),
     }
@@ -68,11 +71,11 @@ def _run(folder: Path, method: str, seed: str) -> Path:
 
 
 def _counts(folder: Path) -> dict[str, int]:
-    """Videos of each part, and those held out of the training part for trials."""
+    """Count training and test videos, and those held out of the training videos for trials."""
     videos = _splits(folder / "videos.csv")
     search = folder / "search.csv"
-    held = _splits(search)["val"] if search.exists() else 0
-    return {"train": videos["train"], "val": videos["val"], "held": held}
+    held_out = _splits(search)["val"] if search.exists() else 0
+    return {"train": videos["train"], "val": videos["val"], "held_out": held_out}
 
 
 def _splits(file: Path) -> Counter[str]:
@@ -81,7 +84,7 @@ def _splits(file: Path) -> Counter[str]:
 
 
 def _losses(folder: Path, rows: list[dict[str, Any]]) -> str:
-    """Training losses of each method's first seed."""
+    """Draw the training loss of each method with the first seed."""
     curves = {}
     for row in rows:
         metrics = _run(folder, row["method"], next(iter(row["seeds"]))) / "metrics.jsonl"
@@ -91,7 +94,7 @@ def _losses(folder: Path, rows: list[dict[str, Any]]) -> str:
 
 
 def _by_class(evaluations: list[dict[str, Any]]) -> list[float | None]:
-    """Mean accuracy of each class over seeds; None for a class that does not occur."""
+    """Average the score of each class over seeds; None for a class that does not occur."""
     columns = zip(*(e["per_class"].values() for e in evaluations), strict=True)
     scores = [[s for v in column if (s := class_score(v)) is not None] for column in columns]
     return [fmean(known) if known else None for known in scores]
@@ -103,13 +106,13 @@ def _summed(matrices: list[list[list[int]]]) -> list[list[int]]:
     ]
 
 
-def _telling_clips(
+def _contrasting_clips(
     config: dict[str, Any], measured: _Evaluations
 ) -> dict[str, list[dict[str, Any]]]:
-    """Clips that the best method gets right and the others seldom do, and the other way round."""
+    """Find clips that the best method gets right more often than the others, and less often."""
     if len(measured) < 2:
         return {"best": [], "worst": []}
-    own, *others = (_share_right(evaluations) for evaluations in measured.values())
+    own, *others = (_share_correct(evaluations) for evaluations in measured.values())
     ranked = []
     for prediction in next(iter(measured.values()))[0]["predictions"]:
         key = _key(prediction)
@@ -121,16 +124,16 @@ def _telling_clips(
     return {"best": with_strips(lead, config), "worst": with_strips(lag, config)}
 
 
-def _share_right(evaluations: list[dict[str, Any]]) -> dict[tuple[Any, ...], float]:
-    """Each video to the share of seeds that got it right."""
-    right: dict[tuple[Any, ...], list[bool]] = {}
+def _share_correct(evaluations: list[dict[str, Any]]) -> dict[tuple[Any, ...], float]:
+    """Map each video to the share of seeds that predicted it correctly."""
+    correct: dict[tuple[Any, ...], list[bool]] = {}
     for evaluation in evaluations:
         for p in evaluation["predictions"]:
-            right.setdefault(_key(p), []).append(p["label"] == p["predicted"])
-    return {key: fmean(answers) for key, answers in right.items()}
+            correct.setdefault(_key(p), []).append(p["label"] == p["predicted"])
+    return {key: fmean(answers) for key, answers in correct.items()}
 
 
 def _key(prediction: dict[str, Any]) -> tuple[Any, ...]:
-    """What tells one video or segment from another."""
+    """Return what identifies a video or segment in all evaluations."""
     names = ("path", "start_seconds", "end_seconds")
     return *(prediction.get(name) for name in names), str(prediction["label"])

@@ -1,4 +1,4 @@
-"""Plots as SVG text to stand inside a page, in the page's own colours."""
+"""Draw plots as SVG to embed in a page, in the colours of the page."""
 
 import io
 import math
@@ -17,10 +17,14 @@ _COLOURS = {
     "#010206": "var(--second)",
     "#010207": "var(--quiet)",
 }
-"""Colours that stand for those of the page, which change with dark mode."""
+"""From placeholder colours to variables of the page's style, which change in dark mode.
+
+matplotlib accepts only real colours, so plots are drawn in the placeholders, and `_to_svg` replaces
+them in the text of the SVG.
+"""
 
 _LABEL_DECADES = 0.9
-"""Labels nearer than this on the logarithmic axis may meet."""
+"""Labels of points closer than this on the logarithmic axis may overlap."""
 
 INK, LINE, ACCENT, SECOND, QUIET = _COLOURS
 _STYLE: dict[Any, Any] = {
@@ -40,12 +44,15 @@ _STYLE: dict[Any, Any] = {
 def learning_curves(
     losses: Sequence[tuple[float, float]], scores: Sequence[tuple[float, float]], metric: str
 ) -> str:
-    """Draw the training loss, and the score on the validation part where it was measured.
+    """Draw the training loss and, if there are any, the scores on the validation videos.
 
     Args:
-        losses: (epoch, mean loss since the last point).
-        scores: (epoch, score in 0..1); may be empty.
-        metric: the score's name.
+        losses: Pairs of epoch and mean loss since the point before.
+        scores: Pairs of epoch and score from 0 to 1; may be empty.
+        metric: Name of the score.
+
+    Returns:
+        An SVG element.
     """
     with matplotlib.rc_context(_STYLE):
         figure = Figure(figsize=(7, 3.2), layout="constrained")
@@ -61,11 +68,17 @@ def learning_curves(
 
 
 def frontier(points: Sequence[tuple[str, float, float, float, float]], metric: str) -> str:
-    """Draw the score against trained parameters, and the line of what nothing cheaper beats.
+    """Draw the score of each method against its number of trained parameters.
+
+    A line connects the methods that score higher than every method with fewer parameters.
 
     Args:
-        points: (method, trained parameters, score, lowest, highest), scores in 0..1.
-        metric: the score's name.
+        points: Tuples of method, trained parameters, and mean, lowest and highest score from 0 to
+            1.
+        metric: Name of the score.
+
+    Returns:
+        An SVG element.
     """
     with matplotlib.rc_context(_STYLE):
         figure = Figure(figsize=(7, 4.2), layout="constrained")
@@ -86,19 +99,26 @@ def frontier(points: Sequence[tuple[str, float, float, float, float]], metric: s
 
 
 def _label_apart(axes: Axes, points: Sequence[tuple[str, float, float]]) -> None:
-    """Write names beside points, moved up where they would lie on each other."""
+    """Write names next to points, moved up if they would overlap."""
     low, high = axes.get_ylim()
-    least = (high - low) / 22
+    line_height = (high - low) / 22
     placed: list[tuple[float, float]] = []
     for name, x, y in sorted(points, key=lambda point: point[2]):
         near = [py for px, py in placed if abs(math.log10(px / x)) < _LABEL_DECADES]
-        height = max([y, *(py + least for py in near if py + least > y)])
+        height = max([y, *(py + line_height for py in near if py + line_height > y)])
         placed.append((x, height))
         axes.annotate(name, (x, height), (7, 0), textcoords="offset points", va="center")
 
 
 def loss_curves(curves: dict[str, list[tuple[float, float]]]) -> str:
-    """Draw the training loss of each method over steps, side by side on one scale."""
+    """Draw the training loss of each method in a plot of its own, all on the same scale.
+
+    Args:
+        curves: Pairs of step and loss, by method.
+
+    Returns:
+        An SVG element.
+    """
     columns = 3
     with matplotlib.rc_context(_STYLE):
         lines = -(-len(curves) // columns)
@@ -115,7 +135,7 @@ def loss_curves(curves: dict[str, list[tuple[float, float]]]) -> str:
 
 
 def undominated(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
-    """The (cost, gain) points that no cheaper one reaches, by rising cost.
+    """Return the (cost, gain) points that gain more than every cheaper point, by rising cost.
 
     >>> undominated([(3, 0.8), (1, 0.5), (2, 0.4)])
     [(1, 0.5), (3, 0.8)]
@@ -136,9 +156,13 @@ def _plot(axes: Axes, points: Sequence[tuple[float, float]], title: str, colour:
 
 
 def _to_svg(figure: Figure, label: str) -> str:
-    """The figure as an element with a text alternative, without what only a file needs."""
+    """Return the figure as an SVG element with a text alternative for screen readers.
+
+    Metadata, identifiers and a fixed size are removed: they belong in a file of its own.
+    """
     stream = io.StringIO()
-    options: dict[Any, Any] = {"svg.hashsalt": label}  # marks of two figures must not share names
+    # Identifiers are made from this salt; they must differ between the figures of a page.
+    options: dict[Any, Any] = {"svg.hashsalt": label}
     with matplotlib.rc_context(options):
         figure.savefig(stream, format="svg", transparent=True, metadata={"Date": None})
     text = stream.getvalue()
@@ -146,6 +170,6 @@ def _to_svg(figure: Figure, label: str) -> str:
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
     text = re.sub(r' id="[A-Za-z0-9.]+_\d+"', "", text)
     text = re.sub(r' (width|height)="[\d.]+pt"', "", text, count=2)
-    for stand_in, colour in _COLOURS.items():
-        text = text.replace(stand_in, colour)
+    for placeholder, colour in _COLOURS.items():
+        text = text.replace(placeholder, colour)
     return text.replace("<svg ", f'<svg role="img" aria-label="{label}" ', 1)

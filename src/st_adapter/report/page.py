@@ -1,4 +1,4 @@
-"""One HTML file of a run or a comparison that needs nothing else."""
+"""Write the HTML page of a run or of a comparison, a single file without external parts."""
 
 from pathlib import Path
 
@@ -11,10 +11,16 @@ from st_adapter.report.run_page import ORDER_NAMES, run_values
 
 
 def write_report(folder: Path) -> Path:
-    """Write `report.html` into a run folder or a comparison's folder.
+    """Write `report.html` to the folder of a run or of a comparison.
+
+    Args:
+        folder: The folder, with a finished run or comparison.
+
+    Returns:
+        The path of the page.
 
     Raises:
-        ArgumentError: the folder holds no finished run and no finished comparison.
+        ArgumentError: The folder contains neither a finished run nor a finished comparison.
     """
     if (folder / "results.json").is_file():
         template, values_of = "comparison.html", comparison_values
@@ -26,14 +32,15 @@ def write_report(folder: Path) -> Path:
         )
     else:
         raise ArgumentError(
-            f"{folder} holds no eval.json of a run and no results.json of a comparison; train, "
-            "evaluate or compare first"
+            f"{folder} contains neither eval.json of a run nor results.json of a comparison; run "
+            "train, evaluate or compare first"
         )
     try:
         values = values_of(folder)
     except KeyError as error:
         raise ArgumentError(
-            f"{folder} was written by another version (no {error}); evaluate or compare again"
+            f"{folder} was written by another version of st-adapter (its files do not contain "
+            f"{error}); evaluate or compare again"
         ) from error
     environment = Environment(
         loader=PackageLoader("st_adapter.report"), autoescape=True, undefined=StrictUndefined

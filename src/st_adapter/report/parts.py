@@ -1,4 +1,4 @@
-"""What the pages of a run and of a comparison have in common."""
+"""Values that both the page of a run and the page of a comparison show."""
 
 import base64
 import io
@@ -15,21 +15,25 @@ from st_adapter.data.videos import Video
 from st_adapter.errors import VideoError
 
 SHOWN_CLASSES = 30
+"""Most classes that a table or a confusion matrix shows."""
+
 SHOWN_CLIPS = 4
+"""Most clips in a list of right or wrong answers."""
+
 _SHOWN_MISTAKES = 10
 _SHOWN_SKIPPED = 50
 _STRIP_HEIGHT = 96
 
 
 def skipped_values(skipped: list[dict[str, Any]]) -> dict[str, Any]:
-    """The files that could not be used; of many, the first."""
+    """Return the first of the files that could not be used, and their number."""
     return {"skipped": skipped[:_SHOWN_SKIPPED], "num_skipped": len(skipped)}
 
 
 def confusion_values(labels: list[str], confusion: list[list[int]]) -> dict[str, Any]:
-    """The confusion matrix where it is small, and the most frequent mistakes.
+    """Return the confusion matrix, unless it is too large, and the most frequent mistakes.
 
-    A mistake is a true class, the class predicted and the number of videos.
+    A mistake is given as true class, predicted class and number of videos.
     """
     mistakes = [
         (labels[i], labels[j], count)
@@ -45,7 +49,10 @@ def confusion_values(labels: list[str], confusion: list[list[int]]) -> dict[str,
 
 
 def class_score(values: dict[str, Any]) -> float | None:
-    """Accuracy of a class, or average precision with many labels; None where it does not occur."""
+    """Return the accuracy of a class, or its average precision if videos have several labels.
+
+    The score is None for a class that does not occur.
+    """
     score: float | None = values.get("accuracy", values.get("average_precision"))
     return score
 
@@ -53,10 +60,11 @@ def class_score(values: dict[str, Any]) -> float | None:
 def with_strips(
     predictions: Iterable[dict[str, Any]], settings: dict[str, Any]
 ) -> list[dict[str, Any]]:
-    """The first few predictions, each with a film strip of the frames that were seen.
+    """Return the first few predictions, each with a film strip of the frames in its clip.
 
     Args:
-        settings: frames, stride and size of the clips, among others.
+        predictions: Predictions as in `eval.json`.
+        settings: Contains `frames`, `stride` and `size` of the clips.
     """
     clip = ClipConfig(**{name: settings[name] for name in ("frames", "stride", "size")})
     shown = list(predictions)[:SHOWN_CLIPS]
@@ -64,7 +72,7 @@ def with_strips(
 
 
 def _strip(prediction: dict[str, Any], clip: ClipConfig) -> str | None:
-    """The first test view as a data URI of a JPEG; None where the video can no longer be read."""
+    """Return a film strip of the first test view as a data URI, or None if the video is gone."""
     video = Video(
         path=Path(prediction["path"]),
         start_seconds=prediction.get("start_seconds"),

@@ -1,4 +1,4 @@
-"""What the page of a run shows, from what the run left on disk."""
+"""Collect the values that the page of a run shows from the files of the run."""
 
 import shlex
 from pathlib import Path
@@ -19,14 +19,16 @@ ORDER_NAMES = {
     "in_order": "in order",
     "reversed": "reversed",
     "shuffled": "shuffled",
-    "frozen": "frozen to one",
+    "frozen": "one frame only",
 }
+"""Names of the orders of frames on the pages."""
+
 _SINGLE_LABEL: dict[str, Any] = {"metric": "top1", "heads": {}, "mean_average_precision": None}
-"""What files of versions that knew no other task leave out."""
+"""Values of an `eval.json` from a version that supported a single label per video only."""
 
 
 def run_values(folder: Path) -> dict[str, Any]:
-    """What the page of a run shows."""
+    """Collect the values for the template `run.html` from a run folder."""
     evaluation = _SINGLE_LABEL | read_json(folder / "eval.json")
     record = read_json(folder / "config.json")
     config = record["config"]
@@ -66,7 +68,7 @@ def _curves(metrics: list[dict[str, Any]], metric: str) -> str:
 
 
 def _classes(evaluation: dict[str, Any]) -> list[tuple[str, float, str]]:
-    """Name, accuracy and number of videos, the worst class first; of many classes, the worst."""
+    """List name, accuracy and number of videos of the classes with the lowest accuracy first."""
     rows = [
         (name, class_score(values) or 0.0, f" of {values['num_videos']}")
         for name, values in evaluation["per_class"].items()
@@ -76,9 +78,9 @@ def _classes(evaluation: dict[str, Any]) -> list[tuple[str, float, str]]:
 
 
 def _commands(folder: Path, record: dict[str, Any], evaluation: dict[str, Any]) -> str:
-    """The command that trained, and the one that measured where that was done later."""
+    """Return the command that trained the run, and the one of a later evaluation, if any."""
     train = record.get("command", "")
-    if not train and record["data"]:  # an older version trained it, and recorded no command
+    if not train and record["data"]:  # earlier versions did not record the command
         config = shlex.quote(str(folder / "config.json"))
         train = f"st-adapter train {shlex.quote(record['data'])} --out NEW_RUN --config {config}"
     measure = evaluation.get("command", "")
