@@ -58,7 +58,7 @@ def main(data: Path, kills: int, seed: int) -> int:
                 *(["a traceback"] if "Traceback" in found[3] else []),
                 *(["another result"] if result(found[2]) != expected else []),
             ]
-            noted = "loading worker" in found[3]
+            noted = "dataloader worker" in found[3]
             what = "; ".join(faults) or ("went on with a note" if noted else "was not disturbed")
             outcomes[f"{verb}: {what}"] += 1
             print(f"{verb}: {what}, {took:.0f} s for {seconds:.0f}", flush=True)

@@ -55,7 +55,7 @@ def test_no_readable_video_at_all_is_an_error_as_a_value(broken):
     bad = [broken[0], broken[7]]
     error = collate_train(2, [TrainDataset(bad, CLIP, TRANSFORM, seed=0)[0, 0]])
     assert isinstance(error, DataError)
-    assert "no training video could be read; the last: " in str(error)
+    assert "no training video could be read; last error: " in str(error)
 
 
 def test_evaluation_names_what_it_cannot_read(broken):

@@ -58,7 +58,7 @@ def load(dataset, workers=2, keys=KEYS):
 def test_a_worker_that_ends_costs_no_batch(tmp_path, happens, at, capsys):
     assert load(Numbers(tmp_path, happens, at)) == KEYS
     said = capsys.readouterr().err  # SIGTERM reaches all, and the main process says what it means
-    assert ("a loading worker died" in said) == (happens is killed)
+    assert ("a dataloader worker died" in said) == (happens is killed)
 
 
 def test_a_worker_that_dies_between_two_batches_in_the_middle_of_a_message_costs_none(tmp_path):
@@ -132,7 +132,10 @@ def test_workers_that_end_again_and_again_are_given_up(tmp_path, capsys):
             return torch.full((3,), key)
 
     assert load(Always(tmp_path)) == KEYS
-    assert "this process decodes the videos, as with --workers 0" in capsys.readouterr().err
+    assert (
+        "the main process decodes the videos instead, as with --workers 0"
+        in capsys.readouterr().err
+    )
 
 
 def test_what_the_dataset_raises_is_raised(tmp_path):
@@ -175,4 +178,4 @@ def test_little_shared_memory_is_done_without(folder_data, tmp_path, size):
         pytest.skip("mounting is not allowed here")
     assert done.returncode == 0, done.stderr
     assert "Traceback" not in done.stderr
-    assert "too little for what 2 loading workers hand over" in done.stderr
+    assert "too little for the batches of 2 dataloader workers" in done.stderr

@@ -155,7 +155,7 @@ def test_shards_that_make_no_sense_are_refused(tmp_path, files, said):
 
 def test_what_is_no_shard_is_refused(tmp_path):
     (tmp_path / "a.tar").write_bytes(b"no tar at all")
-    with pytest.raises(DataError, match=r"a.tar cannot be read as a .tar"):
+    with pytest.raises(DataError, match=r"a.tar cannot be read as an uncompressed .tar"):
         read_annotations(tmp_path / "a.tar")
     with pytest.raises(DataError, match=r"gone.tar cannot be read: .*No such file"):
         read_annotations(tmp_path / "gone.tar")
@@ -187,7 +187,7 @@ def test_names_as_tar_writes_them(folder_data, tmp_path):
 def test_two_videos_of_one_key_are_refused(tmp_path):
     with (tmp_path / "a.tar").open("wb") as file:
         write_shard(file, {"v1.2_a.mp4": "x", "v1.3_b.mp4": "x", "v1.cls": "a"})
-    with pytest.raises(DataError, match=r"v1.2_a.mp4 and v1.3_b.mp4 have one key"):
+    with pytest.raises(DataError, match=r"v1.2_a.mp4 and v1.3_b.mp4 have the same key"):
         read_annotations(tmp_path / "a.tar")
 
 

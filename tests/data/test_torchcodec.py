@@ -104,7 +104,7 @@ def test_without_ffmpeg_there_is_one_line():
         reader.Reader(decoder="torchcodec")
     except ArgumentError as error:
         said = str(error)
-    assert said == "" or "torchcodec cannot be used here: it needs FFmpeg's libraries" in said
+    assert said == "" or "torchcodec cannot be used: it requires FFmpeg's libraries" in said
 
 
 def test_without_torchcodec_there_is_one_line(monkeypatch):

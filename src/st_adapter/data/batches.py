@@ -1,4 +1,4 @@
-"""Training batches: which videos are in each, stacked to tensors."""
+"""Training batches: which videos each one contains, and how their clips are stacked."""
 
 import random
 from collections.abc import Iterator
@@ -15,16 +15,21 @@ from st_adapter.errors import DataError
 
 @dataclass(kw_only=True)
 class EpochSampler:
-    """The batches of one of several processes, in an order that seed and epoch alone decide.
+    """Divide an epoch among processes and into batches.
 
-    An epoch is cut into steps, a step into one share per process, a share into batches. A step
-    therefore has the same videos with any number of processes.
+    The order depends on the seed and the epoch alone. An epoch is cut into steps, a step into one
+    part per process, and a part into batches, so a step has the same videos with any number of
+    processes.
 
     Attributes:
-        step_videos: videos in a step of all processes; the last step may have fewer.
-        batch_videos: most videos in a batch, a list of keys (epoch, index).
-        process: number of this process, from 0, of `num_processes`.
-        epoch, first_step: where to begin.
+        num_videos: Videos in an epoch.
+        step_videos: Videos in a step, over all processes; the last step may have fewer.
+        batch_videos: Maximum number of videos in a batch.
+        seed: Seed of the order.
+        process: Number of this process, from 0.
+        num_processes: Number of processes.
+        epoch: The epoch to iterate.
+        first_step: Number of the step to start with, when a run is resumed.
     """
 
     num_videos: int
@@ -40,7 +45,10 @@ class EpochSampler:
         return (batch for step in self.steps() for batch in step)
 
     def steps(self) -> Iterator[list[list[tuple[int, int]]]]:
-        """Yield the batches of each step; none if it has fewer videos than processes."""
+        """Yield the batches of each step, as lists of keys (epoch, index).
+
+        A step with fewer videos than processes has no batches in some of them.
+        """
         order = list(range(self.num_videos))
         random.Random(f"{self.seed} {self.epoch}").shuffle(order)
         for first in range(self.first_step * self.step_videos, len(order), self.step_videos):
@@ -52,11 +60,13 @@ class EpochSampler:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainBatch:
-    """Clips, or their features from frozen blocks, with targets that are 1 for each class shown.
+    """Clips of a batch and their targets.
 
     Attributes:
-        videos: indices of those shown.
-        skipped: files that other videos replaced.
+        clips: Clips, or their features from frozen blocks.
+        targets: 1 for each class of a clip, otherwise 0.
+        videos: Indices of the videos that the clips show.
+        skipped: Videos that could not be read and were replaced.
     """
 
     clips: Shaped[Tensor, "b t ..."]
@@ -66,16 +76,24 @@ class TrainBatch:
 
 
 def collate_train(num_classes: int, items: list[TrainItem]) -> TrainBatch | DataError:
-    """Stack clips to one batch; an error where no video could be read.
+    """Stack the clips of several items into a batch.
 
-    Clips of one video stand apart, so that mixup, which blends neighbours, pairs different videos.
-    The error is returned, for the main process to raise it without a worker's traceback.
+    Clips are ordered so that those of one video are apart: mixup blends neighbours, and should
+    blend different videos.
+
+    Args:
+        num_classes: Number of classes.
+        items: Items of `TrainDataset`.
+
+    Returns:
+        The batch, or an error if no video could be read. The error is returned so that the main
+        process raises it; raised in a worker, it would come with that worker's traceback.
     """
     columns = zip_longest(*(zip(item.clips, item.targets, strict=True) for item in items))
     shown = [clip for column in columns for clip in column if clip is not None]
     skipped = tuple(skip for item in items for skip in item.skipped)
     if not shown:
-        return DataError(f"no training video could be read; the last: {skipped[-1].reason}")
+        return DataError(f"no training video could be read; last error: {skipped[-1].reason}")
     targets = torch.zeros(len(shown), num_classes)
     for row, (_, classes) in zip(targets, shown, strict=True):
         row[list(classes)] = 1

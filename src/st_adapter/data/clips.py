@@ -1,4 +1,4 @@
-"""Clips of one video, cut from frames that are decoded once."""
+"""Clips of one video, which is decoded once for all of them."""
 
 from collections.abc import Callable, Sequence
 
@@ -15,21 +15,27 @@ from st_adapter.data.videos import Video
 from st_adapter.errors import VideoError
 
 Chooser = Callable[[int], list[int]]
-"""From the number of frames to choose among to the numbers of those wanted."""
+"""Maps the number of frames of a video to the numbers of those to decode."""
 
 
 def read_views(
     video: Video, clip: ClipConfig, reader: Reader = Reader()
 ) -> tuple[UInt8[Tensor, "d t 3 h w"], list[int]]:
-    """Decode a video once and cut its test views, each different one once.
+    """Decode a video and cut all its test views.
 
-    Views are the same where a video is square, or shorter than a window.
+    Views can be equal: spatial ones if the video is square, temporal ones if it is too short. Each
+    distinct view is returned once, so that it is scored once.
+
+    Args:
+        video: A video or a segment of one.
+        clip: How clips are sampled, and how many views there are.
+        reader: Decodes the video.
 
     Returns:
-        The different clips, and the row in them of each view, temporal-major.
+        The d distinct views, and for each view its index among them. Spatial views vary fastest.
 
     Raises:
-        VideoError: it cannot be read.
+        VideoError: If the video cannot be read.
     """
     temporal, spatial = clip.views
 
@@ -41,8 +47,8 @@ def read_views(
     choosers = [chooser(view) for view in range(temporal)]
     windows = read_clips(video, choosers, clip.size, reader, clip.square_pixels)
     views = [view for window in windows for view in spatial_views(window, clip.size, spatial)]
-    # Crops share the memory of their window, and equal windows are one tensor: crops are the same
-    # where they begin at the same address.
+    # Crops are slices of their window, and equal windows are one tensor. So two views are equal if
+    # they start at the same address, and no pixels need to be compared.
     different = {view.data_ptr(): view for view in views}
     row = {address: i for i, address in enumerate(different)}
     return torch.stack(list(different.values())), [row[view.data_ptr()] for view in views]
@@ -55,13 +61,23 @@ def read_clips(
     reader: Reader = Reader(),
     square_pixels: bool = False,
 ) -> list[UInt8[Tensor, "t 3 h w"]]:
-    """Choose frames of a video and decode them in one pass; equal choices share a tensor.
+    """Choose frames of a video and decode them all at once.
 
-    A damaged file may end before its packets promise. The choice is then made again among the
-    frames that can be decoded.
+    The packets of a damaged file can promise more frames than can be decoded. In that case frames
+    are chosen again among those that can.
+
+    Args:
+        video: A video or a segment of one.
+        choosers: Choose the frames of each clip.
+        short_side: Scale frames to this many pixels on the shorter side; None keeps their size.
+        reader: Decodes the video.
+        square_pixels: Stretch frames whose pixels are not square.
+
+    Returns:
+        A clip for each chooser. Equal choices share one tensor.
 
     Raises:
-        VideoError: no frame can be read, or none lies in the segment.
+        VideoError: If no frame can be read, or the segment contains none.
     """
     info = reader.probe(video.path)
     shown = info.frame_range(video.start_seconds, video.end_seconds)
@@ -76,10 +92,11 @@ def read_clips(
                 raise
             continue
         row = {number: i for i, number in enumerate(union)}
-        pictures = frames.permute(0, 2, 3, 1)  # as they lie in memory: whole ones are copied
+        # Channels last is the layout in memory, so that `stack` copies whole frames.
+        pictures = frames.permute(0, 2, 3, 1)
         clips = {
             choice: torch.stack([pictures[row[i]] for i in choice]).permute(0, 3, 1, 2)
             for choice in chosen
         }
         return [clips[choice] for choice in chosen]
-    raise VideoError(f"{video.path}: decodes to another number of frames each time")
+    raise VideoError(f"{video.path}: yields a different number of frames each time it is decoded")

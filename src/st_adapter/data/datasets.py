@@ -1,4 +1,4 @@
-"""Datasets of labelled videos: random clips to train on, or all test views."""
+"""Datasets of videos: random clips for training, or all test views."""
 
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -20,12 +20,17 @@ from st_adapter.data.videos import Video, VideoList
 from st_adapter.errors import VideoError
 
 _SUBSTITUTES = 20
-"""How many other videos of the class are tried, and then of other classes."""
+"""Number of videos to try instead of a broken one: first of its class, then of other classes."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Skipped:
-    """An input that could not be used."""
+    """A video that could not be read.
+
+    Attributes:
+        path: The video.
+        reason: What was wrong. Starts with the path.
+    """
 
     path: str
     reason: str
@@ -33,12 +38,13 @@ class Skipped:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainItem:
-    """Clips of one video, or their features from frozen blocks; none where all videos failed.
+    """Clips of one video, or their features from frozen blocks.
 
     Attributes:
-        index: of the video shown, in its data set.
-        targets: classes of each clip.
-        skipped: files that could not be read, which this video replaces.
+        index: Index of the video in its data set.
+        clips: The clips; empty if neither the video nor a substitute could be read.
+        targets: Indices of the classes of each clip.
+        skipped: Videos that could not be read and that this one replaces.
     """
 
     index: int
@@ -52,11 +58,11 @@ class Views:
     """All test views of one video.
 
     Attributes:
-        index: of the video in its data set.
-        clips: the d different views, or their features from frozen blocks; None where the video
-            could not be read.
-        clip_of: for each view, temporal-major, its row in `clips`.
-        reason: why it could not be read.
+        index: Index of the video in its data set.
+        clips: The d distinct views, or their features from frozen blocks; None if the video could
+            not be read.
+        clip_of: Index into `clips` of each view. Spatial views vary fastest.
+        reason: Why the video could not be read, otherwise "".
     """
 
     index: int
@@ -67,17 +73,23 @@ class Views:
 
 @dataclass(eq=False)
 class TrainDataset(Dataset[TrainItem]):
-    """Random clips of each video, or of another one where it cannot be read.
+    """Random clips of each video, or of a substitute if the video cannot be read.
 
-    What a clip shows depends on (seed, epoch, index) alone. A run therefore repeats with any
-    number of workers, and can go on in the middle of an epoch.
+    A key is a pair (epoch, index). Clips depend on the seed, the epoch and the index alone, so a
+    run gives the same results with any number of workers and can be resumed within an epoch.
 
     Attributes:
-        repeats: clips of a video, which is decoded once for all of them.
-        draws: epochs after which the same clips come again; 0 is never.
-        mirror: class to the class that its clips show in a mirror; negative where that is none.
-        reversal: class to the class that its clips show backwards, which are added.
-        reader: of videos.
+        videos: Labelled videos.
+        clip: How frames are sampled.
+        transform: Augmentation, and the size of clips.
+        seed: Seed of all random choices.
+        repeats: Number of clips per video. The video is decoded once for all of them.
+        draws: Number of epochs after which the same clips are drawn again; 0 means never.
+        mirror: Class of a mirrored clip, by the class of the clip; negative if it must not be
+            mirrored. Classes that are not listed stay the same.
+        reversal: Class of a reversed clip, by the class of the clip. Such clips are added to the
+            item.
+        reader: Decodes the videos.
     """
 
     videos: Sequence[Video]
@@ -95,7 +107,7 @@ class TrainDataset(Dataset[TrainItem]):
         return len(self.videos)
 
     def __getitem__(self, key: tuple[int, int]) -> TrainItem:
-        """Return clips of the video with a key (epoch, index)."""
+        """Return clips of the video with the key (epoch, index), or of a substitute."""
         epoch, index = key
         rng = random.Random(f"{self.seed} {draw_of(epoch, self.draws)} {index}")
         skipped: list[Skipped] = []
@@ -109,11 +121,11 @@ class TrainDataset(Dataset[TrainItem]):
         return TrainItem(index=index, clips=(), targets=(), skipped=tuple(skipped))
 
     def name(self, key: tuple[int, int]) -> str:
-        """The video of a key."""
+        """Return the name of the video with a key."""
         return str(self.videos[key[1]].path)
 
     def _candidates(self, index: int, rng: random.Random) -> Iterator[int]:
-        """The video, then others of its class, then any."""
+        """Yield the video, then substitutes: first of its class, then of other classes."""
         yield index
         classes = VideoList.of(self.videos).first_targets()
         alike = classes == classes[index]
@@ -126,7 +138,7 @@ class TrainDataset(Dataset[TrainItem]):
     def _clips(
         self, video: Video, rng: random.Random
     ) -> list[tuple[UInt8[Tensor, "t 3 h w"], tuple[int, ...]]]:
-        """Draw clips with their classes: the repeats, then their reversals."""
+        """Draw clips and their classes: the repeats, then the reversals of those."""
 
         def choose(num_frames: int) -> list[int]:
             return frame_sampling.choose(num_frames, self.clip.frames, self.clip.stride, rng)
@@ -149,13 +161,19 @@ class TrainDataset(Dataset[TrainItem]):
 
 
 def draw_of(epoch: int, draws: int) -> int:
-    """The number that clips of an epoch are drawn by; with `draws`, it comes again."""
+    """Return the number that seeds the clips of an epoch; with `draws` it repeats."""
     return epoch % draws if draws else epoch
 
 
 @dataclass(eq=False)
 class ViewDataset(Dataset[Views]):
-    """All test views of each video, in order."""
+    """All test views of each video, in order. Keys are indices.
+
+    Attributes:
+        videos: Videos, with or without labels.
+        clip: How clips are sampled, and how many views there are.
+        reader: Decodes the videos.
+    """
 
     videos: Sequence[Video]
     clip: ClipConfig
@@ -165,7 +183,7 @@ class ViewDataset(Dataset[Views]):
         return len(self.videos)
 
     def name(self, index: int) -> str:
-        """The video with a number."""
+        """Return the name of the video with an index."""
         return str(self.videos[index].path)
 
     def __getitem__(self, index: int) -> Views:
@@ -185,7 +203,17 @@ def load_views(
     share: Sequence[int],
     make_loader: Callable[..., Any] = BatchLoader,
 ) -> Iterator[list[Views]]:
-    """Batches of the videos with the indices in `share`, whole ones, as lists of `Views`."""
+    """Load the test views of videos in batches.
+
+    Args:
+        videos: Videos, with or without labels.
+        clip: How clips are sampled, and how many views there are.
+        batch_size: Videos per batch; the last batch may be smaller.
+        workers: Number of worker processes; 0 decodes in this one.
+        reader: Decodes the videos.
+        share: Indices of the videos to load.
+        make_loader: Replaces `BatchLoader`, with the same arguments.
+    """
     dataset, workers = ViewDataset(VideoList.of(videos), clip, reader), min(workers, len(share))
     keys = [[*share[i : i + batch_size]] for i in range(0, len(share), batch_size)]
     loaded: Iterator[list[Views]] = make_loader(dataset, list, workers).batches(keys)

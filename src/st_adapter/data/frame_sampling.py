@@ -1,7 +1,7 @@
-"""Which frames of a video make a clip: integers alone, no file is opened here.
+"""Which frames of a video make a clip. Only integers are computed here; no file is opened.
 
-The arithmetic is that of the official code, linziyi96/st-adapter at b914b38,
-video_dataset/dataset.py, and so is its rounding (halves to even).
+The arithmetic, including rounding of halves to even, is that of the official code:
+linziyi96/st-adapter at b914b38, video_dataset/dataset.py.
 """
 
 import random
@@ -17,10 +17,18 @@ def uniform(
     view: int = 0,
     num_views: int = 1,
 ) -> list[int]:
-    """One frame from each of `clip_frames` equal segments of the whole video.
+    """Choose one frame from each of `clip_frames` equal segments of the whole video.
 
-    With `rng` each frame is drawn from its segment, both ends included. Without, it is the
-    segment's middle; several views divide the segments evenly instead.
+    Args:
+        num_frames: Frames in the video, at least 1.
+        clip_frames: Frames to choose, at least 1.
+        rng: Draws a frame from each segment, both ends included. Without it, the middle of each
+            segment is chosen, or points that divide it evenly if there are several views.
+        view: Number of the view, from 0.
+        num_views: Number of temporal views.
+
+    Raises:
+        ArgumentError: If a number of frames is less than 1.
 
     >>> uniform(7, 3)
     [1, 3, 5]
@@ -46,10 +54,21 @@ def strided(
     view: int = 0,
     num_views: int = 1,
 ) -> list[int]:
-    """Every `frame_stride`-th frame of a window; a shorter video repeats its last frame.
+    """Choose every `frame_stride`-th frame of a window.
 
-    With `rng` the window starts anywhere. Without, one view is the middle window, several views
-    spread from the first to the last.
+    A video that is too short for the window repeats its last frame.
+
+    Args:
+        num_frames: Frames in the video, at least 1.
+        clip_frames: Frames to choose, at least 1.
+        frame_stride: Distance between two chosen frames, at least 1.
+        rng: Draws the start of the window. Without it, one view is in the middle, and several are
+            spread evenly from the start to the end of the video.
+        view: Number of the view, from 0.
+        num_views: Number of temporal views.
+
+    Raises:
+        ArgumentError: If a number of frames is less than 1.
 
     >>> strided(10, 3, 4)
     [0, 4, 8]
@@ -76,7 +95,19 @@ def choose(
     view: int = 0,
     num_views: int = 1,
 ) -> list[int]:
-    """`strided` where a stride is given, `uniform` where it is 0."""
+    """Choose frames with `strided`, or with `uniform` if `frame_stride` is 0.
+
+    Args:
+        num_frames: Frames in the video, at least 1.
+        clip_frames: Frames to choose, at least 1.
+        frame_stride: Distance between two chosen frames, or 0.
+        rng: Makes the choice random.
+        view: Number of the view, from 0.
+        num_views: Number of temporal views.
+
+    Raises:
+        ArgumentError: If a number of frames is less than 1.
+    """
     if frame_stride:
         return strided(num_frames, clip_frames, frame_stride, rng, view=view, num_views=num_views)
     return uniform(num_frames, clip_frames, rng, view=view, num_views=num_views)
@@ -84,4 +115,6 @@ def choose(
 
 def _check(num_frames: int, clip_frames: int) -> None:
     if num_frames < 1 or clip_frames < 1:
-        raise ArgumentError(f"sampling needs at least one frame, not {num_frames=} {clip_frames=}")
+        raise ArgumentError(
+            f"num_frames and clip_frames must be at least 1, got {num_frames=}, {clip_frames=}"
+        )

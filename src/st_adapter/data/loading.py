@@ -1,4 +1,4 @@
-"""Batches that worker processes load, whatever becomes of these processes."""
+"""Batch loading in worker processes that copes with the loss of workers."""
 
 import dataclasses
 import os
@@ -22,33 +22,35 @@ from st_adapter.common.remarks import note
 from st_adapter.errors import DataError
 
 _SHARED_MEMORY = "/dev/shm"
-"""Where Linux keeps what processes share; a Docker container has 64 MB of it."""
+"""Where Linux keeps the memory that processes share. A Docker container has 64 MB by default."""
 
 _SHORT = ("shared memory", "No space", "semaphore", "Too many open files", "ancillary data")
-"""Words of the errors that say that nothing can be handed over."""
+"""Words in errors that occur when a worker cannot hand over a batch."""
 
 _CRASHES = {-signal.SIGSEGV, -signal.SIGABRT, -signal.SIGILL, -signal.SIGFPE, -signal.SIGBUS}
-"""Exit codes of a process in which a decoder failed."""
+"""Exit codes of a worker that crashed, usually in a decoder."""
 
 _SHOWN = 5
+"""Maximum number of videos to name in an error."""
 _ABANDONED: list[Any] = []
-"""Loaders whose workers died."""
+"""Loaders whose workers died. See `BatchLoader._replace_workers` for why they are kept."""
 
 
 class BatchLoader:
-    """Loads the batches of a dataset in worker processes, ahead of the time they are needed.
+    """Load batches ahead of time in worker processes, and carry on if workers die.
 
-    A worker can be killed (by the system, when memory is short), and what it hands over needs
-    shared memory, of which a container has little. torch's DataLoader then raises an error at some
-    later line of this process, or waits for ever. Here the batches that are missing are loaded
-    anew: by new workers, and if that fails, in this process. A note says so.
+    The operating system can kill a worker when memory runs out. A worker also needs shared memory
+    to hand over a batch, and containers have little of it. In both cases, torch's DataLoader raises
+    an error at an arbitrary line of the main process, or waits forever. This class loads the
+    missing batches again: first with new workers and, if that fails, in the main process. A note is
+    logged.
 
     Args:
-        dataset: its items depend on their keys alone, so that a batch can be loaded again; its
-            method `name` says of which video the item of a key is.
-        collate: from the items of a batch to the batch.
-        workers: processes; 0 loads in this one.
-        persistent: keep the workers from one call of `batches` to the next.
+        dataset: The dataset. An item must depend on its key alone, so that a batch can be loaded
+            again. Its method `name` returns the name of the video for a key.
+        collate: Makes a batch from a list of items.
+        workers: Number of worker processes; 0 loads in the calling process.
+        persistent: Keep the workers between calls of `batches`.
     """
 
     def __init__(
@@ -61,7 +63,7 @@ class BatchLoader:
     ) -> None:
         self._dataset, self._collate = dataset, collate
         self._workers, self._persistent = workers, persistent
-        self._one_by_one = False  # to tell which batch crashes a worker
+        self._one_by_one = False  # one worker at a time, to find the batch that crashes it
         self._loader: DataLoader[Any] | None = None
         self._processes: set[BaseProcess] = set()
         self._keys = _Keys()
@@ -70,10 +72,10 @@ class BatchLoader:
         """Yield a batch for each list of keys, in order.
 
         Args:
-            keys: iterated again after a failure.
+            keys: Keys of the items of each batch. Iterated again from the start after a failure.
 
         Raises:
-            DataError: workers crash on one of the videos of a batch.
+            DataError: If a worker crashes again and again on a video of the same batch.
         """
         done = failures = 0
         while True:
@@ -96,14 +98,14 @@ class BatchLoader:
         while True:
             with _raise_when_one_dies(self._processes):
                 batch = next(loaded, None)
-            if batch is None:  # no collate function returns it
+            if batch is None:  # the end: collate functions never return None
                 return
             yield batch
 
     def _start(self) -> Iterator[Any]:
-        """Begin with the keys that are left."""
+        """Start loading the batches that have not been yielded yet."""
         if self._workers and not _can_make_semaphores(10 + 4 * self._workers):
-            raise OSError("no semaphore can be made")
+            raise OSError("cannot create a semaphore")
         if self._loader is None:
             self._loader = DataLoader(
                 self._dataset,
@@ -113,7 +115,8 @@ class BatchLoader:
                 persistent_workers=self._persistent and self._workers > 0,
                 collate_fn=_Shared(self._collate) if self._workers else self._collate,
                 worker_init_fn=end_at_sigterm,
-                generator=torch.Generator(),  # the global one belongs to dropout, and to resuming
+                # The global one is left to dropout, so that resumed runs repeat its draws.
+                generator=torch.Generator(),
             )
         before = {*active_children()}
         with hold_back_signals(), _restore_handler(signal.SIGCHLD):
@@ -122,46 +125,58 @@ class BatchLoader:
         return loaded
 
     def _replace_workers(self, reason: str, failures: int, keys: list[Any]) -> None:
-        """Let new workers load what is left, from the batch with these keys on, or this process."""
+        """Remove all workers and decide who loads the rest: new workers, or this process.
+
+        Args:
+            reason: Message of the error.
+            failures: Number of failures in a row without a batch in between.
+            keys: Keys of the first batch that is missing.
+        """
         ending = wait([process.sentinel for process in self._processes], timeout=1)
         for process in self._processes:
             if process.sentinel in ending:
-                process.join(timeout=1)  # its exit code is known a little later
+                process.join(timeout=1)  # the exit code is known slightly later than the death
         codes = {process.exitcode or 0 for process in self._processes}
         for process in self._processes:
             process.kill()
             process.join()
-        # Not to be shut down as usual: that waits for locks which a killed worker may hold.
+        # Keep the loader: its destructor would wait for locks that a killed worker may hold.
         _ABANDONED.append(self._loader)
         count, self._loader, self._processes = self._workers, None, set()
         crashes = codes & _CRASHES
         if crashes and self._one_by_one:
             names = [self._dataset.name(key) for key in keys]
+            which = "" if len(names) == 1 else f"one of {len(names)} videos: "
             raise DataError(
-                f"loading workers crash (signal {-min(crashes)}) on one of {len(names)} videos: "
-                f"{', '.join(names[:_SHOWN])}{' ...' if len(names) > _SHOWN else ''}; leave it out"
+                f"dataloader workers crash (signal {-min(crashes)}) on {which}"
+                f"{', '.join(names[:_SHOWN])}{' ...' if len(names) > _SHOWN else ''};"
+                " remove the broken video from the data"
             )
         self._one_by_one |= bool(crashes)
         is_short = any(word in reason for word in _SHORT)
         if failures == 1 and not is_short:
-            if SIGTERM_CODE not in codes:  # or the main process is about to stop, too
-                note("a loading worker died, possibly for lack of memory; it was replaced")
+            if SIGTERM_CODE not in codes:  # SIGTERM also reaches the main process, which reports it
+                note("a dataloader worker died, possibly because memory ran out; it was replaced")
             return
         self._workers, self._one_by_one = 0, False
-        why = "loading workers keep dying"
+        why = "dataloader workers keep dying"
         if is_short:
             room = psutil.disk_usage(_SHARED_MEMORY).free if os.path.isdir(_SHARED_MEMORY) else 0
             why = (
-                f"{_SHARED_MEMORY} has {room / 2**20:.0f} MB free, too little for what {count} "
-                "loading workers hand over (docker run --shm-size=1g gives more)"
+                f"{_SHARED_MEMORY} has {room / 2**20:.0f} MB free, too little for the batches of "
+                f"{count} dataloader worker{'' if count == 1 else 's'} (docker run --shm-size=1g "
+                "provides more)"
             )
             if "open files" in reason or "ancillary" in reason:
-                why = "loading workers need more open files than `ulimit -n` allows"
-        note(f"{why}; this process decodes the videos, as with --workers 0")
+                why = "dataloader workers need more open files than `ulimit -n` allows"
+        note(f"{why}; the main process decodes the videos instead, as with --workers 0")
 
 
 def _can_make_semaphores(count: int) -> bool:
-    """Whether there is room for what queues need. A DataLoader that fails half-way complains."""
+    """Return whether the queues of a DataLoader can be created.
+
+    A DataLoader that finds out by itself prints tracebacks.
+    """
     try:
         _ = [Semaphore() for _ in range(count)]
     except OSError:
@@ -170,7 +185,7 @@ def _can_make_semaphores(count: int) -> bool:
 
 
 class _Keys:
-    """The keys of the batches to load, as DataLoader takes them: it asks anew for each epoch."""
+    """Batch sampler for DataLoader, which iterates it once per epoch: the keys that are left."""
 
     left: Iterable[list[Any]] = ()
 
@@ -180,9 +195,9 @@ class _Keys:
 
 @dataclasses.dataclass(frozen=True)
 class _Shared:
-    """Puts what a worker has collated into shared memory.
+    """Collate items and move the batch to shared memory.
 
-    DataLoader would do so in a thread of the worker, where an error loses the batch.
+    DataLoader does the latter in a thread of the worker, where an error would lose the batch.
     """
 
     collate: Callable[[list[Any]], Any]
@@ -204,18 +219,19 @@ def _share_memory(value: Any) -> None:
 
 
 def _is_worker_failure(error: Exception) -> bool:
-    """Whether an error is of the processes, not of what the dataset or its collation does."""
+    """Return whether the workers failed, rather than the dataset or `collate`."""
     text = str(error)
-    if text.startswith("Caught "):  # in a worker, which reports it
+    if text.startswith("Caught "):  # DataLoader's prefix for an error raised in a worker
         return any(word in text for word in _SHORT)
-    # A worker that has ended can no longer be asked for the memory that it shares.
+    # OSError and EOFError: the worker has ended and can no longer send the memory it shared.
     return "worker" in text or isinstance(error, OSError | EOFError) or "ancillary" in text
 
 
 def _raise_interrupt(error: BaseException) -> None:
-    """Raise the KeyboardInterrupt that an error came in the middle of.
+    """Raise the KeyboardInterrupt during which an error occurred, if any.
 
-    A signal to all processes ends workers, too, and both are noticed at the same time.
+    Ctrl-C can reach workers too, so the main process may notice the end of a worker at the same
+    time.
     """
     context = error.__context__
     while context is not None:
@@ -225,35 +241,36 @@ def _raise_interrupt(error: BaseException) -> None:
 
 
 class _WorkerDiedError(RuntimeError):
-    """A loading worker died while this process waits for it."""
+    """A worker died while this process was waiting for it."""
 
 
 @contextmanager
 def _raise_when_one_dies(processes: set[BaseProcess]) -> Iterator[None]:
-    """Raise _WorkerDiedError when one of the processes dies, in the main thread at once.
+    """Raise _WorkerDiedError inside this block as soon as one of the processes dies.
 
-    A worker that is killed in the middle of a message leaves the rest of it to be waited for. In
-    other threads DataLoader notices a death, unless it is such a one, after 5 seconds.
+    If a worker is killed while it writes a message, DataLoader waits for the rest of it forever.
+    Signals are handled in the main thread only. In other threads, DataLoader itself notices most
+    deaths within 5 seconds, but not that one.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
 
     def look(*_: object) -> None:
-        if any(process.exitcode for process in processes):  # workers that finish exit with 0
-            raise _WorkerDiedError("a loading worker died")
+        if any(process.exitcode for process in processes):  # workers that have finished exit with 0
+            raise _WorkerDiedError("a dataloader worker died")
 
     with _restore_handler(signal.SIGCHLD):
         signal.signal(signal.SIGCHLD, look)
-        look()  # it may have died since the last time
+        look()  # one may have died before the handler was set
         yield
 
 
 @contextmanager
 def _restore_handler(number: signal.Signals) -> Iterator[None]:
-    """Put the handler of a signal back afterwards.
+    """Restore the handler of a signal at the end of this block.
 
-    That of DataLoader, for SIGCHLD, raises an error in whatever line this process is at.
+    DataLoader sets one for SIGCHLD that would raise an error at any line of this process.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -262,5 +279,5 @@ def _restore_handler(number: signal.Signals) -> Iterator[None]:
     try:
         yield
     finally:
-        if before is not None:  # None was not set from Python
+        if before is not None:  # None: it was not set from Python
             signal.signal(number, before)

@@ -1,1 +1,1 @@
-"""Videos inside archives: WebDataset's shards, on a disk or in object storage."""
+"""Videos in tar archives (WebDataset shards), on disk or in object storage."""

@@ -1,4 +1,4 @@
-"""What shards hold: videos, where their bytes lie, and the files beside them that name classes."""
+"""Contents of shards: videos, the position of their bytes, and files that name their classes."""
 
 from functools import lru_cache
 from pathlib import Path
@@ -11,19 +11,22 @@ from st_adapter.data.archives.tar import Place
 from st_adapter.errors import DataError, UnreachableError, VideoError
 
 LABEL_SUFFIXES = (".json", ".cls", ".label", ".txt")
+"""Suffixes of files in a shard that can contain the label of the video with the same key."""
 _MOST_BYTES = 1 << 16
-"""Of a label's file."""
+"""Maximum size of a file with a label, so that large JSON files are not read."""
 
 _KEPT = 8
-"""A process keeps what so many shards hold, however many there are."""
+"""Maximum number of shards whose contents a process keeps in memory."""
 
 
 class Sample(NamedTuple):
-    """A video of a shard.
+    """A video in a shard.
 
     Attributes:
-        name: within the shard.
-        texts: suffix to text of the files of the same name that may hold labels.
+        name: Name within the shard.
+        first_byte: Position of the video in the shard.
+        num_bytes: Size of the video.
+        texts: Contents of the files with the same key that may contain its label, by suffix.
     """
 
     name: str
@@ -33,11 +36,15 @@ class Sample(NamedTuple):
 
 
 def read_samples(shard: str, store: Store | None) -> list[Sample]:
-    """The videos of a shard, from its directory or as remembered.
+    """Return the videos of a shard, from the store if it has them.
+
+    Args:
+        shard: Path or URL of the shard.
+        store: Remembers the contents of shards; None to read the shard.
 
     Raises:
-        DataError: it cannot be read, or two videos have one key.
-        OSError: it is not there.
+        DataError: If the shard cannot be read, or two videos have the same key.
+        OSError: If the shard does not exist.
     """
     version = tar.version(shard)
     known = store.read("shard", shard, version) if store else None
@@ -50,10 +57,15 @@ def read_samples(shard: str, store: Store | None) -> list[Sample]:
 
 
 def find(path: Path, store: Store | None = None) -> Place | None:
-    """Where a video in a shard lies; None where a path does not lead into one.
+    """Return the position of a video in its shard, or None if the path does not lead into a shard.
+
+    Args:
+        path: Path of a video.
+        store: Remembers the contents of shards.
 
     Raises:
-        VideoError: it is not there.
+        UnreachableError: If the shard cannot be read.
+        VideoError: If the shard does not contain the video.
     """
     member = tar.split_member(path)
     if member is None:
@@ -76,7 +88,10 @@ def _places(
 
 
 def _scan(shard: str) -> list[Sample]:
-    """Read a directory, and group by keys as WebDataset does: a name up to its first point."""
+    """Read the directory of a shard and group its files by key.
+
+    As in WebDataset, the key of a file is its name up to the first dot.
+    """
     videos: dict[str, tuple[str, int, int]] = {}
     texts: dict[str, dict[str, str]] = {}
     with tar.open_shard(shard) as opened:
@@ -90,8 +105,8 @@ def _scan(shard: str) -> list[Sample]:
             if suffix in VIDEO_SUFFIXES:
                 if key in videos:
                     raise DataError(
-                        f"{shard}: {videos[key][0]} and {name} have one key; in WebDataset's "
-                        "shards a key ends at the first point"
+                        f"{shard}: {videos[key][0]} and {name} have the same key; in a WebDataset "
+                        "shard, the key is the name up to the first dot"
                     )
                 videos[key] = name, member.offset_data, member.size
             elif suffix in LABEL_SUFFIXES and member.size <= _MOST_BYTES:

@@ -1,6 +1,7 @@
-"""Videos inside tar files, WebDataset's shards, on a disk or in object storage.
+"""Tar files of videos (WebDataset shards), on disk or in object storage.
 
-A video in a shard has the path of the shard and its own name in there: `train-000.tar/00042.mp4`.
+The path of a video in a shard is the path of the shard followed by the name of the video in it,
+such as `train-000.tar/00042.mp4`.
 """
 
 import hashlib
@@ -20,11 +21,17 @@ from st_adapter.common.paths import absolute, is_remote
 from st_adapter.errors import DataError
 
 _CHANGES = ("ETag", "etag", "LastModified", "Last-Modified", "last_modified", "mtime", "updated")
-"""What stores call that which differs after a change."""
+"""Keys that object stores use for a property that differs when a file has changed."""
 
 
 class Place(NamedTuple):
-    """Where the bytes of a video lie."""
+    """Position of the bytes of a video.
+
+    Attributes:
+        shard: Path or URL of the file.
+        first_byte: Position in the file.
+        num_bytes: Size of the video.
+    """
 
     shard: str
     first_byte: int
@@ -32,7 +39,7 @@ class Place(NamedTuple):
 
 
 def split_member(path: str | Path) -> tuple[str, str] | None:
-    """Shard and name in it of a path that leads into a shard; None for any other.
+    """Split a path that leads into a shard into shard and name; return None for other paths.
 
     >>> split_member("data/train-000.tar/a/b.mp4")
     ('data/train-000.tar', 'a/b.mp4')
@@ -46,7 +53,7 @@ def split_member(path: str | Path) -> tuple[str, str] | None:
 
 
 def member_name(name: str) -> str:
-    """A name in a shard as it stands in a path: tar writes ./a.mp4, too.
+    """Normalise a name in a shard, because tar can also write it as ./a.mp4.
 
     >>> member_name("./a//b.mp4")
     'a/b.mp4'
@@ -55,10 +62,13 @@ def member_name(name: str) -> str:
 
 
 def version(shard: str) -> tuple[int, int]:
-    """Length, and time of change or what stands for it.
+    """Return a pair of numbers that changes when a file changes.
+
+    These are its size in bytes, and its modification time in nanoseconds or, in object storage, a
+    digest of its ETag or time.
 
     Raises:
-        OSError: it is not there.
+        OSError: If the file does not exist.
     """
     if is_remote(shard):
         return _remote_version(shard)
@@ -71,22 +81,20 @@ def open_shard(shard: str) -> Iterator[tarfile.TarFile]:
     """Open a shard to read its directory.
 
     Raises:
-        DataError: it cannot be read.
+        DataError: If it cannot be read.
     """
     try:
         with _client_errors(), _open(shard) as file, tarfile.open(fileobj=file, mode="r:") as tar:
             yield tar
     except (OSError, tarfile.TarError) as error:
-        raise DataError(
-            f"{shard} cannot be read as a .tar, which is not compressed: {error}"
-        ) from error
+        raise DataError(f"{shard} cannot be read as an uncompressed .tar file: {error}") from error
 
 
 def read_bytes(place: Place) -> bytes:
-    """The bytes of a video.
+    """Return the bytes of a video.
 
     Raises:
-        OSError: the shard cannot be read.
+        OSError: If the shard cannot be read.
     """
     shard, first, count = place
     if is_remote(shard):
@@ -100,10 +108,10 @@ def read_bytes(place: Place) -> bytes:
 
 
 def matching(pattern: str) -> list[str]:
-    """The files that a pattern with stars stands for.
+    """Return the files that match a pattern with wildcards, sorted.
 
     Raises:
-        OSError: the store cannot be read.
+        OSError: If the store cannot be read.
     """
     with _client_errors():
         filesystem, name = fsspec.url_to_fs(pattern)
@@ -112,7 +120,7 @@ def matching(pattern: str) -> list[str]:
 
 
 def read_text(file: str) -> str | None:
-    """The text of a small file beside shards; None where there is none."""
+    """Return the text of a small file next to shards, or None if it cannot be read."""
     try:
         with _client_errors(), _open(file) as stream:
             return str(stream.read().decode("utf-8-sig", "replace"))
@@ -121,13 +129,13 @@ def read_text(file: str) -> str | None:
 
 
 def _open(path: str) -> Any:
-    """A file that can be read and sought in."""
+    """Open a file that can be read from any position."""
     return fsspec.open(path, "rb").open() if is_remote(path) else open(path, "rb")
 
 
 @contextmanager
 def _client_errors() -> Iterator[None]:
-    """Errors of the stores' clients come out as OSError: they have classes of their own."""
+    """Turn the errors of object stores, which have classes of their own, into OSError."""
     try:
         yield
     except (OSError, DataError, tarfile.TarError):

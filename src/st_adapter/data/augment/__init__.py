@@ -1,1 +1,1 @@
-"""What training makes of clips: crops, colours, mirrors, reversals, mixtures."""
+"""Augmentation of training clips, and the crops of test views."""

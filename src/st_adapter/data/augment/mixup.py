@@ -1,4 +1,4 @@
-"""Clips blended with others of their batch, and their targets alike."""
+"""mixup and CutMix: clips blended with others of their batch, and their targets likewise."""
 
 import random
 from typing import cast
@@ -11,33 +11,40 @@ from torchvision.transforms import v2
 
 
 class Mixer:
-    """mixup (arXiv 1710.09412) and CutMix (arXiv 1905.04899), one of them a batch.
+    """Blend the clips of a batch by mixup (arXiv 1710.09412) or CutMix (arXiv 1905.04899).
 
-    The same weight, or box, serves all clips and frames of a batch.
+    All clips of a batch are blended with the same weight, or the same box in all frames.
 
     Args:
-        mixup, cutmix: alpha of the Beta distribution of each; 0 is without. Where both are
-            given, each happens to half of the batches.
-        seed: of all draws.
+        mixup: Alpha of the Beta distribution for mixup; 0 turns it off.
+        cutmix: Alpha of the Beta distribution for CutMix; 0 turns it off. If both are on, each is
+            used for half of the batches. At least one must be on.
+        seed: Seed of all random choices.
     """
 
     def __init__(self, mixup: float, cutmix: float, seed: int) -> None:
         self.seed = seed
-        kinds = ((v2.MixUp, mixup), (v2.CutMix, cutmix))
-        self.transforms = [kind(alpha=alpha) for kind, alpha in kinds if alpha]
+        choices = ((v2.MixUp, mixup), (v2.CutMix, cutmix))
+        self.transforms = [transform(alpha=alpha) for transform, alpha in choices if alpha]
 
     def __call__(
         self, clips: UInt8[Tensor, "b t 3 h w"], targets: Float[Tensor, "b classes"], batch: int
     ) -> tuple[Float[Tensor, "b t 3 h w"], Float[Tensor, "b classes"]]:
-        """Blend each clip, its values in 0..1 afterwards, with the one before it.
+        """Blend each clip with the one before it in the batch.
 
         Args:
-            batch: number of the batch in its run; the draw depends on it and the seed alone.
+            clips: Clips with values in 0..255.
+            targets: Targets in 0..1.
+            batch: Number of the batch in its run. Together with the seed it decides the blend, so
+                that a resumed run repeats it.
+
+        Returns:
+            Blended clips with values in 0..1, and blended targets.
         """
         values = tv_tensors.Video(clips.float() / 255)
         draw = random.Random(f"{self.seed} {batch}").getrandbits(63)
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(draw)
             transform = self.transforms[int(torch.randint(len(self.transforms), ()))]
-            blended, shares = transform(values, targets)
-        return cast(Tensor, blended).as_subclass(Tensor), shares
+            blended, blended_targets = transform(values, targets)
+        return cast(Tensor, blended).as_subclass(Tensor), blended_targets

@@ -1,9 +1,9 @@
-"""RandAugment as Something-Something v2 was trained with: m7, n4, mstd0.5, inc1.
+"""RandAugment with the settings for Something-Something v2: m7, n4, mstd0.5, inc1.
 
-Cubuk et al., arXiv 1909.13719, in the variant of timm (`rand-m7-n4-mstd0.5-inc1`): severity grows
-with the level in every operation, each of the four operations happens with probability one half,
-its level is drawn around 7 of 10. torchvision's RandAugment has other operations and ranges.
-Moved pixels are interpolated bilinearly; torchvision has no bicubic warp for tensors.
+This is the variant of timm (`rand-m7-n4-mstd0.5-inc1`) of Cubuk et al., arXiv 1909.13719. A higher
+level makes every operation stronger, each of the four operations is applied with probability 0.5,
+and its level is drawn around 7 of 10. torchvision's RandAugment differs in operations and ranges.
+Geometric operations interpolate bilinearly, because torchvision cannot warp tensors bicubically.
 """
 
 import math
@@ -19,7 +19,7 @@ from torchvision.transforms.v2 import functional as F
 
 Frames = UInt8[Tensor, "t 3 h w"]
 Operation = Callable[[Frames, float, float], Frames]
-"""Frames, level in 0..1, sign of -1 or 1, to frames of the same shape."""
+"""Maps frames, a level in 0..1 and a sign of -1 or 1 to frames of the same shape."""
 
 NUM_OPERATIONS = 4
 MAGNITUDE = 7.0
@@ -29,22 +29,27 @@ _FILL = [128.0]
 
 
 def randaugment(frames: Frames, rng: random.Random) -> Frames:
-    """Apply up to four random operations, the same to every frame."""
-    frames = frames.contiguous()  # most operations are slow where channels are last
+    """Apply up to four random operations, the same to every frame.
+
+    Args:
+        frames: Frames of one clip.
+        rng: Draws the operations and their levels.
+    """
+    frames = frames.contiguous()  # most operations are slow with channels last
     for operation in rng.choices(list(OPERATIONS.values()), k=NUM_OPERATIONS):
         happens = rng.random() < PROBABILITY
         level = min(10.0, max(0.0, rng.gauss(MAGNITUDE, MAGNITUDE_STD))) / 10
         sign = rng.choice((-1.0, 1.0))
         if happens:
             frames = operation(frames, level, sign)
-    return frames.contiguous(memory_format=torch.channels_last)  # as resizing likes it
+    return frames.contiguous(memory_format=torch.channels_last)  # speeds up resizing
 
 
 def _affine(
     frames: Frames, *, angle: float = 0.0, shear: tuple[float, float] = (0.0, 0.0)
 ) -> Frames:
     planes: Tensor = F.affine(
-        frames.flatten(0, 1)[None],  # as one picture: where pixels come from is found once
+        frames.flatten(0, 1)[None],  # as one image, so that the sampling grid is computed once
         angle=angle,
         translate=[0, 0],
         scale=1.0,
@@ -58,25 +63,25 @@ def _affine(
 
 
 def _shear(frames: Frames, slope_x: float, slope_y: float) -> Frames:
-    """Shear about the corner, as Pillow does."""
+    """Shear about the top left corner, as Pillow does; torchvision shears about the centre."""
     degrees = (math.degrees(math.atan(slope_x)), math.degrees(math.atan(slope_y)))
     return _affine(frames, shear=degrees)
 
 
 def _translate(frames: Frames, right: float, down: float) -> Frames:
-    """Move by whole pixels; what moves out is cut off."""
+    """Shift by whole pixels. What leaves the frame is cut off; the gap becomes grey."""
     x, y = round(right), round(down)
     return pad(frames, [x, -x, y, -y], value=_FILL[0])
 
 
 def _sharpness(frames: Frames, factor: float) -> Frames:
-    last = frames.contiguous(memory_format=torch.channels_last)  # ten times faster so
-    sharp: Tensor = F.adjust_sharpness(last, factor)
+    frames = frames.contiguous(memory_format=torch.channels_last)  # ten times as fast
+    sharp: Tensor = F.adjust_sharpness(frames, factor)
     return sharp.contiguous()
 
 
 def _solarize_add(frames: Frames, level: float, sign: float) -> Frames:
-    """Add to the values below 128."""
+    """Make values below 128 brighter, by up to 110."""
     return frames + (frames < 128).to(frames.dtype) * int(level * 110)
 
 

@@ -1,4 +1,4 @@
-"""From decoded frames to clips of one size: training draws, and the crops of test views."""
+"""Turns decoded frames into clips of one size: random ones for training, and test views."""
 
 import math
 import random
@@ -22,17 +22,18 @@ Squares = UInt8[Tensor, "t 3 side side"]
 
 @dataclass(frozen=True, kw_only=True)
 class TrainTransform:
-    """Random crop, colours and erasing, each drawn once for all frames of a clip.
+    """Random augmentation of a training clip. Each choice is made once for all frames of the clip.
 
     Attributes:
-        size: height and width of the result, pixels.
-        crop: "area" is a random resized crop (Inception style); "jitter" scales the short side
-            by a random factor of `size` and crops anywhere.
-        crop_range: of the area, or of the factor.
-        flip: mirror half of the clips, which is left to who knows what they show then.
-        color_jitter: most relative change of brightness, contrast and saturation.
-        erasing: probability that a random box is grey.
-        randaugment: RandAugment m7 n4 mstd0.5 inc1, before the crop as in the official code.
+        size: Height and width of the result in pixels.
+        crop: "area" takes a box of random area and aspect ratio and resizes it (Inception style);
+            "jitter" scales the short side by a random factor of `size` and crops anywhere.
+        crop_range: Range of the box's fraction of the area, or of the factor for jitter.
+        flip: Mirror half of the clips. Left to `TrainDataset`, which knows the mirrored class.
+        randaugment: Apply RandAugment (m7 n4 mstd0.5 inc1) before the crop, as in the official
+            code.
+        color_jitter: Maximum relative change of brightness, contrast and saturation; 0 for none.
+        erasing: Probability that a random box is made grey.
     """
 
     size: int
@@ -44,14 +45,23 @@ class TrainTransform:
     erasing: float = 0.0
 
     def short_side(self, rng: random.Random) -> int | None:
-        """The short side to decode to; None keeps the video's own."""
+        """Draw the short side in pixels to decode to; None keeps that of the video.
+
+        Args:
+            rng: Makes the random choice.
+        """
         if self.crop == "area":
             return None
         low, high = (round(self.size * factor) for factor in self.crop_range)
         return round(rng.uniform(low, high))
 
     def __call__(self, frames: Frames, rng: random.Random) -> Squares:
-        """Make a training clip of frames decoded at `short_side`."""
+        """Make a training clip from frames that were decoded at `short_side`.
+
+        Args:
+            frames: Decoded frames.
+            rng: Makes all random choices.
+        """
         if self.randaugment:
             frames = randaugment(frames, rng)
         height, width = frames.shape[-2:]
@@ -70,9 +80,9 @@ class TrainTransform:
 
 
 def _drawn(transform: Transform, frames: Frames, rng: random.Random) -> Frames:
-    """Apply a transform of torchvision's, which draws from torch's global generator alone.
+    """Apply a random transform of torchvision, with randomness from `rng`.
 
-    It is seeded from `rng` for the draw, and has its state back afterwards.
+    Such transforms draw from torch's global generator only. It is seeded here and then restored.
     """
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(rng.getrandbits(32))
@@ -83,10 +93,19 @@ def _drawn(transform: Transform, frames: Frames, rng: random.Random) -> Frames:
 def random_area_box(
     height: int, width: int, area_range: tuple[float, float], rng: random.Random
 ) -> tuple[int, int, int, int]:
-    """Draw (top, left, height, width) of a box of random area and aspect ratio 3:4 to 4:3.
+    """Draw a box of random area, with an aspect ratio from 3:4 to 4:3.
 
-    Ten draws, then the largest central box, as in torchvision's RandomResizedCrop, whose own
-    draw takes its randomness from a global generator.
+    Tries ten times, then takes the largest central box, as torchvision's RandomResizedCrop does.
+    That one is not used because it draws from torch's global generator.
+
+    Args:
+        height: Height of the frames in pixels.
+        width: Width of the frames in pixels.
+        area_range: Range of the box's fraction of the area.
+        rng: Makes the random choice.
+
+    Returns:
+        Top, left, height and width of the box.
     """
     for _ in range(10):
         area = height * width * rng.uniform(*area_range)
@@ -100,7 +119,13 @@ def random_area_box(
 
 
 def spatial_views(frames: Frames, size: int, num_views: int) -> list[Squares]:
-    """Cut the centre, or three squares along the long side, of frames with short side `size`."""
+    """Cut square test views from frames.
+
+    Args:
+        frames: Frames with a short side of `size`.
+        size: Height and width of a view in pixels.
+        num_views: 1 for the centre, or 3 along the long side: start, centre and end.
+    """
     height, width = frames.shape[-2:]
     fractions: Sequence[float] = (0, 0.5, 1) if num_views == 3 else (0.5,)
     return [

@@ -1,1 +1,1 @@
-"""Frames of one video, by number."""
+"""Decoding of single videos: frames by their number."""

@@ -1,4 +1,4 @@
-"""Open a video with FFmpeg, whether it is a file or lies in a shard, and read its packets."""
+"""Opening videos with FFmpeg, from a file or from a shard, and reading their packets."""
 
 import errno
 from collections.abc import Iterator
@@ -20,34 +20,45 @@ _FORMATS = (
     "mov,matroska,avi,asf,flv,gif,mpegts,mpeg,mpegvideo,m4v,h264,hevc,ivf,ogg,mxf,nut,dv,"
     "jpeg_pipe,png_pipe,bmp_pipe,webp_pipe,mp3,aac,wav,flac"
 )
+"""Formats that FFmpeg may open. Playlists are left out."""
 _OPTIONS = {"protocol_whitelist": "file", "format_whitelist": _FORMATS}
-"""A file must not make FFmpeg open others, as playlists would, nor the network."""
+"""Options that keep a file from making FFmpeg open other files or the network."""
 
 
 @contextmanager
 def open_video(
     path: Path, place: Place | None = None, threads: int = 1
 ) -> Iterator[InputContainer]:
-    """Open a file that has a video stream; FFmpeg's errors come out as VideoError."""
+    """Open a video and yield the container. Errors of FFmpeg inside the block become VideoErrors.
+
+    Args:
+        path: A file, or a video in a shard.
+        place: Position of a video in its shard, if it is known already.
+        threads: Number of threads that decode.
+
+    Raises:
+        UnreachableError: If the operating system cannot read the file.
+        VideoError: If the file is missing, empty, damaged or without a video stream.
+    """
     try:
         source = _source(path, place)
         with av.open(source, "r", options=_OPTIONS, metadata_errors="replace") as container:
             stream = video_stream(container)
             if stream is None:
-                raise VideoError(f"{path}: no video stream in it")
+                raise VideoError(f"{path}: contains no video stream")
             stream.thread_count = threads
             stream.thread_type = "AUTO"
             yield container
     except (av.FFmpegError, OSError) as error:
         reason = getattr(error, "strerror", None) or str(error)
-        # FFmpeg says EINVAL of broken files, too; other error numbers are the system's.
-        of_system = (error.errno or 0) in errno.errorcode and error.errno != errno.EINVAL
-        kind = UnreachableError if of_system else VideoError
-        raise kind(f"{path}: cannot be decoded: {reason}") from error
+        # FFmpeg reports EINVAL for damaged files too. Other codes come from the operating system.
+        is_system = (error.errno or 0) in errno.errorcode and error.errno != errno.EINVAL
+        error_class = UnreachableError if is_system else VideoError
+        raise error_class(f"{path}: cannot be decoded: {reason}") from error
 
 
 def _source(path: Path, place: Place | None) -> str | BytesIO:
-    """What FFmpeg opens: a file by its name, a video in a shard by its bytes."""
+    """Return what FFmpeg opens: the name of a file, or the bytes of a video in a shard."""
     place = place or find(path)
     if place is None and not path.is_file():
         what = "a folder, not a video" if path.is_dir() else "no such file"
@@ -58,21 +69,24 @@ def _source(path: Path, place: Place | None) -> str | BytesIO:
 
 
 def video_stream(container: InputContainer) -> Any:
-    """The first video stream; None if there is none but the still picture of a piece of music."""
+    """Return the first video stream that is not cover art, or None."""
     still = Disposition.attached_pic
     return next((s for s in container.streams.video if not s.disposition & still), None)
 
 
 def read_packets(container: InputContainer) -> Iterator[av.Packet]:  # type: ignore[type-arg]
-    """The packets of the first video stream."""
+    """Yield the packets of the first video stream."""
     try:
         yield from container.demux(video_stream(container))
-    except IndexError:  # at the end PyAV stumbles over a stream that began in the middle
+    except IndexError:  # PyAV raises it at the end of a file in which a stream starts late
         return
 
 
 def decode_all(container: InputContainer) -> Iterator[VideoFrame]:
-    """Yield what can be decoded; a damaged packet costs its own frames, not those after it."""
+    """Yield all frames that can be decoded.
+
+    A damaged packet loses only its own frames. Its error is raised if no frame can be decoded.
+    """
     failed = None
     count = 0
     for packet in read_packets(container):

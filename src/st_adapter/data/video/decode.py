@@ -1,4 +1,4 @@
-"""Frames of a video by number: decodes what must be, converts and scales only what is asked for."""
+"""Decoding of frames by number. Only the requested frames are converted and scaled."""
 
 import bisect
 from collections.abc import Callable, Iterator, Sequence
@@ -27,16 +27,18 @@ from st_adapter.data.video.picture_folders import list_pictures
 from st_adapter.errors import VideoError
 
 _SKIPS_FRAMES = frozenset(("h264", "hevc", "mpeg4", "mpeg2video"))
-"""Decoders that can leave out a frame to which no other refers, with no change in the others."""
+"""Codecs whose decoder can skip frames that no other frame refers to. The others do not change."""
 
 _SEEK_FRAMES = 12
-"""Decoding so many frames takes as long as a seek, which starts the decoder anew."""
+"""Number of frames that take as long to decode as a seek, which restarts the decoder."""
 
 _MOST_THREADS = 4
+"""Maximum number of threads that decode one video."""
 
 ByTime = Callable[[Path, Sequence[int], VideoInfo, int | None, Fraction], dict[int, Tensor]]
-"""From path, frame numbers, what is known, short side and aspect of pixels to frames [h, w, 3];
-fewer if some are lost."""
+"""A decoder: maps path, frame numbers, info, short side and pixel aspect to frames [h, w, 3] by
+number. It returns fewer frames if some cannot be decoded.
+"""
 
 
 def read_frames(
@@ -48,22 +50,25 @@ def read_frames(
     *,
     pixel_aspect: Fraction = Fraction(1),
 ) -> UInt8[Tensor, "t 3 h w"]:
-    """Return the frames with these numbers, RGB, upright, in the order asked for.
+    """Return the frames with the given numbers, RGB and upright, in the given order.
 
-    Frame i is the i-th that the decoder puts out. A number may repeat. In memory, channels are
-    last, as decoders write them and as resizing is fastest.
+    Frame i is the i-th one that the decoder outputs. In memory, channels are last: that is how
+    decoders write them, and it makes resizing fastest.
 
     Args:
-        path: the video.
-        indices: frame numbers, from 0.
-        short_side: scale so that the shorter side has this many pixels, bicubic; None keeps it.
-        info: what `probe` says of the video; with it only what must be is decoded.
-        by_time: another decoder for files that state the time of each frame.
-        pixel_aspect: width of a stored pixel over its height, to make up for.
+        path: The video.
+        indices: Frame numbers, from 0. A number can occur several times.
+        short_side: Scale frames (bicubic) to this many pixels on the shorter side; None keeps their
+            size.
+        info: What `probe` returns for the video. Without it, all frames up to the last one are
+            decoded.
+        by_time: Replaces the decoder for files that state the time of each frame.
+        pixel_aspect: Width of a stored pixel divided by its height; frames are stretched
+            accordingly.
 
     Raises:
-        VideoError: unreadable, or it ends before the last frame asked for. The error's
-            `num_decoded` then tells how many frames there are.
+        VideoError: If the video cannot be read.
+        TruncatedError: If the video ends before the last requested frame.
     """
     wanted = sorted(set(indices))
     found: dict[int, Tensor] = {}
@@ -71,8 +76,8 @@ def read_frames(
         found = _read_pictures(path, wanted, _ToRgb(short_side, pixel_aspect))
     elif info is not None and info.stamped and wanted[-1] < info.num_frames:
         found = (by_time or _read_by_time)(path, wanted, info, short_side, pixel_aspect)
-    # Without time stamps, in a damaged file, or beyond the last packet, only counting from the
-    # first frame tells which one is which.
+    # If the file has no time stamps, is damaged, or ends early, the only way to number the frames
+    # is to count them from the first.
     if len(found) < len(wanted):
         place = info.place if info else None
         found, count = _read_by_count(path, wanted, _ToRgb(short_side, pixel_aspect), place)
@@ -90,13 +95,20 @@ def _read_pictures(folder: Path, wanted: Sequence[int], to_rgb: "_ToRgb") -> dic
         with open_video(files[number]) as container:
             frame = next(decode_all(container), None)
         if frame is None:
-            raise VideoError(f"{files[number]}: no picture in it")
+            raise VideoError(f"{files[number]}: contains no picture")
         found[number] = to_rgb(frame)
     return found
 
 
 def plan_seeks(wanted: Sequence[int], keys: Sequence[int]) -> list[tuple[int | None, list[int]]]:
-    """Group frame numbers, both ascending, into runs: (key frame to seek to or None, frames).
+    """Group frame numbers into runs, each decoded in one go.
+
+    Args:
+        wanted: Frame numbers, ascending.
+        keys: Numbers of the key frames, ascending.
+
+    Returns:
+        For each run, the key frame to seek to (None to continue from the start) and the frames.
 
     >>> plan_seeks([3, 40, 45, 300], keys=[0, 30, 60, 90, 290])
     [(None, [3]), (30, [40, 45]), (290, [300])]
@@ -123,7 +135,10 @@ def _read_by_time(
     short_side: int | None,
     pixel_aspect: Fraction,
 ) -> dict[int, Tensor]:
-    """Frames known by their time stamps, from the nearest key frames; fewer where one is lost."""
+    """Find frames by their time stamps, starting at the nearest key frames.
+
+    Returns fewer frames if some cannot be decoded.
+    """
     found: dict[int, Tensor] = {}
     to_rgb = _ToRgb(short_side, pixel_aspect)
     threads = min(torch.get_num_threads(), _MOST_THREADS)
@@ -135,19 +150,22 @@ def _read_by_time(
             try:
                 for stamp, frame in _decode_stamps(container, set(number_of)):
                     found[number_of[stamp]] = to_rgb(frame)
-            except av.InvalidDataError:  # too few are found: the caller counts frames instead
+            except av.InvalidDataError:  # damaged: the caller then counts frames instead
                 break
     return found
 
 
 def _decode_stamps(container: InputContainer, stamps: set[int]) -> Iterator[tuple[int, VideoFrame]]:
-    """Decode from here until all frames with these time stamps are out; skip what none needs."""
+    """Decode from the current position until the frames with these time stamps have been found.
+
+    Lets the decoder skip frames that are not needed to decode these.
+    """
     stream = video_stream(container)
     skips = stream.codec_context.name in _SKIPS_FRAMES
     missing = set(stamps)
     for packet in read_packets(container):
         if skips:
-            # A packet of size 0 ends the stream: it flushes frames that may well be wanted.
+            # The empty packet at the end flushes the decoder; wanted frames may still come out.
             unwanted = packet.size and packet.pts not in stamps
             stream.codec_context.skip_frame = "NONREF" if unwanted else "DEFAULT"
         for frame in packet.decode():
@@ -161,7 +179,7 @@ def _decode_stamps(container: InputContainer, stamps: set[int]) -> Iterator[tupl
 def _read_by_count(
     path: Path, wanted: Sequence[int], to_rgb: "_ToRgb", place: Place | None
 ) -> tuple[dict[int, Tensor], int]:
-    """Frames known by counting all that the decoder puts out, and how many it put out."""
+    """Find frames by counting all that the decoder outputs; also return how many it has output."""
     numbers = set(wanted)
     found: dict[int, Tensor] = {}
     count = 0
@@ -175,20 +193,27 @@ def _read_by_count(
 
 
 class TruncatedError(VideoError):
-    """A video that has fewer frames than its packets promise."""
+    """A video from which fewer frames can be decoded than its packets promise.
+
+    Args:
+        path: The video.
+        num_decoded: Number of frames that can be decoded.
+    """
 
     def __init__(self, path: Path, num_decoded: int) -> None:
-        super().__init__(f"{path}: only {num_decoded} frames can be decoded")
+        frames = "frame" if num_decoded == 1 else "frames"
+        super().__init__(f"{path}: only {num_decoded} {frames} can be decoded")
         self.num_decoded = num_decoded
 
 
 class _ToRgb:
-    """Converts and scales frames of one video in one pass, and turns them upright."""
+    """Converts the frames of one video to RGB, scales them and turns them upright."""
 
     def __init__(self, short_side: int | None, pixel_aspect: Fraction) -> None:
         self.short_side, self.pixel_aspect = short_side, pixel_aspect
-        self.size: tuple[int, int] | None = None  # a stream may change its size; a clip has one
-        self.scaler = VideoReformatter()  # keeps its tables from frame to frame
+        # Set by the first frame: a stream can change its size, but a clip has one size.
+        self.size: tuple[int, int] | None = None
+        self.scaler = VideoReformatter()  # reused because it caches its tables
 
     def __call__(self, frame: VideoFrame) -> UInt8[Tensor, "h w 3"]:
         width = round(frame.width * self.pixel_aspect)
@@ -206,7 +231,7 @@ class _ToRgb:
 
 
 def scaled_size(width: int, height: int, short_side: int | None) -> tuple[int, int]:
-    """Width and height, in pixels, with the shorter scaled to `short_side`."""
+    """Return width and height in pixels after scaling the shorter of them to `short_side`."""
     if short_side is None:
         return width, height
     if width < height:

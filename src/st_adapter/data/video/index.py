@@ -1,4 +1,4 @@
-"""What the packets of videos say, remembered beside the data, so that none is probed twice."""
+"""Index of videos: remembers what was read from their packets, so that each is probed only once."""
 
 import os
 from fractions import Fraction
@@ -16,36 +16,42 @@ from st_adapter.data.video.packets import probe
 from st_adapter.errors import UnreachableError, VideoError
 
 _ASCENDING = ("pts", "keys")
+"""Arrays that are stored as differences."""
 _FRACTIONS = ("time_base", "pixel_aspect")
+"""Fractions, which are stored as text."""
 
 
 def index_of(data: Path) -> "VideoIndex":
-    """The index of a folder, or of the videos that a file there lists."""
+    """Return the index for a data folder, or for a file, which uses the index of its folder."""
     is_folder = data.is_dir() and not is_remote(data)
     return VideoIndex(data if is_folder else data.parent)
 
 
 class VideoIndex:
-    """What `probe` said of each video, until its size or time of change differs.
+    """A `probe` that remembers its results, including failures, until the file changes.
 
     Args:
-        folder: of the data.
+        folder: Folder of the data.
     """
 
     def __init__(self, folder: Path) -> None:
         self.store = Store(folder)
 
     def __call__(self, path: Path) -> VideoInfo:
-        """What the packets of a video say.
+        """Return the description of a video.
+
+        Args:
+            path: Path of a video.
 
         Raises:
-            VideoError: as `probe`, at once where the file failed before and is the same.
+            VideoError: As for `probe`. A file that failed before is opened again only if it has
+                changed.
         """
         member = split_member(path)
         try:
             state = version(member[0] if member else os.fspath(path))
-        except (OSError, ValueError):  # a name may hold what no file name may
-            return probe(path)  # says what is wrong
+        except (OSError, ValueError):  # ValueError: the name contains a null character
+            return probe(path)  # which raises an error that explains it
         known = self.store.read("video", str(path), state)
         if known is None:
             try:
@@ -62,8 +68,8 @@ class VideoIndex:
 
 
 def _to_json(info: VideoInfo) -> dict[str, Any]:
-    """What is remembered: nothing that says where the data lies, which may move."""
-    # Differences of a steady frame rate are one number again and again, and compress well.
+    """Return the values to store, without paths, because the data can be moved."""
+    # With a constant frame rate, all differences are equal, so they compress well.
     steps = {name: np.diff(getattr(info, name), prepend=0).tolist() for name in _ASCENDING}
     fractions = {name: str(getattr(info, name)) for name in _FRACTIONS}
     place = info.place and info.place[1:]

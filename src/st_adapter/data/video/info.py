@@ -1,4 +1,4 @@
-"""What the packets of a video say, without decoding it: how many frames, when, where to start."""
+"""Description of a video: its frames and their times, size and orientation."""
 
 from dataclasses import dataclass
 from fractions import Fraction
@@ -12,30 +12,31 @@ from st_adapter.data.archives.tar import Place
 from st_adapter.errors import VideoError
 
 PICTURES_PER_SECOND = 25
-"""A folder of pictures says nothing of time."""
+"""Frame rate of a folder of pictures, which has no times of its own."""
 
 _ROUNDING_SECONDS = 1e-6
-"""Seconds; times read from a text are rounded."""
+"""Tolerance for times in lists of segments, which are rounded decimals."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class VideoInfo:
-    """Frames of a video in the order they are shown.
+    """Description of a video. Frames are in the order in which they are shown.
 
     Attributes:
-        path: the file.
-        pts: presentation time stamp of each frame, in units of `time_base`.
-        time_base: seconds.
-        keys: numbers of the frames that decoding can start at.
-        stamped: the file itself tells the time of each frame, so that a decoded frame is known by
-            its time stamp; else `pts` counts, and frames must be counted from the first.
-        width, height: of the stored picture, pixels.
-        rotation: degrees anticlockwise that turn it upright.
-        mirrored: whether it is mirrored, too.
-        pixel_aspect: width of a stored pixel over its height.
-        digest: of the file's length and three pieces of it, or of the number of pictures and three
-            of them; equal videos have equal ones.
-        place: where its bytes lie, for a video in a shard.
+        path: The video.
+        pts: Presentation time stamp of each frame, in units of `time_base`.
+        time_base: Unit of `pts` in seconds.
+        keys: Numbers of the key frames, at which decoding can start.
+        stamped: Whether the file states the time of each frame, so that a decoded frame can be
+            recognised by its time stamp. Otherwise `pts` are estimates, and frames must be counted.
+        width: Width of the stored picture in pixels.
+        height: Height of the stored picture in pixels.
+        rotation: Degrees anticlockwise that turn the picture upright.
+        digest: Digest of the file's size and three pieces of it; for a folder of pictures, of their
+            number and of three of them. Equal videos have equal digests.
+        mirrored: Whether the picture must also be mirrored.
+        pixel_aspect: Width of a stored pixel divided by its height.
+        place: Position of a video in its shard; None for a file.
     """
 
     path: Path
@@ -53,20 +54,24 @@ class VideoInfo:
 
     @property
     def num_frames(self) -> int:
-        """Frames that the packets promise."""
+        """Number of frames according to the packets."""
         return len(self.pts)
 
     @property
     def start_seconds(self) -> Float64[ndarray, " t"]:
-        """When each frame is shown, counted from the first."""
+        """Time at which each frame is shown, relative to the first."""
         seconds: ndarray = (self.pts - self.pts[0]) * float(self.time_base)
         return seconds
 
     def frame_range(self, start_seconds: float | None, end_seconds: float | None) -> range:
-        """Numbers of the frames shown from `start_seconds` until before `end_seconds`.
+        """Return the numbers of the frames that are shown in a segment.
+
+        Args:
+            start_seconds: Start of the segment; None for the start of the video.
+            end_seconds: End of the segment, exclusive; None for the end of the video.
 
         Raises:
-            VideoError: no frame lies there.
+            VideoError: If the segment contains no frames.
         """
         if start_seconds is None and end_seconds is None:
             return range(self.num_frames)
@@ -77,8 +82,9 @@ class VideoInfo:
         if end_seconds is not None:
             last = int(np.searchsorted(times, end_seconds - _ROUNDING_SECONDS))
         if first >= last:
+            end = "the end" if end_seconds is None else f"{end_seconds} s"
             raise VideoError(
-                f"{self.path}: no frame between {start_seconds or 0} s and {end_seconds} s; "
-                f"the video is {times[-1]:.2f} s long"
+                f"{self.path}: no frame between {start_seconds or 0} s and {end}; "
+                f"the last frame is at {times[-1]:.2f} s"
             )
         return range(first, last)

@@ -1,4 +1,4 @@
-"""How a stored picture is turned and mirrored to be shown."""
+"""Orientation of stored pictures: how they must be rotated and mirrored to be upright."""
 
 from typing import NamedTuple
 
@@ -9,7 +9,13 @@ from numpy import ndarray
 
 
 class Orientation(NamedTuple):
-    """One of the eight ways to put a picture down; the flips come after the transposition."""
+    """One of the eight orientations of a picture.
+
+    Attributes:
+        transposed: Whether rows and columns are exchanged; the flips come after that.
+        flips_rows: Whether the picture is flipped vertically.
+        flips_columns: Whether the picture is flipped horizontally.
+    """
 
     transposed: bool = False
     flips_rows: bool = False
@@ -17,20 +23,23 @@ class Orientation(NamedTuple):
 
     @property
     def mirrored(self) -> bool:
-        """Whether it cannot be had by turning alone."""
+        """Whether the picture is mirrored, so that rotating it is not enough."""
         return (self.transposed + self.flips_rows + self.flips_columns) % 2 == 1
 
     def apply(self, pixels: ndarray) -> ndarray:
-        """Put stored pixels [h, w, 3] as they are to be shown."""
+        """Bring a stored picture [h, w, 3] into this orientation."""
         if self.transposed:
             pixels = pixels.swapaxes(0, 1)
         return pixels[:: -1 if self.flips_rows else 1, :: -1 if self.flips_columns else 1]
 
 
 def orientation_of(frame: VideoFrame) -> Orientation:
-    """The orientation that the display matrix of a frame asks for; other angles are left.
+    """Return the orientation that a frame's display matrix asks for.
 
-    FFmpeg's matrix is [[a, b, u], [c, d, v], [x, y, w]]: a point goes to (a x + c y, b x + d y).
+    Angles other than multiples of 90 degrees count as upright.
+
+    FFmpeg's matrix is [[a, b, u], [c, d, v], [x, y, w]]; it maps a point (x, y) to (ax + cy, bx +
+    dy).
     """
     try:
         data = bytes(frame.side_data[Type.DISPLAYMATRIX])  # type: ignore[typeddict-item]

@@ -1,4 +1,4 @@
-"""What the packets of a video say: number, times and key frames, size, rotation, a digest."""
+"""Probing of videos: reads number and times of frames without decoding them all."""
 
 from collections.abc import Callable
 from fractions import Fraction
@@ -18,31 +18,35 @@ from st_adapter.data.video.picture_folders import list_pictures
 from st_adapter.errors import VideoError
 
 _STAMPED_FORMATS = frozenset(("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm"))
-"""Formats that state when each frame is shown; in others, FFmpeg guesses from the order."""
+"""Formats that state the time of each frame. For others, FFmpeg guesses it from the order."""
 
 _FULL_TURN = 360
-"""Degrees; some files say nonsense."""
+"""Largest plausible rotation in degrees; some files contain nonsense."""
 
 _MOST_STRETCHED = 4
-"""Side of a pixel over the other that is believed."""
+"""Largest plausible aspect ratio of pixels; beyond it, pixels are taken as square."""
 
 _DIGESTED_BYTES = 65536
+"""Size of each of the three pieces of a file that go into its digest."""
 
 _USUAL_RATE, _HIGHEST_RATE = Fraction(25), Fraction(1000)
-"""Frames a second where a file does not say, and the most that is believed."""
+"""Frames per second if a file does not state them, and the highest plausible rate."""
 
 Probe = Callable[[Path], VideoInfo]
-"""From the path of a video to what its packets say."""
+"""Maps the path of a video to its description."""
 
 
 def probe(path: Path, place: Place | None = None) -> VideoInfo:
-    """Read number, times and key frames of the first video stream from its packets.
+    """Read the description of a video from its packets.
+
+    Only the first frame is decoded, because packets do not contain the orientation.
 
     Args:
-        place: where its bytes lie, if that is known, for a video in a shard.
+        path: A file, a folder of pictures, or a video in a shard.
+        place: Position of a video in its shard, if it is known already.
 
     Raises:
-        VideoError: the file is missing, empty, unreadable or holds no video.
+        VideoError: If the file is missing, empty, unreadable or without a video.
     """
     if path.is_dir():
         return _probe_pictures(path)
@@ -55,22 +59,23 @@ def probe(path: Path, place: Place | None = None) -> VideoInfo:
         for packet in read_packets(container):
             if _is_shown(packet, codec):
                 packets.append((packet.pts, packet.is_keyframe))
-            first = first or _first_frame(packet)  # which alone tells the orientation
+            first = first or _first_frame(packet)  # packets do not contain the orientation
         time_base = Fraction(stream.time_base or 1)
         rate = Fraction(stream.average_rate or stream.guessed_rate or _USUAL_RATE)
         aspect = Fraction(stream.sample_aspect_ratio or 1)
         aspect = aspect if 1 / _MOST_STRETCHED <= aspect <= _MOST_STRETCHED else Fraction(1)
-        width, height = stream.width, stream.height  # a stream is freed with its container
+        # Read here, because the container frees its streams when it is closed.
+        width, height = stream.width, stream.height
         stamped = container.format.name in _STAMPED_FORMATS
         digest = _digest(path, place)
     if not packets:
-        raise VideoError(f"{path}: the video stream holds no frame")
+        raise VideoError(f"{path}: the video stream contains no frames")
     stamps = {pts for pts, _ in packets if pts is not None}
-    if len(stamps) < len(packets):  # trust the frame rate
+    if len(stamps) < len(packets):  # without all time stamps, rely on the frame rate
         packets = [(i, key) for i, (_, key) in enumerate(packets)]
         time_base = 1 / (rate if rate <= _HIGHEST_RATE else _USUAL_RATE)
         stamped = False
-    packets.sort()  # they come in the order of decoding
+    packets.sort()  # from decoding order to display order
     return VideoInfo(
         path=path,
         pts=np.array([pts for pts, _ in packets], dtype=np.int64),
@@ -88,10 +93,13 @@ def probe(path: Path, place: Place | None = None) -> VideoInfo:
 
 
 def count_frames(path: Path) -> int:
-    """Decode a video to its end; how many frames come out.
+    """Decode a whole video and return how many frames it yields.
+
+    Args:
+        path: A file, a folder of pictures, or a video in a shard.
 
     Raises:
-        VideoError: none, or it cannot be read.
+        VideoError: If the video cannot be read.
     """
     if path.is_dir():
         return sum(count_frames(file) for file in list_pictures(path))
@@ -100,7 +108,7 @@ def count_frames(path: Path) -> int:
 
 
 def _probe_pictures(folder: Path) -> VideoInfo:
-    """As of a video whose every frame is a key frame."""
+    """Describe a folder of pictures, in which every frame is a key frame."""
     files = list_pictures(folder)
     with open_video(files[0]) as container:
         stream = video_stream(container)
@@ -121,16 +129,16 @@ def _probe_pictures(folder: Path) -> VideoInfo:
 
 
 def _is_shown(packet: av.Packet, codec: str) -> bool:  # type: ignore[type-arg]
-    """Whether a packet brings a frame to be shown: edit lists discard some."""
+    """Return whether a packet contains a frame to be shown; edit lists discard some."""
     if not packet.size or packet.is_discard:
         return False
-    # VP8 stores frames that others refer to and that are never shown; bit 4 of the first byte
-    # tells (RFC 6386, section 9.1).
+    # VP8 has reference frames that are never shown. Bit 4 of the first byte is set for a frame that
+    # is shown (RFC 6386, section 9.1).
     return codec != "vp8" or bool(memoryview(packet)[0] >> 4 & 1)
 
 
 def _first_frame(packet: av.Packet) -> VideoFrame | None:  # type: ignore[type-arg]
-    """The first picture that a packet yields; None where it yields none or is damaged."""
+    """Return the first frame that a packet yields, or None if it yields none or is damaged."""
     try:
         return next(iter(packet.decode()), None)
     except av.InvalidDataError:

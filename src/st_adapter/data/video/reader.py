@@ -1,4 +1,4 @@
-"""How videos are read: what is known of them, and by which decoder."""
+"""Reading of videos with a choice of decoder."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,6 +16,7 @@ from st_adapter.data.video.info import VideoInfo
 from st_adapter.data.video.packets import Probe
 
 Decoder = Literal["pyav", "torchcodec"]
+"""Names of the decoders."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,13 +24,13 @@ class Reader:
     """Reads frames of videos.
 
     Attributes:
-        probe: `packets.probe`, or an index that remembers what it said.
-        decoder: "pyav", or "torchcodec" where a file states the time of each frame; other files
-            are left to PyAV.
-        device: where torchcodec decodes.
+        probe: Returns the description of a video: `packets.probe`, or an index that remembers it.
+        decoder: "pyav" or "torchcodec". Torchcodec decodes files that state the time of each frame;
+            PyAV decodes the others.
+        device: Device that frames are returned on. Torchcodec also decodes on it.
 
     Raises:
-        ArgumentError: torchcodec is not there.
+        ArgumentError: If the decoder is torchcodec and it cannot be used.
     """
 
     probe: Probe = packets.probe
@@ -48,19 +49,37 @@ class Reader:
         info: VideoInfo,
         square_pixels: bool = False,
     ) -> UInt8[Tensor, "t 3 h w"]:
-        """As `decode.read_frames`; `square_pixels` makes up for those that are not."""
+        """Return the frames with the given numbers, RGB and upright, in the given order.
+
+        Args:
+            path: The video.
+            indices: Frame numbers, from 0.
+            short_side: Scale frames to this many pixels on the shorter side; None keeps their size.
+            info: The video's description, as returned by `probe`.
+            square_pixels: Stretch frames whose pixels are not square.
+
+        Raises:
+            VideoError: If the video cannot be read or has too few frames, as in
+                `decode.read_frames`.
+        """
         by_time, aspect = None, info.pixel_aspect if square_pixels else Fraction(1)
-        if self.decoder == "torchcodec" and not info.mirrored:  # which it does not know
+        if self.decoder == "torchcodec" and not info.mirrored:  # torchcodec ignores mirroring
             by_time = partial(torchcodec_decoder.read_by_time, device=self.device)
         frames = decode.read_frames(path, indices, short_side, info, by_time, pixel_aspect=aspect)
         return frames.to(self.device)
 
 
 def make_reader(decoder: Decoder, workers: int, device: torch.device, probe: Probe) -> Reader:
-    """A reader that decodes on the GPU where it can: processes of `workers` have none.
+    """Create a reader. With torchcodec on a GPU, it decodes on the GPU.
+
+    Args:
+        decoder: "pyav" or "torchcodec".
+        workers: Number of worker processes. They do not use the GPU, so only 0 decodes on it.
+        device: Device of the model.
+        probe: Returns the description of a video.
 
     Raises:
-        ArgumentError: torchcodec is not there.
+        ArgumentError: If the decoder is torchcodec and it cannot be used.
     """
     on_device = decoder == "torchcodec" and device.type == "cuda" and not workers
     return Reader(probe=probe, decoder=decoder, device=str(device) if on_device else "cpu")

@@ -1,4 +1,4 @@
-"""Frames by torchcodec, in the place of PyAV; on a GPU it decodes there."""
+"""Decoding with torchcodec, on the CPU or on a GPU."""
 
 import warnings
 from collections.abc import Sequence
@@ -17,24 +17,28 @@ from st_adapter.data.video.info import VideoInfo
 from st_adapter.errors import ArgumentError
 
 _LATE_SECONDS = 1e-4
-"""Most that a frame's time may differ from what the packets said; times are rounded."""
+"""Tolerance between the time of a frame and the one that its packet states; both are rounded."""
 
 
 def check_torchcodec() -> None:
-    """Raise ArgumentError where torchcodec cannot be used."""
+    """Check that torchcodec can be used.
+
+    Raises:
+        ArgumentError: If it is not installed, or FFmpeg's libraries are missing.
+    """
     try:
         from torchcodec.decoders import VideoDecoder  # type: ignore[attr-defined]
     except ImportError as error:
         raise ArgumentError(
-            "--decoder torchcodec needs an extra: pip install 'st-adapter[torchcodec]'"
+            "--decoder torchcodec requires an extra: pip install 'st-adapter[torchcodec]'"
         ) from error
     try:
-        VideoDecoder(b"no video")  # loads FFmpeg, which importing does not
+        VideoDecoder(b"no video")  # loads FFmpeg, which the import does not
     except (RuntimeError, OSError, ValueError) as error:
         if "libtorchcodec" in str(error):
             raise ArgumentError(
-                "torchcodec cannot be used here: it needs FFmpeg's libraries on this machine; "
-                "--decoder pyav brings its own"
+                "torchcodec cannot be used: it requires FFmpeg's libraries on this machine; "
+                "use --decoder pyav, which includes them"
             ) from error
 
 
@@ -46,11 +50,18 @@ def read_by_time(
     pixel_aspect: Fraction,
     device: str,
 ) -> dict[int, UInt8[Tensor, "h w 3"]]:
-    """Frames known by their time stamps; fewer where one is lost.
+    """Decode frames with torchcodec; a drop-in for the decoder in `decode`, except for `device`.
 
     Args:
-        short_side, pixel_aspect: as in `decode.read_frames`.
-        device: where to decode.
+        path: The video.
+        wanted: Frame numbers, ascending.
+        info: The video's description, as returned by `probe`.
+        short_side: Scale frames to this many pixels on the shorter side; None keeps their size.
+        pixel_aspect: Width of a stored pixel divided by its height.
+        device: Device to decode on.
+
+    Returns:
+        All frames by number, or an empty dictionary if one of them cannot be decoded.
     """
     from torchcodec.decoders import VideoDecoder  # type: ignore[attr-defined]
 
@@ -60,14 +71,14 @@ def read_by_time(
             source = read_bytes(info.place) if info.place else str(path)
             decoder = VideoDecoder(source, dimension_order="NCHW", device=device, seek_mode="exact")
             decoded = decoder.get_frames_at(list(wanted))
-    except (RuntimeError, ValueError, IndexError, OSError):  # damaged: PyAV tells what there is
+    except (RuntimeError, ValueError, IndexError, OSError):  # damaged: PyAV counts frames
         return {}
     stamps = info.pts[list(wanted)] * float(info.time_base)
     late = (decoded.pts_seconds - torch.from_numpy(stamps)).abs() > _LATE_SECONDS
     if late.any():
         return {}
     frames = decoded.data
-    if info.rotation % 180:  # frames are upright here
+    if info.rotation % 180:  # decoded frames are upright already: a stored pixel is turned
         pixel_aspect = 1 / pixel_aspect
     stretched = round(frames.shape[-1] * pixel_aspect)
     width, height = scaled_size(stretched, frames.shape[-2], short_side)
