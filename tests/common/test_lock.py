@@ -10,7 +10,7 @@ def test_a_folder_is_held_once_in_one_process_too_and_left_as_it_was(tmp_path):
     with alone_in(folder):
         for _ in range(2):
             with (
-                pytest.raises(ArgumentError, match="another process is at work on"),
+                pytest.raises(ArgumentError, match="another process is working in"),
                 alone_in(folder / ".." / "run"),
             ):
                 pass
@@ -25,7 +25,7 @@ def test_who_is_refused_does_not_end_the_lock_of_another_process(tmp_path):
     with held_by_another(tmp_path):
         for _ in range(2):
             with (
-                pytest.raises(ArgumentError, match="another process is at work on"),
+                pytest.raises(ArgumentError, match="another process is working in"),
                 alone_in(tmp_path),
             ):
                 pass

@@ -220,7 +220,7 @@ def test_a_folder_is_compared_in_by_one_process_at_a_time(settings, compared, tm
     shutil.copytree(compared, out)
     with held_by_another(out):
         assert _compare(settings, out) == 2
-    assert "another process is at work on" in capsys.readouterr().err
+    assert "another process is working in" in capsys.readouterr().err
 
 
 def test_another_comparison_is_not_mixed_in(folder_data, compared, tiny):

@@ -314,6 +314,6 @@ def test_two_processes_share_the_room_and_come_to_the_same(folder_data, tmp_path
 
 def test_a_folder_that_is_a_file_is_named_by_its_flag(folder_data, tmp_path, plain):
     (file := tmp_path / "file").write_text("x")
-    with pytest.raises(ArgumentError, match="--prefix-cache-folder takes a folder"):
+    with pytest.raises(ArgumentError, match="--prefix-cache-folder must be a folder"):
         train(folder_data, tmp_path / "run", cached(plain, file))
     assert not (tmp_path / "run").exists()

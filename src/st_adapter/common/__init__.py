@@ -1,1 +1,1 @@
-"""What every part uses: files, progress, interrupts, provenance."""
+"""Helpers that every part uses: files, locks, signals, progress, log messages, provenance."""

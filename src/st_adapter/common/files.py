@@ -1,4 +1,4 @@
-"""Files written whole or not at all."""
+"""Files that are written completely or not at all, JSON, and checks of folders."""
 
 import json
 import math
@@ -16,19 +16,22 @@ from safetensors import SafetensorError
 from st_adapter.errors import ArgumentError
 
 _UNFINISHED = ".st-adapter-unfinished"
-"""Ending of the names of temporary files; nobody else's files end so."""
+"""Suffix of temporary files. It is unusual enough that only our files have it."""
 
 
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; it takes that name once it is whole and on disk.
+    """Yield a temporary path in the folder of `path`, and rename it to `path` once it is on disk.
+
+    If the block fails, the temporary file is removed and an existing `path` is left unchanged.
 
     Raises:
-        OSError: it cannot be written, by a library that says so in another way, too.
+        OSError: If the file cannot be written. Errors that torch and safetensors raise in this case
+            are turned into this one.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{uuid4().hex}{_UNFINISHED}")
-    temporary.touch(exist_ok=False)  # with the permissions that the user's umask leaves
+    temporary.touch(exist_ok=False)  # not mkstemp, which ignores the umask and makes it private
     try:
         yield temporary
         with temporary.open("rb") as file:
@@ -38,49 +41,59 @@ def atomic_path(path: Path) -> Iterator[Path]:
         free = shutil.disk_usage(path.parent).free / 2**20
         reason = str(error).splitlines()[0]
         raise OSError(
-            f"{path} cannot be written, {free:.1f} MB are free there: {reason}"
+            f"{path} cannot be written ({free:.1f} MB free on its disk): {reason}"
         ) from error
     finally:
         temporary.unlink(missing_ok=True)
 
 
 def remove_unfinished(folder: Path, seconds_old: float = 0.0) -> None:
-    """Remove temporary files of `atomic_path` that a killed process left.
+    """Remove temporary files of `atomic_path` that a killed process left behind.
 
     Args:
-        seconds_old: age from which a file counts as left, where others may be writing there.
+        folder: Folder to search, with its subfolders.
+        seconds_old: Minimum age of the files to remove, so that files which other processes are
+            still writing are kept.
     """
     newest = time.time() - seconds_old
     for path in folder.rglob(f".*{_UNFINISHED}"):
         if path.is_file():
-            with suppress(OSError):  # it has its name now, or is not ours to remove
+            with suppress(OSError):  # it was renamed just now, or belongs to another user
                 if path.stat().st_mtime <= newest:
                     path.unlink()
 
 
 def no_folder(path: Path) -> str:
-    """What a path is that is no folder."""
+    """Say why a path is not a folder: "is a file" or "does not exist"."""
     return "is a file" if path.exists() else "does not exist"
 
 
 def check_writable(folder: Path, flag: str = "--out") -> None:
-    """Raise ArgumentError where the folder that a flag names cannot be made or written to."""
+    """Check that a folder can be created or written to.
+
+    Args:
+        folder: The folder; it does not have to exist.
+        flag: The flag that names it, for the message.
+
+    Raises:
+        ArgumentError: If the folder, or its first parent that exists, is a file or is read-only.
+    """
     there = next(p for p in (folder, *folder.absolute().parents) if p.exists())
     if not there.is_dir():
-        raise ArgumentError(f"{there} is a file; {flag} takes a folder")
+        raise ArgumentError(f"{there} is a file; {flag} must be a folder")
     if not os.access(there, os.W_OK):
-        raise ArgumentError(f"{folder}: {there} cannot be written to; choose another {flag}")
+        raise ArgumentError(f"{folder}: no permission to write to {there}; choose another {flag}")
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write `value` as indented JSON, atomically; NaN and infinities, which JSON lacks, as null."""
+    """Write `value` atomically as indented JSON. NaN and infinity become null."""
     text = json.dumps(_finite(value), indent=2, allow_nan=False)
     with atomic_path(path) as temporary:
         temporary.write_text(text + "\n", encoding="utf-8")
 
 
 def append_json_line(path: Path, value: dict[str, Any]) -> None:
-    """Append one object to a file of JSON lines."""
+    """Append `value` to a file of JSON lines. NaN and infinity become null."""
     with path.open("a", encoding="utf-8") as file:
         file.write(json.dumps(_finite(value), allow_nan=False) + "\n")
 
@@ -94,7 +107,10 @@ def _finite(value: Any) -> Any:
 
 
 def read_json_lines(file: Path) -> list[dict[str, Any]]:
-    """The objects in a file; a last line that was torn by a crash is left out."""
+    """Read the objects of a file of JSON lines; return [] if the file does not exist.
+
+    Reading stops at the first damaged line, because a crash can leave the last one incomplete.
+    """
     lines = []
     for text in file.read_text(encoding="utf-8").splitlines() if file.exists() else ():
         try:
@@ -108,12 +124,12 @@ def read_json(file: Path) -> dict[str, Any]:
     """Read a JSON object.
 
     Raises:
-        ArgumentError: it cannot be read.
+        ArgumentError: If the file cannot be read or contains something else.
     """
     try:
         record = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ArgumentError(f"{file} cannot be read: {error}") from error
     if not isinstance(record, dict):
-        raise ArgumentError(f"{file} is damaged: it holds no JSON object")
+        raise ArgumentError(f"{file} is damaged: expected a JSON object")
     return record

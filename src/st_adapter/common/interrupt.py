@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM, held back until a training step is whole."""
+"""Handling of Ctrl-C and SIGTERM, in the main process and in dataloader workers."""
 
 import os
 import signal
@@ -10,22 +10,28 @@ from contextlib import contextmanager
 from types import FrameType
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
-"""What asks the command to stop."""
+"""Signals that ask the command to stop."""
 
 SIGTERM_CODE = 143
-"""Of a loading worker that SIGTERM ended."""
+"""Exit code of a dataloader worker that was ended by SIGTERM: 128 + 15, as in a shell."""
 
 SAME_SECONDS = 1.0
-"""Within which two signals are one: `timeout` sends SIGTERM to its child, then to the group."""
+"""Two signals within this time count as one, because `timeout` sends SIGTERM to its child and then
+again to the whole process group.
+"""
 
 
 class Interrupted(KeyboardInterrupt):
-    """The user stopped a run or a comparison; what is done is saved, ready to go on."""
+    """The user stopped a run or a comparison. Its state is saved, so it can be resumed."""
 
 
 @contextmanager
 def hold_back_signals() -> Iterator[None]:
-    """Start processes that SIGINT and SIGTERM do not reach until they unblock them."""
+    """Block SIGINT and SIGTERM in this thread and in the processes started inside this block.
+
+    Started processes stay protected until they unblock the signals themselves, so that none is
+    interrupted before its handlers are set.
+    """
     if not hasattr(signal, "pthread_sigmask"):  # Windows
         yield
         return
@@ -37,27 +43,31 @@ def hold_back_signals() -> Iterator[None]:
 
 
 def end_at_sigterm(worker: int) -> None:
-    """For loading workers, which signals to all processes of a run reach, too.
+    """Set up signals in a dataloader worker: ignore Ctrl-C, and exit silently on SIGTERM.
 
-    The main process decides what Ctrl-C means. SIGTERM ends a worker at once and without a word:
-    the main process does without it.
+    A terminal sends Ctrl-C to all processes of a run, but only the main process decides what to do.
+    It loads the batches of a worker that SIGTERM has ended again.
+
+    Args:
+        worker: Number of the worker; DataLoader passes it, and it is not used.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda number, frame: os._exit(SIGTERM_CODE))
-    # What a worker raises in its work is sent to the main process. This is for its threads, which
-    # would complain when the main process hangs up on them.
-    sys.excepthook = lambda kind, error, traceback: None
+    # Errors in a worker's own work are sent to the main process. This hides tracebacks of its
+    # helper threads, which fail when the main process closes their connection.
+    sys.excepthook = lambda error_type, error, traceback: None
     if hasattr(signal, "pthread_sigmask"):
         signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
 
 
 @contextmanager
 def deferred_interrupt() -> Iterator[threading.Event]:
-    """Turn the first Ctrl-C or SIGTERM into an event, so that a step is never torn apart.
+    """Yield an event that the first Ctrl-C or SIGTERM sets, so that a step can be completed.
 
-    Another one, a second or more after it, ends the process at once, except among several that
-    torch's launcher started: there the terminal and the launcher both pass on the same Ctrl-C, and
-    the launcher kills who does not stop.
+    A second signal, a second or more later, ends the process at once. Processes started by torch's
+    launcher ignore further signals instead: terminal and launcher both pass on the same Ctrl-C, and
+    the launcher kills processes that do not stop. Outside the main thread, which is the only one
+    that may handle signals, the event is never set.
     """
     stop = threading.Event()
     if threading.current_thread() is not threading.main_thread():
@@ -83,5 +93,5 @@ def deferred_interrupt() -> Iterator[threading.Event]:
         yield stop
     finally:
         for number, handler in before.items():
-            # What follows is saving the state: another signal must not tear that either.
+            # The caller saves its state next, which another signal must not interrupt either.
             signal.signal(number, signal.SIG_IGN if launched and stop.is_set() else handler)

@@ -1,4 +1,4 @@
-"""A folder that one process works in at a time."""
+"""Locks that keep other processes out of a folder."""
 
 import os
 from collections.abc import Iterator
@@ -8,22 +8,29 @@ from pathlib import Path
 from st_adapter.errors import ArgumentError
 
 LOCK_FILE = ".lock"
-"""Lies in a folder while a process works there; a killed process leaves it, unlocked."""
+"""Exists in a folder while a process works there. A killed process leaves the file behind, but the
+operating system has released its lock.
+"""
 
 _held: set[tuple[int, Path]] = set()
-"""Process and folder: the system refuses a lock to other processes only."""
+"""Process and folder of each lock that is held. The operating system refuses a lock only to other
+processes, so this process must check its own calls.
+"""
 
 
 @contextmanager
 def alone_in(folder: Path) -> Iterator[None]:
-    """Work in a folder, which is made if needed, as the only process that does.
+    """Lock a folder inside this block, so that no other process works in it.
 
-    A folder that was made, and is empty in the end, is removed. The lock ends with this process at
-    the latest. Processes that it starts do not hold it. Where the system or the file system has no
-    locks, nobody is kept out.
+    The folder is created if needed, and removed afterwards if it is empty. The lock is released
+    when this process ends, however it ends; processes that it starts do not hold it. On Windows and
+    on file systems without locks, other processes are not kept out.
+
+    Args:
+        folder: The folder to lock.
 
     Raises:
-        ArgumentError: another process, or another call in this one, is at work there.
+        ArgumentError: If another process, or another call in this one, has locked the folder.
     """
     made = [place for place in (folder, *folder.parents) if not place.exists()]
     folder.mkdir(parents=True, exist_ok=True)
@@ -31,17 +38,17 @@ def alone_in(folder: Path) -> Iterator[None]:
     handle = None if key in _held else _open_locked(file)
     if handle is None:
         raise ArgumentError(
-            f"another process is at work on {folder}; wait for it, or give another --out"
+            f"another process is working in {folder}; wait for it, or choose another --out"
         )
     _held.add(key)
     try:
         yield
     finally:
         _held.remove(key)
-        with suppress(OSError):  # the folder is gone, or Windows deletes no open file
+        with suppress(OSError):  # the folder was removed; or Windows, which keeps open files
             file.unlink()
         os.close(handle)
-        with suppress(OSError):  # something is in it
+        with suppress(OSError):  # not empty
             for place in made:
                 place.rmdir()
 
@@ -49,27 +56,31 @@ def alone_in(folder: Path) -> Iterator[None]:
 def lock(handle: int, *, wait: bool) -> bool:
     """Lock an open file until it is closed or this process ends.
 
+    Args:
+        handle: Descriptor of the file.
+        wait: Wait until the lock is free.
+
     Returns:
-        False if another process holds the lock and `wait` is False.
+        False if another process holds the lock and `wait` is False, otherwise True.
     """
     try:
         import fcntl
     except ImportError:  # Windows
         return True
     try:
-        # Not flock: that one is inherited by dataloader workers, which can outlive a killed run.
+        # Not flock: dataloader workers would inherit that lock, and they can outlive a killed run.
         fcntl.lockf(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
     except (BlockingIOError, PermissionError):
         return False
-    except OSError:  # the file system has no locks
+    except OSError:  # the file system does not support locks
         pass
     return True
 
 
 def _open_locked(file: Path) -> int | None:
-    """Open and lock a file, which is made if needed; None if another process has locked it."""
+    """Create or open a file and lock it; return None if another process has locked it."""
     while True:
-        file.parent.mkdir(parents=True, exist_ok=True)  # another may have removed it just now
+        file.parent.mkdir(parents=True, exist_ok=True)  # another process may just have removed it
         handle = os.open(file, os.O_RDWR | os.O_CREAT, 0o644)
         if not lock(handle, wait=False):
             os.close(handle)
@@ -77,4 +88,4 @@ def _open_locked(file: Path) -> int | None:
         with suppress(FileNotFoundError):
             if os.path.samestat(os.fstat(handle), os.stat(file)):
                 return handle
-        os.close(handle)  # whoever held it removed it after we had opened it
+        os.close(handle)  # its owner removed it after we opened it: try again

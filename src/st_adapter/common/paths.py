@@ -1,10 +1,11 @@
-"""Paths of files on this machine, and addresses of files in object storage."""
+"""Paths of local files, and URLs of files in object storage."""
 
 import os
 import re
 from pathlib import Path
 
 _REMOTE = re.compile(r"([a-z][a-z0-9+]+):/+(?=[^/])")
+"""Matches the scheme of a URL. One slash is enough, because Path reduces two to one."""
 
 VIDEO_SUFFIXES = frozenset(
     f".{suffix}"
@@ -13,32 +14,32 @@ VIDEO_SUFFIXES = frozenset(
         *("mpg", "mts", "ogv", "ts", "vob", "webm", "wmv"),
     )
 )
-"""Endings of the names of video files."""
+"""Suffixes of video files, in lower case."""
 
 
 def is_video_name(name: str) -> bool:
-    """Whether a name ends as those of video files do."""
+    """Return whether a file name has a suffix of video files."""
     return os.path.splitext(name)[1].lower() in VIDEO_SUFFIXES
 
 
 def is_remote(path: str | Path) -> bool:
-    """Whether a path is an address such as s3://bucket/train-000.tar."""
+    """Return whether a path is a URL such as s3://bucket/train-000.tar."""
     return _REMOTE.match(str(path)) is not None
 
 
 def absolute(path: str | Path) -> str:
-    """Return a path from the root, its symbolic links followed; an address stays as it is.
+    """Return the absolute path with symbolic links resolved; return a URL unchanged.
 
     >>> absolute(Path("s3://bucket/train-000.tar"))
     's3://bucket/train-000.tar'
     """
     if is_remote(path):
-        return _REMOTE.sub(r"\1://", str(path), count=1)  # Path makes one slash of the two
+        return _REMOTE.sub(r"\1://", str(path), count=1)  # Path has removed one slash
     return str(Path(path).resolve())
 
 
 def full_path(path: str | Path) -> str:
-    """Return a path from the root, its symbolic links kept; an address stays as it is.
+    """Return the absolute path with symbolic links kept; return a URL unchanged.
 
     >>> full_path(Path("s3://bucket/a.tar/b.mp4"))
     's3://bucket/a.tar/b.mp4'

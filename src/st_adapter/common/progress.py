@@ -1,4 +1,4 @@
-"""Bars with the time left, on stderr, which they share with remarks."""
+"""Progress bars on stderr, with the time left and a few values below."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -22,35 +22,43 @@ _HEIGHTS = "▁▂▃▄▅▆▇█"
 
 
 class _Bars(Progress):
-    """A bar with rows of facts under it."""
+    """A progress bar with rows of short texts below it."""
 
     facts: tuple[str, ...] = ()
 
     def get_renderables(self) -> Iterable[RenderableType]:
-        """The bar, then as many rows as the width of the terminal asks for."""
+        """Yield the bar, then as many rows as the texts need at the terminal's width."""
         yield from super().get_renderables()
         yield from (Text(row, no_wrap=True) for row in rows(self.facts, console().width))
 
 
 class Bar:
-    """One running bar."""
+    """A progress bar that is being shown."""
 
     def __init__(self, progress: _Bars, task: TaskID) -> None:
         self._progress = progress
         self._task = task
 
     def advance(self, steps: int = 1) -> None:
-        """Move on."""
+        """Count `steps` more steps as done."""
         self._progress.advance(self._task, steps)
 
     def tell(self, *facts: str) -> None:
-        """Say some short things under the bar, in place of what was said before."""
+        """Show short texts below the bar, instead of the previous ones."""
         self._progress.facts = facts
 
 
 @contextmanager
 def bar(text: str, total: int, done: int = 0) -> Iterator[Bar]:
-    """Show a bar of `total` steps with elapsed and remaining time. It goes away when done."""
+    """Show a progress bar with the time elapsed and left; remove it at the end of the block.
+
+    Nothing is shown if stderr is not a terminal, or in any but the first of several processes.
+
+    Args:
+        text: Shown before the bar.
+        total: Number of steps.
+        done: Steps that are already done.
+    """
     progress = _Bars(
         TextColumn("{task.description}"),
         BarColumn(bar_width=max(4, min(24, console().width - 50))),
@@ -67,7 +75,7 @@ def bar(text: str, total: int, done: int = 0) -> Iterator[Bar]:
 
 
 def rows(facts: Iterable[str], width: int) -> list[str]:
-    """Facts side by side, whole, in rows that a terminal of `width` columns holds."""
+    """Join texts into rows of at most `width` columns without splitting any of them."""
     lines: list[str] = []
     for fact in facts:
         if lines and len(lines[-1]) + 3 + len(fact) <= width:
@@ -78,7 +86,10 @@ def rows(facts: Iterable[str], width: int) -> list[str]:
 
 
 def trend(values: Sequence[float]) -> str:
-    """Values as a row of bars, the largest of them highest; empty where they cannot be shown."""
+    """Draw values as a row of small bars.
+
+    Returns "" for fewer than two values, or if the terminal only shows ASCII characters.
+    """
     if len(values) < 2 or console().options.ascii_only:
         return ""
     low, high = min(values), max(values)
@@ -87,6 +98,6 @@ def trend(values: Sequence[float]) -> str:
 
 
 def log(text: str) -> None:
-    """Make a remark about progress where no bar can be seen, in a log file for example."""
+    """Log a message only if no bar is shown, for example because stderr is a file."""
     if not console().is_terminal:
         say(text)

@@ -1,4 +1,4 @@
-"""What made a result: the command as it was given, and the versions of what ran."""
+"""Provenance of results: the command line and the versions of the packages."""
 
 import platform
 from collections.abc import Iterator
@@ -7,6 +7,7 @@ from contextvars import ContextVar
 from importlib.metadata import PackageNotFoundError, version
 
 _PACKAGES = ("st-adapter", "torch", "torchvision", "timm", "av", "peft")
+"""Packages whose versions can change results."""
 
 
 _COMMAND: ContextVar[str] = ContextVar("command", default="")
@@ -14,7 +15,7 @@ _COMMAND: ContextVar[str] = ContextVar("command", default="")
 
 @contextmanager
 def as_command(line: str) -> Iterator[None]:
-    """Say that what is done inside carries out a command line."""
+    """Record that everything inside this block is done for the command line `line`."""
     before = _COMMAND.set(line)
     try:
         yield
@@ -23,17 +24,17 @@ def as_command(line: str) -> Iterator[None]:
 
 
 def command() -> str:
-    """The command line that is carried out; empty in a program that calls the library."""
+    """Return the current command line, or "" in a program that uses the library."""
     return _COMMAND.get()
 
 
 def versions() -> dict[str, str]:
-    """Versions of Python and of the packages that results depend on."""
+    """Return the versions of Python and of the packages that results depend on."""
     return {"python": platform.python_version()} | {name: _version(name) for name in _PACKAGES}
 
 
 def _version(package: str) -> str:
     try:
         return version(package)
-    except PackageNotFoundError:  # run from its source
+    except PackageNotFoundError:  # for example when the source is run without installing it
         return "not installed"

@@ -1,4 +1,4 @@
-"""Which of several processes this is, as torchrun and the kinds of MPI tell it."""
+"""Rank of this process among several, from the variables that torchrun and MPI set."""
 
 import os
 
@@ -7,10 +7,10 @@ _COUNTS = ("WORLD_SIZE", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MV2_COMM_WORLD_SIZ
 
 
 def is_first_process() -> bool:
-    """Whether this process speaks for all that train together."""
+    """Return whether this is the process that logs and writes for all of them."""
     return next((os.environ[name] for name in _RANKS if name in os.environ), "0") == "0"
 
 
 def is_launched() -> bool:
-    """Whether a launcher (ours, torchrun, accelerate) started this process among others."""
+    """Return whether a launcher (ours, torchrun, accelerate or MPI) started several processes."""
     return any(int(os.environ.get(name, "1")) > 1 for name in _COUNTS)

@@ -1,7 +1,7 @@
-"""What is said while work goes on.
+"""Messages about the progress of work.
 
-Remarks of the library go to the logger `st_adapter`, for programs to show or to filter. The
-command shows them on stderr; results go to stdout.
+The library logs them to the logger `st_adapter`, so that programs can show or filter them. The
+command prints them on stderr and keeps stdout for results.
 """
 
 from __future__ import annotations
@@ -20,39 +20,39 @@ _LOGGER = logging.getLogger("st_adapter")
 
 @cache
 def console() -> Console:
-    """Stderr, as bars and remarks share it."""
-    from rich.console import Console  # not for --help alone
+    """Return the console on stderr that progress bars and messages share."""
+    from rich.console import Console  # slow to import, and --help does not need it
 
     return Console(stderr=True, highlight=False)
 
 
 def say(text: str) -> None:
-    """Make a remark, in one line; of several processes that train together, the first does."""
+    """Log one line of information; of several processes, only the first one logs."""
     if is_first_process():
         _LOGGER.info(text)
 
 
 def note(text: str) -> None:
-    """Say what a user should know of; programs that set up no logging print it, too."""
+    """Log a warning. Python prints it even if a program has not configured logging."""
     if is_first_process():
         _LOGGER.warning("note: %s", text)
 
 
 class _OnConsole(logging.Handler):
-    """Prints remarks above the bars."""
+    """Prints messages above the progress bars."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Print one remark."""
+        """Print one message."""
         console().print(record.getMessage(), markup=False, soft_wrap=True)
 
 
 def show_remarks() -> None:
-    """Print remarks on stderr from now on, as the command does."""
+    """Print all messages on stderr from now on, as the command does."""
     if not remarks_are_shown():
         _LOGGER.addHandler(_OnConsole())
         _LOGGER.setLevel(logging.INFO)
 
 
 def remarks_are_shown() -> bool:
-    """Whether `show_remarks` was called in this process."""
+    """Return whether `show_remarks` was called in this process."""
     return any(isinstance(handler, _OnConsole) for handler in _LOGGER.handlers)

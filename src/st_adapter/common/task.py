@@ -1,4 +1,4 @@
-"""What a classifier answers: one label, any number of labels, or one of each of several heads."""
+"""Types of classification: one label, any number of labels, or one label per head."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -8,9 +8,12 @@ from dataclasses import dataclass
 class Task:
     """How the classes of a data set belong together.
 
+    With the defaults, a video has exactly one of the classes.
+
     Attributes:
-        heads: name and number of classes of each head, in the order of the classes; empty for one.
-        multi_label: a video shows any number of the classes.
+        heads: Name and number of classes of each head, in the order of the classes. A video has one
+            class of each. Empty if there is only one head.
+        multi_label: Whether a video can have any number of the classes.
     """
 
     heads: tuple[tuple[str, int], ...] = ()
@@ -22,7 +25,7 @@ class Task:
         return "any number of labels" if self.multi_label else "one label"
 
     def slices(self, num_classes: int) -> Iterator[tuple[str, slice]]:
-        """Name of each head, and which classes are its own.
+        """Yield the name of each head and the slice of its classes. A single head has the name "".
 
         >>> list(Task(heads=(("verb", 2), ("noun", 3))).slices(5))
         [('verb', slice(0, 2, None)), ('noun', slice(2, 5, None))]
