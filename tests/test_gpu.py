@@ -91,8 +91,8 @@ def test_compiled_steps_and_scores_are_the_same(trained_run, folder_data, capsys
     video = find_videos(folder_data)[0]
     scores = dict(Predictor(trained_run, device="cuda", compile=True)(video))
     said = capsys.readouterr().err
-    assert "compiled, a step takes" in said
-    assert "compiled, scoring takes" in said
+    assert "compiled: a training step takes" in said
+    assert "compiled: scoring takes" in said
     for label, score in Predictor(trained_run, device="cpu")(video):
         assert scores[label] == pytest.approx(score, abs=1e-2)
 

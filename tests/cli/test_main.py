@@ -198,7 +198,7 @@ def test_an_evaluation_replaces_nothing_but_an_evaluation(
     for out in (config, trained_run):
         code, _, error = run(capsys, "evaluate", trained_run, folder_data, "--out", out)
         assert code == 2
-        assert "is no earlier evaluation" in error.splitlines()[-1]
+        assert "exists and was not written by `evaluate`" in error.splitlines()[-1]
     assert config.read_bytes() == before
     out = tmp_path / "test.json"
     for _ in range(2):
@@ -229,7 +229,7 @@ def test_files_without_a_picture_are_named(capsys, trained_run, tmp_path):
     code, out, error = run(capsys, "predict", trained_run, tmp_path)
     assert code == 1
     assert out == ""
-    assert "sound.mp4: no video stream in it" in error
+    assert "sound.mp4: contains no video stream" in error
     assert "empty.avi: the file is empty" in error
 
 

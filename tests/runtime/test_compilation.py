@@ -47,7 +47,7 @@ def test_a_compiled_step_has_the_gradients_of_one_that_is_not(precision, near, e
     compile_model(model, clip, most=3)
     model.train()
     assert torch.equal(torch.get_rng_state(), before)
-    assert "compiled, a step takes" in capsys.readouterr().err
+    assert "compiled: a training step takes" in capsys.readouterr().err
     for ours, theirs in zip(step(), expected, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=near, atol=each)
         assert (ours - theirs).norm() <= near * theirs.norm()
@@ -59,7 +59,7 @@ def test_compiled_scores_are_those_of_the_model(folder_data, tmp_path, capsys):
     save_one_block(tmp_path / "adapter")
     video = find_videos(folder_data)[0]
     compiled = dict(st_adapter.Predictor(tmp_path / "adapter", device="cpu", compile=True)(video))
-    assert "compiled, scoring takes" in capsys.readouterr().err
+    assert "compiled: scoring takes" in capsys.readouterr().err
     for label, score in st_adapter.Predictor(tmp_path / "adapter", device="cpu")(video):
         assert compiled[label] == pytest.approx(score, abs=1e-5)
 
@@ -73,7 +73,7 @@ def test_without_a_compiler_it_is_refused_in_one_line(trained_run, folder_data, 
     *begun, line = done.stderr.strip().splitlines()
     assert begun == ["compiling the model"]
     assert "C++ compiler" in line
-    assert "leave out --compile" in line
+    assert "run without --compile" in line
 
 
 @pytest.mark.parametrize("other", [{"checkpoint_activations": True}, {"prefix_cache": 1.0}])

@@ -182,7 +182,7 @@ def test_broken_files_are_listed_once_and_training_goes_on(folder_data, tmp_path
     assert {name: reason.split(": ")[-1] for name, reason in reasons.items()} == {
         "empty.mp4": "the file is empty",
         "gone.mp4": "no such file",
-        "sound.mp4": "no video stream in it",
+        "sound.mp4": "contains no video stream",
     }
     assert len(lines(tmp_path / "run" / "skipped.jsonl")) == 3
 
@@ -193,7 +193,7 @@ def test_a_run_is_trained_by_one_process_at_a_time(trained_run, folder_data, tmp
     before = sorted(out.rglob("*"))
     with (
         held_by_another(out),
-        pytest.raises(ArgumentError, match=f"another process is at work on {re.escape(str(out))}"),
+        pytest.raises(ArgumentError, match=f"another process is working in {re.escape(str(out))}"),
     ):
         train(folder_data, out, resume=True)
     assert sorted(out.rglob("*")) == before
@@ -301,17 +301,18 @@ def test_what_cannot_work_is_refused_before_anything_is_written(folder_data, tmp
     for change, message in (
         (
             {"frames": 10**7},
-            f"GB are free on {tiny.device}(:0)?; use --checkpoint-act.* step; or lower --frames",
+            rf"but {tiny.device}(:0)? has .* GB free; use --checkpoint-act.* step\); "
+            "or lower --frames",
         ),
-        ({"device": "cuda:7"}, "device 'cuda:7' is not there; this machine has cpu"),
-        ({"device": "tpux"}, "device 'tpux' is not there"),
+        ({"device": "cuda:7"}, "device 'cuda:7' is not available; this machine has cpu"),
+        ({"device": "tpux"}, "device 'tpux' is not available"),
         ({"backbone": "vit_tny"}, "unknown backbone 'vit_tny'"),
-        ({"size": 40}, "cannot take frames of 40 px"),
+        ({"size": 40}, "does not accept frames of 40 px"),
     ):
         with pytest.raises(ArgumentError, match=message):
             train(folder_data, out, replace(tiny, **change))
         assert not out.exists()
-    with pytest.raises(ArgumentError, match="holds no config.json of a run"):
+    with pytest.raises(ArgumentError, match="does not contain the config.json of a run"):
         train(folder_data, out, tiny, resume=True)
 
 
@@ -519,13 +520,13 @@ def test_what_was_held_out_of_data_that_changed_is_not_known(folder_data, tmp_pa
     spec = load(tmp_path / "run").spec
     assert len(evaluation_videos(tmp_path / "run", data, spec)) == 2
     shutil.copy(data / "darkens" / "clip 0.mp4", data / "darkens" / "more.mp4")
-    with pytest.raises(DataError, match="is not what the run was trained on any more"):
+    with pytest.raises(DataError, match="has changed since the run was trained on it"):
         evaluation_videos(tmp_path / "run", data, spec)
 
 
 def test_a_folder_that_cannot_be_written_is_refused_first(folder_data, tmp_path, tiny):
     (tmp_path / "file").write_text("")
-    with pytest.raises(ArgumentError, match="file is a file; --out takes a folder"):
+    with pytest.raises(ArgumentError, match="file is a file; --out must be a folder"):
         train(folder_data, tmp_path / "file" / "run", tiny)
 
 
@@ -567,7 +568,9 @@ def test_a_batch_that_is_run_in_pieces_needs_the_memory_of_one(tiny):
     assert of_batch(64) - of_batch(1) == 63 * clip_bytes
     with_workers = step_bytes(model, replace(config, workers=2))
     assert with_workers(64) - of_batch(64) == 4 * 64 * clip_bytes  # two batches ahead in each
-    with pytest.raises(ArgumentError, match=r"a step of 64 clips of 8 frames .*; lower --frames"):
+    with pytest.raises(
+        ArgumentError, match=r"a training step with batch size 64, frames 8 .*; lower --frames"
+    ):
         check_memory(model, config, 2**60, "lower --frames")
 
 
@@ -597,7 +600,7 @@ def test_what_happens_to_the_disk_in_mid_run_is_told_and_the_last_state_kept(fol
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 2
     last = errors.splitlines()[-1]
-    assert "no training video could be read; the last: " in last
+    assert "no training video could be read; last error: " in last
     assert re.search(r"error: ended at step \d+: .* --resume", last)
     assert last_state(out)["step"] > before
     assert not list(out.rglob(".*"))
@@ -629,7 +632,7 @@ def test_float16_scales_the_loss_and_saves_the_scale(folder_data, tmp_path, tiny
 
 def test_a_run_folder_is_held_before_anything_is_prepared(folder_data, tmp_path, tiny):
     out = tmp_path / "run"
-    with held_by_another(out), pytest.raises(ArgumentError, match="another process is at work on"):
+    with held_by_another(out), pytest.raises(ArgumentError, match="another process is working in"):
         train(folder_data, out, replace(tiny, backbone="no such model"))  # which is not looked at
 
 

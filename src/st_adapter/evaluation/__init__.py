@@ -1,1 +1,1 @@
-"""Scores of clips and videos, how good they are, and the Predictor."""
+"""Scoring, prediction and evaluation of videos with a trained classifier."""

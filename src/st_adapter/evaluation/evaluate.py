@@ -1,4 +1,4 @@
-"""How good a classifier is on labelled videos, over several views of each."""
+"""Evaluation of a classifier on labelled videos."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -27,17 +27,47 @@ from st_adapter.model.classifier import VideoClassifier
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation(Measures):
-    """What `eval.json` holds. Measures are of the videos that could be read.
+    """The result of an evaluation, as stored in `eval.json`.
+
+    Measures cover the videos that could be read. Accuracies, precisions and scores are in 0..1.
+
+    Examples:
+        >>> evaluation = evaluate("run", "my_videos/")  # doctest: +SKIP
+        >>> evaluation.top1, evaluation.per_class["Surfing"]  # doctest: +SKIP
+        (0.931, {'accuracy': 0.96, 'num_videos': 25})
 
     Attributes:
-        num_videos: videos scored; `num_skipped` more could not be read.
-        views: temporal and spatial views whose scores were averaged.
-        frames, stride, size: of the clips, as ClipConfig says.
-        temporal: what the classifier is judged by with the frames in each of ORDERS, where that
-            was measured.
-        predictions: path, true label, predicted label and its score of each video, with start and
-            end where it is a segment. Labels are lists with several heads, and with many labels,
-            where those of score 0.5 and above are predicted.
+        metric: Name of the main measure: "top1", or "mean_average_precision" if a video can have
+            any number of labels. `score` returns its value.
+        top1: Top-1 accuracy. With several heads, all heads must be right; with any number of
+            labels, the best class must be one of the video's.
+        top5: Top-5 accuracy, likewise.
+        mean_class_accuracy: Mean of the top-1 accuracies of the classes that occur; None with any
+            number of labels.
+        mean_average_precision: Mean of the average precisions of the classes that occur; None
+            unless a video can have any number of labels.
+        loss: Mean loss of the scores: cross-entropy, or binary cross-entropy with any number of
+            labels.
+        heads: With several heads, top1, top5 and mean_class_accuracy of each, by its name.
+        per_class: By label, `num_videos` and `accuracy`, or `average_precision` with any number of
+            labels. The measure is None for a class without videos.
+        confusion: Number of videos by true class (row) and predicted class (column), in the order
+            of `labels`. Empty with any number of labels.
+        num_videos: Number of videos that were scored.
+        num_skipped: Number of videos that could not be read.
+        views: Number of temporal and spatial views whose scores were averaged.
+        frames: Frames per clip.
+        stride: Frames between two sampled frames; 0 means spread over the whole video.
+        size: Height and width of a clip in pixels.
+        labels: Names of the classes, in the order of the classifier's outputs.
+        predictions: For each video a dictionary with `path`, `label` (the true one), `predicted`
+            and `score` (of the prediction), and for segments `start_seconds` and `end_seconds`.
+            With several heads, `label` and `predicted` are lists and `score` is a product. With any
+            number of labels, they are lists too: labels that score 0.5 or more are predicted, and
+            `score` is the highest score.
+        skipped: The videos that could not be read, each with `path` and `reason`.
+        temporal: The main measure with the frames "in_order", "reversed", "shuffled" and "frozen"
+            (all equal to the middle frame); None unless requested.
     """
 
     num_videos: int
@@ -52,7 +82,7 @@ class Evaluation(Measures):
     temporal: dict[str, float] | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """The record as plain values."""
+        """Return the record as a dictionary that `json` can write."""
         return asdict(self)
 
 
@@ -68,19 +98,26 @@ def evaluate_videos(
     accelerator: Accelerator | None = None,
     score: Callable[..., Scored] = score_videos,
 ) -> Evaluation:
-    """Score every video and measure how good the scores are.
+    """Score every video and measure how well the scores agree with the labels.
 
     Args:
-        clip: sampling and views.
-        batch_size: most clips in a forward pass.
-        workers: decoding processes.
-        temporal: measure it with the frames reversed, shuffled and frozen to one, too.
-        reader: of videos.
-        accelerator: of processes that all call this; each scores a part of the videos.
-        score: another way of scoring videos, with the arguments of `score_videos`.
+        model: The classifier.
+        videos: Labelled videos.
+        clip: How clips are sampled, and how many views of a video are averaged.
+        batch_size: Maximum number of clips in a forward pass.
+        workers: Number of processes that decode videos; 0 decodes in this one.
+        temporal: Also measure with the frames reversed, shuffled and frozen.
+        reader: Decodes the videos.
+        accelerator: Set if several processes evaluate together. All of them must call this
+            function; each scores a part of the videos, and all get the same result.
+        score: Replaces `score_videos`, with the same arguments.
+
+    Returns:
+        The measures and the prediction for each video.
 
     Raises:
-        DataError: no video could be read.
+        DataError: If no video can be read.
+        MemoryShortError: If a batch does not fit in memory.
     """
     orders = ORDERS if temporal else ORDERS[:1]
     scored: list[tuple[int, Tensor]] = []
@@ -98,8 +135,8 @@ def evaluate_videos(
         scored = sorted(gather_object(scored), key=itemgetter(0))
         skipped = gather_object(skipped)
     if not scored:
-        first = f"; the first because: {skipped[0].reason}" if skipped else ""
-        raise DataError(f"none of {len(videos)} videos could be read{first}")
+        first = f"; first error: {skipped[0].reason}" if skipped else ""
+        raise DataError(f"no video could be read (0 of {len(videos)}){first}")
     return _evaluation(model, [videos[i] for i, _ in scored], scored, skipped, clip, orders)
 
 
@@ -111,7 +148,7 @@ def _evaluation(
     clip: ClipConfig,
     orders: Sequence[Order],
 ) -> Evaluation:
-    """Measures of the scores, [orders, classes], of these videos."""
+    """Build the result from the scores, [orders, classes], of the videos that could be read."""
     by_order = torch.stack([scores for _, scores in scored], dim=1)
     task = model.spec.task
     targets = [video.targets for video in videos]
@@ -137,7 +174,10 @@ def _evaluation(
 
 
 def _share(num_videos: int, batch_videos: int, accelerator: Accelerator | None) -> Sequence[int]:
-    """The videos that this process scores: whole batches in turn, the same as of one process."""
+    """Return the indices of the videos that this process scores.
+
+    Processes take whole batches in turn, so that batches are the same with any number of processes.
+    """
     if accelerator is None:
         return range(num_videos)
     count = accelerator.num_processes
@@ -148,20 +188,20 @@ def _share(num_videos: int, batch_videos: int, accelerator: Accelerator | None) 
 def _prediction(
     video: Video, scores: Float[Tensor, " classes"], labels: Sequence[str], task: Task
 ) -> dict[str, Any]:
-    """What a video shows, what the classifier says, and how sure it is."""
+    """Return the entry of `Evaluation.predictions` for one video."""
     record: dict[str, Any] = {"path": full_path(video.path)}
     if video.start_seconds is not None or video.end_seconds is not None:
         record |= {"start_seconds": video.start_seconds, "end_seconds": video.end_seconds}
     if task.multi_label:
-        said, score = scores.ge(0.5).nonzero()[:, 0].tolist(), float(scores.max())
+        predicted, score = scores.ge(0.5).nonzero()[:, 0].tolist(), float(scores.max())
         truth = sorted(video.targets)
     else:
         best = [(scores[own].max(0), own.start) for _, own in task.slices(len(labels))]
-        said = [start + int(top.indices) for top, start in best]
+        predicted = [start + int(top.indices) for top, start in best]
         score = math.prod(float(top.values) for top, _ in best)
         truth = list(video.targets)
     record["label"] = [labels[i] for i in truth]
-    record["predicted"] = [labels[i] for i in said]
+    record["predicted"] = [labels[i] for i in predicted]
     if task == Task():
         record |= {"label": record["label"][0], "predicted": record["predicted"][0]}
     return record | {"score": score}

@@ -1,4 +1,4 @@
-"""How good scores are against what videos show, for each kind of task."""
+"""Accuracy, average precision and loss of scores, for every type of task."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -12,26 +12,34 @@ from st_adapter.common.task import Task
 from st_adapter.errors import DataError
 
 METRICS = {"top1": "top-1", "mean_average_precision": "mAP"}
-"""What a classifier may be judged by, to its name for people."""
+"""The main measures a classifier can have, each with its name in tables and reports."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Measures:
-    """How good a classifier is. Everything is a fraction.
+    """How well the scores of videos agree with their labels.
+
+    Accuracies and precisions are in 0..1.
 
     Attributes:
-        metric: which of METRICS it is judged by.
-        top1, top5: of videos whose class is the likeliest, or among the five. With several heads
-            the class is the combination (an action is its verb and its noun), whose probability
-            is the product; with many labels any class that the video shows will do.
-        mean_class_accuracy: mean top-1 of the classes, or combinations, that occur; None with many
+        metric: Name of the main measure, a key of `METRICS`.
+        top1: Fraction of videos whose best class is right. With several heads, the classes of all
+            heads must be right (an action is a verb and a noun), and the score of such a
+            combination is the product of theirs. With any number of labels, the best class must be
+            one of the video's.
+        top5: Fraction of videos with a right class, or combination, among the best five.
+        mean_class_accuracy: Mean of the top-1 accuracies of the classes, or combinations, that
+            occur; None with any number of labels.
+        mean_average_precision: Mean of the average precisions of the classes that occur; None
+            unless a video can have any number of labels.
+        loss: Mean cross-entropy, averaged over heads; binary cross-entropy with any number of
             labels.
-        mean_average_precision: mean over the classes that occur; None but with many labels.
-        loss: mean loss of the scores.
-        heads: name to `top1`, `top5` and `mean_class_accuracy` of each of several heads.
-        per_class: `accuracy`, or `average_precision` with many labels, and `num_videos` by name.
-        confusion: rows are true classes, columns predicted ones, in the order of the labels;
-            classes of different heads do not meet. Empty with many labels.
+        heads: With several heads, `top1`, `top5` and `mean_class_accuracy` of each by its name.
+        per_class: By label, `num_videos` and `accuracy`, or `average_precision` with any number of
+            labels. The measure is None for a class without videos.
+        confusion: Number of videos by true class (row) and predicted class (column), in the order
+            of the labels. With several heads, each head has its own square block on the diagonal.
+            Empty with any number of labels.
     """
 
     metric: str = "top1"
@@ -46,7 +54,7 @@ class Measures:
 
     @property
     def score(self) -> float:
-        """What the classifier is judged by."""
+        """Value of the main measure."""
         value: float = getattr(self, self.metric)
         return value
 
@@ -57,10 +65,19 @@ def measure(
     labels: Sequence[str],
     task: Task,
 ) -> Measures:
-    """Compare scores in 0..1 with the classes that each video shows.
+    """Measure how well scores agree with the labels of the videos.
+
+    Args:
+        scores: Scores of n videos, in 0..1.
+        targets: For each video, the indices of its classes: one, one per head, or any number.
+        labels: Names of the classes.
+        task: How the classes belong together.
+
+    Returns:
+        The measures that apply to the task.
 
     Raises:
-        DataError: labels are many, and no video has one.
+        DataError: If videos can have any number of labels and none of them has any.
     """
     if task.multi_label:
         return _measure_multi_label(scores, targets, labels)
@@ -73,7 +90,7 @@ def _measure_heads(
     labels: Sequence[str],
     task: Task,
 ) -> Measures:
-    """Measure with one label of every head; a task without heads is one head without a name."""
+    """Measure with one label per head. A task without heads counts as one unnamed head."""
     slices = list(task.slices(len(labels)))
     parts = [scores[:, own] for _, own in slices]
     local = targets - torch.tensor([own.start for _, own in slices])
@@ -107,29 +124,33 @@ def _measure_heads(
 def _accuracies(
     parts: Sequence[Float[Tensor, "n _"]], targets: Int64[Tensor, "n heads"]
 ) -> dict[str, float]:
-    """Top-1 and top-5 of combinations of a class of each part; mean top-1 of those that occur."""
+    """Return the accuracies for combinations of one class per part.
+
+    The mean class accuracy is over the combinations that occur.
+    """
     hits = _hits(parts, targets)
     right = hits[:, 0].double()
-    _, kind = targets.unique(dim=0, return_inverse=True)
-    members = kind.bincount()
+    _, combination = targets.unique(dim=0, return_inverse=True)
+    members = combination.bincount()
     return {
         "top1": float(right.mean()),
         "top5": float(hits.any(1).double().mean()),
-        "mean_class_accuracy": float((kind.bincount(right) / members).mean()),
+        "mean_class_accuracy": float((combination.bincount(right) / members).mean()),
     }
 
 
 def _hits(
     parts: Sequence[Float[Tensor, "n _"]], targets: Int64[Tensor, "n heads"]
 ) -> Bool[Tensor, "n 5"]:
-    """Whether each of the five likeliest combinations is the right one.
+    """Return whether each of the five most probable combinations is the right one, best first.
 
-    The five likeliest products are among those of the five likeliest factors.
+    A combination among the best five consists of classes that are among the best five of their
+    part, so the other classes need not be looked at.
     """
     product, right = torch.ones(len(targets), 1), torch.ones(len(targets), 1, dtype=torch.bool)
-    # `product` holds the probabilities of the likeliest combinations so far, [n, k]; `right` says
-    # whether each is the true one. A part pairs each of them with its own five likeliest classes,
-    # and the best five pairs stay: never more than 25 are compared, however many classes there are.
+    # `product` is [n, k], the probabilities of the best combinations so far, and `right` whether
+    # each of them is the true one. Each part combines them with its own best five classes, and the
+    # best five results are kept. So no more than 25 are compared, whatever the number of classes.
     for part, target in zip(parts, targets.T, strict=True):
         top, classes = part.topk(min(5, part.shape[1]))
         product = (product[:, :, None] * top[:, None]).flatten(1)
@@ -142,7 +163,7 @@ def _hits(
 def _measure_multi_label(
     scores: Float[Tensor, "n classes"], targets: Sequence[Sequence[int]], labels: Sequence[str]
 ) -> Measures:
-    # It takes seconds and 100 MB, as it imports all metrics that there are.
+    # Imported here because it imports every metric of torchmetrics: seconds, and 100 MB.
     from torchmetrics.functional.classification import binary_average_precision
 
     shown = torch.zeros(scores.shape, dtype=torch.long)
@@ -150,7 +171,7 @@ def _measure_multi_label(
         row[list(own)] = 1
     counts = shown.sum(0).tolist()
     if not any(counts):
-        raise DataError(f"none of {len(targets)} videos has a label to measure by")
+        raise DataError(f"cannot compute mAP: no video has a label (0 of {len(targets)})")
     precisions = {
         i: float(binary_average_precision(scores[:, i], shown[:, i]))
         for i, count in enumerate(counts)

@@ -1,4 +1,4 @@
-"""Labels for videos that nobody has labelled."""
+"""Classification of unlabelled videos."""
 
 import os
 from collections.abc import Iterator, Sequence
@@ -22,18 +22,32 @@ from st_adapter.runtime.compilation import compile_model
 from st_adapter.runtime.device import check_input_size, choose_device, choose_precision
 
 _COMBINED = 20
-"""Most combinations; the likeliest of so many are among those of so many classes of each head."""
+"""Number of combinations to keep. With n classes per head, the n best combinations are always among
+those of the n best classes of each head, so the other classes need not be looked at.
+"""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Prediction:
-    """The classes of one video, the likeliest first, with scores in 0..1.
+    """The predicted classes of one video.
+
+    Examples:
+        >>> for prediction in predictor.predict(["a.mp4", "b.mp4"]):  # doctest: +SKIP
+        ...     label, score = prediction.scores[0]
+        ...     print(prediction.path, label, f"{score:.1%}")
+        a.mp4 Surfing 98.2%
+        b.mp4 Archery 73.5%
 
     Attributes:
-        scores: softmax over all classes; with any number of labels each class's own probability.
-            With several heads, of the likeliest combinations ("open door"), whose probability is
-            the product of those of their parts.
-        heads: the classes of each head, where there are several.
+        path: Path of the video, as passed to the predictor.
+        scores: Pairs of label and score, best first. Scores are averages over the views, in 0..1.
+            If a video has one label, there is a pair for each class and the scores add up to 1. If
+            a video can have any number of labels, each score is the probability of that class
+            alone. If the classifier has several heads, the pairs are the 20 most probable
+            combinations of one class per head ("open door"), each with the product of the
+            probabilities of its classes.
+        heads: For a classifier with several heads, the pairs of each head, by the head's name.
+            Labels in it do not start with that name. Empty for other classifiers.
     """
 
     path: Path
@@ -44,27 +58,45 @@ class Prediction:
 class Predictor:
     """Classify videos with a trained run.
 
-    >>> predictor = Predictor("run")  # doctest: +SKIP
-    >>> predictor("clip.mp4")[0]  # doctest: +SKIP
-    ('Surfing', 0.98)
+    Loads the model once. Then call it with one video, or pass many videos to `predict`. Several
+    threads may use one predictor at the same time, because classifying does not change it. Each
+    iterator that `predict` returns must be read by one thread only.
+
+    Examples:
+        >>> predictor = Predictor("run", device="cuda", precision="auto")  # doctest: +SKIP
+        >>> predictor("clip.mp4")[:2]  # doctest: +SKIP
+        [('Surfing', 0.982), ('Diving', 0.011)]
 
     Args:
-        path: a run folder or an adapter folder.
-        weights: of the backbone; unset takes what the folder records.
-        device: "auto", "cpu", "cuda:0" ...
-        precision: "float32", or "bfloat16" or "float16", which frozen weights are then held in;
-            "auto" takes bfloat16 where a pass is at least 1.15 times as fast in it. The model
-            itself has it, so that `predictor.model(clips)` computes in it, too.
-        views: temporal and spatial views; unset takes what the adapter was trained for.
-        frames: frames in a clip; unset takes as many as in training.
-        size: height and width of a clip, pixels; unset takes that of training.
-        batch_size: clips in a forward pass.
-        compile: compile the model with torch.compile, which pays for many videos.
-        decoder: "pyav" or "torchcodec".
+        path: A run folder, or an adapter folder (one that contains `adapter_config.json`).
+        weights: Where to find the backbone's weights: "hub", "package", "random" or a file. By
+            default they come from the source that the folder records.
+        device: "auto" (the first GPU, otherwise the CPU), "cpu", "mps", "cuda" or "cuda:N".
+        precision: "float32", "bfloat16", "float16" or "auto", which times a forward pass and
+            chooses bfloat16 if it is at least 1.15 times as fast as float32. In half precision, the
+            frozen weights are also stored in it, and `predictor.model(clips)` computes in it.
+        views: Number of temporal and spatial views whose scores are averaged, such as (3, 1).
+            Spatial is 1 (centre crop) or 3 (three crops along the longer side). The time per video
+            grows with their product. By default the views that the folder records.
+        frames: Frames per clip. By default as in training.
+        size: Height and width of a clip in pixels. By default as in training.
+        batch_size: Maximum number of clips in a forward pass, at least 1.
+        decoder: "pyav" or "torchcodec". Torchcodec needs `pip install 'st-adapter[torchcodec]'`; it
+            decodes on the GPU if the model is on a GPU and `predict` has no workers.
+        compile: Compile the model with torch.compile. This takes up to a minute and pays off for
+            many videos.
+
+    Attributes:
+        model: The `VideoClassifier`, in evaluation mode on its device.
+        clip: The `ClipConfig` in use: frames, stride, size and views.
+        batch_size: Maximum number of clips in a forward pass.
+        decoder: Name of the decoder.
 
     Raises:
-        CheckpointError: the folder cannot be read or does not fit the backbone.
-        ArgumentError: the weights or the device are not there, or the model cannot be compiled.
+        CheckpointError: If the folder cannot be read or does not fit the backbone.
+        ArgumentError: If an argument is invalid, the weights or the device are not available, the
+            backbone does not accept frames of this size, or the model cannot be compiled.
+        MemoryShortError: If a clip does not fit in memory.
     """
 
     def __init__(
@@ -91,20 +123,28 @@ class Predictor:
         self.batch_size = batch_size
         self.decoder = decoder
         check_input_size(self.model, self.clip.size)
-        settled, reason = choose_precision(
+        chosen_precision, reason = choose_precision(
             precision, self.model, clip_frames=self.clip.frames, size=self.clip.size, scoring=True
         )
-        self.model.set_precision(settled)
+        self.model.set_precision(chosen_precision)
         if precision == "auto":
-            say(f"{chosen}, {settled}: {reason}")
+            say(f"{chosen}, {chosen_precision}: {reason}")
         if compile:
             compile_model(self.model, self.clip, batch_size, scoring=True)
 
     def __call__(self, video: str | Path) -> list[tuple[str, float]]:
-        """Return (label, score) of every class, the likeliest first.
+        """Classify one video.
+
+        Args:
+            video: A video file, a folder of numbered pictures, or a video in a shard
+                (`train-000.tar/00042.mp4`).
+
+        Returns:
+            Pairs of label and score, best first, as in `Prediction.scores`.
 
         Raises:
-            VideoError: the video cannot be read.
+            VideoError: If the video cannot be read.
+            ArgumentError: If the decoder is torchcodec and it cannot be used.
         """
         result = next(self.predict([Path(video)]))
         if isinstance(result, Skipped):
@@ -114,7 +154,24 @@ class Predictor:
     def predict(
         self, paths: Sequence[str | Path], workers: int = 0
     ) -> Iterator[Prediction | Skipped]:
-        """Yield the prediction for each video, or why it could not be read, as they are done."""
+        """Classify many videos and yield the results one by one.
+
+        A video that cannot be read does not stop the others: it yields a `Skipped`, which has the
+        video's `path` and the `reason`.
+
+        Args:
+            paths: Videos, as for calling the predictor. Results come in this order.
+            workers: Number of processes that decode in the background; 0 decodes in the calling
+                thread. Workers pay off from about ten videos. Linux forks them, so keep 0 in a
+                program that runs other threads.
+
+        Yields:
+            A `Prediction`, or a `Skipped` if the video cannot be read.
+
+        Raises:
+            ArgumentError: If the decoder is torchcodec and it cannot be used.
+            MemoryShortError: If a batch does not fit in memory.
+        """
         videos = [Video(path=Path(path)) for path in paths]
         for index, result in score_videos(
             self.model,
@@ -145,7 +202,7 @@ def _ranked(pairs: list[tuple[str, float]]) -> list[tuple[str, float]]:
 
 
 def _combinations(heads: list[list[tuple[str, float]]]) -> list[tuple[str, float]]:
-    """The likeliest classes of each head with those of the others, the likeliest first."""
+    """Return the most probable combinations of one class per head, best first."""
     best = [("", 1.0)]
     for ranked in heads:
         pairs = product(best, ranked[:_COMBINED])
@@ -154,21 +211,21 @@ def _combinations(heads: list[list[tuple[str, float]]]) -> list[tuple[str, float
 
 
 def _expand(item: Path) -> list[Path]:
-    """Videos of a folder, which may be one itself, of pictures."""
+    """Return the videos of a folder, or the folder itself if its pictures form one video."""
     if not item.is_dir():
         return [item]
     return find_videos(item) or ([item] if holds_pictures(os.listdir(item)) else [])
 
 
 def expand(inputs: Sequence[Path]) -> list[Path]:
-    """Replace each folder by the videos in it; other paths stay, whatever their name.
+    """Replace each folder by the videos in it. Other paths are kept, whatever their suffix.
 
     Raises:
-        ArgumentError: nothing of what was given exists, or there is no video in it.
+        ArgumentError: If none of the paths exists, or they contain no video.
     """
     if not any(item.exists() for item in inputs):
         raise ArgumentError(f"{', '.join(map(str, inputs))}: no such file or folder")
     paths = [p for item in inputs for p in _expand(item)]
     if not paths:
-        raise ArgumentError(f"{', '.join(map(str, inputs))}: no video in it")
+        raise ArgumentError(f"{', '.join(map(str, inputs))}: no videos found")
     return paths

@@ -1,4 +1,4 @@
-"""How good the classifier of a run is on labelled videos."""
+"""Evaluation of a trained run on labelled videos: the function behind `st-adapter evaluate`."""
 
 from pathlib import Path
 from typing import Any
@@ -25,27 +25,38 @@ def evaluate(
     workers: int = 2,
     **predictor: Any,
 ) -> Evaluation:
-    """Measure the classifier of a run on the labelled videos in DATA.
+    """Measure the accuracy of a trained run on labelled videos.
 
-    The validation part of DATA is used if it has one, otherwise all of it; of the DATA that the
-    run was trained on, what was held out. The result is written to `eval.json` of a run folder.
+    If `data` has a validation part, that part is used, otherwise all of it. If `data` is what the
+    run was trained on and has no validation part, only the videos that training held out are used.
+    Videos that cannot be read are listed in the result and do not count. The result is also written
+    to `eval.json` in a run folder; for an adapter folder it is written only if `out` is given.
 
-    >>> evaluation = evaluate("run", "my_videos/", views=(3, 1))  # doctest: +SKIP
-    >>> evaluation.top1  # doctest: +SKIP
-    0.93
+    Examples:
+        >>> evaluation = evaluate("run", "my_videos/", views=(3, 1))  # doctest: +SKIP
+        >>> f"{evaluation.top1:.1%} of {evaluation.num_videos}"  # doctest: +SKIP
+        '93.1% of 120'
 
     Args:
-        run: a run folder or an adapter folder.
-        data: a folder or list in any form that training takes.
-        out: file to write, in place of `eval.json` in the run folder.
-        options: how DATA is read; by default as for training on the same DATA.
-        temporal: measure it with the frames reversed, shuffled and frozen to one, too.
-        workers: decoding processes.
-        **predictor: any argument of `Predictor`, such as views, precision or device.
+        run: A run folder or an adapter folder.
+        data: Labelled videos, as a folder or list in any form that `train` accepts.
+        out: File to write instead of `eval.json` in the run folder. An existing file is replaced
+            only if it was written by an evaluation.
+        options: How to read `data`. By default as in training if the run was trained on the same
+            data, otherwise `DataConfig()`.
+        temporal: Also measure with the frames of each clip reversed, shuffled and frozen, to see
+            how much the classifier depends on their order. Takes four times the forward passes.
+        workers: Number of processes that decode videos; 0 decodes in this one.
+        **predictor: Any other argument of `Predictor`, such as views, precision or device.
+
+    Returns:
+        The measures and the prediction for each video.
 
     Raises:
-        ArgumentError, CheckpointError: as for `Predictor`; or `out` holds something else.
-        DataError: DATA cannot be used, or none of its videos can be read.
+        ArgumentError: As for `Predictor`, or if `out` exists and is not an evaluation.
+        CheckpointError: If the folder cannot be read or does not fit the backbone.
+        DataError: If `data` cannot be used or none of its videos can be read.
+        MemoryShortError: If a batch does not fit in memory.
     """
     folder, data = Path(run), Path(data)
     file = evaluation_file(folder, None if out is None else Path(out))

@@ -1,4 +1,4 @@
-"""What a finished run says of itself: what it was trained on, and how good it was found to be."""
+"""What a run folder records: its data, its configuration and its evaluation."""
 
 import json
 from pathlib import Path
@@ -18,14 +18,19 @@ from st_adapter.recipes import resolve
 
 
 def recorded_run(folder: Path) -> tuple[Path, str, TrainConfig]:
-    """Read DATA, recipe name and configuration that the run in `folder` was started with.
+    """Read what the run in `folder` was started with.
+
+    Returns:
+        Path of the training data, name of the recipe, and configuration.
 
     Raises:
-        ArgumentError: there is no run, or its record cannot be read.
+        ArgumentError: If the folder does not contain a run or its record cannot be read.
     """
     file = folder / "config.json"
     if not file.is_file():
-        raise ArgumentError(f"{folder} holds no config.json of a run; leave --resume out")
+        raise ArgumentError(
+            f"{folder} does not contain the config.json of a run; start one without --resume"
+        )
     config = resolve("default", file, {})
     record = json.loads(file.read_text(encoding="utf-8"))
     return Path(record.get("data", "")), record.get("recipe", "default"), config
@@ -37,14 +42,20 @@ def evaluation_videos(
     spec: ModelSpec,
     options: DataConfig | None = None,
 ) -> VideoList:
-    """The videos of DATA to measure the classifier in `run` on.
+    """Return the videos to evaluate a run on.
 
-    Its validation part; without one, all of it, but for the DATA that the run was trained on:
-    of that, the part that was held out.
+    This is the validation part of `data`, or all of it if it has none. If the run was trained on
+    `data` and it has no validation part, it is the part that training held out.
 
     Args:
-        spec: of the classifier.
-        options: how DATA is read; unset is as for training on the same DATA.
+        run: A run folder or an adapter folder.
+        data: Labelled videos.
+        spec: Describes the classifier in `run`.
+        options: How to read `data`. By default as in training if the run was trained on the same
+            data, otherwise `DataConfig()`.
+
+    Raises:
+        DataError: If `data` cannot be used, or has changed since the run was trained on it.
     """
     config = None
     if (run / "config.json").is_file():
@@ -54,14 +65,17 @@ def evaluation_videos(
     given = read_annotations(data, spec.labels, options, spec.task)
     if not given.val and config is not None:
         if config.val is not None:
-            note(f"the run was trained on {data}; its validation data is {config.val}")
+            note(
+                f"evaluating on {data}, which the run was trained on; "
+                f"its validation data is {config.val}"
+            )
             return given.train
         held_out = read_parts(data, config)
         trained = read_json(run / "config.json").get("data_digest")
         if trained not in (None, held_out.digest()):
             raise DataError(
-                f"{data} is not what the run was trained on any more: nothing tells which of its "
-                "videos were held out; give those to measure on by a list of their own"
+                f"{data} has changed since the run was trained on it, so it is unknown which "
+                "videos were held out; give a list of the videos to evaluate on instead"
             )
         say(f"evaluating on the part of {data} that was held out from training")
         return held_out.val
@@ -69,20 +83,23 @@ def evaluation_videos(
 
 
 def evaluation_file(run: Path, out: Path | None) -> Path | None:
-    """Where an evaluation is written: `out`, or `eval.json` in a run folder.
+    """Return the file to write an evaluation to: `out`, or `eval.json` if `run` is a run folder.
+
+    Returns:
+        None if `out` is None and `run` is an adapter folder.
 
     Raises:
-        ArgumentError: something other than an evaluation lies there.
+        ArgumentError: If the file exists and was not written by an evaluation.
     """
     if out is None and (run / "config.json").is_file():
         out = run / "eval.json"
     if out is not None and out.exists() and not _earlier_evaluation(out):
-        raise ArgumentError(f"{out} is no earlier evaluation; choose another --out")
+        raise ArgumentError(f"{out} exists and was not written by `evaluate`; choose another --out")
     return out
 
 
 def _earlier_evaluation(file: Path) -> dict[str, Any]:
-    """What an evaluation wrote; empty where the file is missing, damaged or something else."""
+    """Read an evaluation; return {} if the file is missing, damaged or something else."""
     try:
         record = read_json(file)
     except ArgumentError:
@@ -91,9 +108,9 @@ def _earlier_evaluation(file: Path) -> dict[str, Any]:
 
 
 def write_evaluation(file: Path, evaluation: Evaluation, data: Path) -> None:
-    """Write what was measured, on which data and by which command."""
+    """Write an evaluation, with the data and the command that it came from."""
     origin = {"data": absolute(data), "command": command()}
     before = _earlier_evaluation(file).get("data", "")
     if before not in ("", origin["data"]):
-        note(f"{file} held the result on {before}; --out FILE would keep both")
+        note(f"replacing the evaluation on {before} in {file}; use --out FILE to keep both")
     write_json(file, evaluation.to_json() | origin)

@@ -1,4 +1,4 @@
-"""Scores of videos, decoded in the background: views averaged, frames in any order."""
+"""Scores of videos: clips are decoded in the background and scores averaged over views."""
 
 import random
 from collections.abc import Callable, Iterator, Sequence
@@ -20,10 +20,11 @@ from st_adapter.runtime.memory import clear_out_of_memory
 from st_adapter.runtime.micro_batches import clips_at_once
 
 Order = Literal["in_order", "reversed", "shuffled", "frozen"]
+"""Order of the frames in a clip, to test how much a classifier depends on it."""
 ORDERS: tuple[Order, ...] = get_args(Order)
 
 Scored = Iterator[tuple[int, Tensor | Skipped]]
-"""Index of a video with its scores [orders, classes], or with why it had to be skipped."""
+"""For each video its index, and either its scores [orders, classes] or why it was skipped."""
 
 
 def score_videos(
@@ -39,17 +40,26 @@ def score_videos(
     make_loader: Callable[..., Any] = BatchLoader,
     forward: nn.Module | None = None,
 ) -> Scored:
-    """Yield (index, scores [orders, classes]) of each video, or why it had to be skipped.
+    """Score videos and yield the results one by one.
 
     Args:
-        clip: sampling and views.
-        batch_size: most clips in a forward pass.
-        workers: decoding processes.
-        orders: of the frames; each video is decoded once and scored in all of them.
-        reader: of videos.
-        share: indices of those to score; by default all.
-        make_loader: another way of loading batches, with the arguments of `BatchLoader`.
-        forward: what makes logits of what is loaded, if it is not the model.
+        model: The classifier. It is in evaluation mode meanwhile; its mode is restored at the end.
+        videos: Videos, with or without labels.
+        clip: How clips are sampled, and how many views of a video are averaged.
+        batch_size: Maximum number of clips in a forward pass.
+        workers: Number of processes that decode videos; 0 decodes in this one.
+        orders: Orders of the frames to score. A video is decoded once for all of them.
+        reader: Decodes the videos.
+        share: Indices of the videos to score; by default all of them.
+        make_loader: Replaces `BatchLoader`, with the same arguments.
+        forward: Computes logits from what the loader yields, if that is not clips for `model`.
+
+    Yields:
+        The index of a video with its scores [orders, classes] in 0..1, on the CPU, or with a
+        `Skipped` if the video could not be read.
+
+    Raises:
+        MemoryShortError: If a batch does not fit in memory.
     """
     share = range(len(videos)) if share is None else share
     forward = model if forward is None else forward
@@ -75,7 +85,7 @@ def score_videos(
 
 
 def videos_per_batch(clip: ClipConfig, batch_size: int) -> int:
-    """Videos whose views fill a batch of clips, at least one."""
+    """Return how many videos make a batch of at most `batch_size` clips, at least one."""
     temporal, spatial = clip.views
     return max(1, batch_size // (temporal * spatial))
 
@@ -83,7 +93,7 @@ def videos_per_batch(clip: ClipConfig, batch_size: int) -> int:
 def _score_batch(
     batch: Sequence[Views], orders: Sequence[Order], score: Callable[[Tensor], Tensor]
 ) -> list[Float[Tensor, "orders classes"] | None]:
-    """Scores of each video, the mean over its views; None of those that could not be read."""
+    """Return the scores of each video, averaged over its views; None for a video without clips."""
     shown = [
         reorder(views.clips, order, seed=views.index)
         for views in batch
@@ -103,7 +113,7 @@ def _score_batch(
 
 @contextmanager
 def evaluation_mode(model: nn.Module) -> Iterator[None]:
-    """Switch dropout and the like off inside this block; leave each part in the mode it was in."""
+    """Put all modules in evaluation mode inside this block, then restore the mode of each."""
     trained = [module for module in model.modules() if module.training]
     model.eval()
     try:
@@ -116,10 +126,14 @@ def evaluation_mode(model: nn.Module) -> Iterator[None]:
 def reorder(
     clips: Shaped[Tensor, "v t *frame"], order: Order, seed: int
 ) -> Shaped[Tensor, "v t *frame"]:
-    """Return clips of one video with their frames in another order.
+    """Return the clips of one video with their frames in another order.
 
-    "shuffled" draws one order for all of them from `seed`, never the true one where there are two
-    frames or more; "frozen" repeats the middle frame.
+    Args:
+        clips: Clips of one video.
+        order: "in_order", "reversed", "shuffled" or "frozen". Shuffling uses the same order for all
+            clips, and never the original one unless there is only one frame. Freezing repeats the
+            middle frame.
+        seed: Seed of the shuffling.
 
     >>> clip = torch.arange(4).view(1, 4, 1, 1, 1).expand(1, 4, 3, 1, 1)
     >>> [reorder(clip, order, 0)[0, :, 0, 0, 0].tolist() for order in ORDERS]
@@ -140,7 +154,7 @@ def reorder(
 
 
 def probabilities(logits: Float[Tensor, "n classes"], task: Task) -> Float[Tensor, "n classes"]:
-    """Softmax over the classes of each head; the sigmoid of each class where labels are many."""
+    """Turn logits into scores: softmax per head, or sigmoid per class with any number of labels."""
     if task.multi_label:
         return logits.sigmoid()
     parts = task.slices(logits.shape[1])

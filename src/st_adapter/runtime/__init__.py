@@ -1,1 +1,1 @@
-"""This machine: device and precision, memory, compilation."""
+"""How to use this machine: device, precision, memory, compilation and attention."""

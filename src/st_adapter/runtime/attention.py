@@ -1,4 +1,4 @@
-"""The form of attention that a training step on a CPU is fastest with."""
+"""The faster implementation of attention for training on the CPU."""
 
 import torch
 from timm.layers import Attention, PatchEmbed, use_fused_attn
@@ -6,19 +6,23 @@ from timm.layers import Attention, PatchEmbed, use_fused_attn
 from st_adapter.model.classifier import VideoClassifier
 
 _FEW_PATCHES = 256
-"""Patches up to which weights of attention, which grow with their square, are kept."""
+"""Most patches per frame with which unfused attention is used. Its weights need memory that grows
+with the square of this number.
+"""
 
 
 def speed_up_attention(model: VideoClassifier, size: int) -> None:
-    """Let a ViT of few tokens keep its weights of attention, for steps in half precision on a CPU.
+    """Use unfused attention for training steps in half precision on the CPU, if frames are small.
 
-    torch's fused attention computes them again in the backward pass and is slow at it there. A
-    step of ViT-B/16 with adapters of 384 takes 1.22 times as long with it, and 0.98 of the memory
-    (2 clips of 8 frames, 2 cores of an Intel Xeon with amx_bf16, torch 2.15, 2026-11-29). Scoring
-    is 1.06 times as fast with it, and has it, as everywhere else.
+    PyTorch's fused attention recomputes the attention weights in the backward pass, which is slow
+    on the CPU: a step of ViT-B/16 with adapters of width 384 takes 1.22 times as long with it, for
+    0.98 times the memory (2 clips of 8 frames, 2 cores of an Intel Xeon with amx_bf16, torch 2.15,
+    2026-11-29). Scoring is 1.06 times as fast with fused attention and keeps it. Models on a GPU
+    and backbones other than timm's ViTs are left unchanged.
 
     Args:
-        size: height and width of the frames, pixels.
+        model: The classifier. Its attention modules get a hook.
+        size: Height and width of the frames in pixels.
     """
     embed = getattr(model.backbone, "patch_embed", None)
     if model.device.type != "cpu" or not isinstance(embed, PatchEmbed):
@@ -32,6 +36,6 @@ def speed_up_attention(model: VideoClassifier, size: int) -> None:
 
 
 def _choose_form(attention: Attention, _inputs: object) -> None:
-    """Whether to fuse the call that follows: its gradient is not asked for, or is in float32."""
+    """Fuse the call that follows, unless it is part of a training step in half precision."""
     in_half_step = torch.is_grad_enabled() and torch.is_autocast_enabled("cpu")
     attention.fused_attn = use_fused_attn() and not in_half_step

@@ -1,4 +1,4 @@
-"""torch.compile, tried before it is relied on."""
+"""Compilation with torch.compile, with a trial that shows whether it works and pays off."""
 
 import torch
 
@@ -11,7 +11,9 @@ from st_adapter.runtime.memory import clear_out_of_memory
 from st_adapter.runtime.micro_batches import clips_at_once
 
 _NO_GAIN = 0.95
-"""Speed-up below which compiling is said to cost, with room for whatever else the machine does."""
+"""Speed-up below which compilation counts as a loss. It is less than 1 because other programs on
+the machine disturb the measurement.
+"""
 
 
 def compile_model(
@@ -22,15 +24,20 @@ def compile_model(
     dtype: torch.dtype = torch.uint8,
     scoring: bool = False,
 ) -> None:
-    """Compile the model for steps and validation, or for scoring alone, and say what is gained.
+    """Compile the model and report how much faster it is.
+
+    Compilation happens here, on clips of zeros, so that it cannot fail later in a run.
 
     Args:
-        clip: frames and size of the clips that follow.
-        most: of them in a batch; the device is given as many at once as it takes.
-        dtype: of the clips.
+        model: The classifier.
+        clip: Frames and size of the clips to come.
+        most: Maximum number of clips in a batch. The trial uses as many as the device gets at once.
+        dtype: Type of the clips' values.
+        scoring: Compile for forward passes only, not for training steps and validation.
 
     Raises:
-        ArgumentError: the model cannot be compiled here.
+        ArgumentError: If the model cannot be compiled on this machine.
+        MemoryShortError: If the clips do not fit in memory.
     """
     count = min(most, clips_at_once(model.device, clip.frames, clip.size))
     shape = (count, clip.frames, 3, clip.size, clip.size)
@@ -44,11 +51,11 @@ def compile_model(
             after = best_seconds(model, clips, scoring=scoring)
             with torch.inference_mode():
                 model.eval()(clips)
-        except RuntimeError as error:  # what torch's compiler raises; its own classes are private
+        except RuntimeError as error:  # base of the compiler's own error classes, which are private
             reason = str(error).strip().splitlines()[0]
             raise ArgumentError(
-                f"the model cannot be compiled here, {reason}; leave out --compile"
+                f"the model cannot be compiled on this machine: {reason}; run without --compile"
             ) from error
-    what = "scoring" if scoring else "a step"
-    advice = "; it is faster without" if before / after < _NO_GAIN else ""
-    say(f"compiled, {what} takes {after / before:.2f} times the time it took before{advice}")
+    what = "scoring" if scoring else "a training step"
+    advice = "; it is faster without --compile" if before / after < _NO_GAIN else ""
+    say(f"compiled: {what} takes {after / before:.2f} times as long as before{advice}")

@@ -1,4 +1,4 @@
-"""What this machine is good at: its device, and the faster arithmetic on it."""
+"""Choice of the device and of the precision that is fastest on it."""
 
 import os
 import time
@@ -15,16 +15,18 @@ from st_adapter.model.precision import HALF, Precision
 from st_adapter.runtime.memory import clear_out_of_memory
 
 _WORTH_IT = 1.15
-"""How much faster bfloat16 must be before its rounding is accepted."""
+"""Speed-up of bfloat16 over float32 from which its rounding errors are accepted."""
 
 
 def choose_device(name: str) -> torch.device:
-    """Return the device called `name`; "auto" is the first accelerator, else the CPU.
+    """Return the device with this name.
 
-    Where several processes run, each has a GPU of its own.
+    Args:
+        name: "cpu", "mps", "cuda", "cuda:N", or "auto" for the first GPU and otherwise the CPU. If
+            a launcher has started several processes, "auto" and "cuda" give each its own GPU.
 
     Raises:
-        ArgumentError: there is no such device here.
+        ArgumentError: If this machine does not have the device.
     """
     have = available_devices()
     if name == "auto":
@@ -37,12 +39,12 @@ def choose_device(name: str) -> torch.device:
         device = None
     full_name = f"{device.type}:{device.index or 0}" if device and device.type == "cuda" else name
     if device is None or full_name not in have:
-        raise ArgumentError(f"device {name!r} is not there; this machine has {', '.join(have)}")
+        raise ArgumentError(f"device {name!r} is not available; this machine has {', '.join(have)}")
     return device
 
 
 def available_devices() -> list[str]:
-    """Names of the devices here, the CPU first."""
+    """Return the names of the devices of this machine, from the CPU to the preferred one."""
     devices = ["cpu"]
     if torch.backends.mps.is_available():
         devices.append("mps")
@@ -52,29 +54,31 @@ def available_devices() -> list[str]:
 def choose_precision(
     name: str, model: VideoClassifier, *, clip_frames: int, size: int, scoring: bool = False
 ) -> tuple[Precision, str]:
-    """Return the precision to use and why.
+    """Return the precision to use, and the reason for it as a short text.
 
-    "auto" times one clip in float32 and in bfloat16, and takes bfloat16 where that is at least
-    1.15 times as fast.
+    "auto" times one clip in float32 and in bfloat16 and chooses bfloat16 if it is at least 1.15
+    times as fast. Neither the model nor the random number generators change.
 
     Args:
-        clip_frames: frames per clip.
-        size: height and width of the frames, pixels.
-        scoring: time forward passes alone, not training steps.
+        name: "float32", "bfloat16", "float16" or "auto".
+        model: The classifier, on its device.
+        clip_frames: Frames per clip.
+        size: Height and width of the frames in pixels.
+        scoring: Time forward passes only, not training steps.
 
     Raises:
-        ArgumentError: a precision of another name.
-        MemoryShortError: a clip does not fit.
+        ArgumentError: If the name is unknown.
+        MemoryShortError: If a clip does not fit in memory.
     """
     if name in ("float32", *HALF):
-        return cast(Precision, name), "as asked"
+        return cast(Precision, name), "as requested"
     if name != "auto":
-        raise ArgumentError(f"precision is auto, float32, {' or '.join(HALF)}, not {name!r}")
+        raise ArgumentError(f"precision must be auto, float32, {' or '.join(HALF)}, not {name!r}")
     device = model.device
     if device.type == "cuda" and not torch.cuda.is_bf16_supported():
         return "float32", "this GPU does not support bfloat16"
     clip = torch.zeros(1, min(clip_frames, 8), 3, size, size, dtype=torch.uint8, device=device)
-    what = "pass" if scoring else "step"
+    what = "forward pass" if scoring else "training step"
     seconds: dict[Precision, float] = {"float32": 0.0, "bfloat16": 0.0}
     before = model.precision
     with clear_out_of_memory(device):
@@ -84,13 +88,18 @@ def choose_precision(
     model.precision = before
     gain = seconds["float32"] / seconds["bfloat16"]
     chosen: Precision = "bfloat16" if gain >= _WORTH_IT else "float32"
-    return chosen, f"a bfloat16 {what} takes {1 / gain:.2f} times the time of a float32 one"
+    return chosen, f"a {what} in bfloat16 takes {1 / gain:.2f} times as long as in float32"
 
 
 def best_seconds(model: VideoClassifier, clips: Tensor, *, scoring: bool) -> float:
-    """Time of a forward pass, or of a forward and backward pass, at best of three.
+    """Return the time of a forward pass, or of a forward and backward pass, as the best of three.
 
-    Leaves no gradient and no random draw.
+    Sets no gradients and does not advance the random number generators.
+
+    Args:
+        model: The classifier.
+        clips: A batch of clips on the model's device.
+        scoring: Time forward passes only.
     """
     device = model.device
 
@@ -102,12 +111,12 @@ def best_seconds(model: VideoClassifier, clips: Tensor, *, scoring: bool) -> flo
             torch.autograd.grad(loss, inputs, allow_unused=True)
 
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        run()  # the first call of its kind takes longer
+        run()  # warm-up: the first call also allocates and tunes
         return min(seconds_of(run, device) for _ in range(3))
 
 
 def seconds_of(run: Callable[[], object], device: torch.device) -> float:
-    """Time of a call, until the device is done with it."""
+    """Return how long a call takes until the device has finished its work."""
     _wait_for(device)
     start = time.perf_counter()
     run()
@@ -121,16 +130,21 @@ def _wait_for(device: torch.device) -> None:
 
 
 def check_input_size(model: VideoClassifier, size: int) -> None:
-    """Raise ArgumentError unless the backbone takes square frames of `size` pixels."""
+    """Run one forward pass to find out whether the backbone accepts square frames of `size` pixels.
+
+    Raises:
+        ArgumentError: If it does not.
+        MemoryShortError: If two frames of this size do not fit in memory.
+    """
     pixel = torch.zeros(1, 1, 1, 1, 1, dtype=torch.uint8, device=model.device)
     clip = pixel.expand(1, 2, 3, size, size)
     try:
         with torch.inference_mode(), clear_out_of_memory(model.device, f"lower --size {size}"):
             model(clip)
-    except (AssertionError, RuntimeError, ValueError) as error:  # as each kind of backbone says it
+    except (AssertionError, RuntimeError, ValueError) as error:  # which one depends on the backbone
         reason = f": {str(error).splitlines()[0]}" if str(error) else ""
-        made_for = model.family.native_size()[-1]
+        native_size = model.family.native_size()[-1]
         raise ArgumentError(
-            f"{model.spec.backbone} cannot take frames of {size} px, it was made for {made_for} px"
-            f"{reason}"
+            f"{model.spec.backbone} does not accept frames of {size} px "
+            f"(native size {native_size} px){reason}"
         ) from error

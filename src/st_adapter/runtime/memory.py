@@ -1,4 +1,4 @@
-"""How much memory a step takes, how much there is, and what is said when it runs out."""
+"""Memory: estimate what a training step needs, and explain what to do if it does not fit."""
 
 import os
 import sys
@@ -17,36 +17,48 @@ from st_adapter.model.classifier import VideoClassifier
 from st_adapter.runtime.micro_batches import clips_at_once
 
 _ROOM = 1.3
-"""Memory to leave for what is not counted, times what is."""
+"""Factor between the memory that the estimate counts and the memory to keep available."""
 
 
 def check_memory(
     model: VideoClassifier, config: TrainConfig, needed: int, advice: str | None = None
 ) -> None:
-    """Raise ArgumentError where a training step cannot fit, before anything is written.
+    """Check that a training step fits in memory, before a run writes anything.
 
     Args:
-        needed: bytes that the step takes, as `step_bytes` estimates.
-        advice: what would save memory; by default what the run has not turned on yet.
+        model: The classifier, on its device.
+        config: Settings of the run.
+        needed: Bytes that a step needs, as estimated by `step_bytes`.
+        advice: How to save memory. By default, what this run could still turn on.
+
+    Raises:
+        ArgumentError: If the step needs more memory than is available.
     """
     available = share_of_memory(model.device)
     if needed > available:
         raise ArgumentError(
-            f"a step of {config.batch_size} clips of {config.frames} frames at {config.size} px "
-            f"needs about {needed / 2**30:.1f} GB, {available / 2**30:.1f} GB are free on "
-            f"{model.device}; {advice or what_saves_memory(model, config)}"
+            f"a training step with batch size {config.batch_size}, frames {config.frames} and "
+            f"size {config.size} needs about {needed / 2**30:.1f} GB, but {model.device} has "
+            f"{available / 2**30:.1f} GB free; {advice or what_saves_memory(model, config)}"
         )
 
 
 def fit_batch(
     config: TrainConfig, needed: Callable[[int], int], available: int, copies: int = 1
 ) -> TrainConfig:
-    """Cut a step into the fewest batches that fit in memory with some room to spare.
+    """Split a training step into the fewest batches that fit in memory with some room to spare.
+
+    The step keeps its number of clips: `batch_size` shrinks and `accumulate` grows. If nothing
+    fits, the smallest possible batch is used.
 
     Args:
-        needed: bytes of a batch of so many clips.
-        available: bytes there are.
-        copies: clips that a clip of the batch becomes, with its reversal.
+        config: Settings of the run.
+        needed: Returns the bytes that a batch of this many clips needs.
+        available: Bytes available.
+        copies: Clips that are trained for each clip of the batch: 2 with its reversal, otherwise 1.
+
+    Returns:
+        The settings with `batch_size` and `accumulate` changed.
     """
     step, unit = config.batch_size * config.accumulate, config.repeats
     sizes = [n for n in range(step, 0, -1) if step % n == 0 and n % unit == 0]
@@ -56,22 +68,35 @@ def fit_batch(
 
 
 def step_bytes(model: VideoClassifier, config: TrainConfig) -> Callable[[int], int]:
-    """Estimate the bytes of a training step, by the clips in its batch.
+    """Estimate the memory of a training step.
 
-    Counts what one frame makes the model keep for the backward pass, times the frames of a
-    micro-batch, and the batches that are loaded ahead where they lie in the same memory.
+    Counts what the model keeps for the backward pass (measured on two frames, times the frames of a
+    micro-batch), gradients and optimizer state, and, on the CPU, the batches that dataloader
+    workers load ahead.
+
+    Args:
+        model: The classifier, on its device.
+        config: Settings of the run.
+
+    Returns:
+        A function from the number of clips in a batch to bytes.
     """
     device, size = model.device, config.size
     pixels = 3 * size**2 * config.frames
-    by_clip = _kept_bytes(model, size) * config.frames + 4 * pixels  # which become float32
-    trained = 12 * model.num_parameters(only_trainable=True)  # gradient and two moments
-    ahead = 2 * config.workers if device.type == "cpu" else 0  # torch's prefetch_factor
+    by_clip = _kept_bytes(model, size) * config.frames + 4 * pixels  # uint8 pixels become float32
+    # Gradient and AdamW's two moments, in float32.
+    trained = 12 * model.num_parameters(only_trainable=True)
+    ahead = 2 * config.workers if device.type == "cpu" else 0  # 2 is DataLoader's prefetch_factor
     most = clips_at_once(device, config.frames, size)
     return lambda n: trained + by_clip * min(n, most) + pixels * n * (1 + ahead)
 
 
 def share_of_memory(device: torch.device) -> int:
-    """Bytes that this process may take: all of a GPU, its part of what processes share."""
+    """Return the bytes available to this process.
+
+    This is the free memory of its GPU. On the CPU, processes that a launcher has started on this
+    machine share the available memory equally.
+    """
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
     sharers = int(os.environ.get("LOCAL_WORLD_SIZE", 1)) if device.type == "cpu" else 1
@@ -79,10 +104,10 @@ def share_of_memory(device: torch.device) -> int:
 
 
 def _kept_bytes(model: VideoClassifier, size: int) -> int:
-    """Bytes, besides the parameters, that a frame makes the model keep for the backward pass."""
+    """Measure the bytes per frame, without parameters, that are kept for the backward pass."""
     device, frames = model.device, 2
     clip = torch.zeros(1, frames, 3, size, size, dtype=torch.uint8, device=device)
-    kept: dict[int, int] = {}
+    kept: dict[int, int] = {}  # by address: several saved tensors can share one storage
 
     def pack(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
@@ -103,7 +128,12 @@ def _kept_bytes(model: VideoClassifier, size: int) -> int:
 def clear_out_of_memory(
     device: torch.device, advice: str = "lower --batch-size, --frames or --size"
 ) -> Iterator[None]:
-    """Turn a failed allocation into a MemoryShortError that says what would help."""
+    """Raise a MemoryShortError with `advice` if an allocation fails inside this block.
+
+    Args:
+        device: The device to name in the message.
+        advice: What the user can do.
+    """
     try:
         yield
     except RuntimeError as error:
@@ -113,7 +143,7 @@ def clear_out_of_memory(
 
 
 def what_saves_memory(model: VideoClassifier, config: TrainConfig) -> str:
-    """What a run that needs too much memory has not turned on yet."""
+    """Return advice on how a run could save memory, without what it does already."""
     ways = []
     if model.family.can_checkpoint and not config.checkpoint_activations:
         ways.append("use --checkpoint-activations")
@@ -121,21 +151,25 @@ def what_saves_memory(model: VideoClassifier, config: TrainConfig) -> str:
         ways.append("use --precision bfloat16")
     half = config.batch_size // 2
     if half and half * 2 == config.batch_size and half % config.repeats == 0:
-        ways.append(f"use --batch-size {half} --accumulate {2 * config.accumulate}, the same step")
+        ways.append(f"use --batch-size {half} --accumulate {2 * config.accumulate} (the same step)")
     return "; or ".join([*ways, "lower --frames or --size"])
 
 
 def peak_memory_gb(device: torch.device) -> float:
-    """Most memory this process has held, GB of 2^30 bytes."""
+    """Return the highest memory use of this process so far in GB (2^30 bytes).
+
+    On a GPU this is what torch has allocated there, otherwise the memory of the whole process.
+    """
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**30
-    status = Path("/proc/self/status")  # Linux's getrusage may tell of the process before this one
+    # Not getrusage on Linux, which can report the peak of the process that forked this one.
+    status = Path("/proc/self/status")
     for line in status.read_text().splitlines() if status.exists() else ():
         if line.startswith("VmHWM:"):
             return int(line.split()[1]) / 2**20
     if sys.platform == "win32":
         return psutil.Process().memory_info().peak_wset / 2**30
-    import resource  # there is none on Windows
+    import resource  # does not exist on Windows
 
     kilobytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # bytes on macOS
     return kilobytes / (2**30 if sys.platform == "darwin" else 2**20)

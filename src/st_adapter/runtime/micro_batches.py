@@ -1,23 +1,24 @@
-"""How many clips a device is given at once."""
+"""Number of clips that a device processes at once."""
 
 import sys
 
 import torch
 
 _PIXELS = 8 * 224 * 224
-"""Of the clips in a CPU's micro-batch.
+"""Pixels in a micro-batch on the CPU: one clip of 8 frames of 224 x 224.
 
-More of them leave its caches: four clips of ViT-B/16 at 8 x 224 x 224 in one pass took 5.9 s for a
-training step and one by one 4.3 s (2 cores of an AMD EPYC, bfloat16, 2026-11-26).
+Larger micro-batches do not fit in the CPU's caches. A training step on four clips of ViT-B/16 took
+5.9 s with all four at once and 4.3 s one by one (2 cores of an AMD EPYC, bfloat16, 2026-11-26).
 """
 
 
 def clips_at_once(device: torch.device, frames: int, size: int) -> int:
-    """Return the clips in a micro-batch, at least 1; all there are on anything but a CPU.
+    """Return the number of clips in a micro-batch: at least 1 on the CPU, unlimited elsewhere.
 
     Args:
-        frames: frames per clip.
-        size: height and width of the frames, pixels.
+        device: The device.
+        frames: Frames per clip.
+        size: Height and width of the frames in pixels.
     """
     if device.type != "cpu":
         return sys.maxsize
