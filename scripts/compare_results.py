@@ -1,4 +1,4 @@
-"""Run the comparisons of docs/results.md and print their tables in Markdown.
+"""Run the comparisons of docs/lab/results.md and print their tables in Markdown.
 
     python scripts/compare_results.py OUT DATA VIT_WEIGHTS [NAME ...]
 

@@ -25,7 +25,7 @@ ROOT = Path(__file__).parents[1]
 
 
 def main() -> None:
-    """Write the table and `docs/backbones.md`."""
+    """Write the table and `docs/reference/backbones.md`."""
     torch.set_num_threads(1)
     models = sorted({name.partition(".")[0] for name in timm.list_models(pretrained=True)})
     rows = []
@@ -36,7 +36,7 @@ def main() -> None:
     lines = [json.dumps(dataclasses.asdict(row)) + "\n" for row in rows]
     (ROOT / "src" / "st_adapter" / "catalogue" / TABLE).write_text("".join(lines), encoding="utf-8")
     page = page_of(rows)
-    (ROOT / "docs" / "backbones.md").write_text(page, encoding="utf-8")
+    (ROOT / "docs" / "reference" / "backbones.md").write_text(page, encoding="utf-8")
     print(page.splitlines()[2])
 
 
@@ -77,7 +77,7 @@ def _runs(classifier: VideoClassifier, size: int) -> bool:
 
 
 def page_of(rows: list[BackboneRow]) -> str:
-    """docs/backbones.md."""
+    """docs/reference/backbones.md."""
     fit = [row for row in rows if not row.refused]
     families = defaultdict(list)
     for row in rows:

@@ -1,4 +1,4 @@
-"""Write the data sets of docs/results.md from UCF101 and ARID clips and the demo's own.
+"""Write the data sets of docs/lab/results.md from UCF101 and ARID clips and the demo's own.
 
     python scripts/make_results_data.py ucf6/ arid6/ out/
 

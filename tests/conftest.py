@@ -2,8 +2,6 @@
 
 import os
 
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # models are so small that threads only wait
-
 import jaxtyping
 from jaxtyping import install_import_hook
 
