@@ -6,6 +6,8 @@ import subprocess
 import sys
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from st_adapter.common.files import append_json_line, atomic_path, remove_unfinished, write_json
 
@@ -20,13 +22,16 @@ with atomic_path(Path(sys.argv[1])) as file:
 """
 
 
-def test_files_have_the_permissions_that_the_umask_leaves(tmp_path):
-    before = os.umask(0o077)
+@pytest.mark.parametrize(("umask", "mode"), [(0o077, 0o600), (0o022, 0o644)])
+def test_files_have_the_permissions_that_the_umask_leaves(tmp_path, umask, mode):
+    before = os.umask(umask)
     try:
         write_json(tmp_path / "a.json", {})
+        with atomic_path(tmp_path / "a.safetensors") as file:
+            save_file({"a": torch.zeros(1)}, file)
     finally:
         os.umask(before)
-    assert (tmp_path / "a.json").stat().st_mode & 0o777 == 0o600
+    assert {path.stat().st_mode & 0o777 for path in tmp_path.iterdir()} == {mode}
 
 
 def test_only_our_own_unfinished_files_are_removed(tmp_path):

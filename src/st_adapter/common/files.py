@@ -32,10 +32,12 @@ def atomic_path(path: Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{uuid4().hex}{_UNFINISHED}")
     temporary.touch(exist_ok=False)  # not mkstemp, which ignores the umask and makes it private
+    mode = temporary.stat().st_mode
     try:
         yield temporary
         with temporary.open("rb") as file:
             os.fsync(file.fileno())
+        temporary.chmod(mode)  # safetensors puts a private file in its place
         temporary.replace(path)
     except (RuntimeError, SafetensorError) as error:
         free = shutil.disk_usage(path.parent).free / 2**20
