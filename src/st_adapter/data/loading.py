@@ -27,13 +27,17 @@ _SHARED_MEMORY = "/dev/shm"
 _SHORT = ("shared memory", "No space", "semaphore", "Too many open files", "ancillary data")
 """Words in errors that occur when a worker cannot hand over a batch."""
 
-_CRASHES = {-signal.SIGSEGV, -signal.SIGABRT, -signal.SIGILL, -signal.SIGFPE, -signal.SIGBUS}
+_CRASHES = {
+    -getattr(signal, name)
+    for name in ("SIGSEGV", "SIGABRT", "SIGILL", "SIGFPE", "SIGBUS")
+    if hasattr(signal, name)  # Windows has no SIGBUS
+}
 """Exit codes of a worker that crashed, usually in a decoder."""
 
 _SHOWN = 5
 """Maximum number of videos to name in an error."""
 _ABANDONED: list[Any] = []
-"""Loaders whose workers died. See `BatchLoader._replace_workers` for why they are kept."""
+"""Iterators whose workers died. See `BatchLoader._replace_workers` for why they are kept."""
 
 
 class BatchLoader:
@@ -65,6 +69,7 @@ class BatchLoader:
         self._workers, self._persistent = workers, persistent
         self._one_by_one = False  # one worker at a time, to find the batch that crashes it
         self._loader: DataLoader[Any] | None = None
+        self._iterator: Iterator[Any] | None = None
         self._processes: set[BaseProcess] = set()
         self._keys = _Keys()
 
@@ -91,6 +96,8 @@ class BatchLoader:
                     raise
                 failures += 1
                 self._replace_workers(str(error), failures, next(islice(keys, done, None), []))
+            finally:
+                self._iterator = None  # its destructor ends the workers, if they do not persist
 
     def _load(self) -> Iterator[Any]:
         with _raise_when_one_dies(self._processes):
@@ -119,10 +126,10 @@ class BatchLoader:
                 generator=torch.Generator(),
             )
         before = {*active_children()}
-        with hold_back_signals(), _restore_handler(signal.SIGCHLD):
-            loaded = iter(self._loader)
+        with hold_back_signals(), _restore_handler("SIGCHLD"):
+            self._iterator = iter(self._loader)
         self._processes |= {*active_children()} - before
-        return loaded
+        return self._iterator
 
     def _replace_workers(self, reason: str, failures: int, keys: list[Any]) -> None:
         """Remove all workers and decide who loads the rest: new workers, or this process.
@@ -140,8 +147,9 @@ class BatchLoader:
         for process in self._processes:
             process.kill()
             process.join()
-        # Keep the loader: its destructor would wait for locks that a killed worker may hold.
-        _ABANDONED.append(self._loader)
+        # Its destructor would wait for locks that a killed worker may hold, and close queues while
+        # their threads close them, too.
+        _ABANDONED.append(self._iterator)
         count, self._loader, self._processes = self._workers, None, set()
         crashes = codes & _CRASHES
         if crashes and self._one_by_one:
@@ -252,7 +260,7 @@ def _raise_when_one_dies(processes: set[BaseProcess]) -> Iterator[None]:
     Signals are handled in the main thread only. In other threads, DataLoader itself notices most
     deaths within 5 seconds, but not that one.
     """
-    if threading.current_thread() is not threading.main_thread():
+    if threading.current_thread() is not threading.main_thread() or os.name != "posix":
         yield
         return
 
@@ -260,19 +268,20 @@ def _raise_when_one_dies(processes: set[BaseProcess]) -> Iterator[None]:
         if any(process.exitcode for process in processes):  # workers that have finished exit with 0
             raise _WorkerDiedError("a dataloader worker died")
 
-    with _restore_handler(signal.SIGCHLD):
+    with _restore_handler("SIGCHLD"):
         signal.signal(signal.SIGCHLD, look)
         look()  # one may have died before the handler was set
         yield
 
 
 @contextmanager
-def _restore_handler(number: signal.Signals) -> Iterator[None]:
+def _restore_handler(name: str) -> Iterator[None]:
     """Restore the handler of a signal at the end of this block.
 
     DataLoader sets one for SIGCHLD that would raise an error at any line of this process.
     """
-    if threading.current_thread() is not threading.main_thread():
+    number = getattr(signal, name, None)  # Windows has no SIGCHLD
+    if number is None or threading.current_thread() is not threading.main_thread():
         yield
         return
     before = signal.getsignal(number)
