@@ -14,7 +14,7 @@ from st_adapter.config import ClipConfig
 from st_adapter.data.formats.folders import find_videos
 from st_adapter.evaluation.predict import Predictor
 from st_adapter.model.checkpoint import read_tensors
-from st_adapter.runtime.compilation import black_clips, compile_for_training
+from st_adapter.runtime.compilation import compile_model
 from st_adapter.training.loop import train
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
@@ -83,7 +83,7 @@ def test_compiled_steps_and_scores_are_the_same(trained_run, folder_data, capsys
     model.set_precision("bfloat16")
     clips = torch.randint(0, 256, (2, 3, 3, 32, 32), dtype=torch.uint8, device="cuda")
     expected = gradients(model, clips)
-    compile_for_training(model, black_clips(model, ClipConfig(frames=3, size=32), most=2))
+    compile_model(model, ClipConfig(frames=3, size=32), most=2)
     compiled = gradients(model.train(), clips)
     assert compiled.keys() == expected.keys()
     for name, gradient in compiled.items():

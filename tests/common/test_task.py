@@ -105,7 +105,7 @@ def test_verb_and_noun_from_training_to_the_page(tables, tmp_path, tiny, capsys)
     assert {p["label"] for p in heads["verb"]} == {"brightens", "darkens"}
     page = write_report(out).read_text()
     assert "all heads" in page
-    with pytest.raises(ArgumentError, match="one label for each of verb, noun a video"):
+    with pytest.raises(ArgumentError, match="one label for each of verb, noun per video"):
         export_official(out, tmp_path / "official.pth")
 
 

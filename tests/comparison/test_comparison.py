@@ -237,7 +237,7 @@ def test_another_comparison_is_not_mixed_in(folder_data, compared, tiny):
         ({"rates": [float("nan")]}, "learning rates must be above 0 and finite"),
         ({"processes": 0}, "processes must be at least 1"),
         ({"config": {"reversal": "brightens=darken"}}, "did you mean darkens"),
-        ({"config": {"group": "actor"}}, "no path matches the group 'actor'; the first is"),
+        ({"config": {"group": "actor"}}, "the group 'actor' matches none of the paths, such as"),
     ],
 )
 def test_a_comparison_that_makes_no_sense_writes_nothing(

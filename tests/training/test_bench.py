@@ -28,7 +28,7 @@ def test_bench_loads_clips_of_a_video_that_is_given(capsys, folder_data):
 
 def test_bench_takes_no_automatic_batch_size(capsys):
     assert main(["bench", *SMALL, "--batch-size", "auto"]) == 2
-    assert "--batch-size takes a number" in capsys.readouterr().err
+    assert "give --batch-size a number, not auto" in capsys.readouterr().err
 
 
 def test_bench_of_a_broken_video_is_one_line(capsys, tmp_path):

@@ -246,8 +246,8 @@ def test_interrupted_and_resumed_equals_straight_through_bit_for_bit(folder_data
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"draws": 0}, "use --draws 1"),
-        ({"mixup": 0.5}, "without mixup"),
+        ({"draws": 0}, "set --draws to 1 or more"),
+        ({"mixup": 0.5}, "leave out mixup"),
         ({"adapter_layers": "all"}, "in test_vit, the method st-adapter leaves no block frozen"),
         ({"method": "bitfit"}, "the method bitfit leaves no block frozen"),
         ({"method": "full"}, "the method full leaves no block frozen"),

@@ -1,5 +1,7 @@
-"""Construction of models with a random generator of their own."""
+"""Construction of models with a random generator of their own, or without values."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -42,4 +44,29 @@ class OwnRandom(TorchFunctionMode):
                     generator = torch.Generator(device).manual_seed(self._seed)
                     self._generators[device] = generator
                 kwargs = kwargs | {"generator": self._generators[device]}
+        return func(*args, **kwargs)
+
+
+@contextmanager
+def shapes_only() -> Iterator[None]:
+    """Build models on the meta device, whose tensors have shapes but no values."""
+    with torch.device("meta"), _NoInitialisation():
+        yield
+
+
+class _NoInitialisation(TorchFunctionMode):
+    """Skip in-place operations on meta tensors.
+
+    They have no effect there, but torch runs `normal_` in Python and imports its compiler for it.
+    This takes seconds, and `st-adapter predict` would wait for them.
+    """
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        name, kwargs = getattr(func, "__name__", ""), kwargs or {}
+        if name.endswith("_") and not name.endswith("__") and name != "requires_grad_":
+            tensor = args[0] if args else kwargs["tensor"]  # as torch.nn.init names it
+            if tensor.is_meta:
+                return tensor
         return func(*args, **kwargs)

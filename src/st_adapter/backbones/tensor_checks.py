@@ -5,9 +5,9 @@ from collections.abc import Mapping
 from functools import cache
 
 import timm
-import torch
 from torch import Tensor, nn
 
+from st_adapter.backbones.construction import shapes_only
 from st_adapter.errors import CheckpointError
 
 _SHOWN = 5
@@ -86,6 +86,6 @@ def classifier_tensors(model: nn.Module) -> frozenset[str]:
 @cache
 def _dropped_without_classes(name: str) -> frozenset[str]:
     """Return the tensors that a timm model has with a classifier, but not without one."""
-    with torch.device("meta"):
+    with shapes_only():
         full, bare = (timm.create_model(name, num_classes=n).state_dict() for n in (10, 0))
     return frozenset(full) - frozenset(bare)

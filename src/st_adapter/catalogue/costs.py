@@ -12,6 +12,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from st_adapter.backbones.build import create_backbone
+from st_adapter.backbones.construction import shapes_only
 from st_adapter.backbones.sources import check_name
 from st_adapter.config import TrainConfig
 from st_adapter.methods import METHODS
@@ -171,7 +172,7 @@ def inspect_spec(spec: ModelSpec, frames: int, size: int) -> Inspection:
         size: height and width of a clip in pixels.
     """
     check_name(spec.backbone)
-    with torch.device("meta"):  # shapes only: no memory is allocated and nothing is computed
+    with shapes_only():  # no memory is allocated and nothing is computed
         model = VideoClassifier(create_backbone(spec.backbone, **spec.backbone_options), spec)
     trained = model.num_parameters(only_trainable=True)
     head = sum(p.numel() for p in model.head.parameters())

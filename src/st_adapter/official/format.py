@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from st_adapter.backbones.build import create_backbone
+from st_adapter.backbones.construction import shapes_only
 from st_adapter.backbones.tensor_checks import check_fit
 from st_adapter.backbones.vit import VisionTransformerFamily
 from st_adapter.backbones.weight_files.tensors import find_table, read_record
@@ -155,7 +156,7 @@ def official_name(ours: str) -> str:
 
 def is_plain_vit(backbone: str) -> bool:
     """Whether a timm model is a plain ViT, in which adapters are where the authors place them."""
-    with torch.device("meta"):
+    with shapes_only():
         return VisionTransformerFamily.supports(create_backbone(backbone))
 
 

@@ -5,11 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from timm.data.constants import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
 from st_adapter.backbones.build import build_backbone, create_backbone
-from st_adapter.backbones.construction import OwnRandom
+from st_adapter.backbones.construction import OwnRandom, shapes_only
 from st_adapter.backbones.sources import NAMED_SOURCES, check_name, resolve_source
 from st_adapter.backbones.weight_files import openai_clip
 from st_adapter.backbones.weight_files.tensors import read_tensors
@@ -184,7 +183,7 @@ def _check_backbone(shape: OfficialShape, source: str, name: str, options: dict[
         raise ArgumentError(
             f"{name} is not a plain ViT; the authors' checkpoints are for the ViTs of CLIP"
         )
-    with torch.device("meta"):
+    with shapes_only():
         backbone: Any = create_backbone(name, **options)
     if (backbone.embed_dim, len(backbone.blocks)) != (shape.width, shape.num_blocks):
         raise CheckpointError(
