@@ -59,3 +59,22 @@ def test_other_verbs_end_with_a_word(folder_data, trained_run, tmp_path, verb):
     process = start(verb, *given[verb])
     time.sleep(6)
     stopped(process)
+
+
+def test_ctrl_c_while_the_command_starts_is_answered_with_a_word():
+    """From 20 ms, when Python itself starts, to half a second, when modules are imported."""
+    codes = []
+    for moment in range(12):
+        started = subprocess.Popen(
+            [sys.executable, "-m", "st_adapter", "recipes"],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        time.sleep(0.02 + 0.04 * moment)
+        started.send_signal(signal.SIGINT)
+        said = started.communicate(timeout=60)[1]
+        codes.append(started.returncode)
+        # Before our first line, Python itself may print a traceback; it names none of our modules.
+        assert "Traceback" not in said or "st_adapter/cli" not in said
+    assert codes.count(130) >= 6

@@ -195,8 +195,10 @@ def test_ctrl_c_at_any_moment_is_answered_with_a_word(settings, tmp_path):
         time.sleep(max(0.0, began + seconds - time.monotonic()))
         os.killpg(process.pid, signal.SIGINT)
     for seconds, process in started.items():
-        assert process.wait(timeout=60) in (130, -signal.SIGINT)  # before Python listens
-        assert "Traceback" not in (tmp_path / str(seconds) / "said.txt").read_text()
+        code = process.wait(timeout=60)
+        assert code in (130, -signal.SIGINT)  # the latter before Python has started the command
+        if code == 130:
+            assert "Traceback" not in (tmp_path / str(seconds) / "said.txt").read_text()
 
 
 def test_damaged_costs_are_measured_again_and_a_damaged_plan_is_named(
