@@ -270,7 +270,8 @@ class Predictor:
         clips, clip_of = read_views(
             Video(path=inputs.paths[0]), self.clip, self._reader(inputs, workers=0)
         )
-        return clips[clip_of].to(self.model.device)
+        # Contiguous, as batches are: with another memory layout, the last bits of scores differ.
+        return clips[clip_of].contiguous().to(self.model.device)
 
     def _reader(self, inputs: Inputs, workers: int) -> Reader:
         return make_reader(self.decoder, workers, self.model.device, inputs.probe)
