@@ -173,9 +173,9 @@ REFUSED = [
     ([Image.new("RGB", (8, 8)), Image.new("RGB", (9, 8))], "such as 8x8 and 9x8"),
     (Image.new("RGB", (8, 8)), r"one picture is not a clip; pass a list"),
     (io.StringIO("text"), r'open as text; open it with open\(path, "rb"\)'),
-    (7, "a int is not a video; pass a path"),
+    (7, "'int' objects are not videos; pass a path"),
     ([CLIP, CLIP[..., 0]], "video 1: frames must be"),
-    ([CLIP, "a.mp4", None], "video 2: a NoneType is not a video"),
+    ([CLIP, "a.mp4", None], "video 2: 'NoneType' objects are not videos"),
 ]
 
 

@@ -16,8 +16,6 @@ from torch import Tensor
 from st_adapter.data.video.info import PICTURES_PER_SECOND, Frame, FramesInfo
 from st_adapter.errors import ArgumentError
 
-Pixels = UInt8[ndarray, "h w 3"]
-
 
 def is_array(value: object) -> bool:
     """Return whether a value is a torch tensor, a numpy array, or converts to one."""
@@ -32,7 +30,7 @@ def is_frame(value: Any) -> bool:
 def check_frames(clip: Any, *, bgr: bool = False) -> list[Frame]:
     """Check the frames of one video and convert them to upright RGB in 0..255.
 
-    Frames that PyAV decoded stay as they are: they know their own colours and orientation, and are
+    Frames that PyAV decoded are kept. They know their own colours and orientation, and are
     converted when they are scaled, exactly as those of a file.
 
     Args:
@@ -42,7 +40,7 @@ def check_frames(clip: Any, *, bgr: bool = False) -> list[Frame]:
         bgr: Colours of arrays are in the order blue, green, red.
 
     Raises:
-        ArgumentError: If the shape or the values are others, or there are no frames.
+        ArgumentError: If the shape or the values are not valid, or there are no frames.
     """
     if isinstance(clip, VideoFrame | Image):
         raise ArgumentError("one picture is not a clip; pass a list, such as [picture]")

@@ -21,6 +21,10 @@ def is_batch(given: Any) -> bool:
     return is_array(given) and given.ndim == 5
 
 
+Held = str | bytes | Sequence[Frame]
+"""What is not read from a local path: the URL of a video, its bytes, or its frames."""
+
+
 @dataclass(frozen=True)
 class Inputs:
     """Several videos of any kind, each under a path by which a `Reader` can ask for it.
@@ -30,11 +34,11 @@ class Inputs:
 
     Attributes:
         paths: The path of each input.
-        held: What is not read from a local path, by its path: URLs, bytes, and frames.
+        held: What is not read from a local path, by its path.
     """
 
     paths: list[Path]
-    held: dict[Path, str | bytes | Sequence[Frame]]
+    held: dict[Path, Held]
 
     @classmethod
     def of(cls, given: Iterable[Any], *, bgr: bool = False) -> "Inputs":
@@ -47,36 +51,16 @@ class Inputs:
         Raises:
             ArgumentError: If one of them cannot be a video, or its frames are not valid.
         """
-        inputs = cls([], {})
         videos = list(given)
+        sorted_out: list[tuple[Path, Held | None]] = []
         for number, video in enumerate(videos):
             try:
-                inputs._add(video, number, bgr)
+                sorted_out.append(_sort_out(video, number, bgr))
             except ArgumentError as error:
                 which = f"video {number}: " if len(videos) > 1 else ""
                 raise ArgumentError(f"{which}{error}") from None
-        return inputs
-
-    def _add(self, video: Any, number: int, bgr: bool) -> None:
-        held: str | bytes | Sequence[Frame] | None = None
-        if isinstance(video, str | os.PathLike):
-            path = Path(video)
-            if is_remote(path) and split_member(path) is None:
-                held = video if isinstance(video, str) else absolute(path)
-        elif isinstance(video, bytes | bytearray | memoryview):
-            path, held = Path(f"<bytes {number}>"), bytes(video)
-        elif isinstance(video, list | tuple) or is_array(video) or is_frame(video):
-            path, held = Path(f"<frames {number}>"), check_frames(video, bgr=bgr)
-        elif hasattr(video, "read"):
-            path, held = Path(f"<file {number}>"), _read_all(video)
-        else:
-            raise ArgumentError(
-                f"a {type(video).__name__} is not a video; pass a path, a URL, bytes, a file "
-                "opened in binary mode, or frames [t, h, w, 3]"
-            )
-        self.paths.append(path)
-        if held is not None:
-            self.held[path] = held
+        held = {path: what for path, what in sorted_out if what is not None}
+        return cls([path for path, _ in sorted_out], held)
 
     def probe(self, path: Path) -> VideoInfo:
         """Return the description of a video, as `packets.probe` does for files.
@@ -96,6 +80,25 @@ class Inputs:
         if isinstance(held, bytes):
             return packets.probe(path, Place(str(path), 0, len(held), held))
         return describe_frames(path, held)
+
+
+def _sort_out(video: Any, number: int, bgr: bool) -> tuple[Path, Held | None]:
+    """Return the path of an input, and what is held for it; None for a local path."""
+    if isinstance(video, str | os.PathLike):
+        path = Path(video)
+        if not is_remote(path) or split_member(path) is not None:
+            return path, None
+        return path, video if isinstance(video, str) else absolute(path)
+    if isinstance(video, bytes | bytearray | memoryview):
+        return Path(f"<bytes {number}>"), bytes(video)
+    if isinstance(video, list | tuple) or is_array(video) or is_frame(video):
+        return Path(f"<frames {number}>"), check_frames(video, bgr=bgr)
+    if hasattr(video, "read"):
+        return Path(f"<file {number}>"), _read_all(video)
+    raise ArgumentError(
+        f"{type(video).__name__!r} objects are not videos; pass a path, a URL, bytes, a file "
+        "opened in binary mode, or frames [t, h, w, 3]"
+    )
 
 
 def _read_all(file: Any) -> bytes:

@@ -77,8 +77,8 @@ class Predictor:
       integers in 0..255 or floats in 0..1.
 
     Pass all frames of a video, in their original size: the predictor chooses, scales and crops them
-    as those of a file. Frames of PyAV give exactly the scores of the file. Arrays give nearly the
-    same scores, because files are scaled before their colours are converted to RGB.
+    as those of a file. Frames of PyAV give exactly the scores of an undamaged file. Arrays give
+    nearly the same scores, because files are scaled before their colours are converted to RGB.
 
     Several threads may call `predictor`, `predict` and `preprocess` of one predictor at the same
     time, because they do not change it. An iterator returned by `predict` must be read by one
@@ -320,7 +320,7 @@ def _expand(item: Path) -> list[Path]:
 
 
 def expand(inputs: Sequence[Path]) -> list[Path]:
-    """Replace each folder by the videos in it. Other paths are kept, whatever their suffix.
+    """Replace each folder by the videos in it. Files and URLs are kept, whatever their suffix.
 
     Raises:
         ArgumentError: If none of the paths exists, or they contain no video.
