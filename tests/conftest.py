@@ -95,6 +95,28 @@ def write_video(
     return path
 
 
+def restamped(source: Path, target: Path, stamp: Callable[[int], int]) -> Path:
+    """Copy a video's packets with other time stamps, in units of its own time base."""
+    with av.open(str(source)) as old, av.open(str(target), "w") as new:
+        stream = new.add_stream_from_template(old.streams.video[0])
+        for packet in old.demux(video=0):
+            if packet.size:
+                packet.pts, packet.dts = stamp(packet.pts), stamp(packet.dts)
+                packet.stream = stream
+                new.mux(packet)
+    return target
+
+
+def rotate_header(source: Path, target: Path) -> Path:
+    """Write a display matrix of a quarter turn clockwise into the track header."""
+    data = bytearray(source.read_bytes())
+    at = data.index(b"tkhd") + 4 + 40
+    matrix = [0, 1 << 16, 0, (1 << 32) - (1 << 16), 0, 0, 64 << 16, 0, 1 << 30]
+    data[at : at + 36] = b"".join(value.to_bytes(4, "big") for value in matrix)
+    target.write_bytes(data)
+    return target
+
+
 def write_audio(path: Path) -> Path:
     """A file with sound and no picture."""
     with av.open(str(path), "w") as container:

@@ -7,7 +7,14 @@ import numpy as np
 import pytest
 import torch
 
-from conftest import numbered_frame, read_number, write_audio, write_video
+from conftest import (
+    numbered_frame,
+    read_number,
+    restamped,
+    rotate_header,
+    write_audio,
+    write_video,
+)
 from st_adapter.data.video import decode, packets
 from st_adapter.errors import VideoError
 
@@ -74,18 +81,6 @@ def test_each_frame_is_the_one_asked_for_in_any_format(tmp_path, form, threads):
     assert read == [list(asked) for asked in ASKED]
 
 
-def restamped(source, target, stamp):
-    """Copy a video's packets with other time stamps, in units of its own time base."""
-    with av.open(str(source)) as old, av.open(str(target), "w") as new:
-        stream = new.add_stream_from_template(old.streams.video[0])
-        for packet in old.demux(video=0):
-            if packet.size:
-                packet.pts, packet.dts = stamp(packet.pts), stamp(packet.dts)
-                packet.stream = stream
-                new.mux(packet)
-    return target
-
-
 def test_a_variable_rate_changes_times_and_not_numbers(numbered, tmp_path):
     step = av.open(str(numbered)).streams.video[0].time_base.denominator // 10
     late = restamped(numbered, tmp_path / "late.mp4", lambda t: t + max(0, t - 30 * step))
@@ -131,15 +126,6 @@ def test_rotation_is_applied(tmp_path):
     assert turned.shape == (3, 96, 64)
     assert turned[0, :40].float().mean() > 200  # what was left is up after a turn to the right
     assert turned[0, 56:].float().mean() < 50
-
-
-def rotate_header(source, target):
-    """Write a display matrix of a quarter turn clockwise into the track header."""
-    data = bytearray(source.read_bytes())
-    at = data.index(b"tkhd") + 4 + 40
-    matrix = [0, 1 << 16, 0, (1 << 32) - (1 << 16), 0, 0, 64 << 16, 0, 1 << 30]
-    data[at : at + 36] = b"".join(value.to_bytes(4, "big") for value in matrix)
-    target.write_bytes(data)
 
 
 def show_as(source, target, a, b, c, d):

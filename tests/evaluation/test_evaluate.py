@@ -2,6 +2,7 @@ import json
 import re
 import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -129,6 +130,7 @@ def test_evaluation_leaves_a_model_in_the_mode_it_was_in(predictor, folder_data)
 
 def test_folders_are_expanded_and_nothing_at_all_is_an_error(folder_data, tmp_path):
     assert len(expand([folder_data])) == 12
+    assert expand([Path("memory://a.mp4")]) == [Path("memory://a.mp4")]
     assert expand([folder_data / "darkens", tmp_path / "gone.mp4"])[-1].name == "gone.mp4"
     with pytest.raises(ArgumentError, match="no such file or folder"):
         expand([tmp_path / "gone.mp4"])

@@ -65,7 +65,7 @@ def predict(
 ) -> int:
     """Label videos with the classifier in RUN.
 
-    VIDEOS are video files, or folders that contain them.
+    VIDEOS are video files, URLs of such files, or folders that contain them.
 
     Options without a default keep their values from training.
     """

@@ -32,9 +32,12 @@ def absolute(path: str | Path) -> str:
 
     >>> absolute(Path("s3://bucket/train-000.tar"))
     's3://bucket/train-000.tar'
+    >>> absolute(Path("file:///data/train-000.tar"))
+    'file:///data/train-000.tar'
     """
     if is_remote(path):
-        return _REMOTE.sub(r"\1://", str(path), count=1)  # Path has removed one slash
+        slashes = ":///" if str(path).startswith("file:") else "://"  # Path has kept only one
+        return _REMOTE.sub(rf"\1{slashes}", str(path), count=1)
     return str(Path(path).resolve())
 
 

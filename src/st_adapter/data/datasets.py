@@ -214,7 +214,7 @@ def load_views(
         share: Indices of the videos to load.
         make_loader: Replaces `BatchLoader`, with the same arguments.
     """
-    dataset, workers = ViewDataset(VideoList.of(videos), clip, reader), min(workers, len(share))
+    dataset, workers = ViewDataset(videos, clip, reader), min(workers, len(share))
     keys = [[*share[i : i + batch_size]] for i in range(0, len(share), batch_size)]
     loaded: Iterator[list[Views]] = make_loader(dataset, list, workers).batches(keys)
     return loaded

@@ -1,23 +1,29 @@
 """Classification of unlabelled videos."""
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, overload
 
+from jaxtyping import UInt8
+from torch import Tensor
+
+from st_adapter.common.paths import is_remote
 from st_adapter.common.remarks import say
 from st_adapter.config import ClipConfig
+from st_adapter.data.clips import read_views
 from st_adapter.data.datasets import Skipped
 from st_adapter.data.formats.folders import find_videos
-from st_adapter.data.video import packets
+from st_adapter.data.inputs import Inputs, is_batch
 from st_adapter.data.video.picture_folders import holds_pictures
-from st_adapter.data.video.reader import Decoder, make_reader
+from st_adapter.data.video.reader import Decoder, Reader, make_reader
 from st_adapter.data.videos import Video
 from st_adapter.errors import ArgumentError, VideoError
 from st_adapter.evaluation.score import score_videos
 from st_adapter.model.build import load
+from st_adapter.model.classifier import VideoClassifier
 from st_adapter.runtime.compilation import compile_model
 from st_adapter.runtime.device import check_input_size, choose_device, choose_precision
 
@@ -39,7 +45,8 @@ class Prediction:
         b.mp4 Archery 73.5%
 
     Attributes:
-        path: Path of the video, as passed to the predictor.
+        path: Path of the video, as passed to the predictor. For frames, bytes and open files it
+            tells their position in the list, such as `<frames 3>`.
         scores: Pairs of label and score, best first. Scores are averages over the views, in 0..1.
             If a video has one label, there is a pair for each class and the scores add up to 1. If
             a video can have any number of labels, each score is the probability of that class
@@ -58,23 +65,47 @@ class Prediction:
 class Predictor:
     """Classify videos with a trained run.
 
-    Loads the model once. Then call it with one video, or pass many videos to `predict`. Several
-    threads may use one predictor at the same time, because classifying does not change it. Each
-    iterator that `predict` returns must be read by one thread only.
+    Loads the model once. Then call it with one video, or pass many videos to `predict`. A video is
+    one of:
+
+    - a path: a video file, a folder of numbered pictures, or a video in a shard
+      (`train-000.tar/00042.mp4`)
+    - a URL that fsspec can read, such as `https://...` or `s3://...`
+    - the bytes of a video file, or a file opened in binary mode
+    - frames in memory: an array or tensor `[t, h, w, 3]` or `[t, 3, h, w]`, or a list of PIL
+      images, of arrays `[h, w, 3]`, or of frames that PyAV decoded. Colours are RGB and values are
+      integers in 0..255 or floats in 0..1.
+
+    Pass all frames of a video, in their original size: the predictor chooses, scales and crops them
+    as those of a file. Frames of PyAV give exactly the scores of an undamaged file. Arrays give
+    nearly the same scores, because files are scaled before their colours are converted to RGB.
+
+    Several threads may call `predictor`, `predict` and `preprocess` of one predictor at the same
+    time, because they do not change it. An iterator returned by `predict` must be read by one
+    thread only, and must not use `workers` if other threads are running. Changing the model
+    (`model.train()`, `set_precision`, `adapters_disabled`) affects all threads.
 
     Examples:
         >>> predictor = Predictor("run", device="cuda", precision="auto")  # doctest: +SKIP
         >>> predictor("clip.mp4")[:2]  # doctest: +SKIP
         [('Surfing', 0.982), ('Diving', 0.011)]
+        >>> frames = np.zeros((30, 240, 320, 3), np.uint8)  # doctest: +SKIP
+        >>> predictor(frames)[0]  # doctest: +SKIP
+        ('Diving', 0.412)
 
     Args:
-        path: A run folder, or an adapter folder (one that contains `adapter_config.json`).
+        run: A run folder, an adapter folder (one that contains `adapter_config.json`), or a
+            `VideoClassifier`. A classifier is used itself, not copied: it is put in evaluation mode
+            and moved to `device`.
         weights: Where to find the backbone's weights: "hub", "package", "random" or a file. By
-            default they come from the source that the folder records.
-        device: "auto" (the first GPU, otherwise the CPU), "cpu", "mps", "cuda" or "cuda:N".
+            default they come from the source that the folder records. Not for a classifier, which
+            has its weights.
+        device: "auto" (the first GPU, otherwise the CPU), "cpu", "mps", "cuda" or "cuda:N". With
+            "auto", a classifier stays on its device.
         precision: "float32", "bfloat16", "float16" or "auto", which times a forward pass and
             chooses bfloat16 if it is at least 1.15 times as fast as float32. In half precision, the
-            frozen weights are also stored in it, and `predictor.model(clips)` computes in it.
+            frozen weights are also stored in it, and `predictor.model(clips)` computes in it. By
+            default float32 for a folder, and the precision it already has for a classifier.
         views: Number of temporal and spatial views whose scores are averaged, such as (3, 1).
             Spatial is 1 (centre crop) or 3 (three crops along the longer side). The time per video
             grows with their product. By default the views that the folder records.
@@ -101,11 +132,11 @@ class Predictor:
 
     def __init__(
         self,
-        path: str | Path,
+        run: str | Path | VideoClassifier,
         *,
         weights: str | None = None,
         device: str = "auto",
-        precision: str = "float32",
+        precision: str | None = None,
         views: tuple[int, int] | None = None,
         frames: int | None = None,
         size: int | None = None,
@@ -115,8 +146,7 @@ class Predictor:
     ) -> None:
         if batch_size < 1:
             raise ArgumentError(f"batch_size must be at least 1, not {batch_size}")
-        chosen = choose_device(device)
-        self.model = load(path, weights).to(chosen)
+        self.model = _place(run, weights, device)
         changes = {"views": views, "frames": frames, "size": size}
         given: dict[str, Any] = {k: v for k, v in changes.items() if v is not None}
         self.clip: ClipConfig = replace(self.model.spec.clip, **given)
@@ -124,35 +154,54 @@ class Predictor:
         self.decoder = decoder
         check_input_size(self.model, self.clip.size)
         chosen_precision, reason = choose_precision(
-            precision, self.model, clip_frames=self.clip.frames, size=self.clip.size, scoring=True
+            precision or self.model.precision,
+            self.model,
+            clip_frames=self.clip.frames,
+            size=self.clip.size,
+            scoring=True,
         )
         self.model.set_precision(chosen_precision)
         if precision == "auto":
-            say(f"{chosen}, {chosen_precision}: {reason}")
+            say(f"{self.model.device}, {chosen_precision}: {reason}")
         if compile:
             compile_model(self.model, self.clip, batch_size, scoring=True)
 
-    def __call__(self, video: str | Path) -> list[tuple[str, float]]:
-        """Classify one video.
+    @overload
+    def __call__(
+        self, video: str | Path | bytes | IO[bytes], *, bgr: bool = False
+    ) -> list[tuple[str, float]]: ...
+
+    @overload
+    def __call__(self, video: Any, *, bgr: bool = False) -> list[Any]: ...
+
+    def __call__(self, video: Any, *, bgr: bool = False) -> list[Any]:
+        """Classify one video, or a batch of videos.
 
         Args:
-            video: A video file, a folder of numbered pictures, or a video in a shard
-                (`train-000.tar/00042.mp4`).
+            video: A path, a URL, bytes, an open file, or frames, as described above. A list of
+                these, or an array `[b, t, h, w, 3]`, is a batch.
+            bgr: Colours of arrays are in the order blue, green, red, as OpenCV returns them. PIL
+                images, frames of PyAV and files know their own order.
 
         Returns:
-            Pairs of label and score, best first, as in `Prediction.scores`.
+            Pairs of label and score, best first, as in `Prediction.scores`. For a batch, a list of
+            these lists, one for each video.
 
         Raises:
-            VideoError: If the video cannot be read.
-            ArgumentError: If the decoder is torchcodec and it cannot be used.
+            VideoError: If a video cannot be read.
+            ArgumentError: If the frames are not valid; the message says what to pass. Also if the
+                decoder is torchcodec and it cannot be used.
         """
-        result = next(self.predict([Path(video)]))
-        if isinstance(result, Skipped):
-            raise VideoError(result.reason)
-        return result.scores
+        several = is_batch(video)
+        ranked = []
+        for result in self.predict(video if several else [video], bgr=bgr):
+            if isinstance(result, Skipped):
+                raise VideoError(result.reason)
+            ranked.append(result.scores)
+        return ranked if several else ranked[0]
 
     def predict(
-        self, paths: Sequence[str | Path], workers: int = 0
+        self, videos: Iterable[Any], workers: int = 0, *, bgr: bool = False
     ) -> Iterator[Prediction | Skipped]:
         """Classify many videos and yield the results one by one.
 
@@ -160,31 +209,72 @@ class Predictor:
         video's `path` and the `reason`.
 
         Args:
-            paths: Videos, as for calling the predictor. Results come in this order.
+            videos: Videos of any kind, as for calling the predictor. Results come in this order.
+                Open files are read at the start; paths and URLs are read when their turn comes.
             workers: Number of processes that decode in the background; 0 decodes in the calling
                 thread. Workers pay off from about ten videos. Linux forks them, so keep 0 in a
                 program that runs other threads.
+            bgr: Colours of arrays are in the order blue, green, red.
 
         Yields:
             A `Prediction`, or a `Skipped` if the video cannot be read.
 
         Raises:
-            ArgumentError: If the decoder is torchcodec and it cannot be used.
+            ArgumentError: If `videos` is a single video, frames are not valid, or the decoder is
+                torchcodec and it cannot be used.
             MemoryShortError: If a batch does not fit in memory.
         """
-        videos = [Video(path=Path(path)) for path in paths]
+        if isinstance(videos, str | os.PathLike | bytes):
+            raise ArgumentError("predict takes a list of videos; for one, call predictor(video)")
+        inputs = Inputs.of(videos, bgr=bgr)
         for index, result in score_videos(
             self.model,
-            videos,
+            [Video(path=path) for path in inputs.paths],
             self.clip,
             batch_size=self.batch_size,
             workers=workers,
-            reader=make_reader(self.decoder, workers, self.model.device, packets.probe),
+            reader=self._reader(inputs, workers),
         ):
             if isinstance(result, Skipped):
                 yield result
             else:
-                yield self._prediction(videos[index].path, result[0].tolist())
+                yield self._prediction(inputs.paths[index], result[0].tolist())
+
+    def preprocess(self, video: Any, *, bgr: bool = False) -> UInt8[Tensor, "v t 3 h w"]:
+        """Return what the model sees of one video: the frames of all views, scaled and cropped.
+
+        The predictor's scores are the average over the views of the scores of these clips.
+
+        Examples:
+            >>> clips = predictor.preprocess("clip.mp4")  # doctest: +SKIP
+            >>> clips.shape  # doctest: +SKIP
+            torch.Size([1, 8, 3, 224, 224])
+            >>> predictor.model(clips).softmax(-1).mean(0)  # doctest: +SKIP
+            tensor([0.9820, 0.0110, 0.0070])
+
+        Args:
+            video: One video of any kind, as for calling the predictor.
+            bgr: Colours of arrays are in the order blue, green, red.
+
+        Returns:
+            RGB clips in 0..255 on the device of the model, one for each view. Spatial views vary
+            fastest.
+
+        Raises:
+            VideoError: If the video cannot be read.
+            ArgumentError: If several videos are given, or as for calling the predictor.
+        """
+        if is_batch(video):
+            raise ArgumentError("preprocess takes one video; call it for each video of a batch")
+        inputs = Inputs.of([video], bgr=bgr)
+        clips, clip_of = read_views(
+            Video(path=inputs.paths[0]), self.clip, self._reader(inputs, workers=0)
+        )
+        # Contiguous, as batches are: with another memory layout, the last bits of scores differ.
+        return clips[clip_of].contiguous().to(self.model.device)
+
+    def _reader(self, inputs: Inputs, workers: int) -> Reader:
+        return make_reader(self.decoder, workers, self.model.device, inputs.probe)
 
     def _prediction(self, path: Path, scores: list[float]) -> Prediction:
         pairs = list(zip(self.model.labels, scores, strict=True))
@@ -195,6 +285,18 @@ class Predictor:
         }
         best = _combinations(list(heads.values())) if heads else _ranked(pairs)
         return Prediction(path=path, scores=best, heads=heads)
+
+
+def _place(run: str | Path | VideoClassifier, weights: str | None, device: str) -> VideoClassifier:
+    """Load a classifier, or take the one that was given, and bring it to the device."""
+    if not isinstance(run, VideoClassifier):
+        return load(run, weights).to(choose_device(device))
+    if weights is not None:
+        raise ArgumentError(
+            f"weights={weights!r} does not apply to a VideoClassifier, which has its weights; "
+            "leave it out"
+        )
+    return run.eval() if device == "auto" else run.eval().to(choose_device(device))
 
 
 def _ranked(pairs: list[tuple[str, float]]) -> list[tuple[str, float]]:
@@ -218,12 +320,12 @@ def _expand(item: Path) -> list[Path]:
 
 
 def expand(inputs: Sequence[Path]) -> list[Path]:
-    """Replace each folder by the videos in it. Other paths are kept, whatever their suffix.
+    """Replace each folder by the videos in it. Files and URLs are kept, whatever their suffix.
 
     Raises:
         ArgumentError: If none of the paths exists, or they contain no video.
     """
-    if not any(item.exists() for item in inputs):
+    if not any(item.exists() or is_remote(item) for item in inputs):
         raise ArgumentError(f"{', '.join(map(str, inputs))}: no such file or folder")
     paths = [p for item in inputs for p in _expand(item)]
     if not paths:

@@ -31,11 +31,13 @@ class Place(NamedTuple):
         shard: Path or URL of the file.
         first_byte: Position in the file.
         num_bytes: Size of the video.
+        content: Bytes of the file if they are in memory; it is then not opened.
     """
 
     shard: str
     first_byte: int
     num_bytes: int
+    content: bytes | None = None
 
 
 def split_member(path: str | Path) -> tuple[str, str] | None:
@@ -96,7 +98,9 @@ def read_bytes(place: Place) -> bytes:
     Raises:
         OSError: If the shard cannot be read.
     """
-    shard, first, count = place
+    shard, first, count, content = place
+    if content is not None:
+        return content[first : first + count]
     if is_remote(shard):
         with _client_errors():
             filesystem, name = fsspec.url_to_fs(shard)
@@ -105,6 +109,18 @@ def read_bytes(place: Place) -> bytes:
     with open(shard, "rb") as file:
         file.seek(first)
         return file.read(count)
+
+
+def read_url(url: str) -> bytes:
+    """Return all bytes of a file in object storage or on a web server.
+
+    Raises:
+        OSError: If it cannot be read.
+    """
+    with _client_errors():
+        filesystem, name = fsspec.url_to_fs(url)
+        data: bytes = filesystem.cat_file(name)
+    return data
 
 
 def matching(pattern: str) -> list[str]:

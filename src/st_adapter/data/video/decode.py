@@ -21,7 +21,7 @@ from st_adapter.data.video.container import (
     read_packets,
     video_stream,
 )
-from st_adapter.data.video.info import VideoInfo
+from st_adapter.data.video.info import Frame, FramesInfo, VideoInfo
 from st_adapter.data.video.orientation import orientation_of
 from st_adapter.data.video.picture_folders import list_pictures
 from st_adapter.errors import VideoError
@@ -72,7 +72,10 @@ def read_frames(
     """
     wanted = sorted(set(indices))
     found: dict[int, Tensor] = {}
-    if path.is_dir():
+    if isinstance(info, FramesInfo):
+        to_rgb = _ToRgb(short_side, pixel_aspect)
+        found = {i: to_rgb(_as_video_frame(info.frames[i])) for i in wanted}
+    elif path.is_dir():
         found = _read_pictures(path, wanted, _ToRgb(short_side, pixel_aspect))
     elif info is not None and info.stamped and wanted[-1] < info.num_frames:
         found = (by_time or _read_by_time)(path, wanted, info, short_side, pixel_aspect)
@@ -84,6 +87,13 @@ def read_frames(
         if len(found) < len(wanted):
             raise TruncatedError(path, count)
     return torch.stack([found[i] for i in indices]).permute(0, 3, 1, 2)
+
+
+def _as_video_frame(frame: Frame) -> VideoFrame:
+    # Pixels are scaled by FFmpeg as well, because other libraries round differently.
+    if isinstance(frame, VideoFrame):
+        return frame
+    return VideoFrame.from_ndarray(frame, format="rgb24")
 
 
 def _read_pictures(folder: Path, wanted: Sequence[int], to_rgb: "_ToRgb") -> dict[int, Tensor]:

@@ -72,7 +72,7 @@ def _to_json(info: VideoInfo) -> dict[str, Any]:
     # With a constant frame rate, all differences are equal, so they compress well.
     steps = {name: np.diff(getattr(info, name), prepend=0).tolist() for name in _ASCENDING}
     fractions = {name: str(getattr(info, name)) for name in _FRACTIONS}
-    place = info.place and info.place[1:]
+    place = info.place and info.place[1:3]
     return vars(info) | steps | fractions | {"path": None, "place": place}
 
 

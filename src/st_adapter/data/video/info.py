@@ -1,11 +1,13 @@
 """Description of a video: its frames and their times, size and orientation."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Float64, Int64
+from av.video.frame import VideoFrame
+from jaxtyping import Float64, Int64, UInt8
 from numpy import ndarray
 
 from st_adapter.data.archives.tar import Place
@@ -88,3 +90,18 @@ class VideoInfo:
                 f"the last frame is at {times[-1]:.2f} s"
             )
         return range(first, last)
+
+
+Frame = VideoFrame | UInt8[ndarray, "h w 3"]
+"""A frame in memory: as PyAV decodes it, or the pixels in upright RGB."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class FramesInfo(VideoInfo):
+    """Description of a video whose frames are in memory.
+
+    Attributes:
+        frames: All frames, in the order in which they are shown.
+    """
+
+    frames: Sequence[Frame]

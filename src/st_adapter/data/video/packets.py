@@ -151,5 +151,5 @@ def _digest(path: Path, place: Place | None = None) -> str:
     sha = sha256(str(length).encode())
     for start in (0, length // 2, max(0, length - _DIGESTED_BYTES)):
         count = min(_DIGESTED_BYTES, length - start)
-        sha.update(read_bytes(Place(whole.shard, whole.first_byte + start, count)))
+        sha.update(read_bytes(Place(whole.shard, whole.first_byte + start, count, whole.content)))
     return sha.hexdigest()[:32]
