@@ -435,5 +435,5 @@ def test_of_two_tables_that_fit_one_is_to_be_named(tmp_path):
 def test_weights_of_another_model_are_told_with_the_backbone_that_was_assumed(tmp_path):
     file = tmp_path / "w.safetensors"
     save_file(build_backbone("test_vit", "random").state_dict(), file)
-    with pytest.raises(CheckpointError, match=r"is the default backbone; use --backbone NAME"):
+    with pytest.raises(CheckpointError, match=r"is the default backbone; use backbone=NAME"):
         build_model(TrainConfig(weights=str(file)), ["a", "b"])
