@@ -9,10 +9,13 @@ for use in your own code.
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from st_adapter.common.task import Task as Task
     from st_adapter.config import AdapterConfig as AdapterConfig
     from st_adapter.config import ClipConfig as ClipConfig
+    from st_adapter.config import DataConfig as DataConfig
     from st_adapter.config import MethodConfig as MethodConfig
     from st_adapter.config import TrainConfig as TrainConfig
+    from st_adapter.data.datasets import Skipped as Skipped
     from st_adapter.errors import ArgumentError as ArgumentError
     from st_adapter.errors import CheckpointError as CheckpointError
     from st_adapter.errors import DataError as DataError
@@ -37,7 +40,9 @@ __version__ = "0.1.0"
 # names is first used, so that `import st_adapter` and `st-adapter --help` do not wait seconds for
 # torch. The imports above are for type checkers and editors, which do not run `__getattr__`.
 _HOMES = {
-    "config": ("AdapterConfig", "ClipConfig", "MethodConfig", "TrainConfig"),
+    "common.task": ("Task",),
+    "config": ("AdapterConfig", "ClipConfig", "DataConfig", "MethodConfig", "TrainConfig"),
+    "data.datasets": ("Skipped",),
     "errors": (
         *("ArgumentError", "CheckpointError", "DataError", "MemoryShortError"),
         *("StAdapterError", "TrainingError", "VideoError"),
