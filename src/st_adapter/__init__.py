@@ -15,7 +15,12 @@ if TYPE_CHECKING:
     from st_adapter.config import DataConfig as DataConfig
     from st_adapter.config import MethodConfig as MethodConfig
     from st_adapter.config import TrainConfig as TrainConfig
+    from st_adapter.data.annotations import Annotations as Annotations
+    from st_adapter.data.annotations import read_parts as read_parts
+    from st_adapter.data.augment.transform import TrainTransform as TrainTransform
+    from st_adapter.data.clip_dataset import ClipDataset as ClipDataset
     from st_adapter.data.datasets import Skipped as Skipped
+    from st_adapter.data.videos import Video as Video
     from st_adapter.errors import ArgumentError as ArgumentError
     from st_adapter.errors import CheckpointError as CheckpointError
     from st_adapter.errors import DataError as DataError
@@ -33,6 +38,8 @@ if TYPE_CHECKING:
     from st_adapter.model.classifier import VideoClassifier as VideoClassifier
     from st_adapter.model.methods.adapter import STAdapter as STAdapter
     from st_adapter.training.loop import train as train
+    from st_adapter.training.optimizer import learning_rate_factor as learning_rate_factor
+    from st_adapter.training.optimizer import make_optimizer as make_optimizer
 
 __version__ = "0.1.0"
 
@@ -42,7 +49,11 @@ __version__ = "0.1.0"
 _HOMES = {
     "common.task": ("Task",),
     "config": ("AdapterConfig", "ClipConfig", "DataConfig", "MethodConfig", "TrainConfig"),
+    "data.annotations": ("Annotations", "read_parts"),
+    "data.augment.transform": ("TrainTransform",),
+    "data.clip_dataset": ("ClipDataset",),
     "data.datasets": ("Skipped",),
+    "data.videos": ("Video",),
     "errors": (
         *("ArgumentError", "CheckpointError", "DataError", "MemoryShortError"),
         *("StAdapterError", "TrainingError", "VideoError"),
@@ -54,6 +65,7 @@ _HOMES = {
     "model.build": ("attach", "create_model", "load"),
     "model.classifier": ("VideoClassifier",),
     "training.loop": ("train",),
+    "training.optimizer": ("learning_rate_factor", "make_optimizer"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 __all__ = [*_HOME_OF]
