@@ -19,7 +19,7 @@ VALUES = {
 }
 """Words that are the value of the flag before them.
 
-So is any word in capitals, or with a digit, "_", "=" or "-" in it. Other words continue the
+So is any word in capitals, or with a digit or a sign such as "_" in it. Other words continue the
 sentence.
 """
 
@@ -28,7 +28,7 @@ sentence.
 # accelerate's --multi_gpu.
 _SHELL_OR_FLAG = re.compile(
     r"""(?:st-adapter\ [a-z-]+\ |docker\ run\ )[^\n)]*
-    | (?<![\w/.-])--(?P<flag>[a-z][a-z0-9-]*)(?![\w=])(?:\ (?P<word>\w[^\s;:)]*(?<![,.])))?""",
+    | (?<![\w/.-])--(?P<flag>[a-z][a-z0-9-]*)(?![\w=])(?:\ (?P<word>\w[^\s;)]*(?<![,.:])))?""",
     re.VERBOSE,
 )
 
@@ -59,7 +59,7 @@ def _as_argument(match: re.Match[str]) -> str:
 
 
 def _is_value(word: str) -> bool:
-    return word in VALUES or word.isupper() or bool(re.search(r"[\d_=-]", word))
+    return word in VALUES or word.isupper() or bool(re.search(r"[\d_=:/-]", word))
 
 
 def _literal(word: str) -> str:

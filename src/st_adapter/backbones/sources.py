@@ -4,8 +4,9 @@ from pathlib import Path
 
 import timm
 
+from st_adapter.backbones.names import advice_on
 from st_adapter.common.remarks import say
-from st_adapter.errors import ArgumentError, did_you_mean
+from st_adapter.errors import ArgumentError
 
 NAMED_SOURCES = ("hub", "package", "random", "given")
 """Sources of weights other than a file. "given" is a model that the caller built."""
@@ -34,8 +35,8 @@ def check_name(name: str) -> None:
     """
     architecture, _, tag = name.partition(".")
     if not timm.is_model(architecture):
-        hint = did_you_mean(architecture, timm.list_models())
-        raise ArgumentError(f"unknown backbone {name!r}: timm does not have this model{hint}")
+        advice = advice_on(name)
+        raise ArgumentError(f"unknown backbone {name!r}: timm does not have this model{advice}")
     tagged = timm.list_pretrained(f"{architecture}.*")
     if tag and name not in tagged:
         tags = ", ".join(t.partition(".")[2] for t in tagged) or "none"

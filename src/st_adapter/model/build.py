@@ -8,7 +8,7 @@ import torch
 from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor, nn
 
-from st_adapter.backbones.build import build_backbone
+from st_adapter.backbones.build import build_backbone, fitting_backbone
 from st_adapter.backbones.construction import OwnRandom
 from st_adapter.backbones.sources import HubError, resolve_source
 from st_adapter.backbones.tensor_checks import check_fit, digest
@@ -202,9 +202,10 @@ def build_model(
     except CheckpointError as error:
         if config.backbone != TrainConfig.backbone:
             raise
-        raise CheckpointError(
-            f"{error}. {config.backbone} is the default backbone; use --backbone NAME for another"
-        ) from error
+        advice = f"{config.backbone} is the default backbone; use --backbone NAME for another"
+        if fits := fitting_backbone(config.weights):
+            advice = f"This file fits {fits}: use --backbone {fits}"
+        raise CheckpointError(f"{error}. {advice}") from error
 
 
 def load(
