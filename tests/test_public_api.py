@@ -26,6 +26,9 @@ allow_redefinition_new = true
 local_partial_types = true
 ignore_missing_imports = true
 follow_imports = silent
+mypy_path = {source}
+[mypy-st_adapter.*]
+ignore_missing_imports = false
 [mypy-timm.*,torchvision.*,accelerate.*,peft.*]
 follow_imports = skip
 """
@@ -86,7 +89,7 @@ def test_the_package_says_that_it_has_types():
 
 def test_the_python_examples_of_the_docs_have_no_type_errors(tmp_path):
     """One call checks all pages; the blocks of a page are one program."""
-    (tmp_path / "mypy.ini").write_text(MYPY)
+    (tmp_path / "mypy.ini").write_text(MYPY.format(source=ROOT / "src"))
     files = []
     for page in PAGES:
         blocks = re.findall(r"^```python\n(.*?)^```", page.read_text(), flags=re.S | re.M)

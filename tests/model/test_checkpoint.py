@@ -1,4 +1,5 @@
 import json
+import pickle
 import shutil
 import socket
 
@@ -9,7 +10,7 @@ from safetensors.torch import load_file, save_file
 
 import st_adapter
 from st_adapter.backbones.build import build_backbone
-from st_adapter.backbones.sources import resolve_source
+from st_adapter.backbones.sources import hub_error, resolve_source
 from st_adapter.backbones.tensor_checks import digest
 from st_adapter.config import ClipConfig
 from st_adapter.errors import ArgumentError, CheckpointError
@@ -308,6 +309,12 @@ def test_unreachable_hub_tells_what_is_left(monkeypatch):
         ArgumentError, match=r"cannot be reached .*weights=FILE .*weights=\"random\""
     ):
         resolve_source("vit_tiny_patch16_224", "hub")
+
+
+def test_the_error_of_an_unreachable_hub_passes_between_processes():
+    error = hub_error("resnet18", "no connection")
+    copy = pickle.loads(pickle.dumps(error))
+    assert [str(copy), copy.problem] == [str(error), error.problem]
 
 
 def test_unreachable_hub_falls_back_to_the_packaged_model(monkeypatch):

@@ -22,8 +22,9 @@ class HubError(ArgumentError):
         problem: the message without the advice, for callers that know better ways.
     """
 
-    def __init__(self, problem: str, advice: str) -> None:
-        super().__init__(f"{problem}; {advice}")
+    def __init__(self, problem: str, advice: str = "") -> None:
+        # Unpickling, in a run of several processes, passes the whole message alone.
+        super().__init__(f"{problem}; {advice}" if advice else problem)
         self.problem = problem
 
 
