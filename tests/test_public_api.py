@@ -56,7 +56,7 @@ def own_types(annotation):
 
 def test_type_checkers_are_told_the_same_names_as_programs():
     tree = ast.parse((ROOT / "src" / "st_adapter" / "__init__.py").read_text())
-    (block,) = (node for node in tree.body if isinstance(node, ast.If))
+    block = next(node for node in tree.body if isinstance(node, ast.If))
     imported = {
         (f"st_adapter.{home}", name) for home, names in st_adapter._HOMES.items() for name in names
     }
@@ -97,7 +97,12 @@ def test_the_python_examples_of_the_docs_have_no_type_errors(tmp_path):
             files.append(tmp_path / f"{page.stem.replace('-', '_')}.py")
             files[-1].write_text("\n".join(blocks))
     assert len(files) >= 10
+    files.append(tmp_path / "wrong.py")  # shows that mistakes are found
+    files[-1].write_text("import st_adapter\nst_adapter.atach\nst_adapter.load(3)\n")
     cache = ["--cache-dir", str(ROOT / ".mypy_cache" / "docs")]
     command = [sys.executable, "-m", "mypy", "--config-file", "mypy.ini", *cache, *map(str, files)]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
+    lines = done.stdout.splitlines()
+    assert len(lines) == 3, done.stdout + done.stderr
+    assert 'wrong.py:2: error: Module has no attribute "atach"' in lines[0]
+    assert 'wrong.py:3: error: Argument 1 to "load" has incompatible type "int"' in lines[1]

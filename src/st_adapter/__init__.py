@@ -45,7 +45,8 @@ __version__ = "0.1.0"
 
 # The public names by the module that defines them. `__getattr__` imports a module when one of its
 # names is first used, so that `import st_adapter` and `st-adapter --help` do not wait seconds for
-# torch. The imports above are for type checkers and editors, which do not run `__getattr__`.
+# torch. The imports above are for type checkers and editors. They must not see `__getattr__`, which
+# would give them every misspelt name as Any.
 _HOMES = {
     "common.task": ("Task",),
     "config": ("AdapterConfig", "ClipConfig", "DataConfig", "MethodConfig", "TrainConfig"),
@@ -71,12 +72,14 @@ _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 __all__ = [*_HOME_OF]
 
 
-def __getattr__(name: str) -> Any:
-    if name not in _HOME_OF:
-        raise AttributeError(f"module 'st_adapter' has no attribute {name!r}")
-    from importlib import import_module
+if not TYPE_CHECKING:
 
-    return getattr(import_module(f"st_adapter.{_HOME_OF[name]}"), name)
+    def __getattr__(name: str) -> Any:
+        if name not in _HOME_OF:
+            raise AttributeError(f"module 'st_adapter' has no attribute {name!r}")
+        from importlib import import_module
+
+        return getattr(import_module(f"st_adapter.{_HOME_OF[name]}"), name)
 
 
 def __dir__() -> list[str]:
