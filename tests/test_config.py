@@ -79,7 +79,7 @@ def test_a_record_of_a_run_reads_back_as_the_same_configuration(tmp_path):
         ({"dropout": 1.0}, "dropout must be at least 0 and below 1, not 1.0"),
         ({"average": 1.0}, "average must be at least 0 and below 1, not 1.0"),
         ({"head_std": -1.0}, "head_std must be at least 0, not -1.0"),
-        ({"frames": 1}, "init difference needs at least 2 frames.*use --init up-zero"),
+        ({"frames": 1}, "init difference needs at least 2 frames.*use init=.up-zero"),
         ({"val_fraction": 1.5}, "val_fraction must be above 0 and below 1, not 1.5"),
         ({"crop_range": [0.0, 1.0]}, r"crop_range must lie within \(0, 1\] for an area crop"),
         ({"crop": "jitter"}, "crop_range must be 1 or more for a jitter crop"),

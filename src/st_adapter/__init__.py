@@ -9,10 +9,18 @@ for use in your own code.
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from st_adapter.common.task import Task as Task
     from st_adapter.config import AdapterConfig as AdapterConfig
     from st_adapter.config import ClipConfig as ClipConfig
+    from st_adapter.config import DataConfig as DataConfig
     from st_adapter.config import MethodConfig as MethodConfig
     from st_adapter.config import TrainConfig as TrainConfig
+    from st_adapter.data.annotations import Annotations as Annotations
+    from st_adapter.data.annotations import read_parts as read_parts
+    from st_adapter.data.augment.transform import TrainTransform as TrainTransform
+    from st_adapter.data.clip_dataset import ClipDataset as ClipDataset
+    from st_adapter.data.datasets import Skipped as Skipped
+    from st_adapter.data.videos import Video as Video
     from st_adapter.errors import ArgumentError as ArgumentError
     from st_adapter.errors import CheckpointError as CheckpointError
     from st_adapter.errors import DataError as DataError
@@ -30,14 +38,23 @@ if TYPE_CHECKING:
     from st_adapter.model.classifier import VideoClassifier as VideoClassifier
     from st_adapter.model.methods.adapter import STAdapter as STAdapter
     from st_adapter.training.loop import train as train
+    from st_adapter.training.optimizer import learning_rate_factor as learning_rate_factor
+    from st_adapter.training.optimizer import make_optimizer as make_optimizer
 
 __version__ = "0.1.0"
 
 # The public names by the module that defines them. `__getattr__` imports a module when one of its
 # names is first used, so that `import st_adapter` and `st-adapter --help` do not wait seconds for
-# torch. The imports above are for type checkers and editors, which do not run `__getattr__`.
+# torch. The imports above are for type checkers and editors. They must not see `__getattr__`, which
+# would give them every misspelt name as Any.
 _HOMES = {
-    "config": ("AdapterConfig", "ClipConfig", "MethodConfig", "TrainConfig"),
+    "common.task": ("Task",),
+    "config": ("AdapterConfig", "ClipConfig", "DataConfig", "MethodConfig", "TrainConfig"),
+    "data.annotations": ("Annotations", "read_parts"),
+    "data.augment.transform": ("TrainTransform",),
+    "data.clip_dataset": ("ClipDataset",),
+    "data.datasets": ("Skipped",),
+    "data.videos": ("Video",),
     "errors": (
         *("ArgumentError", "CheckpointError", "DataError", "MemoryShortError"),
         *("StAdapterError", "TrainingError", "VideoError"),
@@ -49,17 +66,20 @@ _HOMES = {
     "model.build": ("attach", "create_model", "load"),
     "model.classifier": ("VideoClassifier",),
     "training.loop": ("train",),
+    "training.optimizer": ("learning_rate_factor", "make_optimizer"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 __all__ = [*_HOME_OF]
 
 
-def __getattr__(name: str) -> Any:
-    if name not in _HOME_OF:
-        raise AttributeError(f"module 'st_adapter' has no attribute {name!r}")
-    from importlib import import_module
+if not TYPE_CHECKING:
 
-    return getattr(import_module(f"st_adapter.{_HOME_OF[name]}"), name)
+    def __getattr__(name: str) -> Any:
+        if name not in _HOME_OF:
+            raise AttributeError(f"module 'st_adapter' has no attribute {name!r}")
+        from importlib import import_module
+
+        return getattr(import_module(f"st_adapter.{_HOME_OF[name]}"), name)
 
 
 def __dir__() -> list[str]:

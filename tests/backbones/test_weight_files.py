@@ -434,6 +434,15 @@ def test_of_two_tables_that_fit_one_is_to_be_named(tmp_path):
 
 def test_weights_of_another_model_are_told_with_the_backbone_that_was_assumed(tmp_path):
     file = tmp_path / "w.safetensors"
-    save_file(build_backbone("test_vit", "random").state_dict(), file)
-    with pytest.raises(CheckpointError, match=r"is the default backbone; use --backbone NAME"):
+    tensors = build_backbone("test_vit", "random").state_dict()
+    save_file({name: tensors[name] for name in ("cls_token", "pos_embed")}, file)
+    with pytest.raises(CheckpointError, match=r"is the default backbone; use backbone=NAME"):
+        build_model(TrainConfig(weights=str(file)), ["a", "b"])
+
+
+@pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "deit3_small_patch16_224", "resnet18"])
+def test_weights_without_a_backbone_are_told_with_the_model_that_they_fit(name, tmp_path):
+    file = tmp_path / "w.pth"
+    torch.save({"state_dict": timm.create_model(name).state_dict()}, file)  # with its classifier
+    with pytest.raises(CheckpointError, match=rf"This file fits {name}: use backbone=\"{name}\""):
         build_model(TrainConfig(weights=str(file)), ["a", "b"])

@@ -28,7 +28,7 @@ def test_names_tell_left_from_right():
 
 
 def test_a_mirror_is_refused_where_it_would_change_classes_unsaid():
-    with pytest.raises(ArgumentError, match="'Pulling something from left to right'.*--no-flip"):
+    with pytest.raises(ArgumentError, match="'Pulling something from left to right'.*flip=False"):
         mirrored_classes(None, data(SOMETHING))
     assert mirrored_classes("same", data(SOMETHING)) == {}
     assert mirrored_classes(None, data(("Copyright", "cleft"))) == {}

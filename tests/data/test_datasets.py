@@ -3,16 +3,18 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from torch.utils.data import DataLoader
 
 from conftest import numbered_frame, read_number, write_video
 from st_adapter.config import ClipConfig
 from st_adapter.data.annotations import read_annotations
 from st_adapter.data.augment.transform import TrainTransform
 from st_adapter.data.batches import EpochSampler, collate_train
+from st_adapter.data.clip_dataset import ClipDataset
 from st_adapter.data.clips import read_clips, read_views
 from st_adapter.data.datasets import TrainDataset, ViewDataset
 from st_adapter.data.videos import Video
-from st_adapter.errors import DataError
+from st_adapter.errors import ArgumentError, DataError
 
 TRANSFORM = TrainTransform(
     size=32, crop="area", crop_range=(0.5, 1.0), flip=True, randaugment=False
@@ -180,3 +182,32 @@ def test_repeats_are_other_draws_of_one_decoding_and_stand_apart(folder_data):
     assert not torch.equal(first.clips[0], first.clips[1])
     batch = collate_train(2, [first, last])
     assert batch.targets.argmax(1).tolist() == [0, 1, 0, 1, 1, 0, 1, 0]
+
+
+def test_a_clip_dataset_draws_anew_for_training_and_shows_the_same_for_evaluation(folder_data):
+    clip = ClipConfig(frames=3, size=32, views=(2, 1))
+    paths = sorted(folder_data.glob("*/*.mp4"))
+    videos = [Video(path=path, targets=(i // 6,)) for i, path in enumerate(paths)]
+    training = ClipDataset(videos, clip, TrainTransform(size=32, flip=True))
+    torch.manual_seed(3)
+    drawn = [training[7][0] for _ in range(3)]
+    torch.manual_seed(3)
+    assert torch.equal(training[7][0], drawn[0])
+    assert not torch.equal(drawn[0], drawn[1])
+    assert drawn[0].shape == (3, 3, 32, 32)
+    assert drawn[0].dtype == torch.uint8
+    shown = ClipDataset(videos, clip)
+    assert [len(shown), shown[7][1], shown[0][1]] == [12, 1, 0]
+    expected, _ = read_views(videos[7], replace(clip, views=(1, 1)))
+    assert torch.equal(shown[7][0], expected[0])
+    clips, targets = next(iter(DataLoader(training, batch_size=4, num_workers=0)))
+    assert clips.shape == (4, 3, 3, 32, 32)
+    assert targets.tolist() == [0, 0, 0, 0]
+
+
+def test_a_clip_dataset_refuses_what_it_cannot_pair(folder_data):
+    path = next(folder_data.glob("*/*.mp4"))
+    with pytest.raises(ArgumentError, match="has 2 classes instead of one"):
+        ClipDataset([Video(path=path, targets=(0, 1))], ClipConfig())
+    with pytest.raises(ArgumentError, match="clips of 224 pixels and a transform to 32; give one"):
+        ClipDataset([], ClipConfig(), TrainTransform(size=32))

@@ -159,7 +159,7 @@ def test_hmdb51(tmp_path):
         ("cartwheel/d.avi", (1,), None, None),
     ]
     assert [v.path.name for v in data.val] == ["b.avi"]
-    with pytest.raises(DataError, match=r"has no split 4; --split takes 1, 2 or 3"):
+    with pytest.raises(DataError, match=r"has no split 4; split takes 1, 2 or 3"):
         read_annotations(splits, options=DataConfig(videos=str(tmp_path / "videos"), split=4))
 
 
@@ -243,7 +243,7 @@ def test_many_missing_files_are_counted_and_a_few_shown(tmp_path):
 
 def test_videos_that_are_no_folder_are_named(tmp_path):
     write(tmp_path, **{"t.csv": "path,label\n"})
-    with pytest.raises(DataError, match="gone is not a folder; --videos takes"):
+    with pytest.raises(DataError, match="gone is not a folder; videos takes"):
         read_annotations(tmp_path / "t.csv", options=DataConfig(videos=str(tmp_path / "gone")))
 
 

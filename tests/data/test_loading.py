@@ -133,8 +133,7 @@ def test_workers_that_end_again_and_again_are_given_up(tmp_path, capsys):
 
     assert load(Always(tmp_path)) == KEYS
     assert (
-        "the main process decodes the videos instead, as with --workers 0"
-        in capsys.readouterr().err
+        "the main process decodes the videos instead, as with workers=0" in capsys.readouterr().err
     )
 
 

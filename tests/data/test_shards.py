@@ -239,5 +239,5 @@ def test_addresses_of_this_machine_and_folders_of_videos_are_not_for_shards(tmp_
         read_annotations(f"file://{tmp_path}/a.tar")
     with (tmp_path / "a.tar").open("wb") as file:
         write_shard(file, {"1.mp4": "x", "1.cls": "a"})
-    with pytest.raises(DataError, match="remove --videos"):
+    with pytest.raises(DataError, match="remove videos"):
         read_annotations(tmp_path / "a.tar", options=DataConfig(videos=str(tmp_path)))

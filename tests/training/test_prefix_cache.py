@@ -246,7 +246,7 @@ def test_interrupted_and_resumed_equals_straight_through_bit_for_bit(folder_data
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"draws": 0}, "set --draws to 1 or more"),
+        ({"draws": 0}, "set draws to 1 or more"),
         ({"mixup": 0.5}, "leave out mixup"),
         ({"adapter_layers": "all"}, "in test_vit, the method st-adapter leaves no block frozen"),
         ({"method": "bitfit"}, "the method bitfit leaves no block frozen"),
@@ -314,6 +314,6 @@ def test_two_processes_share_the_room_and_come_to_the_same(folder_data, tmp_path
 
 def test_a_folder_that_is_a_file_is_named_by_its_flag(folder_data, tmp_path, plain):
     (file := tmp_path / "file").write_text("x")
-    with pytest.raises(ArgumentError, match="--prefix-cache-folder must be a folder"):
+    with pytest.raises(ArgumentError, match="prefix_cache_folder must be a folder"):
         train(folder_data, tmp_path / "run", cached(plain, file))
     assert not (tmp_path / "run").exists()

@@ -215,7 +215,7 @@ def test_what_a_process_starts_does_not_hold_its_folder(tmp_path):
 
 def test_a_run_is_not_overwritten(folder_data, trained_run, tiny):
     before = {p: p.read_bytes() for p in trained_run.rglob("*") if p.is_file()}
-    with pytest.raises(ArgumentError, match="already contains a run; continue it with --resume"):
+    with pytest.raises(ArgumentError, match="already contains a run; continue it with resume=True"):
         train(folder_data, trained_run, tiny)
     assert {p: p.read_bytes() for p in trained_run.rglob("*") if p.is_file()} == before
 
@@ -230,7 +230,7 @@ def test_a_run_is_not_resumed_on_other_videos_or_another_configuration(
     config = TrainConfig.from_json(
         json.loads((trained_run / "config.json").read_text())["config"], "config.json"
     )
-    with pytest.raises(ArgumentError, match="was started with --frames 4, not 5; a resumed run"):
+    with pytest.raises(ArgumentError, match="was started with frames=4, not 5; a resumed run"):
         train(folder_data, trained_run, replace(config, frames=5), resume=True)
     assert train(folder_data, trained_run, replace(config, workers=1), resume=True).num_videos == 2
 
@@ -301,8 +301,8 @@ def test_what_cannot_work_is_refused_before_anything_is_written(folder_data, tmp
     for change, message in (
         (
             {"frames": 10**7},
-            rf"but {tiny.device}(:0)? has .* GB free; use --checkpoint-act.* step\); "
-            "or lower --frames",
+            rf"but {tiny.device}(:0)? has .* GB free; use checkpoint_act.* step\); "
+            "or lower frames",
         ),
         ({"device": "cuda:7"}, "device 'cuda:7' is not available; this machine has cpu"),
         ({"device": "tpux"}, "device 'tpux' is not available"),
@@ -417,7 +417,7 @@ def test_the_last_epoch_is_kept_without_a_look_at_validation(folder_data, tmp_pa
 
 def test_a_comparison_is_not_trained_into(folder_data, tmp_path, tiny):
     (tmp_path / "comparison.json").write_text("{}")
-    with pytest.raises(ArgumentError, match="contains a comparison; choose another --out"):
+    with pytest.raises(ArgumentError, match="contains a comparison; choose another out"):
         train(folder_data, tmp_path, tiny)
 
 
@@ -526,7 +526,7 @@ def test_what_was_held_out_of_data_that_changed_is_not_known(folder_data, tmp_pa
 
 def test_a_folder_that_cannot_be_written_is_refused_first(folder_data, tmp_path, tiny):
     (tmp_path / "file").write_text("")
-    with pytest.raises(ArgumentError, match="file is a file; --out must be a folder"):
+    with pytest.raises(ArgumentError, match="file is a file; out must be a folder"):
         train(folder_data, tmp_path / "file" / "run", tiny)
 
 
@@ -569,7 +569,7 @@ def test_a_batch_that_is_run_in_pieces_needs_the_memory_of_one(tiny):
     with_workers = step_bytes(model, replace(config, workers=2))
     assert with_workers(64) - of_batch(64) == 4 * 64 * clip_bytes  # two batches ahead in each
     with pytest.raises(
-        ArgumentError, match=r"a training step with batch size 64, frames 8 .*; lower --frames"
+        ArgumentError, match=r"a training step with batch size 64, frames 8 .*; lower frames"
     ):
         check_memory(model, config, 2**60, "lower --frames")
 
@@ -649,5 +649,5 @@ def test_a_run_is_extended_by_more_epochs(folder_data, tmp_path, tiny, capsys):
     epochs = [line["epoch"] for line in lines(out / "metrics.jsonl") if "top1" in line]
     assert epochs == [1, 2, 3]
     assert json.loads((out / "config.json").read_text())["config"]["epochs"] == 3
-    with pytest.raises(ArgumentError, match="was started with --epochs 3, not 2"):
+    with pytest.raises(ArgumentError, match="was started with epochs=3, not 2"):
         train(folder_data, out, replace(config, epochs=2), resume=True)

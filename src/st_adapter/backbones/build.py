@@ -11,6 +11,7 @@ from timm.layers import QuickGELU
 from torch import Tensor, nn
 
 from st_adapter.backbones.construction import OwnRandom
+from st_adapter.backbones.names import fitting_name
 from st_adapter.backbones.sources import hub_error, packaged_file
 from st_adapter.backbones.tensor_checks import check_fit, classifier_tensors
 from st_adapter.backbones.weight_files import openai_clip
@@ -60,6 +61,19 @@ def build_backbone(name: str, source: str, options: Mapping[str, int] | None = N
     else:
         _load_all(backbone, tensors, file)
     return backbone
+
+
+def fitting_backbone(source: str) -> str | None:
+    """Find the timm model that a weights file fits, to advise someone who named another one.
+
+    Args:
+        source: path of the file. Other sources, and files that cannot be read, fit none.
+    """
+    file, key = split_key(source)
+    try:
+        return fitting_name(read_tensors(file, key))
+    except (ArgumentError, CheckpointError):
+        return None
 
 
 def create_backbone(name: str, **sizes: Any) -> nn.Module:

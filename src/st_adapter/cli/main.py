@@ -68,9 +68,14 @@ def main(arguments: list[str] | None = None) -> int:
     """
     show_remarks()
     given = sys.argv[1:] if arguments is None else arguments
+    with as_command(shlex.join(["st-adapter", *given])):  # also while errors are printed
+        return _run(arguments, debug="--debug" in given)
+
+
+def _run(arguments: list[str] | None, debug: bool) -> int:
+    """Run one subcommand, print its error if there is one, and return the exit code."""
     try:
-        with as_command(shlex.join(["st-adapter", *given])):
-            return int(app.main(arguments, standalone_mode=False) or DONE)
+        return int(app.main(arguments, standalone_mode=False) or DONE)
     except click.exceptions.NoArgsIsHelpError as error:
         click.echo(error.format_message(), err=True)
         return INVALID
@@ -78,7 +83,7 @@ def main(arguments: list[str] | None = None) -> int:
         return _stopped(str(error.__cause__ or ""))
     except (click.ClickException, StAdapterError, OSError) as error:
         # OSError: for example, the disk is full or a folder is not writable.
-        if "--debug" in given:
+        if debug:
             traceback.print_exc()
         message = error.format_message() if isinstance(error, click.ClickException) else str(error)
         print(f"st-adapter: error: {' '.join(message.split())}", file=sys.stderr)

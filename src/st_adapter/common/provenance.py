@@ -3,29 +3,27 @@
 import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
-from contextvars import ContextVar
 from importlib.metadata import PackageNotFoundError, version
+
+from st_adapter.wording import COMMAND
 
 _PACKAGES = ("st-adapter", "torch", "torchvision", "timm", "av", "peft")
 """Packages whose versions can change results."""
 
 
-_COMMAND: ContextVar[str] = ContextVar("command", default="")
-
-
 @contextmanager
 def as_command(line: str) -> Iterator[None]:
     """Record that everything inside this block is done for the command line `line`."""
-    before = _COMMAND.set(line)
+    before = COMMAND.set(line)
     try:
         yield
     finally:
-        _COMMAND.reset(before)
+        COMMAND.reset(before)
 
 
 def command() -> str:
     """Return the current command line, or "" in a program that uses the library."""
-    return _COMMAND.get()
+    return COMMAND.get()
 
 
 def versions() -> dict[str, str]:

@@ -1,7 +1,8 @@
 """Messages about the progress of work.
 
 The library logs them to the logger `st_adapter`, so that programs can show or filter them. The
-command prints them on stderr and keeps stdout for results.
+command prints them on stderr and keeps stdout for results. They are written with flags, which
+programs see as arguments.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from functools import cache
 from typing import TYPE_CHECKING
 
 from st_adapter.common.ranks import is_first_process
+from st_adapter.wording import for_caller
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -29,13 +31,13 @@ def console() -> Console:
 def say(text: str) -> None:
     """Log one line of information; of several processes, only the first one logs."""
     if is_first_process():
-        _LOGGER.info(text)
+        _LOGGER.info("%s", for_caller(text))
 
 
 def note(text: str) -> None:
     """Log a warning. Python prints it even if a program has not configured logging."""
     if is_first_process():
-        _LOGGER.warning("note: %s", text)
+        _LOGGER.warning("note: %s", for_caller(text))
 
 
 class _OnConsole(logging.Handler):

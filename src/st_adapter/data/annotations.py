@@ -112,8 +112,8 @@ def _read_val(val: Path, data: Annotations, options: DataConfig) -> VideoList:
     return given.val or given.train
 
 
-def read_parts(data: Path, config: TrainConfig) -> Annotations:
-    """Read DATA in the two parts that a run trains and validates on.
+def read_parts(data: str | Path, config: TrainConfig) -> Annotations:
+    """Read DATA in the two parts that a run trains and validates on, without opening the videos.
 
     The validation part is `config.val` if it is set, then that of DATA if it has one. Otherwise
     `config.val_fraction` of the videos are held out.
@@ -125,6 +125,7 @@ def read_parts(data: Path, config: TrainConfig) -> Annotations:
     Raises:
         DataError: There are fewer than two classes, a part is empty, or no file of it exists.
     """
+    data = Path(data)
     annotations = read_annotations(data, options=config.data)
     if len(annotations.labels) < 2:
         (only,) = annotations.labels or ("",)

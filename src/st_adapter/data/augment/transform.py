@@ -24,12 +24,21 @@ Squares = UInt8[Tensor, "t 3 side side"]
 class TrainTransform:
     """Random augmentation of a training clip. Each choice is made once for all frames of the clip.
 
+    `ClipDataset` applies it to video files. For frames that you decode yourself, call it with
+    uint8 frames [t, 3, h, w] of any size and a `random.Random`, and leave `crop` at "area".
+
+    Examples:
+        >>> transform = TrainTransform(size=112, randaugment=True)  # doctest: +SKIP
+        >>> transform(frames, random.Random(0)).shape  # doctest: +SKIP
+        torch.Size([8, 3, 112, 112])
+
     Attributes:
         size: Height and width of the result in pixels.
         crop: "area" takes a box of random area and aspect ratio and resizes it (Inception style);
             "jitter" scales the short side by a random factor of `size` and crops anywhere.
         crop_range: Range of the box's fraction of the area, or of the factor for jitter.
-        flip: Mirror half of the clips. Left to `TrainDataset`, which knows the mirrored class.
+        flip: Mirror half of the clips. Calling the transform does not do this; the data sets do,
+            which know the class of a mirrored clip.
         randaugment: Apply RandAugment (m7 n4 mstd0.5 inc1) before the crop, as in the official
             code.
         color_jitter: Maximum relative change of brightness, contrast and saturation; 0 for none.
@@ -37,10 +46,10 @@ class TrainTransform:
     """
 
     size: int
-    crop: Literal["area", "jitter"]
-    crop_range: tuple[float, float]
-    flip: bool
-    randaugment: bool
+    crop: Literal["area", "jitter"] = "area"
+    crop_range: tuple[float, float] = (0.5, 1.0)
+    flip: bool = False
+    randaugment: bool = False
     color_jitter: float = 0.0
     erasing: float = 0.0
 
