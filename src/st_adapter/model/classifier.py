@@ -15,6 +15,8 @@ from torch import Tensor, nn
 from st_adapter.backbones import family_of
 from st_adapter.backbones.family import Inserted
 from st_adapter.backbones.tensor_checks import digest
+from st_adapter.common.remarks import note
+from st_adapter.config import ClipConfig
 from st_adapter.errors import ArgumentError
 from st_adapter.methods import METHODS
 from st_adapter.model import checkpoint
@@ -64,6 +66,8 @@ class VideoClassifier(nn.Module):
         precision: "float32", "bfloat16" or "float16"; change it with `set_precision`.
         mean: mean of RGB values in 0..1 that the backbone expects, [3, 1, 1].
         std: standard deviation of those values, [3, 1, 1].
+        notes_default_clip: whether `save_adapter` should note that `spec.clip` is the default,
+            because nobody said how clips are cut. It does so once.
 
     Raises:
         ArgumentError: the backbone or the settings of the method do not fit.
@@ -93,6 +97,7 @@ class VideoClassifier(nn.Module):
             self.adapters[name].requires_grad_(False)
         self.precision: Precision = "float32"
         self._times_disabled = 0
+        self.notes_default_clip = False
         for name, values in (("mean", spec.mean), ("std", spec.std)):
             self.register_buffer(name, torch.tensor(values).view(3, 1, 1), persistent=False)
         self.train(self.training)
@@ -280,16 +285,33 @@ class VideoClassifier(nn.Module):
         if not self.spec.digest:
             self.spec = dataclasses.replace(self.spec, digest=digest(self.backbone))
 
-    def save_adapter(self, folder: str | Path) -> None:
+    def save_adapter(self, folder: str | Path, clip: ClipConfig | None = None) -> None:
         """Save the trained tensors and everything that `load` needs to rebuild the classifier.
 
-        The backbone is not saved: the folder records its name and a digest of its weights.
+        The backbone is not saved: the folder records its name and a digest of its weights. It also
+        records how `Predictor` cuts clips from videos, which should be as in training.
 
         Args:
             folder: folder to write to; it is created if it does not exist.
+            clip: how clips were cut in training; `spec.clip` becomes this. None keeps it. If it
+                was never stated, neither here nor to `attach` or `create_model`, a note is logged
+                once, which says what the folder records.
         """
+        if clip is not None:
+            self.spec = dataclasses.replace(self.spec, clip=clip)
+        elif self.notes_default_clip:
+            self._note_default_clip(folder)
+        self.notes_default_clip = False
         self._record_digest()
         checkpoint.write(Path(folder), self.spec, self.trained_tensors())
+
+    def _note_default_clip(self, folder: str | Path) -> None:
+        clip = self.spec.clip
+        note(
+            f"{folder} records the default clips: {clip.frames} frames of {clip.size} x "
+            f"{clip.size} pixels, spread over the whole video. If you trained on other clips, pass "
+            "clip=ClipConfig(frames=..., stride=..., size=...) to save_adapter"
+        )
 
 
 def autocast(model: VideoClassifier) -> AbstractContextManager[object]:
