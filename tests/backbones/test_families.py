@@ -14,7 +14,7 @@ from timm.models.vision_transformer import checkpoint_filter_fn
 
 import st_adapter
 from conftest import randomise
-from st_adapter.backbones.blockwise import BlockwiseFamily
+from st_adapter.backbones.timm_models import TimmFamily
 from st_adapter.backbones.build import build_backbone, create_backbone
 from st_adapter.backbones.family import Inserted
 from st_adapter.backbones.vit import VisionTransformerFamily
@@ -312,7 +312,7 @@ def test_both_ways_of_running_a_vit_agree():
     frames = torch.rand(3, 3, 64, 96)
     with torch.no_grad():
         found = []
-        for family in (VisionTransformerFamily(model.backbone), BlockwiseFamily(model.backbone)):
+        for family in (VisionTransformerFamily(model.backbone), TimmFamily(model.backbone)):
             assert [site.name for site in family.sites()] == list(adapters)
             found.append(family.finish(family.pool(family.run(frames, Inserted(adapters)))))
     explicit, hooked = found

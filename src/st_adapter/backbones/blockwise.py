@@ -1,11 +1,14 @@
-"""Run any timm model that is a chain of blocks: CNNs, hierarchical and rotary transformers.
+"""Run an image model that is a chain of blocks by its own forward pass, whatever library it is from.
 
-The model runs its own forward pass, as written in timm. Hooks on its blocks look up which adapters
-apply to the current call of `run` in the current thread; outside such a call they do nothing.
+Hooks on its blocks look up which adapters apply to the current call of `run` in the current thread;
+outside such a call they do nothing. What differs between libraries, such as the names of blocks and
+the way in which a model is called, is defined by a subclass for each library.
 """
 
 import re
 import threading
+from abc import abstractmethod
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -18,56 +21,34 @@ from st_adapter.backbones.family import Adapters, Family, Inserted, Site
 from st_adapter.backbones.layout import Layout, find_layout
 from st_adapter.errors import ArgumentError
 
-_WHERE_BLOCKS_ARE = (
-    r"blocks\.\d+\.blocks\.\d+\.\d+",  # CrossViT
-    r"stages\.\d+\.blocks\.\d+\.\d+",  # DaViT
-    r"blocks\.\d+\.\d+",  # EfficientNet, MobileNet, GhostNet, Twins, ConvMixer
-    r"(stages|layers|transformers)\.\d+\.blocks\.\d+",  # ConvNeXt, Swin, PiT, most hierarchies
-    r"(encoder\.)?blocks\.\d+",  # EVA, DINOv3, BEiT, CaiT, XCiT, Hiera, mixers
-    r"network\.\d+\.\d+",  # VOLO
-    r"stages\.\d+\.\d+",  # RegNet-like, NFNet, MobileViT, StarNet
-    r"dense_stages\.\d+\.\d+",  # RDNet
-    r"stage\d+\.\d+\.branches\.\d+\.\d+",  # HRNet
-    r"(body\.)?layer\d+\.\d+",  # ResNet and similar models, TResNet
-    r"s\d+\.b\d+",  # RegNet
-    r"stage\d+\.\d+",  # Visformer
-    r"levels\.\d+",  # NesT
-    r"serial_blocks\d+\.\d+",  # CoaT
-    r"features\.(denseblock\d+|conv[2-9]_\d+)",  # DenseNet, DPN
-    r"features\.\d+",  # VGG, ReXNet, Inception v4
-    r"level\d+",  # DLA
-    r"Mixed_\w+|mixed_\w+|(repeat(_\d+)?)\.\d+|block\d+|(reduction_)?cell_\w+",  # Inception, NASNet
-)
-"""Patterns of the names of blocks. The first one that matches any module of a model is used.
-
-The order matters: a later pattern may match modules that contain the blocks of an earlier one.
-"""
-
-_MLP_ENTRY = {
-    "norm2": """beit.Block cait.LayerScaleBlock coat.SerialBlock convit.Block
-        deepseek_vit.DeepseekVitBlock eva.EvaBlock focalnet.FocalNetBlock
-        gcvit.GlobalContextVitBlock hiera.HieraBlock
-        hieradet_sam2.MultiScaleBlock pvt_v2.Block swin_transformer.SwinTransformerBlock
-        twins.Block visformer.Block vision_transformer.Block vision_transformer_relpos.RelPosBlock
-        vision_transformer_sam.Block volo.Outlooker volo.Transformer xcit.XCABlock""",
-    "mlp": """eva.EvaBlockPostNorm swin_transformer_v2.SwinTransformerV2Block
-        vision_transformer_relpos.ResPostRelPosBlock""",
-}
-"""Blocks of the form x + mlp(norm2(x)) or x + norm2(mlp(x)), by the first child of that branch.
-
-They get an adapter before the MLP, in addition to the one before the block.
-"""
-
-_BRANCH_END = {"norm2": "mlp", "mlp": "norm2"}
-"""The last child of the MLP branch, by its first child."""
-
 _SHUFFLED = ".hiera"
 """End of the name of timm modules whose blocks reorder tokens, so that neighbours are lost."""
+
+_CHECKPOINTING = ("grad_checkpointing", "gradient_checkpointing")
+"""Attributes with which timm and transformers recompute blocks in the backward pass."""
 
 _OPENED = "_st_adapter_opened"
 """Attribute of a backbone that records its sites; classifiers on one backbone share its hooks."""
 
 _OPENING = threading.Lock()
+
+
+class MlpBranch(NamedTuple):
+    """Name the first and the last child of the MLP branch of a block.
+
+    The branch is x + mlp(norm2(x)), or x + norm2(mlp(x)).
+    """
+
+    first: str
+    last: str
+
+
+COMMON_BRANCHES = tuple(
+    MlpBranch(first, last)
+    for norm in ("norm2", "layernorm_after", "layer_norm2", "ln_2")
+    for first, last in ((norm, "mlp"), ("mlp", norm))
+)
+"""Branches that transformers usually have, by the names that libraries give to them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,11 +82,13 @@ class _Run(NamedTuple):
         adapters: adapters by the name of their site.
         frame_size: height and width of the frames in pixels.
         updates: updates that adapters before an MLP have computed, until the block has ended.
+        caught: features that `catch` has found, at most one.
     """
 
     adapters: Adapters
     frame_size: tuple[int, int]
     updates: dict[str, Tensor]
+    caught: list[Tensor]
 
 
 class _Thread(threading.local):
@@ -129,7 +112,7 @@ class BlockwiseFamily(Family):
     block. If blocks have a site before their MLP, it runs another one to check their form.
 
     Args:
-        backbone: image model of timm.
+        backbone: image model that this family supports.
 
     Raises:
         ArgumentError: adapters do not fit the backbone.
@@ -139,11 +122,35 @@ class BlockwiseFamily(Family):
         super().__init__(backbone)
         self._opened = self._open()
 
-    @classmethod
-    def supports(cls, backbone: nn.Module) -> bool:
-        """Whether the model has timm's methods of a classifier, and blocks with known names."""
-        has_form = all(hasattr(backbone, name) for name in ("forward_features", "forward_head"))
-        return has_form and bool(_find_blocks(backbone))
+    _POOLING = "give features [n, c] of n frames"
+    """What to do if the model does not pool its features."""
+
+    @abstractmethod
+    def _find_blocks(self) -> dict[str, nn.Module]:
+        """Return the blocks by name, from the input on."""
+
+    @abstractmethod
+    def _branches(self, blocks: Sequence[nn.Module]) -> Sequence[MlpBranch | None]:
+        """Return possible forms of all blocks, the most likely first; None is any other form."""
+
+    @abstractmethod
+    def _forward(self, frames: Tensor) -> Any:
+        """Run the backbone on normalised frames; return its features before pooling."""
+
+    def _map(self, features: Any) -> Any:
+        """Return the tensor in what `_forward` returned that may hold a grid of patches."""
+        return features
+
+    def _num_prefix(self) -> int:
+        """Return how many tokens come before the patches, as far as the model states it."""
+        return 0
+
+    def _late_norm(self) -> nn.Module | None:
+        """Return the norm of a pooled class token, if the model has one.
+
+        Inside `run` it is skipped, and `finish` applies it to the mean over the frames of a clip.
+        """
+        return None
 
     @property
     def num_features(self) -> int:
@@ -170,8 +177,7 @@ class BlockwiseFamily(Family):
         noise and looks whether the pooled features change.
         """
         last, frame = self._opened.sites[-1], self.black_frame()
-        pools_token = getattr(self.backbone, "global_pool", "") == "token"
-        if last.position != "mlp" or not pools_token or frame.is_meta:
+        if last.position != "mlp" or not self._pools_token() or frame.is_meta:
             return set()
         noise = torch.Generator().manual_seed(0)
 
@@ -190,7 +196,7 @@ class BlockwiseFamily(Family):
         return [self.backbone.get_submodule(name) for name in self._opened.blocks]
 
     def run(self, frames: Tensor, inserted: Inserted = Inserted()) -> Any:
-        """Run frames through `forward_features` of the backbone.
+        """Run frames through the backbone up to its pooling.
 
         Args:
             frames: normalised frames [n, 3, h, w].
@@ -201,33 +207,47 @@ class BlockwiseFamily(Family):
                 again in the backward pass, after this call, when the hooks do nothing.
         """
         if torch.is_grad_enabled() and any(
-            vars(module).get("grad_checkpointing") for module in self.backbone.modules()
+            vars(module).get(name) for module in self.backbone.modules() for name in _CHECKPOINTING
         ):
             raise ArgumentError(
                 f"adapters do not work with gradient checkpointing of {self._name()}; "
-                "call its set_grad_checkpointing(False)"
+                "call its set_grad_checkpointing(False) or gradient_checkpointing_disable()"
             )
         if any(site.layout.kind == "map" for site in self._opened.sites):
             frames = frames.contiguous(memory_format=torch.channels_last)
+        return self._call(frames, inserted.adapters)
+
+    def _call(self, frames: Tensor, adapters: Adapters) -> Any:
+        """Run the backbone, and let the hooks find these adapters in this thread meanwhile."""
+        # Not a context manager: torch.compile cannot trace one that sets an attribute of a thread.
         before = _THREAD.run
-        _THREAD.run = _Run(inserted.adapters, (frames.shape[-2], frames.shape[-1]), {})
+        _THREAD.run = _Run(adapters, (frames.shape[-2], frames.shape[-1]), {}, [])
         try:
-            return self.backbone.forward_features(frames)
+            return self._forward(frames)
         finally:
             _THREAD.run = before
 
-    def pool(self, features: Any) -> Tensor:
-        """Pool what `run` returned into the input of the classifier, [n, c]."""
-        pooled: Tensor = self.backbone.forward_head(features, pre_logits=True)
-        return pooled
+    def _caught(self) -> Tensor:
+        """Return what `catch` or `catch_input` has kept in this call."""
+        caught = _THREAD.run.caught if _THREAD.run else []
+        if not caught:
+            raise ArgumentError(
+                f"adapters do not fit {self._name()}: the module with its features does not run"
+            )
+        return caught[-1]
 
     def tokens(self, features: Any) -> Tensor:
         """Return what `run` returned as tokens [n, tokens, c], with class and other tokens."""
-        return self._last_layout().to_tokens(features)
+        tokens, norm = self._last_layout().to_tokens(self._map(features)), self._late_norm()
+        return tokens if norm is None else norm(tokens)
 
     def finish(self, pooled: Tensor) -> Tensor:
-        """Return the pooled features unchanged."""
-        return pooled
+        """Apply the norm of a class token, which `run` has skipped; nothing in other models."""
+        norm = self._late_norm()
+        return pooled if norm is None else norm(pooled)
+
+    def _pools_token(self) -> bool:
+        return self._late_norm() is not None
 
     def _last_layout(self) -> Layout:
         if self._opened.last is None:
@@ -245,25 +265,43 @@ class BlockwiseFamily(Family):
         with _OPENING:
             opened: _Opened | None = getattr(self.backbone, _OPENED, None)
             if opened is None:
-                opened = self._examine()
+                with ExitStack() as hooks:
+                    self._prepare(hooks)
+                    opened = self._examine()
+                    hooks.pop_all()  # they stay in place unless an error was raised
                 setattr(self.backbone, _OPENED, opened)
         return opened
 
+    def _prepare(self, hooks: ExitStack) -> None:
+        """Add the hooks that calling the backbone needs, whether or not there are adapters."""
+        norm = self._late_norm()
+        if norm is not None:
+            hooks.enter_context(norm.register_forward_hook(_skip))
+
     def _examine(self) -> _Opened:
         """Find all sites and, if all of them are usable, add hooks there."""
-        blocks = _find_blocks(self.backbone)
-        entry = _mlp_entry(list(blocks.values()))
-        shapes, last_shape, num_features = self._probe(blocks, entry)
+        blocks = self._find_blocks()
+        *likely, last = self._branches(list(blocks.values()))
+        for branch in likely:
+            try:
+                return self._examine_form(blocks, branch)
+            except ArgumentError:  # another form may fit
+                continue
+        return self._examine_form(blocks, last)
+
+    def _examine_form(self, blocks: dict[str, nn.Module], branch: MlpBranch | None) -> _Opened:
+        """Find all sites of blocks of a certain form and add hooks there."""
+        shapes, last_shape, num_features = self._probe(blocks, branch)
         layouts = {}
         for name, seen in shapes.items():
-            if len(seen) != (2 if entry else 1):
+            if len(seen) != (2 if branch else 1):
                 raise ArgumentError(f"adapters do not fit {self._name()}: {name} runs twice")
             layouts[name] = [self._layout(name, shape) for shape in seen]
-        if entry:
-            self._check_branches({name: blocks[name] for name in layouts}, entry)
+        if branch:
+            self._check_branches({name: blocks[name] for name in layouts}, branch)
         sites: list[_Site] = []
         for i, name in enumerate(layouts):
-            sites += _put_hooks(i, blocks[name], layouts[name], entry)
+            sites += _put_hooks(i, blocks[name], layouts[name], branch)
         return _Opened(
             sites=tuple(sites),
             blocks=tuple(layouts),
@@ -272,13 +310,13 @@ class BlockwiseFamily(Family):
         )
 
     def _probe(
-        self, blocks: dict[str, nn.Module], entry: str
+        self, blocks: dict[str, nn.Module], branch: MlpBranch | None
     ) -> tuple[dict[str, list[tuple[int, ...]]], tuple[int, ...], int]:
         """Run one black frame and record the shapes of features.
 
         Returns:
-            The shapes of what enters each block, and its MLP branch if `entry` names one; the
-            shape of the features before pooling; and the width of the pooled features.
+            The shapes of what enters each block, and its MLP branch if there is one; the shape of
+            the features before pooling; and the width of the pooled features.
         """
         shapes: dict[str, list[tuple[int, ...]]] = {}
 
@@ -287,7 +325,7 @@ class BlockwiseFamily(Family):
 
         with ExitStack() as hooks:
             for name, block in blocks.items():
-                for module in (block, block.get_submodule(entry)) if entry else (block,):
+                for module in (block, block.get_submodule(branch.first)) if branch else (block,):
                     hooks.enter_context(module.register_forward_pre_hook(partial(record, name)))
             try:
                 features, pooled = self._run_frame()
@@ -296,17 +334,17 @@ class BlockwiseFamily(Family):
         if pooled.ndim != 2:
             raise ArgumentError(
                 f"{self._name()} does not pool its features, which are {list(pooled.shape)}; "
-                "create it with timm's default global_pool"
+                f"{self._POOLING}"
             )
         # A module that takes the frame itself, [1, 3, h, w], is a stem and not a block.
         inputs = {name: s for name, s in shapes.items() if len(s[0]) != 4 or s[0][1] != 3}
-        return inputs, _shape(features), pooled.shape[-1]
+        return inputs, _shape(self._map(features)), pooled.shape[-1]
 
-    def _check_branches(self, blocks: dict[str, nn.Module], entry: str) -> None:
+    def _check_branches(self, blocks: dict[str, nn.Module], branch: MlpBranch) -> None:
         """Raise unless all blocks end in x + mlp(norm2(x)) or x + norm2(mlp(x)).
 
-        Adapters before the MLP rely on this form, and another version of timm may change it. The
-        check sets the output of the branch to zero: such a block then returns x, which is what
+        Adapters before the MLP rely on this form, and another version of a library may change it.
+        The check sets the output of the branch to zero: such a block then returns x, which is what
         entered the branch.
         """
         entered: dict[str, Tensor] = {}
@@ -314,14 +352,14 @@ class BlockwiseFamily(Family):
         with ExitStack() as hooks:
             for name, block in blocks.items():
                 for hook in (
-                    block.get_submodule(entry).register_forward_pre_hook(
+                    block.get_submodule(branch.first).register_forward_pre_hook(
                         lambda _, args, name=name: entered.update({name: args[0]})
                     ),
-                    block.get_submodule(_BRANCH_END[entry]).register_forward_hook(
+                    block.get_submodule(branch.last).register_forward_hook(
                         lambda _, args, out: torch.zeros_like(out)
                     ),
                     block.register_forward_hook(
-                        lambda _, args, out, name=name: left.update({name: out})
+                        lambda _, args, out, name=name: left.update({name: _first(out)})
                     ),
                 ):
                     hooks.enter_context(hook)
@@ -332,7 +370,7 @@ class BlockwiseFamily(Family):
             ):
                 raise ArgumentError(
                     f"adapters do not fit {self._name()}: its block {name} does not add its MLP to "
-                    f"the input of {entry}, as it does in the versions of timm that were tested"
+                    f"the input of {branch.first}, as it does in the versions that were tested"
                 )
 
     @torch.no_grad()
@@ -341,8 +379,8 @@ class BlockwiseFamily(Family):
         was_training = self.backbone.training
         self.backbone.eval()
         try:
-            features = self.backbone.forward_features(self.black_frame())
-            return features, self.backbone.forward_head(features, pre_logits=True)
+            features = self._call(self.black_frame(), {})
+            return features, self.pool(features)
         finally:
             self.backbone.train(was_training)
 
@@ -360,14 +398,21 @@ class BlockwiseFamily(Family):
         """Return the layout of features of one native-size frame, None if it is not one grid."""
         if shape[:1] != (1,):
             return None
-        prefix = getattr(self.backbone, "num_prefix_tokens", 0)
         channels_last = getattr(self.backbone, "output_fmt", "") == "NHWC"
-        return find_layout(shape, self.native_size(), prefix, channels_last=channels_last)
+        size, prefix = self.native_size(), self._num_prefix()
+        return find_layout(shape, size, prefix, channels_last=channels_last)
 
 
-def _find_blocks(backbone: nn.Module) -> dict[str, nn.Module]:
-    """Return the blocks by name, without activations and norms whose names match as well."""
-    for pattern in _WHERE_BLOCKS_ARE:
+def find_blocks(backbone: nn.Module, patterns: Sequence[str]) -> dict[str, nn.Module]:
+    """Return the modules whose names match the first pattern that matches any.
+
+    Activations and norms are left out, whose names may match as well.
+
+    Args:
+        backbone: any module.
+        patterns: regular expressions of whole names.
+    """
+    for pattern in patterns:
         found = {
             name: module
             for name, module in backbone.named_modules()
@@ -379,13 +424,13 @@ def _find_blocks(backbone: nn.Module) -> dict[str, nn.Module]:
     return {}
 
 
-def _mlp_entry(blocks: list[nn.Module]) -> str:
-    """Return the first child of the MLP branch, or "" if it is not the same in all blocks."""
-    entries = set()
-    for block in blocks:
-        name = f"{type(block).__module__.rpartition('.')[2]}.{type(block).__name__}"
-        entries.add(next((e for e, names in _MLP_ENTRY.items() if name in names.split()), ""))
-    return entries.pop() if len(entries) == 1 else ""
+def branches_of(blocks: Sequence[nn.Module]) -> list[MlpBranch | None]:
+    """Return the common forms that blocks may have, judging by the names of their children."""
+    return [
+        branch
+        for branch in COMMON_BRANCHES
+        if all({*branch} <= {name for name, _ in block.named_children()} for block in blocks)
+    ] + [None]
 
 
 def _shape(value: Any) -> tuple[int, ...]:
@@ -393,8 +438,15 @@ def _shape(value: Any) -> tuple[int, ...]:
     return tuple(value.shape) if isinstance(value, Tensor) else ()
 
 
-def _put_hooks(index: int, block: nn.Module, layouts: list[Layout], entry: str) -> list[_Site]:
-    positions = ("attention", "mlp") if entry else ("block",)
+def _first(output: Any) -> Any:
+    """Return the features in what a block returned: some blocks return their attention as well."""
+    return output[0] if isinstance(output, tuple) else output
+
+
+def _put_hooks(
+    index: int, block: nn.Module, layouts: list[Layout], branch: MlpBranch | None
+) -> list[_Site]:
+    positions = ("attention", "mlp") if branch else ("block",)
     sites = []
     for position, layout in zip(positions, layouts, strict=True):
         site = _Site(
@@ -406,7 +458,7 @@ def _put_hooks(index: int, block: nn.Module, layouts: list[Layout], entry: str) 
             layout=layout,
         )
         sites.append(site)
-        entered = block.get_submodule(entry) if position == "mlp" else block
+        entered = block.get_submodule(branch.first) if branch and position == "mlp" else block
         entered.register_forward_pre_hook(partial(_enter, site))
         if position == "mlp":
             block.register_forward_hook(partial(_leave_mlp, site))
@@ -428,8 +480,29 @@ def _enter(site: _Site, _module: nn.Module, args: tuple[Any, ...]) -> Any:
     return (adapted, *args[1:])
 
 
-def _leave_mlp(site: _Site, _module: nn.Module, _args: Any, output: Tensor) -> Tensor | None:
+def _leave_mlp(site: _Site, _module: nn.Module, _args: Any, output: Any) -> Any:
     run = _THREAD.run
     update = run.updates.pop(site.name, None) if run else None
+    if update is None:
+        return None
     # Some blocks have a grid [n, h, w, c] outside the MLP and tokens inside it.
-    return None if update is None else output + update.reshape(output.shape)
+    features = _first(output)
+    adapted = features + update.reshape(features.shape)
+    return (adapted, *output[1:]) if isinstance(output, tuple) else adapted
+
+
+def catch(_module: nn.Module, _args: Any, output: Tensor) -> None:
+    """Keep the output of a module for `_caught`. To be used as a forward hook."""
+    if _THREAD.run:
+        _THREAD.run.caught.append(output)
+
+
+def catch_input(_module: nn.Module, args: tuple[Tensor, ...]) -> None:
+    """Keep the input of a module for `_caught`. To be used as a forward pre-hook."""
+    if _THREAD.run:
+        _THREAD.run.caught.append(args[0])
+
+
+def _skip(_module: nn.Module, args: tuple[Any, ...], _output: Tensor) -> Tensor | None:
+    """Undo a module inside a call of `run`."""
+    return args[0] if _THREAD.run else None

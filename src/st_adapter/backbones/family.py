@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, ClassVar, NamedTuple
 
+from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.models import get_model_input_config
 from torch import Tensor, nn
 
@@ -15,6 +16,13 @@ Adapters = Mapping[str, Callable[[Tensor], Tensor]]
 Each takes the patch features there, [frames, h, w, c], and returns the update to add, of the same
 shape.
 """
+
+
+class Normalisation(NamedTuple):
+    """Hold the mean and standard deviation of RGB values in 0..1 that a backbone expects."""
+
+    mean: tuple[float, ...] = IMAGENET_DEFAULT_MEAN
+    std: tuple[float, ...] = IMAGENET_DEFAULT_STD
 
 
 class Inserted(NamedTuple):

@@ -1,0 +1,208 @@
+"""Build and run the image models of Hugging Face transformers, such as DINOv2 and SigLIP."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from st_adapter.backbones.blockwise import BlockwiseFamily, MlpBranch, branches_of, find_blocks
+from st_adapter.backbones.construction import OwnRandom
+from st_adapter.backbones.family import Normalisation
+from st_adapter.backbones.tensor_checks import check_fit
+from st_adapter.backbones.weight_files.tensors import read_tensors, split_key
+from st_adapter.errors import ArgumentError
+
+_TOKEN_NORMS = {
+    "vit": "layernorm",
+    "deit": "layernorm",
+    "dinov2": "layernorm",
+    "dinov2_with_registers": "layernorm",
+    "dinov3_vit": "norm",
+    "clip_vision_model": "post_layernorm",
+}
+"""Types of models whose features are their class token, with the norm that it goes through."""
+
+_POOLERS = (
+    *("swin", "swinv2", "convnext", "convnextv2", "dinov3_convnext", "resnet", "regnet"),
+    *("siglip_vision_model", "beit", "efficientnet", "mobilenet_v2", "focalnet"),
+)
+"""Types of models whose features are `pooler_output`.
+
+In other models it may be a layer that was never trained, as in ViT.
+"""
+
+_WHERE_BLOCKS_ARE = (
+    r"(\w+\.)*layers\.\d+\.blocks\.\d+",  # Swin
+    r"(\w+\.)*stages\.\d+\.layers\.\d+",  # ConvNeXt, ResNet
+    r"(\w+\.)*layers?\.\d+",  # ViT, DINOv2, CLIP, SigLIP
+    r"(\w+\.)*blocks\.\d+",  # EfficientNet
+)
+
+_CLIP = Normalisation((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
+_HALF = Normalisation((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+_USUAL = {"clip_vision_model": _CLIP, "siglip_vision_model": _HALF, "vit": _HALF, "deit": _HALF}
+"""Normalisation by type of model, for one whose own is not at hand; that of ImageNet otherwise."""
+
+
+class TransformersFamily(BlockwiseFamily):
+    """Run an image model of transformers by its own forward pass.
+
+    Args:
+        backbone: model of transformers without a head, as `AutoModel` returns it.
+
+    Raises:
+        ArgumentError: adapters do not fit the backbone.
+    """
+
+    @classmethod
+    def supports(cls, backbone: Any) -> bool:
+        """Whether the model is of transformers and takes pictures."""
+        return is_transformers(backbone) and getattr(backbone, "main_input_name", "") == (
+            "pixel_values"
+        )
+
+    def native_size(self) -> tuple[int, int]:
+        """Return the size that the configuration states, or 224 x 224."""
+        size = getattr(self.backbone.config, "image_size", None) or 224
+        return (size, size) if isinstance(size, int) else (size[0], size[1])
+
+    def pool(self, features: Any) -> Tensor:
+        """Return the class token or the pooler's output, [n, c]."""
+        if self._late_norm() is not None:
+            token: Tensor = features.last_hidden_state[:, 0]
+            return token
+        pooled: Tensor = features.pooler_output
+        return pooled.flatten(1)
+
+    def _forward(self, frames: Tensor) -> Any:
+        resize = "interpolate_pos_encoding"
+        takes = inspect.signature(type(self.backbone).forward).parameters
+        if resize in takes and (frames.shape[-2], frames.shape[-1]) != self.native_size():
+            return self.backbone(pixel_values=frames, **{resize: True})
+        return self.backbone(pixel_values=frames)
+
+    def _map(self, features: Any) -> Any:
+        return features.last_hidden_state
+
+    def _find_blocks(self) -> dict[str, nn.Module]:
+        kind = self.backbone.config.model_type
+        if kind not in _TOKEN_NORMS and kind not in _POOLERS:
+            raise ArgumentError(
+                f"adapters do not fit {type(self.backbone).__name__} by itself: how models of type "
+                f"{kind!r} pool their features is not known. Known are "
+                f"{', '.join(sorted({*_TOKEN_NORMS, *_POOLERS}))}. For others, call "
+                "attach(model, blocks=..., features=...)"
+            )
+        return find_blocks(self.backbone, _WHERE_BLOCKS_ARE)
+
+    def _branches(self, blocks: Sequence[nn.Module]) -> list[MlpBranch | None]:
+        return branches_of(blocks)
+
+    def _num_prefix(self) -> int:
+        config = self.backbone.config
+        if config.model_type not in _TOKEN_NORMS:
+            return 0
+        return 1 + getattr(config, "num_register_tokens", 0) + (config.model_type == "deit")
+
+    def _late_norm(self) -> nn.Module | None:
+        name = _TOKEN_NORMS.get(self.backbone.config.model_type)
+        return getattr(self.backbone, name) if name else None
+
+
+def is_transformers(model: object) -> bool:
+    """Whether an object is a model of transformers, without importing it."""
+    return any(base.__module__.startswith("transformers.") for base in type(model).__mro__)
+
+
+def image_part(model: Any) -> nn.Module:
+    """Return the part of a model of transformers that takes pictures and gives features.
+
+    Args:
+        model: any model: of pictures and text, such as `CLIPModel`, or with a head, such as
+            `ViTForImageClassification`.
+    """
+    part: nn.Module = getattr(model, "vision_model", None) or model.base_model
+    return part
+
+
+def unused_tensors(model: Any) -> frozenset[str]:
+    """Return the names of tensors that are not used: the pooler of a model that has a class token.
+
+    Checkpoints often lack it, so that it has other random values whenever they are loaded.
+    """
+    if getattr(model.config, "model_type", "") not in _TOKEN_NORMS:
+        return frozenset()
+    return frozenset(name for name in model.state_dict() if name.startswith("pooler."))
+
+
+def normalisation(model: Any) -> Normalisation:
+    """Return the mean and standard deviation of RGB values that a model expects.
+
+    They are those of its `preprocessor_config.json` or, if it is not at hand, the usual ones of
+    its type.
+    """
+    from transformers import ImageProcessingMixin
+
+    name = model.config.name_or_path
+    if name:
+        try:
+            values, _ = ImageProcessingMixin.get_image_processor_dict(name)
+            return Normalisation(tuple(values["image_mean"]), tuple(values["image_std"]))
+        except (OSError, KeyError, TypeError):  # not on this machine, or without normalisation
+            pass
+    return _USUAL.get(model.config.model_type, Normalisation())
+
+
+def build(name: str, source: str) -> nn.Module:
+    """Build the image part of a model of transformers.
+
+    Args:
+        name: OWNER/NAME on the Hugging Face hub, or a folder that `save_pretrained` wrote.
+        source: "hub" (the model's own weights), "random", or a file with its tensor names.
+
+    Raises:
+        ArgumentError: transformers is not installed, or the model cannot be found.
+        CheckpointError: the file does not fit.
+    """
+    transformers = _import()
+    try:
+        config = transformers.AutoConfig.from_pretrained(name)
+        config = getattr(config, "vision_config", config)
+        if source == "hub":
+            return image_part(transformers.AutoModel.from_pretrained(name, config=config)).eval()
+    except (OSError, ValueError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise ArgumentError(
+            f"hf:{name} cannot be loaded ({reason}); give OWNER/NAME as on the Hugging Face hub, "
+            "or a folder with config.json and model.safetensors"
+        ) from error
+    with OwnRandom(0):
+        model = image_part(transformers.AutoModel.from_config(config)).eval()
+    model.config.name_or_path = name
+    if source != "random":
+        file, key = split_key(source)
+        tensors = read_tensors(file, key)
+        check_fit(str(file), tensors, model.state_dict())
+        model.load_state_dict(tensors)
+    return model
+
+
+def name_of(model: Any) -> str:
+    """Return the name under which `build` finds a model; empty if it has none."""
+    name = str(model.config.name_or_path or "")
+    return f"hf:{Path(name).resolve() if Path(name).is_dir() else name}" if name else ""
+
+
+def _import() -> Any:
+    try:
+        import transformers
+    except ImportError as error:
+        raise ArgumentError(
+            "backbones hf:NAME need Hugging Face transformers: pip install "
+            "'st-adapter[transformers]'"
+        ) from error
+    return transformers
