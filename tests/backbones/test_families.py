@@ -14,9 +14,9 @@ from timm.models.vision_transformer import checkpoint_filter_fn
 
 import st_adapter
 from conftest import randomise
-from st_adapter.backbones.timm_models import TimmFamily
 from st_adapter.backbones.build import build_backbone, create_backbone
 from st_adapter.backbones.family import Inserted
+from st_adapter.backbones.timm_models import TimmFamily
 from st_adapter.backbones.vit import VisionTransformerFamily
 from st_adapter.errors import ArgumentError
 from st_adapter.model.spec import BACKBONE_OPTIONS

@@ -7,7 +7,7 @@ import torch
 
 from st_adapter.backbones.build import build_backbone, create_backbone
 from st_adapter.backbones.construction import OwnRandom
-from st_adapter.backbones.tensor_checks import digest
+from st_adapter.backbones.digests import digest
 
 VALUES = {
     "test_vit": 2.7025865,

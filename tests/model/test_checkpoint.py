@@ -10,8 +10,8 @@ from safetensors.torch import load_file, save_file
 
 import st_adapter
 from st_adapter.backbones.build import build_backbone
+from st_adapter.backbones.digests import digest
 from st_adapter.backbones.sources import hub_error, resolve_source
-from st_adapter.backbones.tensor_checks import digest
 from st_adapter.config import ClipConfig
 from st_adapter.errors import ArgumentError, CheckpointError
 

@@ -2,9 +2,9 @@
 
 from torch import nn
 
-from st_adapter.backbones.timm_models import TimmFamily
 from st_adapter.backbones.family import Family
 from st_adapter.backbones.open_clip_models import OpenClipFamily
+from st_adapter.backbones.timm_models import TimmFamily
 from st_adapter.backbones.torchvision_models import TorchvisionFamily
 from st_adapter.backbones.transformers_models import TransformersFamily
 from st_adapter.backbones.vit import VisionTransformerFamily

@@ -1,4 +1,4 @@
-"""Run an image model that is a chain of blocks by its own forward pass, whatever library it is from.
+"""Run an image model that is a chain of blocks by its own forward pass.
 
 Hooks on its blocks look up which adapters apply to the current call of `run` in the current thread;
 outside such a call they do nothing. What differs between libraries, such as the names of blocks and

@@ -11,9 +11,11 @@ from timm.layers import QuickGELU
 from torch import Tensor, nn
 
 from st_adapter.backbones.construction import OwnRandom
+from st_adapter.backbones.digests import classifier_tensors
+from st_adapter.backbones.libraries import library_of
 from st_adapter.backbones.names import fitting_name
 from st_adapter.backbones.sources import hub_error, packaged_file
-from st_adapter.backbones.tensor_checks import check_fit, classifier_tensors
+from st_adapter.backbones.tensor_checks import check_fit
 from st_adapter.backbones.weight_files import openai_clip
 from st_adapter.backbones.weight_files.tensors import read_tensors, split_key
 from st_adapter.errors import ArgumentError, CheckpointError
@@ -30,10 +32,11 @@ _REFUSALS = (TypeError, ValueError, AssertionError, RuntimeError)
 
 
 def build_backbone(name: str, source: str, options: Mapping[str, int] | None = None) -> nn.Module:
-    """Build a timm model without its classifier, for any input size that its architecture allows.
+    """Build an image model for any input size that its architecture allows.
 
     Args:
-        name: timm name, with or without the tag of its weights.
+        name: timm name, with or without the tag of its weights, or that of another library with a
+            prefix.
         source: source of the weights, as `resolve_source` returns it: "hub" (timm's own download),
             "package", "random", or a file with timm's names or OpenAI's names of CLIP.
         options: sizes that differ from the timm model of that name, such as {"num_heads": 8}.
@@ -43,6 +46,10 @@ def build_backbone(name: str, source: str, options: Mapping[str, int] | None = N
         CheckpointError: the file cannot be read or does not fit.
     """
     options = options or {}
+    if found := library_of(name):
+        library, own_name = found
+        model: nn.Module = library.build(own_name, source)
+        return model
     if source == "random":
         with OwnRandom(0):
             return create_backbone(name, **options)
@@ -77,16 +84,16 @@ def fitting_backbone(source: str) -> str | None:
 
 
 def create_backbone(name: str, **sizes: Any) -> nn.Module:
-    """Build a timm model with random weights, for any input size that its architecture allows.
+    """Build an image model with random weights, for any input size that its architecture allows.
 
     Args:
-        name: timm name.
+        name: timm name, or that of another library with a prefix.
         **sizes: sizes that differ from the timm model of that name.
 
     Raises:
         ArgumentError: the model cannot be built with these sizes.
     """
-    return _create(name, sizes)
+    return _create(name, sizes) if library_of(name) is None else build_backbone(name, "random")
 
 
 def _create(name: str, sizes: Mapping[str, Any], pretrained: bool = False) -> nn.Module:

@@ -8,7 +8,6 @@ from typing import Any
 from torch import Tensor, nn
 
 from st_adapter.backbones.blockwise import BlockwiseFamily, MlpBranch, branches_of, catch
-from st_adapter.backbones.family import Normalisation
 from st_adapter.errors import ArgumentError
 
 Features = str | Callable[[Tensor], Tensor] | None
@@ -88,6 +87,7 @@ class NamedFamily(BlockwiseFamily):
 
     def _submodule(self, name: str) -> nn.Module:
         try:
-            return self.backbone.get_submodule(name)
+            module: nn.Module = self.backbone.get_submodule(name)
         except AttributeError as error:
             raise ArgumentError(f"this {self._name()} has no module called {name!r}") from error
+        return module

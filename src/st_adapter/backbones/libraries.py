@@ -63,7 +63,5 @@ def describe(model: nn.Module) -> Described:
     return Described(
         model,
         name,
-        Normalisation(
-            tuple(config.get("mean", usual.mean)), tuple(config.get("std", usual.std))
-        ),
+        Normalisation(tuple(config.get("mean", usual.mean)), tuple(config.get("std", usual.std))),
     )

@@ -7,7 +7,7 @@ import timm
 from torch import Tensor
 
 from st_adapter.backbones.construction import shapes_only
-from st_adapter.backbones.tensor_checks import classifier_tensors
+from st_adapter.backbones.digests import classifier_tensors
 from st_adapter.errors import did_you_mean
 
 _SIZES = {"s": "small", "b": "base", "l": "large", "g": "giant"}

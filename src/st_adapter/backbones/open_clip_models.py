@@ -15,8 +15,7 @@ from st_adapter.backbones.blockwise import (
 )
 from st_adapter.backbones.construction import OwnRandom
 from st_adapter.backbones.family import Normalisation
-from st_adapter.backbones.tensor_checks import check_fit
-from st_adapter.backbones.weight_files.tensors import read_tensors, split_key
+from st_adapter.backbones.tensor_checks import load_file_into
 from st_adapter.errors import ArgumentError, did_you_mean
 
 _WHERE_BLOCKS_ARE = (
@@ -162,10 +161,7 @@ def build(name: str, source: str) -> nn.Module:
     with OwnRandom(0):
         tower = image_part(open_clip.create_model(model)).eval()
     if source != "random":
-        file, key = split_key(source)
-        tensors = read_tensors(file, key)
-        check_fit(str(file), tensors, tower.state_dict())
-        tower.load_state_dict(tensors)
+        load_file_into(tower, source)
     return tower
 
 

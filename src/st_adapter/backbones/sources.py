@@ -4,6 +4,7 @@ from pathlib import Path
 
 import timm
 
+from st_adapter.backbones.libraries import library_of
 from st_adapter.backbones.names import advice_on
 from st_adapter.common.remarks import say
 from st_adapter.errors import ArgumentError
@@ -29,11 +30,15 @@ class HubError(ArgumentError):
 
 
 def check_name(name: str) -> None:
-    """Raise ArgumentError, with similar names, if timm does not have a model.
+    """Raise ArgumentError, with similar names, if a library does not have a model.
 
     Args:
-        name: timm name, with or without a tag.
+        name: timm name, with or without a tag, or that of another library with a prefix.
     """
+    if found := library_of(name):
+        library, own_name = found
+        library.check_name(own_name)
+        return
     architecture, _, tag = name.partition(".")
     if not timm.is_model(architecture):
         advice = advice_on(name)
@@ -48,7 +53,7 @@ def resolve_source(name: str, weights: str) -> str:
     """Check that weights are available, before anything is built.
 
     Args:
-        name: timm name of the backbone.
+        name: name of the backbone in timm, or in another library with a prefix.
         weights: "hub", "package", "random" or the path of a file.
 
     Returns:
@@ -60,7 +65,7 @@ def resolve_source(name: str, weights: str) -> str:
         HubError: timm does not have weights for it, or the hub cannot be reached.
     """
     check_name(name)
-    if weights != "hub":
+    if weights != "hub" or library_of(name):  # other libraries look in their own cache and hub
         return weights
     if not timm.is_model_pretrained(name):
         raise HubError(

@@ -1,13 +1,10 @@
-"""Check that tensors fit a model, and compute a digest of a model's weights."""
+"""Check that tensors fit a model, and load them."""
 
-import hashlib
 from collections.abc import Mapping
-from functools import cache
 
-import timm
 from torch import Tensor, nn
 
-from st_adapter.backbones.construction import shapes_only
+from st_adapter.backbones.weight_files.tensors import read_tensors, split_key
 from st_adapter.errors import CheckpointError
 
 _SHOWN = 5
@@ -53,39 +50,17 @@ def _number_type(tensor: Tensor) -> tuple[bool, bool]:
     return tensor.is_floating_point(), tensor.is_complex()
 
 
-def digest(backbone: nn.Module) -> str:
-    """Compute a SHA-256 of the names, shapes and float32 values of a backbone's tensors.
-
-    The tensors of the image classifier are left out, so that a model has the same digest with and
-    without it.
+def load_file_into(model: nn.Module, source: str) -> None:
+    """Load all tensors of a weights file into a model that has the same names.
 
     Args:
-        backbone: image model of timm.
+        model: model to change.
+        source: path of the file, with "#" and the key of a table in it if there are several.
 
-    Returns:
-        "sha256:" and 64 hexadecimal digits.
+    Raises:
+        ArgumentError, CheckpointError: the file cannot be read or does not fit.
     """
-    sha = hashlib.sha256()
-    classifier = classifier_tensors(backbone)
-    for name, tensor in backbone.state_dict().items():
-        if name in classifier:
-            continue
-        values = tensor.detach().cpu()
-        values = values.float() if values.is_floating_point() else values
-        sha.update(f"{name}{tuple(values.shape)}".encode())
-        sha.update(values.contiguous().numpy().tobytes())
-    return f"sha256:{sha.hexdigest()}"
-
-
-def classifier_tensors(model: nn.Module) -> frozenset[str]:
-    """Return the names of the tensors of a model's own image classifier, which is not used."""
-    name = (getattr(model, "pretrained_cfg", None) or {}).get("architecture")
-    return _dropped_without_classes(name) if name and timm.is_model(name) else frozenset()
-
-
-@cache
-def _dropped_without_classes(name: str) -> frozenset[str]:
-    """Return the tensors that a timm model has with a classifier, but not without one."""
-    with shapes_only():
-        full, bare = (timm.create_model(name, num_classes=n).state_dict() for n in (10, 0))
-    return frozenset(full) - frozenset(bare)
+    file, key = split_key(source)
+    tensors = read_tensors(file, key)
+    check_fit(str(file), tensors, model.state_dict())
+    model.load_state_dict(tensors)

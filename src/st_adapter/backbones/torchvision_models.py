@@ -15,8 +15,7 @@ from st_adapter.backbones.blockwise import (
     find_blocks,
 )
 from st_adapter.backbones.construction import OwnRandom
-from st_adapter.backbones.tensor_checks import check_fit
-from st_adapter.backbones.weight_files.tensors import read_tensors, split_key
+from st_adapter.backbones.tensor_checks import load_file_into
 from st_adapter.errors import ArgumentError, did_you_mean
 
 _WHERE_BLOCKS_ARE = (
@@ -119,8 +118,5 @@ def build(name: str, source: str) -> nn.Module:
     with OwnRandom(0):
         model = torchvision.models.get_model(name, weights=None).eval()
     if source != "random":
-        file, key = split_key(source)
-        tensors = read_tensors(file, key)
-        check_fit(str(file), tensors, model.state_dict())
-        model.load_state_dict(tensors)
+        load_file_into(model, source)
     return model

@@ -12,8 +12,7 @@ from torch import Tensor, nn
 from st_adapter.backbones.blockwise import BlockwiseFamily, MlpBranch, branches_of, find_blocks
 from st_adapter.backbones.construction import OwnRandom
 from st_adapter.backbones.family import Normalisation
-from st_adapter.backbones.tensor_checks import check_fit
-from st_adapter.backbones.weight_files.tensors import read_tensors, split_key
+from st_adapter.backbones.tensor_checks import load_file_into
 from st_adapter.errors import ArgumentError
 
 _TOKEN_NORMS = {
@@ -106,7 +105,8 @@ class TransformersFamily(BlockwiseFamily):
         config = self.backbone.config
         if config.model_type not in _TOKEN_NORMS:
             return 0
-        return 1 + getattr(config, "num_register_tokens", 0) + (config.model_type == "deit")
+        registers = int(getattr(config, "num_register_tokens", 0))
+        return 1 + registers + (config.model_type == "deit")
 
     def _late_norm(self) -> nn.Module | None:
         name = _TOKEN_NORMS.get(self.backbone.config.model_type)
@@ -125,7 +125,10 @@ def image_part(model: Any) -> nn.Module:
         model: any model: of pictures and text, such as `CLIPModel`, or with a head, such as
             `ViTForImageClassification`.
     """
-    part: nn.Module = getattr(model, "vision_model", None) or model.base_model
+    if hasattr(model, "vision_model"):
+        model = model.vision_model
+    # Not for any model: that of DINOv3 names a part of itself as its base.
+    part: nn.Module = model.base_model if "For" in type(model).__name__ else model
     return part
 
 
@@ -157,6 +160,10 @@ def normalisation(model: Any) -> Normalisation:
     return _USUAL.get(model.config.model_type, Normalisation())
 
 
+def check_name(name: str) -> None:
+    """Do nothing: only `build` asks the hub, or the folder, whether it has a model."""
+
+
 def build(name: str, source: str) -> nn.Module:
     """Build the image part of a model of transformers.
 
@@ -181,13 +188,10 @@ def build(name: str, source: str) -> nn.Module:
             "or a folder with config.json and model.safetensors"
         ) from error
     with OwnRandom(0):
-        model = image_part(transformers.AutoModel.from_config(config)).eval()
-    model.config.name_or_path = name
+        model: nn.Module = image_part(transformers.AutoModel.from_config(config)).eval()
+    config.name_or_path = name
     if source != "random":
-        file, key = split_key(source)
-        tensors = read_tensors(file, key)
-        check_fit(str(file), tensors, model.state_dict())
-        model.load_state_dict(tensors)
+        load_file_into(model, source)
     return model
 
 

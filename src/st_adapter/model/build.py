@@ -1,17 +1,19 @@
 """Build a classifier from the name of a backbone, from a timm model, or from an adapter folder."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import torch
-from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor, nn
 
 from st_adapter.backbones.build import build_backbone, fitting_backbone
+from st_adapter.backbones.captured import Features, NamedFamily
 from st_adapter.backbones.construction import OwnRandom
+from st_adapter.backbones.digests import digest
+from st_adapter.backbones.libraries import describe
 from st_adapter.backbones.sources import HubError, resolve_source
-from st_adapter.backbones.tensor_checks import check_fit, digest
+from st_adapter.backbones.tensor_checks import check_fit
 from st_adapter.backbones.weight_files.openai_clip import remark_on_activation
 from st_adapter.common.remarks import note
 from st_adapter.common.task import Task
@@ -26,7 +28,7 @@ from st_adapter.errors import ArgumentError, CheckpointError
 from st_adapter.methods import METHODS
 from st_adapter.model import checkpoint
 from st_adapter.model.classifier import VideoClassifier
-from st_adapter.model.spec import ModelSpec
+from st_adapter.model.spec import OWN_FUNCTION, ModelSpec
 
 
 def attach(
@@ -40,12 +42,19 @@ def attach(
     clip: ClipConfig | None = None,
     dropout: float = TrainConfig.dropout,
     head_std: float = TrainConfig.head_std,
+    blocks: str | None = None,
+    features: Features = None,
+    normalisation: tuple[Sequence[float], Sequence[float]] | None = None,
 ) -> VideoClassifier:
-    """Add a classifier head and the trainable parts of a method to a timm model you have built.
+    """Add a classifier head and the trainable parts of a method to an image model you have built.
 
     The model is frozen and put in evaluation mode. Its tensors are neither copied nor changed,
     except by methods that train the image model itself ("lora", "bitfit", "partial", "full",
     "full-temporal").
+
+    Models of timm, Hugging Face transformers, torchvision and open_clip are recognised: adapters
+    are placed in their blocks, and features are taken where the library itself takes them. For any
+    other model, name its blocks and say where its features are.
 
     Examples:
         >>> backbone = timm.create_model("resnet18", pretrained=True)  # doctest: +SKIP
@@ -53,8 +62,15 @@ def attach(
         >>> model(torch.zeros(1, 8, 3, 224, 224)).shape  # doctest: +SKIP
         torch.Size([1, 2])
 
+        A model of your own, with an adapter before each of its blocks:
+
+        >>> model = st_adapter.attach(  # doctest: +SKIP
+        ...     net, ["open", "close"], blocks="encoder.layer.*", features="pool"
+        ... )
+
     Args:
-        backbone: image model of timm, with or without its own classifier.
+        backbone: image model, with or without its own classifier. Of a model of pictures and text,
+            such as `CLIPModel`, the image part is used.
         labels: names of the classes, one or more and all different, in the order of the logits.
         adapter: shape and placement of the adapters; None is `AdapterConfig()`.
         task: how the classes belong together; None is one label per video.
@@ -64,9 +80,17 @@ def attach(
             `ClipConfig()`, unless you tell `save_adapter`.
         dropout: probability of dropout before the head, in [0, 1).
         head_std: standard deviation of the head's initial weights, 0 or more.
+        blocks: names of the blocks of any other model, with `*` for a part of a name without dots.
+            Each must take features [n, c, h, w], [n, h, w, c] or [n, tokens, c] as its first
+            argument. The model must take frames of `clip.size` pixels.
+        features: where the features of that model are: the name of the module whose output
+            they are, or a function from normalised frames [n, 3, h, w] to features [n, c] that
+            calls the model. None is what the model returns.
+        normalisation: mean and standard deviation of RGB values in 0..1 that the model expects,
+            three numbers each. None is what the model's own library states, or that of ImageNet.
 
     Returns:
-        The classifier, in training mode. Call `.to(device)` if the backbone is not on the CPU.
+        The classifier, in training mode and on the device of the backbone.
 
     Raises:
         ArgumentError: adapters do not fit this backbone, or an argument is invalid.
@@ -74,43 +98,41 @@ def attach(
     if isinstance(labels, str):
         raise ArgumentError(f"labels must be a list of names, not the text {labels!r}")
     check_method(method)
-    parts = (adapter or AdapterConfig(), method_config or MethodConfig(), clip or ClipConfig())
-    spec = _describe(backbone, tuple(labels), task or Task(), method, dropout, *parts)
-    model = VideoClassifier(backbone, spec)
+    if features is not None and blocks is None:
+        raise ArgumentError("features are for models whose blocks are named; give blocks as well")
+    given = describe(backbone)
+    remark_on_activation(*given.name.partition(".")[::2])
+    mean, std = normalisation or given.normalisation
+    spec = ModelSpec(
+        backbone=given.name,
+        weights="given",
+        labels=tuple(labels),
+        task=task or Task(),
+        method=method,
+        adapter=adapter or AdapterConfig(),
+        method_config=method_config or MethodConfig(),
+        clip=clip or ClipConfig(),
+        dropout=dropout,
+        mean=tuple(mean),
+        std=tuple(std),
+        blocks=blocks or "",
+        features=OWN_FUNCTION if callable(features) else features or "",
+        # The digest identifies the weights that the backbone has before training. If training
+        # leaves them unchanged, it is computed only when the classifier is saved.
+        digest=digest(given.backbone) if METHODS[method].changes_backbone else "",
+    )
+    model = _classifier(given.backbone, spec, features)
     nn.init.normal_(model.head.weight, std=head_std)
     model.notes_default_clip = clip is None
     return model
 
 
-def _describe(
-    backbone: nn.Module,
-    labels: tuple[str, ...],
-    task: Task,
-    method: str,
-    dropout: float,
-    adapter: AdapterConfig,
-    method_config: MethodConfig,
-    clip: ClipConfig,
-) -> ModelSpec:
-    """Make the record of a classifier on a backbone that the caller built."""
-    config = getattr(backbone, "pretrained_cfg", None) or {}
-    remark_on_activation(config.get("architecture") or "", config.get("tag") or "")
-    return ModelSpec(
-        backbone=".".join(filter(None, (config.get("architecture"), config.get("tag")))),
-        weights="given",
-        labels=labels,
-        task=task,
-        method=method,
-        adapter=adapter,
-        method_config=method_config,
-        clip=clip,
-        dropout=dropout,
-        mean=tuple(config.get("mean", IMAGENET_DEFAULT_MEAN)),
-        std=tuple(config.get("std", IMAGENET_DEFAULT_STD)),
-        # The digest identifies the weights that the backbone has before training. If training
-        # leaves them unchanged, it is computed only when the classifier is saved.
-        digest=digest(backbone) if METHODS[method].changes_backbone else "",
-    )
+def _classifier(backbone: nn.Module, spec: ModelSpec, features: Features) -> VideoClassifier:
+    """Make a classifier on the device of its backbone, whose blocks may be named."""
+    family = None
+    if spec.blocks:
+        family = NamedFamily(backbone, spec.blocks, features, spec.clip.size)
+    return VideoClassifier(backbone, spec, family).to(next(backbone.parameters()).device)
 
 
 def create_model(
@@ -126,18 +148,20 @@ def create_model(
     dropout: float = TrainConfig.dropout,
     head_std: float = TrainConfig.head_std,
 ) -> VideoClassifier:
-    """Build a timm model by name, and add a head and the trainable parts of a method to it.
+    """Build an image model by name, and add a head and the trainable parts of a method to it.
 
     Examples:
         >>> model = st_adapter.create_model("resnet18", ["open", "close"])  # doctest: +SKIP
         >>> optimizer = torch.optim.AdamW(model.trainable_parameters(), lr=1e-3)  # doctest: +SKIP
 
     Args:
-        backbone: timm name of the image model, with or without the tag of its weights.
+        backbone: name of the image model in timm, with or without the tag of its weights. With a
+            prefix, that of another library: "hf:facebook/dinov2-small",
+            "torchvision:convnext_tiny" or "open_clip:ViT-B-32/openai".
         labels: names of the classes, one or more and all different, in the order of the logits.
         adapter: shape and placement of the adapters; None is `AdapterConfig()`.
         weights: "hub" (download), "package" (installed with the extra `demo`), "random", or the
-            path of a file: safetensors or .pth with timm's names, or a CLIP .pt.
+            path of a file: safetensors or .pth with the library's names, or a CLIP .pt.
         task: how the classes belong together; None is one label per video.
         method: what is trained besides the head, one of the names in METHODS.
         method_config: sizes for methods other than adapters; None is `MethodConfig()`.
@@ -209,7 +233,11 @@ def build_model(
 
 
 def load(
-    path: str | Path, weights: str | None = None, *, backbone: nn.Module | None = None
+    path: str | Path,
+    weights: str | None = None,
+    *,
+    backbone: nn.Module | None = None,
+    features: Callable[[Tensor], Tensor] | None = None,
 ) -> VideoClassifier:
     """Rebuild a trained classifier from a run folder or an adapter folder.
 
@@ -230,6 +258,7 @@ def load(
             made with `attach`.
         backbone: image model to use instead of building one, with the weights that it had before
             training. It is changed in place, as by `attach`. Cannot be combined with `weights`.
+        features: function that `attach` was given as `features`, which cannot be saved.
 
     Returns:
         The classifier, in evaluation mode and on the CPU, or where you put `backbone`.
@@ -241,6 +270,15 @@ def load(
     """
     folder = checkpoint.find(Path(path))
     spec = checkpoint.read_spec(folder)
+    if (spec.features == OWN_FUNCTION) != (features is not None):
+        raise ArgumentError(
+            f"{folder} was trained with a function for its features; give load the same function, "
+            "features=..."
+            if features is None
+            else f"{folder} was not trained with a function for its features"
+        )
+    if backbone is not None:
+        backbone = describe(backbone).backbone
     if backbone is None:
         backbone, source = _build_recorded(folder, spec, weights)
         _check_digest(folder, spec, backbone, source)
@@ -254,9 +292,8 @@ def load(
             f"{folder} was trained on another image model than the backbone given, or on other "
             f"weights; {checkpoint.BUILD_AGAIN}"
         )
-    device = next(backbone.parameters()).device
     with OwnRandom(0):  # initial values are overwritten; the caller's generator is left alone
-        model = VideoClassifier(backbone, spec).to(device)
+        model = _classifier(backbone, spec, features or spec.features or None)
     copy_trained(model, checkpoint.read_tensors(folder), str(folder))
     return model.eval()
 

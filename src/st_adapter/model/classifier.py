@@ -13,8 +13,8 @@ from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
 from st_adapter.backbones import family_of
-from st_adapter.backbones.family import Inserted
-from st_adapter.backbones.tensor_checks import digest
+from st_adapter.backbones.digests import digest
+from st_adapter.backbones.family import Family, Inserted
 from st_adapter.common.remarks import note
 from st_adapter.config import ClipConfig
 from st_adapter.errors import ArgumentError
@@ -50,8 +50,9 @@ class VideoClassifier(nn.Module):
         torch.Size([2, 2])
 
     Args:
-        backbone: image model of timm; it is frozen and changed in place by some methods.
+        backbone: image model; it is frozen and changed in place by some methods.
         spec: record of what the classifier consists of.
+        family: runs the backbone; None finds the family that supports it.
 
     Attributes:
         spec: record of what the classifier consists of; it is saved with the trained tensors.
@@ -76,10 +77,10 @@ class VideoClassifier(nn.Module):
     mean: Tensor
     std: Tensor
 
-    def __init__(self, backbone: nn.Module, spec: ModelSpec) -> None:
+    def __init__(self, backbone: nn.Module, spec: ModelSpec, family: Family | None = None) -> None:
         super().__init__()
         self.spec = spec
-        self.family = family_of(backbone)
+        self.family = family or family_of(backbone)
         self.backbone = backbone.eval().requires_grad_(False)
         parts = build_parts(spec.method, spec.adapter, spec.method_config, self.family)
         self.adapters, self.prompts = parts.adapters, parts.prompts

@@ -14,12 +14,16 @@ adapter folder from someone else cannot use the others.
 """
 
 
+OWN_FUNCTION = "(a function)"
+"""Record of features that are computed by a function, which cannot be saved."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class ModelSpec:
     """Record what a classifier consists of, except for its tensors.
 
     Attributes:
-        backbone: timm name of the image model.
+        backbone: name of the image model: that of timm, or one with a prefix such as "hf:".
         weights: source of its weights: "hub", "package", "random", the path of a file, or "given"
             for a model that the caller built.
         backbone_options: sizes that differ from the timm model of that name, by timm's names;
@@ -34,6 +38,9 @@ class ModelSpec:
         dropout: probability of dropout before the head, in [0, 1).
         mean: mean of the red, green and blue values in 0..1 that the backbone was trained with.
         std: standard deviation of those values, each above 0.
+        blocks: names of the blocks, if `attach` was told, else empty.
+        features: name of the module that gives the features, if `attach` was told; OWN_FUNCTION if
+            it was given a function; else empty, for what the model returns.
         digest: SHA-256 of the backbone's weights, with which `load` recognises wrong weights;
             empty until the classifier is saved.
 
@@ -53,6 +60,8 @@ class ModelSpec:
     dropout: float = TrainConfig.dropout
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    blocks: str = ""
+    features: str = ""
     digest: str = ""
 
     def __post_init__(self) -> None:

@@ -20,7 +20,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from st_adapter.backbones.tensor_checks import digest
+from st_adapter.backbones.digests import digest
 from st_adapter.common.files import atomic_path, check_writable, remove_unfinished
 from st_adapter.common.provenance import versions
 from st_adapter.common.remarks import note, say
