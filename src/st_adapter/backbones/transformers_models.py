@@ -105,8 +105,8 @@ class TransformersFamily(BlockwiseFamily):
         config = self.backbone.config
         if config.model_type not in _TOKEN_NORMS:
             return 0
-        registers = int(getattr(config, "num_register_tokens", 0))
-        return 1 + registers + (config.model_type == "deit")
+        registers: int = getattr(config, "num_register_tokens", 0)
+        return 1 + registers + int(config.model_type == "deit")
 
     def _late_norm(self) -> nn.Module | None:
         name = _TOKEN_NORMS.get(self.backbone.config.model_type)
