@@ -464,7 +464,7 @@ def test_a_kernel_over_space_is_refused_where_patches_are_shuffled():
 def test_a_model_that_adapters_do_not_fit_is_refused_with_the_reason(name, reason):
     with torch.device("meta"), pytest.raises(ArgumentError, match=f"do not fit .*{reason}"):
         st_adapter.attach(timm.create_model(name), LABELS)
-    with pytest.raises(ArgumentError, match="do not fit Linear: it is not a timm image model"):
+    with pytest.raises(ArgumentError, match="do not fit Linear by itself: it is not an image"):
         st_adapter.attach(torch.nn.Linear(3, 3), LABELS)
 
 
