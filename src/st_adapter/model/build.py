@@ -18,6 +18,7 @@ from st_adapter.common.task import Task
 from st_adapter.config import (
     AdapterConfig,
     ClipConfig,
+    Head,
     MethodConfig,
     TrainConfig,
     check_method,
@@ -26,6 +27,7 @@ from st_adapter.errors import ArgumentError, CheckpointError
 from st_adapter.methods import METHODS
 from st_adapter.model import checkpoint
 from st_adapter.model.classifier import VideoClassifier
+from st_adapter.model.heads import draw_weights
 from st_adapter.model.spec import ModelSpec
 
 
@@ -40,6 +42,8 @@ def attach(
     clip: ClipConfig | None = None,
     dropout: float = TrainConfig.dropout,
     head_std: float = TrainConfig.head_std,
+    head: Head = TrainConfig.head,
+    freeze_head: bool = TrainConfig.freeze_head,
 ) -> VideoClassifier:
     """Add a classifier head and the trainable parts of a method to a timm model you have built.
 
@@ -62,7 +66,10 @@ def attach(
         method_config: sizes for methods other than adapters; None is `MethodConfig()`.
         clip: how `Predictor` cuts clips from videos; None is `ClipConfig()`.
         dropout: probability of dropout before the head, in [0, 1).
-        head_std: standard deviation of the head's initial weights, 0 or more.
+        head_std: standard deviation of the initial weights of a linear head, 0 or more.
+        head: "linear", or "cosine" for cosines with a vector of each class. `set_head` replaces
+            the random class vectors that either starts with.
+        freeze_head: whether to exclude the class vectors from training.
 
     Returns:
         The classifier, in training mode. Call `.to(device)` if the backbone is not on the CPU.
@@ -74,9 +81,10 @@ def attach(
         raise ArgumentError(f"labels must be a list of names, not the text {labels!r}")
     check_method(method)
     parts = (adapter or AdapterConfig(), method_config or MethodConfig(), clip or ClipConfig())
-    spec = _describe(backbone, tuple(labels), task or Task(), method, dropout, *parts)
+    spec = _describe(backbone, tuple(labels), task or Task(), method, *parts)
+    spec = dataclasses.replace(spec, dropout=dropout, head=head, freeze_head=freeze_head)
     model = VideoClassifier(backbone, spec)
-    nn.init.normal_(model.head.weight, std=head_std)
+    draw_weights(model.head, head_std)
     return model
 
 
@@ -85,7 +93,6 @@ def _describe(
     labels: tuple[str, ...],
     task: Task,
     method: str,
-    dropout: float,
     adapter: AdapterConfig,
     method_config: MethodConfig,
     clip: ClipConfig,
@@ -102,7 +109,6 @@ def _describe(
         adapter=adapter,
         method_config=method_config,
         clip=clip,
-        dropout=dropout,
         mean=tuple(config.get("mean", IMAGENET_DEFAULT_MEAN)),
         std=tuple(config.get("std", IMAGENET_DEFAULT_STD)),
         # The digest identifies the weights that the backbone has before training. If training
@@ -123,6 +129,8 @@ def create_model(
     clip: ClipConfig | None = None,
     dropout: float = TrainConfig.dropout,
     head_std: float = TrainConfig.head_std,
+    head: Head = TrainConfig.head,
+    freeze_head: bool = TrainConfig.freeze_head,
 ) -> VideoClassifier:
     """Build a timm model by name, and add a head and the trainable parts of a method to it.
 
@@ -141,7 +149,10 @@ def create_model(
         method_config: sizes for methods other than adapters; None is `MethodConfig()`.
         clip: how `Predictor` cuts clips from videos; None is `ClipConfig()`.
         dropout: probability of dropout before the head, in [0, 1).
-        head_std: standard deviation of the head's initial weights, 0 or more.
+        head_std: standard deviation of the initial weights of a linear head, 0 or more.
+        head: "linear", or "cosine" for cosines with a vector of each class. `set_head` replaces
+            the random class vectors that either starts with.
+        freeze_head: whether to exclude the class vectors from training.
 
     Returns:
         The classifier, in training mode and on the CPU.
@@ -161,6 +172,8 @@ def create_model(
         clip=clip,
         dropout=dropout,
         head_std=head_std,
+        head=head,
+        freeze_head=freeze_head,
     )
     model.spec = dataclasses.replace(model.spec, backbone=backbone, weights=source)
     return model
@@ -195,6 +208,8 @@ def build_model(
             clip=config.clip,
             dropout=config.dropout,
             head_std=config.head_std,
+            head=config.head,
+            freeze_head=config.freeze_head,
         )
     except CheckpointError as error:
         if config.backbone != TrainConfig.backbone:
