@@ -10,6 +10,7 @@ import st_adapter
 from st_adapter.catalogue.costs import inspect_backbone, inspect_run
 from st_adapter.common.task import Task
 from st_adapter.errors import ArgumentError
+from st_adapter.model import prototypes
 from st_adapter.model.class_vectors import match_vectors, read_vectors, write_vectors
 from st_adapter.model.heads import CosineHead, build_head
 from st_adapter.model.prototypes import set_prototypes
@@ -195,23 +196,29 @@ def test_files_that_are_no_vectors_are_refused(tmp_path):
         read_vectors(tmp_path / "objects.npz")
 
 
-def test_prototypes_assign_each_clip_to_the_nearest_mean():
+def test_prototypes_are_a_linear_discriminant_analysis():
     features, targets = clouds(spread=1.0)
     head = build_head("linear", 5, 3)
     set_prototypes(head, features, targets, Task())
-    truth = torch.tensor(targets)[:, 0]
+    truth, features = torch.tensor(targets)[:, 0], features.double()
     means = torch.stack([features[truth == k].mean(0) for k in range(3)])
+    residuals = features - means[truth]
+    covariance = residuals.T @ residuals
+    equal = torch.eye(5).double() * covariance.trace() / 5
+    inverse = (0.1 * covariance + 0.9 * equal).inverse()
     with torch.no_grad():
-        logits = head(features)
-        distances = torch.cdist(features, means).square()
-        # Logits differ from distances times one factor by a number that is the same for all
-        # classes.
-        ratio = (logits - logits.mean(1, True)) / (distances.mean(1, True) - distances)
-        torch.testing.assert_close(ratio, ratio[:1, :1].expand_as(ratio), rtol=1e-3, atol=1e-3)
+        logits = head.double()(features)
+    apart = features[:, None] - means
+    distances = torch.einsum("nkc,cd,nkd->nk", apart, inverse, apart)
+    # Logits are distances times a negative factor, plus a number that is the same for all classes.
+    ratio = (logits - logits.mean(1, True)) / (distances.mean(1, True) - distances)
+    assert float(ratio[0, 0]) > 0
+    torch.testing.assert_close(ratio, ratio[:1, :1].expand_as(ratio), rtol=1e-4, atol=1e-4)
 
 
-def test_prototypes_are_as_sure_as_they_are_right():
+def test_the_fitted_prototypes_are_as_sure_as_they_are_right(monkeypatch):
     """The expected accuracy that the probabilities state is near the real one on new clips."""
+    monkeypatch.setattr(prototypes, "_SOFTENED", 1.0)
     generator = torch.Generator().manual_seed(1)
     centers = torch.randn(4, 200, generator=generator) * 0.2
 
@@ -219,7 +226,7 @@ def test_prototypes_are_as_sure_as_they_are_right():
         truth = torch.arange(4).repeat(each)
         return centers[truth] + torch.randn(len(truth), 200, generator=generator), truth
 
-    (features, truth), (new, new_truth) = draw(20), draw(500)
+    (features, truth), (new, new_truth) = draw(40), draw(500)
     head = build_head("linear", 200, 4)
     set_prototypes(head, features, truth[:, None].tolist(), Task())
     with torch.no_grad():

@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from st_adapter.common.files import atomic_path, no_folder
+from st_adapter.common.files import atomic_path, check_writable, no_folder
 from st_adapter.errors import ArgumentError, did_you_mean
 
 _SHOWN = 5
@@ -57,10 +57,21 @@ def write_vectors(file: Path, vectors: Mapping[str, Tensor]) -> None:
     Raises:
         ArgumentError: the name of the file has another ending.
     """
-    if file.suffix != ".safetensors":
-        raise ArgumentError(f"class vectors are written to a .safetensors file, not {file}")
+    check_vector_file(file)
     with atomic_path(file) as temporary:
         save_file({name: vector.contiguous() for name, vector in vectors.items()}, temporary)
+
+
+def check_vector_file(file: Path) -> None:
+    """Check that vectors can be written to a file, before they are computed.
+
+    Raises:
+        ArgumentError: the name of the file has another ending than .safetensors, or its folder
+            cannot be written to.
+    """
+    if file.suffix != ".safetensors":
+        raise ArgumentError(f"class vectors are written to a .safetensors file, not {file}")
+    check_writable(file.absolute().parent)
 
 
 def _read_npz(file: Path) -> dict[str, Any]:

@@ -109,6 +109,16 @@ class VideoClassifier(nn.Module):
         """The names of the classes, in the order of the logits."""
         return self.spec.labels
 
+    @property
+    def joint_width(self) -> int | None:
+        """Width of the space that a CLIP model shares with texts; None for other backbones.
+
+        The head reads the features before the projection into that space.
+        """
+        config = getattr(self.backbone, "pretrained_cfg", None) or {}
+        is_clip = "clip" in (config.get("architecture") or "")
+        return config.get("num_classes") if is_clip else None  # timm's name for it
+
     def forward(self, clips: Shaped[Tensor, "b t 3 h w"]) -> Float[Tensor, "b classes"]:
         """Compute one logit per class for each clip.
 
@@ -251,8 +261,9 @@ class VideoClassifier(nn.Module):
             ArgumentError: a class is missing or unknown, or a vector has the wrong width, is zero,
                 or has values that are NaN or infinite.
         """
-        width, joint = self.head.in_features, _joint_width(self.backbone)
-        matched = match_vectors(vectors, self.labels, source, width, joint).to(self.head.weight)
+        width, joint_width = self.head.in_features, self.joint_width
+        matched = match_vectors(vectors, self.labels, source, width, joint_width)
+        matched = matched.to(self.head.weight)
         if isinstance(self.head, nn.Linear):
             set_linear(self.head, matched, torch.zeros_like(self.head.bias))
         else:
@@ -334,13 +345,6 @@ def autocast(model: VideoClassifier) -> AbstractContextManager[object]:
     if model.precision == "float32":
         return nullcontext()
     return torch.autocast(model.device.type, HALF[model.precision], cache_enabled=False)
-
-
-def _joint_width(backbone: nn.Module) -> int | None:
-    """Return the width of the space that a CLIP model shares with its text model, else None."""
-    config = getattr(backbone, "pretrained_cfg", None) or {}
-    is_clip = "clip" in (config.get("architecture") or "")
-    return config.get("num_classes") if is_clip else None  # timm counts the projection as classes
 
 
 def _adapter_update(adapter: nn.Module, b: int, t: int, features: Tensor) -> Tensor:
