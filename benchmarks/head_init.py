@@ -3,8 +3,9 @@
     python benchmarks/head_init.py DATA.csv 5,20 --out FOLDER [--val-clips N] [SETTING=VALUE ...]
 
 DATA is a table with the columns path, label and split. Takes the same few random training clips of
-each class for both heads, with three seeds, and prints top-1 accuracy on the validation part after
-each epoch as a table in Markdown. One run a core; a run that is done is not done again.
+each class for both heads, with three seeds, and prints top-1 accuracy as a table in Markdown: after
+each epoch on N validation clips of each class, and at the end on all of them. One run a core; a run
+that is done is not done again.
 """
 
 import csv
@@ -18,6 +19,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+from st_adapter import evaluate
 from st_adapter.config import TrainConfig
 from st_adapter.training.loop import train
 
@@ -30,10 +32,13 @@ def main(data: Path, counts: list[int], out: Path, val_clips: int, config: Train
     cells = list(product(counts, STARTS, SEEDS))
     for count, seed in product(counts, SEEDS):
         write_few(data, out / f"clips_{count}_seed_{seed}.csv", count, val_clips, seed)
+    write_few(data, out / "all.csv", 0, 10**6, 0)
     with ProcessPoolExecutor(2) as pool:
         jobs = {cell: pool.submit(accuracies, out, *cell, config) for cell in cells}
         found = {cell: job.result() for cell, job in jobs.items()}
-    print("| clips a class | start | " + " | ".join(f"epoch {i + 1}" for i in range(config.epochs)))
+    epochs = [f"epoch {i + 1}" for i in range(config.epochs)]
+    print("| clips a class | start | " + " | ".join([*epochs, "end, all clips"]) + " |")
+    print("|---|---|" + "---:|" * (config.epochs + 1))
     for count, start in product(counts, STARTS):
         by_epoch = zip(*(found[count, start, seed] for seed in SEEDS), strict=True)
         texts = [f"{mean(v):.1f} ({100 * min(v):.1f}-{100 * max(v):.1f})" for v in by_epoch]
@@ -65,13 +70,18 @@ def write_few(data: Path, file: Path, count: int, val_clips: int, seed: int) -> 
 
 
 def accuracies(out: Path, count: int, start: str, seed: int, config: TrainConfig) -> list[float]:
-    """Train one run, and return its top-1 accuracy after each epoch."""
+    """Train one run. Return its top-1 accuracy after each epoch, and at the end on all clips."""
     folder = out / f"{count}_{start}_{seed}"
     if not (folder / "eval.json").exists():
         config = replace(config, head_init=start, seed=seed)
         train(out / f"clips_{count}_seed_{seed}.csv", folder, config)
+    file = folder / "all.json"
+    if not file.exists():
+        last = folder / "adapter_last"
+        evaluate(last, out / "all.csv", out=file, weights=config.weights, workers=0)
     lines = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
-    return [line["top1"] for line in lines if "top1" in line]
+    scores = [line["top1"] for line in lines if "top1" in line]
+    return [*scores, json.loads(file.read_text())["top1"]]
 
 
 def value_of(text: str) -> Any:

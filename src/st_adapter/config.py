@@ -588,6 +588,11 @@ class TrainConfig(_Checked):
     def _check_optimisation(self) -> None:
         if self.lr is None and self.lr_per_256 is None:
             raise ArgumentError("set lr or lr_per_256; both are unset")
+        if self.freeze_head and self.head_init == "random":
+            raise ArgumentError(
+                "freeze_head keeps the class vectors that head_init gives, and random ones tell "
+                "nothing; set head_init to prototype or a file"
+            )
         if self.batch_size % self.repeats:
             raise ArgumentError(
                 f"batch_size {self.batch_size} is not a multiple of the {self.repeats} repeats"

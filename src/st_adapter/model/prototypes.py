@@ -24,8 +24,9 @@ from st_adapter.model.heads import START_SCALE, ClassHead, CosineHead, set_cosin
 _SHRINKAGE = 0.9
 """Share of the covariance that is that of independent features.
 
-On frozen features of held-out clips, plain distances (a share of 1) were 1 to 6 points less
-accurate, and 0.5 was as good. docs/lab/few-clips.md has the measurement.
+With frozen features of EfficientNet-Lite0 and 5 or 20 clips a class, accuracy on the test clips was
+81 and 90 % (ucf6) and 35 and 40 % (the demo's clips). Plain distances, which are a share of 1, gave
+80, 84, 31 and 36 %; a share of 0.5 gave 81, 88, 34 and 42 %.
 """
 
 _SOFTENED = 0.25
