@@ -86,6 +86,9 @@ def test_a_record_of_a_run_reads_back_as_the_same_configuration(tmp_path):
         ({"views": "3x2"}, "1 or 3 in space"),
         ({"views": "many"}, "written like"),
         ({"bottleneck": 0}, "bottleneck must be at least 1"),
+        ({"epochs": -1}, "epochs must be at least 0, not -1"),
+        ({"head": "cosin"}, "head must be one of"),
+        ({"freeze_head": True}, "freeze_head keeps the class vectors that head_init gives"),
     ],
 )
 def test_bad_values_are_named(values, message):

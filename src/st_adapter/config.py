@@ -21,6 +21,7 @@ COLUMNS = ("path", "label", "labels", "start_seconds", "end_seconds", "split")
 
 Init = Literal["conv-zero", "up-zero", "difference"]
 Activation = Literal["none", "relu", "gelu"]
+Head = Literal["linear", "cosine"]
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
 
 _LIMITS = {
@@ -289,6 +290,21 @@ class TrainConfig(_Checked):
         "Standard deviation of the classifier's initial weights. The published models use 0.02.",
         at_least=0,
     )
+    head: Head = _model(
+        "linear",
+        "Type of classifier. cosine compares the direction of a clip's features with a vector of "
+        "each class, so that `st-adapter labels add` can add classes later.",
+    )
+    head_init: str = _model(
+        "random",
+        "Start of the classifier: random, prototype (the mean features of the training videos of "
+        "each class), or a file of class vectors (.safetensors, .npz or .csv). prototype helps "
+        "most with few videos.",
+    )
+    freeze_head: bool = _model(
+        False,
+        "Keep the class vectors that --head-init gives, and train only the rest of the model.",
+    )
 
     frames: int = _of(ClipConfig, "frames")
     stride: int = _of(ClipConfig, "stride")
@@ -367,8 +383,8 @@ class TrainConfig(_Checked):
     epochs: int = _optimise(
         8,
         "How often training goes through all training videos. Raise it if the training loss is "
-        "still falling at the end.",
-        at_least=1,
+        "still falling at the end. 0 evaluates the classifier that --head-init gives.",
+        at_least=0,
     )
     batch_size: int = _optimise(
         8,
@@ -572,6 +588,11 @@ class TrainConfig(_Checked):
     def _check_optimisation(self) -> None:
         if self.lr is None and self.lr_per_256 is None:
             raise ArgumentError("set lr or lr_per_256; both are unset")
+        if self.freeze_head and self.head_init == "random":
+            raise ArgumentError(
+                "freeze_head keeps the class vectors that head_init gives, and random ones tell "
+                "nothing; set head_init to prototype or a file"
+            )
         if self.batch_size % self.repeats:
             raise ArgumentError(
                 f"batch_size {self.batch_size} is not a multiple of the {self.repeats} repeats"

@@ -19,6 +19,7 @@ VERBS = [
     "check",
     "compare",
     "report",
+    "labels",
     "inspect",
     "bench",
     "recipes",

@@ -237,6 +237,7 @@ def test_another_comparison_is_not_mixed_in(folder_data, compared, tiny):
         ({"seeds": []}, "seeds must be one or more"),
         ({"rates": [0.0]}, "learning rates must be above 0"),
         ({"rates": [float("nan")]}, "learning rates must be above 0 and finite"),
+        ({"config": {"epochs": 0}}, "epochs must be at least 1"),
         ({"processes": 0}, "processes must be at least 1"),
         ({"config": {"reversal": "brightens=darken"}}, "did you mean darkens"),
         ({"config": {"group": "actor"}}, "the group 'actor' matches none of the paths, such as"),

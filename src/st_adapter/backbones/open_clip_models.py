@@ -15,6 +15,7 @@ from st_adapter.backbones.blockwise import (
 )
 from st_adapter.backbones.construction import OwnRandom
 from st_adapter.backbones.family import Normalisation
+from st_adapter.backbones.hub import is_hub_offline, is_hub_reachable
 from st_adapter.backbones.tensor_checks import load_file_into
 from st_adapter.errors import ArgumentError, did_you_mean
 
@@ -150,6 +151,12 @@ def build(name: str, source: str) -> nn.Module:
             raise ArgumentError(
                 f"open_clip:{model} needs the tag of its weights, as in open_clip:{model}/TAG; "
                 f"tags: {tags or 'none, use --weights random'}"
+            )
+        if not is_hub_reachable() and not is_hub_offline():
+            raise ArgumentError(
+                f"the model hub with the weights of open_clip:{name} cannot be reached; use "
+                "--weights FILE or --weights random, or set HF_HUB_OFFLINE=1 if they are in its "
+                "cache"
             )
         try:
             return image_part(open_clip.create_model(model, pretrained=tag)).eval()

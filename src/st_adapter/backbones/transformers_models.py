@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from st_adapter.backbones.blockwise import BlockwiseFamily, MlpBranch, branches_of, find_blocks
 from st_adapter.backbones.construction import OwnRandom
 from st_adapter.backbones.family import Normalisation
+from st_adapter.backbones.hub import is_hub_reachable
 from st_adapter.backbones.tensor_checks import load_file_into
 from st_adapter.errors import ArgumentError
 
@@ -153,7 +154,7 @@ def normalisation(model: Any) -> Normalisation:
     name = model.config.name_or_path
     if name:
         try:
-            values, _ = ImageProcessingMixin.get_image_processor_dict(name)
+            values, _ = ImageProcessingMixin.get_image_processor_dict(name, **_where(name))
             return Normalisation(tuple(values["image_mean"]), tuple(values["image_std"]))
         except (OSError, KeyError, TypeError):  # not on this machine, or without normalisation
             pass
@@ -176,11 +177,13 @@ def build(name: str, source: str) -> nn.Module:
         CheckpointError: the file does not fit.
     """
     transformers = _import()
+    where = _where(name)
     try:
-        config = transformers.AutoConfig.from_pretrained(name)
+        config = transformers.AutoConfig.from_pretrained(name, **where)
         config = getattr(config, "vision_config", config)
         if source == "hub":
-            return image_part(transformers.AutoModel.from_pretrained(name, config=config)).eval()
+            model = transformers.AutoModel.from_pretrained(name, config=config, **where)
+            return image_part(model).eval()
     except (OSError, ValueError) as error:
         reason = " ".join(str(error).split())[:200]
         raise ArgumentError(
@@ -188,11 +191,19 @@ def build(name: str, source: str) -> nn.Module:
             "or a folder with config.json and model.safetensors"
         ) from error
     with OwnRandom(0):
-        model: nn.Module = image_part(transformers.AutoModel.from_config(config)).eval()
+        model = image_part(transformers.AutoModel.from_config(config)).eval()
     config.name_or_path = name
     if source != "random":
         load_file_into(model, source)
     return model
+
+
+def _where(name: str) -> dict[str, bool]:
+    """Return the option that keeps transformers from the hub if a model cannot come from there.
+
+    Otherwise it would try again for a minute before it looks in its cache.
+    """
+    return {"local_files_only": Path(name).is_dir() or not is_hub_reachable()}
 
 
 def name_of(model: Any) -> str:

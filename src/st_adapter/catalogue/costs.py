@@ -36,6 +36,7 @@ class Inspection:
         adapters: number of trained parameters without the head, for all methods: not only those
             that train adapters.
         head: number of parameters of the head.
+        head_type: "linear" or "cosine".
         frozen: number of parameters that are not trained.
         parts: number of parameters of the image model by its top-level modules.
         gmacs: multiply-adds in 10^9 for one view.
@@ -50,6 +51,7 @@ class Inspection:
     classes: int
     adapters: int
     head: int
+    head_type: str
     frozen: int
     parts: dict[str, int]
     gmacs: float
@@ -92,7 +94,8 @@ class Inspection:
             lines.append(f"  block {span:7} {text}")
         return [
             *lines,
-            f"  mean over {_count(self.frames, 'frame')}, head of {_count(self.classes, 'class')}",
+            f"  mean over {_count(self.frames, 'frame')}, {self.head_type} head of "
+            f"{_count(self.classes, 'class')}",
         ]
 
 
@@ -158,6 +161,7 @@ def spec_of(config: TrainConfig, labels: Sequence[str]) -> ModelSpec:
         method=config.method,
         adapter=config.adapter,
         method_config=config.method_config,
+        head=config.head,
         mean=(0.0, 0.0, 0.0),
         std=(1.0, 1.0, 1.0),
     )
@@ -174,7 +178,7 @@ def inspect_spec(spec: ModelSpec, frames: int, size: int) -> Inspection:
     check_name(spec.backbone)
     with shapes_only():  # no memory is allocated and nothing is computed
         model = VideoClassifier(create_backbone(spec.backbone, **spec.backbone_options), spec)
-    trained = model.num_parameters(only_trainable=True)
+    trained = sum(p.numel() for p in model.trained_tensors().values())
     head = sum(p.numel() for p in model.head.parameters())
     return Inspection(
         backbone=spec.backbone,
@@ -184,6 +188,7 @@ def inspect_spec(spec: ModelSpec, frames: int, size: int) -> Inspection:
         classes=len(spec.labels),
         adapters=trained - head,
         head=head,
+        head_type=spec.head,
         frozen=model.num_parameters() - trained,
         parts=count_parts(model),
         gmacs=count_macs(model, frames, size) / 1e9,

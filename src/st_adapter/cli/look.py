@@ -18,7 +18,7 @@ from st_adapter.recipes import RECIPES, find_recipe, resolve
 if TYPE_CHECKING:
     from st_adapter.catalogue.backbone_table import BackboneRow
 
-_SHAPE = ("method", "bottleneck", "positions", "adapter_layers")
+_SHAPE = ("method", "bottleneck", "positions", "adapter_layers", "head")
 """Settings of the model that `inspect` builds on --backbone. A RUN has its own."""
 
 

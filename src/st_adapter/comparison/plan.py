@@ -58,6 +58,8 @@ class Plan:
                 )
         for method in self.methods:
             check_method(method)
+        if not self.config.epochs:
+            raise ArgumentError("a comparison trains every method; epochs must be at least 1")
         if not all(0 < rate < float("inf") for rate in self.rates) or self.search_epochs < 1:
             raise ArgumentError(
                 "learning rates must be above 0 and finite, and search epochs at least 1, "

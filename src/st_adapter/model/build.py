@@ -20,6 +20,7 @@ from st_adapter.common.task import Task
 from st_adapter.config import (
     AdapterConfig,
     ClipConfig,
+    Head,
     MethodConfig,
     TrainConfig,
     check_method,
@@ -28,6 +29,7 @@ from st_adapter.errors import ArgumentError, CheckpointError
 from st_adapter.methods import METHODS
 from st_adapter.model import checkpoint
 from st_adapter.model.classifier import VideoClassifier
+from st_adapter.model.heads import draw_weights
 from st_adapter.model.spec import OWN_FUNCTION, ModelSpec
 
 
@@ -42,6 +44,8 @@ def attach(
     clip: ClipConfig | None = None,
     dropout: float = TrainConfig.dropout,
     head_std: float = TrainConfig.head_std,
+    head: Head = TrainConfig.head,
+    freeze_head: bool = TrainConfig.freeze_head,
     blocks: str | None = None,
     features: Features = None,
     normalisation: tuple[Sequence[float], Sequence[float]] | None = None,
@@ -79,7 +83,10 @@ def attach(
         clip: how `Predictor` cuts clips from videos, as you cut them in training. None is
             `ClipConfig()`, unless you tell `save_adapter`.
         dropout: probability of dropout before the head, in [0, 1).
-        head_std: standard deviation of the head's initial weights, 0 or more.
+        head_std: standard deviation of the initial weights of a linear head, 0 or more.
+        head: "linear", or "cosine" for cosines with a vector of each class. `set_head` replaces
+            the random class vectors that either starts with.
+        freeze_head: whether to exclude the class vectors from training.
         blocks: names of the blocks of any other model, with `*` for a part of a name without dots.
             Each must take features [n, c, h, w], [n, h, w, c] or [n, tokens, c] as its first
             argument. The model must take frames of `clip.size` pixels.
@@ -113,6 +120,8 @@ def attach(
         method_config=method_config or MethodConfig(),
         clip=clip or ClipConfig(),
         dropout=dropout,
+        head=head,
+        freeze_head=freeze_head,
         mean=tuple(mean),
         std=tuple(std),
         blocks=blocks or "",
@@ -122,7 +131,7 @@ def attach(
         digest=digest(given.backbone) if METHODS[method].changes_backbone else "",
     )
     model = _classifier(given.backbone, spec, features)
-    nn.init.normal_(model.head.weight, std=head_std)
+    draw_weights(model.head, head_std)
     model.notes_default_clip = clip is None
     return model
 
@@ -147,6 +156,8 @@ def create_model(
     clip: ClipConfig | None = None,
     dropout: float = TrainConfig.dropout,
     head_std: float = TrainConfig.head_std,
+    head: Head = TrainConfig.head,
+    freeze_head: bool = TrainConfig.freeze_head,
 ) -> VideoClassifier:
     """Build an image model by name, and add a head and the trainable parts of a method to it.
 
@@ -168,7 +179,10 @@ def create_model(
         clip: how `Predictor` cuts clips from videos, as you cut them in training. None is
             `ClipConfig()`, unless you tell `save_adapter`.
         dropout: probability of dropout before the head, in [0, 1).
-        head_std: standard deviation of the head's initial weights, 0 or more.
+        head_std: standard deviation of the initial weights of a linear head, 0 or more.
+        head: "linear", or "cosine" for cosines with a vector of each class. `set_head` replaces
+            the random class vectors that either starts with.
+        freeze_head: whether to exclude the class vectors from training.
 
     Returns:
         The classifier, in training mode and on the CPU.
@@ -188,6 +202,8 @@ def create_model(
         clip=clip,
         dropout=dropout,
         head_std=head_std,
+        head=head,
+        freeze_head=freeze_head,
     )
     model.spec = dataclasses.replace(model.spec, backbone=backbone, weights=source)
     return model
@@ -222,6 +238,8 @@ def build_model(
             clip=config.clip,
             dropout=config.dropout,
             head_std=config.head_std,
+            head=config.head,
+            freeze_head=config.freeze_head,
         )
     except CheckpointError as error:
         if config.backbone != TrainConfig.backbone:

@@ -2,7 +2,7 @@
 
 import dataclasses
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
@@ -20,6 +20,8 @@ from st_adapter.config import ClipConfig
 from st_adapter.errors import ArgumentError
 from st_adapter.methods import METHODS
 from st_adapter.model import checkpoint
+from st_adapter.model.class_vectors import match_vectors
+from st_adapter.model.heads import build_head, freeze_head, set_cosine, set_linear
 from st_adapter.model.methods.adapter import STAdapter
 from st_adapter.model.methods.low_rank import set_low_rank
 from st_adapter.model.methods.parts import build_parts, forget_caches
@@ -40,7 +42,7 @@ class VideoClassifier(nn.Module):
     """Classify video clips with a frozen image model and the parts that a method trains.
 
     The backbone processes each frame by itself; only the adapters see neighbouring frames. Pooled
-    features are averaged over the frames of a clip, normalised, and classified by a linear head.
+    features are averaged over the frames of a clip, normalised, and classified by a head.
     Use `create_model`, `attach` or `load` to make one.
 
     Examples:
@@ -63,7 +65,7 @@ class VideoClassifier(nn.Module):
         frame_mixer: transformer over the frames in the method "temporal", else None.
         token_pool: attention pooling in the method "attentive", else None.
         dropout: dropout before the head.
-        head: linear layer from the features of a clip to the logits.
+        head: layer from the features of a clip to the logits: linear, or a `CosineHead`.
         precision: "float32", "bfloat16" or "float16"; change it with `set_precision`.
         mean: mean of RGB values in 0..1 that the backbone expects, [3, 1, 1].
         std: standard deviation of those values, [3, 1, 1].
@@ -86,8 +88,7 @@ class VideoClassifier(nn.Module):
         self.adapters, self.prompts = parts.adapters, parts.prompts
         self.frame_mixer, self.token_pool = parts.frame_mixer, parts.token_pool
         self.dropout = nn.Dropout(spec.dropout)
-        self.head = nn.Linear(parts.num_features, len(spec.labels))
-        nn.init.zeros_(self.head.bias)
+        self.head = build_head(spec.head, parts.num_features, len(spec.labels))
         for parameter in parts.unfrozen:
             parameter.requires_grad_(True)
         self._trained_names = [n for n, p in self.named_parameters() if p.requires_grad]
@@ -96,6 +97,7 @@ class VideoClassifier(nn.Module):
             # requires_grad, DistributedDataParallel would fail in its second step. The adapter is
             # still saved, because the published models have it.
             self.adapters[name].requires_grad_(False)
+        freeze_head(self.head, class_vectors=spec.freeze_head)
         self.precision: Precision = "float32"
         self._times_disabled = 0
         self.notes_default_clip = False
@@ -112,6 +114,16 @@ class VideoClassifier(nn.Module):
     def labels(self) -> tuple[str, ...]:
         """The names of the classes, in the order of the logits."""
         return self.spec.labels
+
+    @property
+    def joint_width(self) -> int | None:
+        """Width of the space that a CLIP model shares with texts; None for other backbones.
+
+        The head reads the features before the projection into that space.
+        """
+        config = getattr(self.backbone, "pretrained_cfg", None) or {}
+        is_clip = "clip" in (config.get("architecture") or "")
+        return config.get("num_classes") if is_clip else None  # timm's name for it
 
     def forward(self, clips: Shaped[Tensor, "b t 3 h w"]) -> Float[Tensor, "b classes"]:
         """Compute one logit per class for each clip.
@@ -236,13 +248,44 @@ class VideoClassifier(nn.Module):
             forget_caches(self.backbone)
         return self
 
+    def set_head(self, vectors: Mapping[str, Any], source: str = "vectors") -> None:
+        """Start the head from one vector per class, such as the features of a text.
+
+        In a linear head, the vectors become the weights and the biases become zero, so that the
+        logit of a class is the inner product of its vector with the features of a clip. In a
+        cosine head, only the direction of a vector counts.
+
+        Examples:
+            >>> vectors = {label: torch.randn(512) for label in model.labels}  # doctest: +SKIP
+            >>> model.set_head(vectors)  # doctest: +SKIP
+
+        Args:
+            vectors: a vector [c] for each class, by its name; c is the width of the features.
+            source: where the vectors are from, such as a file name, for error messages.
+
+        Raises:
+            ArgumentError: a class is missing or unknown, or a vector has the wrong width, is zero,
+                or has values that are NaN or infinite.
+        """
+        width, joint_width = self.head.in_features, self.joint_width
+        matched = match_vectors(vectors, self.labels, source, width, joint_width)
+        matched = matched.to(self.head.weight)
+        if isinstance(self.head, nn.Linear):
+            set_linear(self.head, matched, torch.zeros_like(self.head.bias))
+        else:
+            set_cosine(self.head, matched)
+
     def trained_tensors(self) -> dict[str, nn.Parameter]:
-        """Return the trained parameters by the names under which `save_adapter` saves them."""
+        """Return the trained parameters by the names under which `save_adapter` saves them.
+
+        These include all parameters of the head, even if they are frozen.
+        """
         return {name: self.get_parameter(name) for name in self._trained_names}
 
     def trainable_parameters(self) -> list[nn.Parameter]:
         """Return the trained parameters as a list, for an optimizer."""
-        return list(self.trained_tensors().values())
+        frozen = {id(p) for p in self.head.parameters() if not p.requires_grad}
+        return [p for p in self.trained_tensors().values() if id(p) not in frozen]
 
     def num_parameters(self, only_trainable: bool = False) -> int:
         """Count the parameters.

@@ -3,7 +3,14 @@
 from dataclasses import dataclass, field
 
 from st_adapter.common.task import Task
-from st_adapter.config import AdapterConfig, ClipConfig, MethodConfig, TrainConfig, check_types
+from st_adapter.config import (
+    AdapterConfig,
+    ClipConfig,
+    Head,
+    MethodConfig,
+    TrainConfig,
+    check_types,
+)
 from st_adapter.errors import ArgumentError
 
 BACKBONE_OPTIONS = ("embed_dim", "depth", "num_heads", "img_size", "patch_size")
@@ -36,6 +43,8 @@ class ModelSpec:
         method_config: sizes for the methods other than adapters.
         clip: how clips are cut from videos.
         dropout: probability of dropout before the head, in [0, 1).
+        head: "linear", or "cosine" for cosines with a vector of each class.
+        freeze_head: whether the class vectors keep their initial values in training.
         mean: mean of the red, green and blue values in 0..1 that the backbone was trained with.
         std: standard deviation of those values, each above 0.
         blocks: names of the blocks, if `attach` was told, else empty.
@@ -58,6 +67,8 @@ class ModelSpec:
     method_config: MethodConfig = MethodConfig()
     clip: ClipConfig = ClipConfig()
     dropout: float = TrainConfig.dropout
+    head: Head = TrainConfig.head
+    freeze_head: bool = TrainConfig.freeze_head
     mean: tuple[float, ...]
     std: tuple[float, ...]
     blocks: str = ""
@@ -79,6 +90,11 @@ class ModelSpec:
             raise ArgumentError(
                 f"labels must have {counted} names, one for each class of the heads "
                 f"{self.task.heads}, not {len(self.labels)}"
+            )
+        if self.head == "cosine" and self.task.multi_label:
+            raise ArgumentError(
+                "a cosine head cannot be used if a video has any number of labels, because it has "
+                "no threshold for each class; use --head linear"
             )
         if len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:
             raise ArgumentError(

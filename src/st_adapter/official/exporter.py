@@ -61,6 +61,7 @@ def _obstacles(spec: ModelSpec) -> list[str]:
     reasons = {
         f"it predicts {spec.task} per video": spec.task != Task(),
         f"method {spec.method} does not have adapters": method.adapters == "none",
+        f"its head is a {spec.head} one": spec.head != "linear",
         f"method {spec.method} trains the image model itself": method.changes_backbone,
         f"its backbone {spec.backbone} is not a plain ViT": not is_plain_vit(spec.backbone),
         f"its adapters have the activation {spec.adapter.activation}": (

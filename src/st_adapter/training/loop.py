@@ -51,6 +51,7 @@ from st_adapter.runtime.memory import (
 from st_adapter.runtime.micro_batches import clips_at_once
 from st_adapter.training.batches import Batches, class_maps, train_transform
 from st_adapter.training.cached import CachedLoader
+from st_adapter.training.head_init import check_head_init, start_head
 from st_adapter.training.launch import check_accelerate, launch, processes_to_start
 from st_adapter.training.optimizer import learning_rate_factor, make_optimizer
 from st_adapter.training.prefix_cache import VALIDATION, make_prefix_cache
@@ -139,7 +140,7 @@ def _train_here(
             torch.random.fork_rng(),  # keeps the seed from changing the caller's generators
         ):
             check_folder(folder, data, resume)  # another run may have finished there meanwhile
-            run = _prepare(data, folder, config)
+            run = _prepare(data, folder, config, has_state=resume and SavedStates.exist_in(folder))
             return _run(run, data, recipe, resume, temporal)
     except Interrupted:
         raise
@@ -168,6 +169,8 @@ def _extend(run: Run, data: Path) -> None:
     if run.config.epochs == before.epochs:
         return
     run.write_config(data, recipe)
+    if not before.epochs:
+        return  # nothing was trained yet, so that nothing changes
     steps = run.steps_per_epoch
     old, new = (
         config.peak_lr() * learning_rate_factor(run.at.epochs_done * steps, steps, config)
@@ -211,10 +214,15 @@ def _ended(run: Run, error: Exception) -> str:
     )
 
 
-def _prepare(data: Path, folder: Path, config: TrainConfig) -> Run:
-    """Build everything that a run needs, in memory. What cannot work raises an error here."""
+def _prepare(data: Path, folder: Path, config: TrainConfig, has_state: bool) -> Run:
+    """Build everything that a run needs, in memory. What cannot work raises an error here.
+
+    With a saved state, the head gets no initial values, because the state replaces them.
+    """
     annotations = read_parts(data, config)
     reversal, mirror = class_maps(config, annotations)
+    if not has_state:
+        check_head_init(config, annotations.labels)
     device = choose_device(config.device)
     check_accelerate()
     accelerator = _join_processes(device, config.tracker, folder)
@@ -231,6 +239,7 @@ def _prepare(data: Path, folder: Path, config: TrainConfig) -> Run:
         "mirror": mirror,
         "reversal": reversal,
     }
+    skipped = [] if has_state else start_head(model, config, annotations, reader, accelerator)
     cache = make_prefix_cache(model, config, annotations, drawn_by, accelerator.num_processes)
     if not accelerator.is_main_process:
         torch.manual_seed(config.seed + accelerator.process_index)  # so that dropout differs
@@ -246,6 +255,7 @@ def _prepare(data: Path, folder: Path, config: TrainConfig) -> Run:
         mirror=mirror,
         reader=reader,
         prefix_cache=cache,
+        unreported=skipped,
     )
 
 
@@ -353,7 +363,9 @@ def _announce(run: Run) -> None:
             f"{now} process{'' if now == 1 else 'es'} instead of {processes}; a step still has "
             f"the same {config.step_clips} clips in total"
         )
-    if run.is_done:
+    if not config.epochs:
+        say("0 epochs: evaluating the classifier as it starts")
+    elif run.is_done:
         say("training is complete; evaluating the kept epoch")
     elif run.at.step:
         say(f"resuming in epoch {run.at.epochs_done + 1} at step {run.at.step}")
@@ -395,6 +407,9 @@ class _View:
 
 
 def _train_epochs(run: Run, states: SavedStates) -> None:
+    if not run.config.epochs:
+        run.save_adapter("adapter")
+        states.save()  # so that the run can be extended with more epochs
     batches, view = Batches(run), _View(run)
     while not run.is_done:
         _train_epoch(run, batches, states, view)

@@ -116,5 +116,7 @@ def absolute_paths(config: TrainConfig) -> dict[str, Any]:
     names = ["val", "videos", "prefix_cache_folder"]
     if config.weights not in NAMED_SOURCES:
         names.append("weights")
+    if config.head_init not in ("random", "prototype"):
+        names.append("head_init")
     names += [n for n in ("mirror", "reversal") if str(getattr(config, n)).lower().endswith(".csv")]
     return {name: absolute(path) for name in names if (path := getattr(config, name))}

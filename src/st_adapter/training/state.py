@@ -68,6 +68,11 @@ class SavedStates:
         run.accelerator.wait_for_everyone()
         self._saved_at = time.monotonic()
 
+    @staticmethod
+    def exist_in(folder: Path) -> bool:
+        """Whether a run folder has a saved state."""
+        return any((folder / "state").glob("step_*.pt"))
+
     def restore(self) -> None:
         """Return the run to its newest readable state, or to the start if none was saved yet.
 

@@ -1,0 +1,122 @@
+"""Add a class to a trained classifier."""
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from st_adapter.common.files import check_writable
+from st_adapter.common.progress import bar
+from st_adapter.common.remarks import say
+from st_adapter.data.datasets import Skipped
+from st_adapter.data.videos import Video
+from st_adapter.errors import ArgumentError, DataError, did_you_mean
+from st_adapter.evaluation.features import video_features
+from st_adapter.evaluation.predict import Predictor, expand
+from st_adapter.model.class_vectors import match_vectors, read_vectors
+from st_adapter.model.classifier import VideoClassifier
+from st_adapter.model.heads import CosineHead
+
+
+def add_label(
+    run: Path,
+    label: str,
+    out: Path,
+    *,
+    vectors: Path | None = None,
+    videos: Path | None = None,
+    weights: str | None = None,
+    device: str = "auto",
+) -> int:
+    """Write a copy of a run that knows one class more. The logits of the others do not change.
+
+    Args:
+        run: Run folder or adapter folder of a classifier with a cosine head.
+        label: Name of the new class.
+        out: Folder to create. It gets `adapter/`, and `config.json` if the run has one.
+        vectors: File with a vector of the class, in which other classes are ignored.
+        videos: Folder with videos of the class, or one video, instead of `vectors`.
+        weights: Source of the backbone's weights, as for `Predictor`.
+        device: Device, as for `Predictor`.
+
+    Returns:
+        The number of classes that the new classifier has.
+
+    Raises:
+        ArgumentError: The classifier has another head, or an argument does not fit it.
+        DataError: No video can be read.
+    """
+    if (vectors is None) == (videos is None):
+        raise ArgumentError("give either --vectors or --videos for the new class")
+    if out.exists():
+        raise ArgumentError(f"{out} already exists; choose another --out")
+    check_writable(out)
+    predictor = Predictor(run, weights=weights, device=device)
+    model = predictor.model
+    head = _checked_head(run, model, label)
+    if vectors is not None:
+        vector = _vector_in(vectors, label, model)
+    else:
+        assert videos is not None
+        if not head.center.any():
+            raise ArgumentError(
+                f"the head of {run} did not start from class means, so that the mean of videos "
+                "cannot be compared with its vectors; train with --head-init prototype, or give "
+                "--vectors"
+            )
+        vector = _mean_direction(predictor, head, videos)
+    with torch.no_grad():
+        rows = torch.cat([head.weight, F.normalize(vector, dim=0)[None].to(head.weight)])
+        head.weight, head.out_features = nn.Parameter(rows), len(rows)
+    model.spec = replace(model.spec, labels=(*model.labels, label))
+    model.save_adapter(out / "adapter")
+    if (run / "config.json").is_file():
+        shutil.copy(run / "config.json", out / "config.json")
+    return len(rows)
+
+
+def _checked_head(run: Path, model: VideoClassifier, label: str) -> CosineHead:
+    if not isinstance(model.head, CosineHead):
+        raise ArgumentError(
+            f"{run} has a linear head, to which classes cannot be added; train with --head cosine"
+        )
+    if model.spec.task.heads:
+        raise ArgumentError(f"{run} predicts {model.spec.task}; classes can be added to one head")
+    if not label or label in model.labels:
+        raise ArgumentError(f"{label!r} is empty or already a class of {run}; choose another name")
+    return model.head
+
+
+def _vector_in(file: Path, label: str, model: VideoClassifier) -> Float[Tensor, " c"]:
+    found = read_vectors(file)
+    if label not in found:
+        hint = did_you_mean(label, [*found])
+        raise ArgumentError(f"{file} does not have a vector for {label!r}{hint}")
+    return match_vectors(
+        {label: found[label]}, [label], str(file), model.head.in_features, model.joint_width
+    )[0]
+
+
+def _mean_direction(predictor: Predictor, head: CosineHead, folder: Path) -> Float[Tensor, " c"]:
+    """Return the mean direction of the features of videos, as in a head that starts from them."""
+    videos = [Video(path=path) for path in expand([folder])]
+    features = []
+    skipped = []
+    with bar("videos of the class", len(videos)) as progress:
+        for _, result in video_features(
+            predictor.model, videos, predictor.clip, batch_size=predictor.batch_size
+        ):
+            if isinstance(result, Skipped):
+                skipped.append(result)
+                say(f"skipped {result.reason}")
+            else:
+                features.append(result)
+            progress.advance()
+    if not features:
+        raise DataError(f"no video could be read; first error: {skipped[0].reason}")
+    center = head.center.detach().cpu()
+    return F.normalize(torch.stack(features) - center, dim=1).mean(0)
