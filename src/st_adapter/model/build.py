@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from st_adapter.backbones.build import build_backbone, fitting_backbone
-from st_adapter.backbones.captured import Features, NamedFamily
+from st_adapter.backbones.named_models import Features, NamedFamily
 from st_adapter.backbones.construction import OwnRandom
 from st_adapter.backbones.digests import digest
 from st_adapter.backbones.libraries import describe
