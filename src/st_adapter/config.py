@@ -258,8 +258,8 @@ class TrainConfig(_Checked):
 
     backbone: str = _model(
         "vit_base_patch16_clip_quickgelu_224.openai",
-        "Image model to adapt: a name of timm (`st-adapter backbones` lists those that fit), or that "
-        "of another library, such as hf:facebook/dinov2-small, torchvision:convnext_tiny or "
+        "Image model to adapt: a name of timm (`st-adapter backbones` lists those that fit), or "
+        "a name of another library, such as hf:facebook/dinov2-small, torchvision:convnext_tiny or "
         "open_clip:ViT-B-32/openai.",
     )
     weights: str = _model(

@@ -1,7 +1,7 @@
 """Laws that hold on the image models of transformers, torchvision and open_clip."""
 
 import copy
-import os
+import json
 import pickle
 
 import pytest
@@ -17,7 +17,6 @@ from st_adapter.errors import ArgumentError, CheckpointError
 
 transformers = pytest.importorskip("transformers")
 open_clip = pytest.importorskip("open_clip")
-os.environ["HF_HUB_OFFLINE"] = "1"
 
 LABELS = ["a", "b", "c"]
 SLIM = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 2}
@@ -216,6 +215,84 @@ def test_saved_adapters_load_onto_the_same_model(name, tmp_path):
         st_adapter.load(tmp_path, backbone=MODELS[name]())
 
 
+def test_classifiers_with_other_blocks_and_features_share_a_model():
+    """Each runs only its own hooks, whether its blocks are named or found."""
+    torch.manual_seed(0)
+    clips = random_clips("")
+    vit = MODELS["torchvision ViT"]().eval()
+    settings = [
+        {},
+        {"blocks": "encoder.layers.*"},
+        {"blocks": "encoder.layers.*_1", "features": "heads"},
+    ]
+    together = [randomise(st_adapter.attach(vit, LABELS, **s)).eval() for s in settings]
+    assert [len(model.adapters) for model in together] == [6, 6, 2]
+    frames = clips[:, :1]
+    with torch.no_grad():
+        expected = vit(together[0].normalise(frames)[:, 0])
+        for model, setting in zip(together, settings, strict=True):
+            alone = st_adapter.attach(copy.deepcopy(vit), LABELS, **setting).eval()
+            alone.load_state_dict(model.state_dict())
+            torch.testing.assert_close(model(clips), alone(clips))
+            with model.adapters_disabled():
+                plain = model.features(frames)
+            found = plain if setting else vit.heads(plain)
+            torch.testing.assert_close(found, expected)
+    with pytest.raises(ArgumentError, match="no module of this VisionTransformer is called"):
+        st_adapter.attach(vit, LABELS, blocks="nonexistent.*")
+
+
+PROCESSORS = {
+    "CLIPVision": "CLIPImageProcessor",
+    "SiglipVision": "SiglipImageProcessor",
+    "ViT": "ViTImageProcessor",
+    "Dinov2": "BitImageProcessor",
+    "Beit": "BeitImageProcessor",
+}
+
+
+@pytest.mark.parametrize("kind", PROCESSORS)
+def test_pictures_are_prepared_as_the_processor_of_the_model_does(kind, tmp_path):
+    of_transformers(kind, **SLIM)().save_pretrained(tmp_path)
+    processor = getattr(transformers, PROCESSORS[kind])(
+        size={"height": 64, "width": 64}, do_resize=False, do_center_crop=False
+    )
+    processor.image_mean, processor.image_std = [0.2, 0.3, 0.4], [0.5, 0.6, 0.7]
+    processor.save_pretrained(tmp_path)
+    model = st_adapter.create_model(f"hf:{tmp_path}", LABELS)
+    clip = random_clips("", frames=1, batch=1)
+    expected = processor(clip[0, 0], return_tensors="pt").pixel_values
+    torch.testing.assert_close(model.normalise(clip)[0], expected, rtol=1e-4, atol=1e-4)
+
+
+def test_normalisation_is_that_of_the_weights(tmp_path):
+    large = st_adapter.create_model("torchvision:efficientnet_v2_l", LABELS, weights="random")
+    assert large.spec.mean == (0.5, 0.5, 0.5)
+    tower = st_adapter.create_model("open_clip:convnext_base_w", LABELS, weights="random")
+    assert tower.spec.mean == open_clip.OPENAI_DATASET_MEAN
+    of_transformers("ViT", **SLIM)().save_pretrained(tmp_path)
+    odd = {"image_processor_type": "ViTImageProcessor", "rescale_factor": 1 / 127.5}
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(odd))
+    with pytest.raises(ArgumentError, match="expects other values than RGB in 0..1"):
+        st_adapter.create_model(f"hf:{tmp_path}", LABELS)
+    half = ([0.5] * 3, [0.5] * 3)
+    assert st_adapter.create_model(f"hf:{tmp_path}", LABELS, normalisation=half)
+
+
+def test_weights_in_half_precision_are_used_in_float32(tmp_path):
+    MODELS["hf DINOv2"]().half().save_pretrained(tmp_path)
+    model = st_adapter.create_model(f"hf:{tmp_path}", LABELS)
+    assert {p.dtype for p in model.parameters()} == {torch.float32}
+
+
+def test_a_folder_is_found_from_elsewhere(tmp_path, monkeypatch):
+    MODELS["hf DINOv2"]().save_pretrained(tmp_path / "dino")
+    monkeypatch.chdir(tmp_path)
+    st_adapter.create_model("hf:dino", LABELS).save_adapter("adapter")
+    monkeypatch.chdir("/")
+    assert st_adapter.load(tmp_path / "adapter").spec.backbone == f"hf:{tmp_path / 'dino'}"
+
+
 @pytest.mark.parametrize("name", ["hf ViT", "torchvision ViT", "open_clip ViT", "hf Swin"])
 def test_classifiers_share_a_backbone_and_can_be_copied(name):
     torch.manual_seed(0)
@@ -256,11 +333,13 @@ def test_the_image_part_of_a_model_of_pictures_and_text(tmp_path):
     config = transformers.CLIPConfig(vision_config=SLIM, text_config={"num_hidden_layers": 1})
     model = transformers.CLIPModel(config).eval()
     model.save_pretrained(tmp_path)
-    attached = st_adapter.attach(model, LABELS).eval()
+    attached = st_adapter.attach(transformers.CLIPModel.from_pretrained(tmp_path), LABELS).eval()
     built = st_adapter.create_model(f"hf:{tmp_path}", LABELS).eval()
     clips = random_clips("")
+    attached.save_adapter(tmp_path / "adapter")
     with torch.no_grad():
         torch.testing.assert_close(attached.features(clips), built.features(clips))
+        assert torch.equal(st_adapter.load(tmp_path / "adapter")(clips), attached(clips))
     tower = open_clip.CLIP(16, open_clip.CLIPVisionCfg(**TOWER), open_clip.CLIPTextCfg(**TEXT))
     assert st_adapter.attach(tower, LABELS).backbone is tower.visual
     head = transformers.ViTForImageClassification(transformers.ViTConfig(**SLIM))
@@ -361,7 +440,7 @@ def test_what_does_not_fit_is_refused_with_the_reason():
     with pytest.raises(ArgumentError, match=r"type 'data2vec-vision' pool .* Known are beit"):
         st_adapter.attach(kind, LABELS)
     text = transformers.BertModel(transformers.BertConfig(**{**SLIM, "num_hidden_layers": 1}))
-    with pytest.raises(ArgumentError, match="do not fit BertModel"):
+    with pytest.raises(ArgumentError, match="cannot find the blocks of BertModel"):
         st_adapter.attach(text, LABELS)
     coca = of_open_clip(**TOWER, attentional_pool=True)()
     with pytest.raises(ArgumentError, match="pools its tokens by attention"):

@@ -12,8 +12,11 @@ from st_adapter.errors import ArgumentError
 
 # VisionTransformerFamily comes first, because TimmFamily would accept its models as well.
 FAMILIES: tuple[type[Family], ...] = (
-    *(VisionTransformerFamily, TimmFamily),
-    *(TransformersFamily, TorchvisionFamily, OpenClipFamily),
+    VisionTransformerFamily,
+    TimmFamily,
+    TransformersFamily,
+    TorchvisionFamily,
+    OpenClipFamily,
 )
 
 
@@ -38,7 +41,7 @@ def family_of(backbone: nn.Module) -> Family:
                     "create it with timm's default in_chans"
                 ) from error
     raise ArgumentError(
-        f"adapters do not fit {type(backbone).__name__} by itself: it is not an image model of "
-        "timm, transformers, torchvision or open_clip, or the names of its blocks are not known; "
-        "call attach(model, blocks=..., features=...)"
+        f"st-adapter cannot find the blocks of {type(backbone).__name__}: it is not an image model "
+        "of timm, transformers, torchvision or open_clip, or the names of its blocks are not "
+        "known; call attach(model, blocks=..., features=...)"
     )

@@ -9,7 +9,7 @@ import re
 import threading
 from abc import abstractmethod
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
@@ -28,7 +28,10 @@ _CHECKPOINTING = ("grad_checkpointing", "gradient_checkpointing")
 """Attributes with which timm and transformers recompute blocks in the backward pass."""
 
 _OPENED = "_st_adapter_opened"
-"""Attribute of a backbone that records its sites; classifiers on one backbone share its hooks."""
+"""Attribute of a backbone with its sites by the key of a family, whose classifiers share hooks."""
+
+Key = tuple[str, ...]
+"""Tells apart the families that have hooks on one backbone; a hook ignores the calls of others."""
 
 _OPENING = threading.Lock()
 
@@ -79,12 +82,14 @@ class _Run(NamedTuple):
     """Describe one call of `run`.
 
     Attributes:
+        key: key of the family that calls the backbone.
         adapters: adapters by the name of their site.
         frame_size: height and width of the frames in pixels.
         updates: updates that adapters before an MLP have computed, until the block has ended.
         caught: features that `catch` has found, at most one.
     """
 
+    key: Key
     adapters: Adapters
     frame_size: tuple[int, int]
     updates: dict[str, Tensor]
@@ -103,6 +108,10 @@ class _Thread(threading.local):
 
 
 _THREAD = _Thread()
+
+
+class _OtherForm(ArgumentError):
+    """Blocks do not have the form that was assumed."""
 
 
 class BlockwiseFamily(Family):
@@ -129,15 +138,22 @@ class BlockwiseFamily(Family):
     def _find_blocks(self) -> dict[str, nn.Module]:
         """Return the blocks by name, from the input on."""
 
-    @abstractmethod
-    def _branches(self, blocks: Sequence[nn.Module]) -> Sequence[MlpBranch | None]:
-        """Return possible forms of all blocks, the most likely first; None is any other form."""
+    def _branches(self, blocks: Sequence[nn.Module]) -> list[MlpBranch | None]:
+        """Return the forms that all blocks may have, by the names of their children.
+
+        The most likely comes first. None is any other form and comes last.
+        """
+        return [
+            branch
+            for branch in COMMON_BRANCHES
+            if all({*branch} <= {name for name, _ in block.named_children()} for block in blocks)
+        ] + [None]
 
     @abstractmethod
     def _forward(self, frames: Tensor) -> Any:
         """Run the backbone on normalised frames; return its features before pooling."""
 
-    def _map(self, features: Any) -> Any:
+    def _grid_features(self, features: Any) -> Any:
         """Return the tensor in what `_forward` returned that may hold a grid of patches."""
         return features
 
@@ -145,7 +161,7 @@ class BlockwiseFamily(Family):
         """Return how many tokens come before the patches, as far as the model states it."""
         return 0
 
-    def _late_norm(self) -> nn.Module | None:
+    def _token_norm(self) -> nn.Module | None:
         """Return the norm of a pooled class token, if the model has one.
 
         Inside `run` it is skipped, and `finish` applies it to the mean over the frames of a clip.
@@ -221,7 +237,7 @@ class BlockwiseFamily(Family):
         """Run the backbone, and let the hooks find these adapters in this thread meanwhile."""
         # Not a context manager: torch.compile cannot trace one that sets an attribute of a thread.
         before = _THREAD.run
-        _THREAD.run = _Run(adapters, (frames.shape[-2], frames.shape[-1]), {}, [])
+        _THREAD.run = _Run(self._key(), adapters, (frames.shape[-2], frames.shape[-1]), {}, [])
         try:
             return self._forward(frames)
         finally:
@@ -238,16 +254,19 @@ class BlockwiseFamily(Family):
 
     def tokens(self, features: Any) -> Tensor:
         """Return what `run` returned as tokens [n, tokens, c], with class and other tokens."""
-        tokens, norm = self._last_layout().to_tokens(self._map(features)), self._late_norm()
+        tokens, norm = (
+            self._last_layout().to_tokens(self._grid_features(features)),
+            self._token_norm(),
+        )
         return tokens if norm is None else norm(tokens)
 
     def finish(self, pooled: Tensor) -> Tensor:
         """Apply the norm of a class token, which `run` has skipped; nothing in other models."""
-        norm = self._late_norm()
+        norm = self._token_norm()
         return pooled if norm is None else norm(pooled)
 
     def _pools_token(self) -> bool:
-        return self._late_norm() is not None
+        return self._token_norm() is not None
 
     def _last_layout(self) -> Layout:
         if self._opened.last is None:
@@ -260,33 +279,37 @@ class BlockwiseFamily(Family):
     def _name(self) -> str:
         return type(self.backbone).__name__
 
+    def _key(self) -> Key:
+        """Return what tells the hooks of this family from others on the same backbone."""
+        return (type(self).__name__,)
+
     def _open(self) -> _Opened:
         """Find the sites and add hooks there, unless an earlier classifier already did so."""
+        key = self._key()
         with _OPENING:
-            opened: _Opened | None = getattr(self.backbone, _OPENED, None)
-            if opened is None:
+            opened: dict[Key, _Opened] = getattr(self.backbone, _OPENED, {})
+            if key not in opened:
                 with ExitStack() as hooks:
                     self._prepare(hooks)
-                    opened = self._examine()
+                    found = self._examine()
                     hooks.pop_all()  # they stay in place unless an error was raised
-                setattr(self.backbone, _OPENED, opened)
-        return opened
+                setattr(self.backbone, _OPENED, opened | {key: found})
+                return found
+            return opened[key]
 
     def _prepare(self, hooks: ExitStack) -> None:
         """Add the hooks that calling the backbone needs, whether or not there are adapters."""
-        norm = self._late_norm()
+        norm = self._token_norm()
         if norm is not None:
-            hooks.enter_context(norm.register_forward_hook(_skip))
+            hooks.enter_context(norm.register_forward_hook(partial(_skip, self._key())))
 
     def _examine(self) -> _Opened:
         """Find all sites and, if all of them are usable, add hooks there."""
         blocks = self._find_blocks()
         *likely, last = self._branches(list(blocks.values()))
         for branch in likely:
-            try:
+            with suppress(_OtherForm):
                 return self._examine_form(blocks, branch)
-            except ArgumentError:  # another form may fit
-                continue
         return self._examine_form(blocks, last)
 
     def _examine_form(self, blocks: dict[str, nn.Module], branch: MlpBranch | None) -> _Opened:
@@ -295,13 +318,13 @@ class BlockwiseFamily(Family):
         layouts = {}
         for name, seen in shapes.items():
             if len(seen) != (2 if branch else 1):
-                raise ArgumentError(f"adapters do not fit {self._name()}: {name} runs twice")
+                raise _OtherForm(f"adapters do not fit {self._name()}: {name} runs twice")
             layouts[name] = [self._layout(name, shape) for shape in seen]
         if branch:
             self._check_branches({name: blocks[name] for name in layouts}, branch)
         sites: list[_Site] = []
         for i, name in enumerate(layouts):
-            sites += _put_hooks(i, blocks[name], layouts[name], branch)
+            sites += _put_hooks(self._key(), i, blocks[name], layouts[name], branch)
         return _Opened(
             sites=tuple(sites),
             blocks=tuple(layouts),
@@ -338,7 +361,7 @@ class BlockwiseFamily(Family):
             )
         # A module that takes the frame itself, [1, 3, h, w], is a stem and not a block.
         inputs = {name: s for name, s in shapes.items() if len(s[0]) != 4 or s[0][1] != 3}
-        return inputs, _shape(self._map(features)), pooled.shape[-1]
+        return inputs, _shape(self._grid_features(features)), pooled.shape[-1]
 
     def _check_branches(self, blocks: dict[str, nn.Module], branch: MlpBranch) -> None:
         """Raise unless all blocks end in x + mlp(norm2(x)) or x + norm2(mlp(x)).
@@ -368,7 +391,7 @@ class BlockwiseFamily(Family):
             if before.numel() != left[name].numel() or not (
                 before.is_meta or torch.equal(before, left[name].reshape(before.shape))
             ):
-                raise ArgumentError(
+                raise _OtherForm(
                     f"adapters do not fit {self._name()}: its block {name} does not add its MLP to "
                     f"the input of {branch.first}, as it does in the versions that were tested"
                 )
@@ -424,15 +447,6 @@ def find_blocks(backbone: nn.Module, patterns: Sequence[str]) -> dict[str, nn.Mo
     return {}
 
 
-def branches_of(blocks: Sequence[nn.Module]) -> list[MlpBranch | None]:
-    """Return the common forms that blocks may have, judging by the names of their children."""
-    return [
-        branch
-        for branch in COMMON_BRANCHES
-        if all({*branch} <= {name for name, _ in block.named_children()} for block in blocks)
-    ] + [None]
-
-
 def _shape(value: Any) -> tuple[int, ...]:
     """Return the shape of a tensor; () for anything else."""
     return tuple(value.shape) if isinstance(value, Tensor) else ()
@@ -444,7 +458,7 @@ def _first(output: Any) -> Any:
 
 
 def _put_hooks(
-    index: int, block: nn.Module, layouts: list[Layout], branch: MlpBranch | None
+    key: Key, index: int, block: nn.Module, layouts: list[Layout], branch: MlpBranch | None
 ) -> list[_Site]:
     positions = ("attention", "mlp") if branch else ("block",)
     sites = []
@@ -459,15 +473,21 @@ def _put_hooks(
         )
         sites.append(site)
         entered = block.get_submodule(branch.first) if branch and position == "mlp" else block
-        entered.register_forward_pre_hook(partial(_enter, site))
+        entered.register_forward_pre_hook(partial(_enter, key, site))
         if position == "mlp":
-            block.register_forward_hook(partial(_leave_mlp, site))
+            block.register_forward_hook(partial(_leave_mlp, key, site))
     return sites
 
 
-def _enter(site: _Site, _module: nn.Module, args: tuple[Any, ...]) -> Any:
-    """Adapt the first input of a module, if the current call has an adapter for its site."""
+def _current(key: Key) -> _Run | None:
+    """Return the current call in this thread if it is by the family that has added a hook."""
     run = _THREAD.run
+    return run if run and run.key == key else None
+
+
+def _enter(key: Key, site: _Site, _module: nn.Module, args: tuple[Any, ...]) -> Any:
+    """Adapt the first input of a module, if the current call has an adapter for its site."""
+    run = _current(key)
     adapter = run.adapters.get(site.name) if run else None
     if run is None or adapter is None:
         return None
@@ -480,8 +500,8 @@ def _enter(site: _Site, _module: nn.Module, args: tuple[Any, ...]) -> Any:
     return (adapted, *args[1:])
 
 
-def _leave_mlp(site: _Site, _module: nn.Module, _args: Any, output: Any) -> Any:
-    run = _THREAD.run
+def _leave_mlp(key: Key, site: _Site, _module: nn.Module, _args: Any, output: Any) -> Any:
+    run = _current(key)
     update = run.updates.pop(site.name, None) if run else None
     if update is None:
         return None
@@ -491,18 +511,18 @@ def _leave_mlp(site: _Site, _module: nn.Module, _args: Any, output: Any) -> Any:
     return (adapted, *output[1:]) if isinstance(output, tuple) else adapted
 
 
-def catch(_module: nn.Module, _args: Any, output: Tensor) -> None:
+def catch(key: Key, _module: nn.Module, _args: Any, output: Tensor) -> None:
     """Keep the output of a module for `_caught`. To be used as a forward hook."""
-    if _THREAD.run:
-        _THREAD.run.caught.append(output)
+    if run := _current(key):
+        run.caught.append(output)
 
 
-def catch_input(_module: nn.Module, args: tuple[Tensor, ...]) -> None:
+def catch_input(key: Key, _module: nn.Module, args: tuple[Tensor, ...]) -> None:
     """Keep the input of a module for `_caught`. To be used as a forward pre-hook."""
-    if _THREAD.run:
-        _THREAD.run.caught.append(args[0])
+    if run := _current(key):
+        run.caught.append(args[0])
 
 
-def _skip(_module: nn.Module, args: tuple[Any, ...], _output: Tensor) -> Tensor | None:
+def _skip(key: Key, _module: nn.Module, args: tuple[Any, ...], _output: Tensor) -> Tensor | None:
     """Undo a module inside a call of `run`."""
-    return args[0] if _THREAD.run else None
+    return args[0] if _current(key) else None

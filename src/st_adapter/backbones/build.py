@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from st_adapter.backbones.construction import OwnRandom
 from st_adapter.backbones.digests import classifier_tensors
-from st_adapter.backbones.libraries import library_of
+from st_adapter.backbones.libraries import image_part, library_of
 from st_adapter.backbones.names import fitting_name
 from st_adapter.backbones.sources import hub_error, packaged_file
 from st_adapter.backbones.tensor_checks import check_fit
@@ -34,6 +34,8 @@ _REFUSALS = (TypeError, ValueError, AssertionError, RuntimeError)
 def build_backbone(name: str, source: str, options: Mapping[str, int] | None = None) -> nn.Module:
     """Build an image model for any input size that its architecture allows.
 
+    From other libraries than timm, it may be a larger model that contains it (`image_part`).
+
     Args:
         name: timm name, with or without the tag of its weights, or that of another library with a
             prefix.
@@ -48,8 +50,7 @@ def build_backbone(name: str, source: str, options: Mapping[str, int] | None = N
     options = options or {}
     if found := library_of(name):
         library, own_name = found
-        model: nn.Module = library.build(own_name, source)
-        return model
+        return library.build(own_name, source)
     if source == "random":
         with OwnRandom(0):
             return create_backbone(name, **options)
@@ -93,7 +94,9 @@ def create_backbone(name: str, **sizes: Any) -> nn.Module:
     Raises:
         ArgumentError: the model cannot be built with these sizes.
     """
-    return _create(name, sizes) if library_of(name) is None else build_backbone(name, "random")
+    if library_of(name):
+        return image_part(build_backbone(name, "random"))
+    return _create(name, sizes)
 
 
 def _create(name: str, sizes: Mapping[str, Any], pretrained: bool = False) -> nn.Module:

@@ -1,67 +1,105 @@
 """Image models of other libraries than timm, by names such as hf:OWNER/NAME."""
 
-from types import ModuleType
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from dataclasses import dataclass
 
 from torch import nn
 
 from st_adapter.backbones import open_clip_models, torchvision_models, transformers_models
+from st_adapter.backbones.construction import OwnRandom
 from st_adapter.backbones.family import Normalisation
+from st_adapter.backbones.tensor_checks import load_file_into
 
-_LIBRARIES: dict[str, ModuleType] = {
-    "hf": transformers_models,
-    "torchvision": torchvision_models,
-    "open_clip": open_clip_models,
+
+@dataclass(frozen=True)
+class Library:
+    """Build the image models of one library.
+
+    Attributes:
+        make: makes a model from its name, with its own weights (True) or random ones.
+        check_name: raises ArgumentError if the library does not have a model.
+        preset: returns the normalisation that the weights of a name expect, if models of the
+            library do not record it.
+    """
+
+    make: Callable[[str, bool], nn.Module]
+    check_name: Callable[[str], None] = lambda name: None
+    preset: Callable[[str], Normalisation | None] = lambda name: None
+
+    def build(self, name: str, source: str) -> nn.Module:
+        """Build a model.
+
+        Args:
+            name: the library's own name of it.
+            source: "hub" (the library's own download), "random", or a file with the tensor names of
+                its image part.
+
+        Raises:
+            ArgumentError: the model or its weights cannot be found.
+            CheckpointError: the file does not fit.
+        """
+        if source == "hub":
+            return self.make(name, True).eval()
+        with OwnRandom(0):
+            model = self.make(name, False).eval()
+        if source != "random":
+            load_file_into(image_part(model), source)
+        return model
+
+
+_LIBRARIES = {
+    "hf": Library(transformers_models.make),
+    "torchvision": Library(
+        torchvision_models.make, torchvision_models.check_name, torchvision_models.preset
+    ),
+    "open_clip": Library(open_clip_models.make, open_clip_models.check_name),
 }
-"""The modules that build models, by the prefix of their names."""
+"""The libraries by the prefix of their names."""
 
 
-def library_of(name: str) -> tuple[Any, str] | None:
+def library_of(name: str) -> tuple[Library, str] | None:
     """Split the name of a backbone into its library and the library's own name of the model.
 
     Args:
         name: name of a backbone, such as "torchvision:vit_b_16".
 
     Returns:
-        The module of this package that builds models of the library, with the functions `build`
-        and `check_name`, and the name without its prefix; None for a name of timm.
+        The library and the name without its prefix; None for a name of timm.
     """
     prefix, _, rest = name.partition(":")
     return (_LIBRARIES[prefix], rest) if prefix in _LIBRARIES and rest else None
 
 
-class Described(NamedTuple):
-    """Describe an image model that the caller has built.
-
-    Attributes:
-        backbone: the part of it that turns pictures into features.
-        name: name from which it can be built again; empty if there is none.
-        normalisation: mean and standard deviation of RGB values that it expects.
-    """
-
-    backbone: nn.Module
-    name: str
-    normalisation: Normalisation
-
-
-def describe(model: nn.Module) -> Described:
-    """Describe an image model of any library.
+def image_part(model: nn.Module) -> nn.Module:
+    """Return the part of a model that turns pictures into features: itself, if there is no other.
 
     Args:
         model: an image model, or a model of pictures and text that contains one.
     """
     if transformers_models.is_transformers(model):
-        backbone = transformers_models.image_part(model)
-        name = transformers_models.name_of(backbone)
-        return Described(backbone, name, transformers_models.normalisation(backbone))
+        return transformers_models.image_part(model)
     if open_clip_models.is_open_clip(model):
-        backbone = open_clip_models.image_part(model)
-        return Described(backbone, "", open_clip_models.normalisation(model))
+        return open_clip_models.image_part(model)
+    return model
+
+
+def name_of(model: nn.Module) -> str:
+    """Return the name from which a model can be built again; empty if it does not record one."""
+    if transformers_models.is_transformers(model):
+        return transformers_models.name_of(model)
     config = getattr(model, "pretrained_cfg", None) or {}
-    name = ".".join(filter(None, (config.get("architecture"), config.get("tag"))))
-    usual = Normalisation()
-    return Described(
-        model,
-        name,
-        Normalisation(tuple(config.get("mean", usual.mean)), tuple(config.get("std", usual.std))),
-    )
+    return ".".join(filter(None, (config.get("architecture"), config.get("tag"))))
+
+
+def normalisation_of(model: nn.Module) -> Normalisation:
+    """Return the mean and standard deviation of RGB values in 0..1 that a model expects.
+
+    They are those that its library states, or those of ImageNet.
+    """
+    if transformers_models.is_transformers(model):
+        return transformers_models.normalisation_of(model)
+    if open_clip_models.is_open_clip(model):
+        return open_clip_models.normalisation_of(model)
+    config, usual = getattr(model, "pretrained_cfg", None) or {}, Normalisation()
+    mean, std = config.get("mean", usual.mean), config.get("std", usual.std)
+    return Normalisation(tuple(mean), tuple(std))

@@ -1,13 +1,14 @@
 """Run image models whose features are taken from inside their forward pass."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import ExitStack
 from fnmatch import fnmatchcase
+from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
 
-from st_adapter.backbones.blockwise import BlockwiseFamily, MlpBranch, branches_of, catch
+from st_adapter.backbones.blockwise import BlockwiseFamily, Key, catch
 from st_adapter.errors import ArgumentError
 
 Features = str | Callable[[Tensor], Tensor] | None
@@ -54,6 +55,10 @@ class NamedFamily(BlockwiseFamily):
             )
         return features.flatten(1) if features.shape[2:].numel() == 1 else features
 
+    def _key(self) -> Key:
+        name = self._features if isinstance(self._features, str) else ""
+        return (*super()._key(), self._pattern, name, str(self._size))
+
     def _forward(self, frames: Tensor) -> Any:
         if callable(self._features):
             return self._features(frames)
@@ -66,7 +71,7 @@ class NamedFamily(BlockwiseFamily):
         super()._prepare(hooks)
         if isinstance(self._features, str):
             module = self._submodule(self._features)
-            hooks.enter_context(module.register_forward_hook(catch))
+            hooks.enter_context(module.register_forward_hook(partial(catch, self._key())))
 
     def _find_blocks(self) -> dict[str, nn.Module]:
         depth = self._pattern.count(".")
@@ -81,9 +86,6 @@ class NamedFamily(BlockwiseFamily):
                 + ", ".join(name for name, _ in self.backbone.named_children())
             )
         return found
-
-    def _branches(self, blocks: Sequence[nn.Module]) -> list[MlpBranch | None]:
-        return branches_of(blocks)
 
     def _submodule(self, name: str) -> nn.Module:
         try:

@@ -1,23 +1,16 @@
 """Build and run the vision towers of open_clip."""
 
-from collections.abc import Sequence
 from contextlib import ExitStack
+from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
 
-from st_adapter.backbones.blockwise import (
-    BlockwiseFamily,
-    MlpBranch,
-    branches_of,
-    catch_input,
-    find_blocks,
-)
-from st_adapter.backbones.construction import OwnRandom
+from st_adapter.backbones.blockwise import BlockwiseFamily, catch_input, find_blocks
 from st_adapter.backbones.family import Normalisation
 from st_adapter.backbones.hub import is_hub_offline, is_hub_reachable
-from st_adapter.backbones.tensor_checks import load_file_into
 from st_adapter.errors import ArgumentError, did_you_mean
+from st_adapter.wording import setting
 
 _WHERE_BLOCKS_ARE = (
     r"transformer\.resblocks\.\d+",  # ViT
@@ -68,18 +61,16 @@ class OpenClipFamily(BlockwiseFamily):
                 raise ArgumentError(
                     "adapters do not fit this vision tower: it pools its tokens by attention"
                 )
-            hooks.enter_context(self.backbone.ln_post.register_forward_pre_hook(catch_input))
+            keep = partial(catch_input, self._key())
+            hooks.enter_context(self.backbone.ln_post.register_forward_pre_hook(keep))
 
     def _find_blocks(self) -> dict[str, nn.Module]:
         return find_blocks(self.backbone, _WHERE_BLOCKS_ARE)
 
-    def _branches(self, blocks: Sequence[nn.Module]) -> list[MlpBranch | None]:
-        return branches_of(blocks)
-
     def _num_prefix(self) -> int:
         return int(self._is_vit())
 
-    def _late_norm(self) -> nn.Module | None:
+    def _token_norm(self) -> nn.Module | None:
         late = self._is_vit() and (
             self.backbone.pool_type == "tok" or self.backbone.final_ln_after_pool
         )
@@ -101,7 +92,7 @@ def image_part(model: Any) -> nn.Module:
     return part
 
 
-def normalisation(model: Any) -> Normalisation:
+def normalisation_of(model: Any) -> Normalisation:
     """Return the mean and standard deviation of RGB values that a vision tower expects."""
     from open_clip.constants import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
 
@@ -132,43 +123,39 @@ def check_name(name: str) -> None:
         )
 
 
-def build(name: str, source: str) -> nn.Module:
-    """Build the vision tower of a model of open_clip.
+def make(name: str, pretrained: bool) -> nn.Module:
+    """Make the vision tower of a model of open_clip.
 
     Args:
         name: name of the model and the tag of its weights, such as "ViT-B-32/openai".
-        source: "hub" (the weights of the tag), "random", or a file with the tower's tensor names.
+        pretrained: whether with the weights of the tag, or with random ones.
 
     Raises:
         ArgumentError: open_clip is not installed, or the weights cannot be found.
-        CheckpointError: the file does not fit.
     """
     open_clip = _import()
     model, _, tag = name.partition("/")
-    if source == "hub":
-        if not tag:
-            tags = ", ".join(open_clip.list_pretrained_tags_by_model(model)[:4])
-            raise ArgumentError(
-                f"open_clip:{model} needs the tag of its weights, as in open_clip:{model}/TAG; "
-                f"tags: {tags or 'none, use --weights random'}"
-            )
-        if not is_hub_reachable() and not is_hub_offline():
-            raise ArgumentError(
-                f"the model hub with the weights of open_clip:{name} cannot be reached; use "
-                "--weights FILE or --weights random, or set HF_HUB_OFFLINE=1 if they are in its "
-                "cache"
-            )
-        try:
-            return image_part(open_clip.create_model(model, pretrained=tag)).eval()
-        except (OSError, RuntimeError) as error:
-            raise ArgumentError(
-                f"the weights of open_clip:{name} cannot be loaded ({error}); use --weights FILE "
-                "or --weights random"
-            ) from error
-    with OwnRandom(0):
-        tower = image_part(open_clip.create_model(model)).eval()
-    if source != "random":
-        load_file_into(tower, source)
+    if not pretrained:
+        tower: nn.Module = open_clip.create_model(model, load_weights=False).visual
+        return tower
+    other = f"{setting('weights', 'FILE')} or {setting('weights', 'random')}"
+    if not tag:
+        tags = ", ".join(open_clip.list_pretrained_tags_by_model(model)[:4]) or f"none; use {other}"
+        raise ArgumentError(
+            f"open_clip:{model} needs the tag of its weights, as in open_clip:{model}/TAG; "
+            f"tags: {tags}"
+        )
+    if not is_hub_reachable() and not is_hub_offline():
+        raise ArgumentError(
+            f"the model hub with the weights of open_clip:{name} cannot be reached; use {other}, "
+            "or set HF_HUB_OFFLINE=1 if they are in its cache"
+        )
+    try:
+        tower = open_clip.create_model(model, pretrained=tag).visual
+    except (OSError, RuntimeError) as error:
+        raise ArgumentError(
+            f"the weights of open_clip:{name} cannot be loaded ({error}); use {other}"
+        ) from error
     return tower
 
 

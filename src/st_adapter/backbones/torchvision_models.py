@@ -1,22 +1,16 @@
 """Build and run the image models of torchvision."""
 
-from collections.abc import Sequence
 from contextlib import ExitStack
+from functools import partial
 from typing import Any
 
 import torchvision
 from torch import Tensor, nn
 
-from st_adapter.backbones.blockwise import (
-    BlockwiseFamily,
-    MlpBranch,
-    branches_of,
-    catch_input,
-    find_blocks,
-)
-from st_adapter.backbones.construction import OwnRandom
-from st_adapter.backbones.tensor_checks import load_file_into
+from st_adapter.backbones.blockwise import BlockwiseFamily, catch_input, find_blocks
+from st_adapter.backbones.family import Normalisation
 from st_adapter.errors import ArgumentError, did_you_mean
+from st_adapter.wording import setting
 
 _WHERE_BLOCKS_ARE = (
     r"encoder\.layers\.encoder_layer_\d+",  # ViT
@@ -63,7 +57,7 @@ class TorchvisionFamily(BlockwiseFamily):
         linear = [m for m in self.backbone.modules() if isinstance(m, nn.Linear)]
         if not linear:
             raise ArgumentError(f"adapters do not fit {self._name()}: it has no linear classifier")
-        hooks.enter_context(linear[-1].register_forward_pre_hook(catch_input))
+        hooks.enter_context(linear[-1].register_forward_pre_hook(partial(catch_input, self._key())))
 
     def _find_blocks(self) -> dict[str, nn.Module]:
         blocks = find_blocks(self.backbone, _WHERE_BLOCKS_ARE)
@@ -74,13 +68,10 @@ class TorchvisionFamily(BlockwiseFamily):
             )
         return blocks
 
-    def _branches(self, blocks: Sequence[nn.Module]) -> list[MlpBranch | None]:
-        return branches_of(blocks)
-
     def _num_prefix(self) -> int:
-        return int(self._late_norm() is not None)
+        return int(self._token_norm() is not None)
 
-    def _late_norm(self) -> nn.Module | None:
+    def _token_norm(self) -> nn.Module | None:
         is_vit = isinstance(self.backbone, torchvision.models.VisionTransformer)
         return self.backbone.encoder.ln if is_vit else None
 
@@ -95,28 +86,29 @@ def check_name(name: str) -> None:
         )
 
 
-def build(name: str, source: str) -> nn.Module:
-    """Build a classifier of torchvision.
+def make(name: str, pretrained: bool) -> nn.Module:
+    """Make a classifier of torchvision.
 
     Args:
         name: name of the model in torchvision.
-        source: "hub" (torchvision's own download), "random", or a file with its tensor names.
+        pretrained: whether with torchvision's default weights, or with random ones.
 
     Raises:
         ArgumentError: the weights cannot be downloaded.
-        CheckpointError: the file does not fit.
     """
-    if source == "hub":
-        try:
-            model: nn.Module = torchvision.models.get_model(name, weights="DEFAULT")
-        except (OSError, RuntimeError) as error:
-            raise ArgumentError(
-                f"the weights of torchvision:{name} cannot be downloaded ({error}); use --weights "
-                "FILE or --weights random"
-            ) from error
-        return model.eval()
-    with OwnRandom(0):
-        model = torchvision.models.get_model(name, weights=None).eval()
-    if source != "random":
-        load_file_into(model, source)
+    try:
+        model: nn.Module = torchvision.models.get_model(
+            name, weights="DEFAULT" if pretrained else None
+        )
+    except (OSError, RuntimeError) as error:
+        raise ArgumentError(
+            f"the weights of torchvision:{name} cannot be downloaded ({error}); use "
+            f"{setting('weights', 'FILE')} or {setting('weights', 'random')}"
+        ) from error
     return model
+
+
+def preset(name: str) -> Normalisation:
+    """Return the mean and standard deviation that the default weights of a model expect."""
+    transforms = torchvision.models.get_model_weights(name).DEFAULT.transforms()
+    return Normalisation(tuple(transforms.mean), tuple(transforms.std))

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
-from st_adapter.backbones.blockwise import BlockwiseFamily, MlpBranch, branches_of, find_blocks
-from st_adapter.backbones.construction import OwnRandom
+from st_adapter.backbones.blockwise import BlockwiseFamily, find_blocks
 from st_adapter.backbones.family import Normalisation
 from st_adapter.backbones.hub import is_hub_reachable
-from st_adapter.backbones.tensor_checks import load_file_into
+from st_adapter.common.remarks import note
 from st_adapter.errors import ArgumentError
 
 _TOKEN_NORMS = {
@@ -28,7 +27,7 @@ _TOKEN_NORMS = {
 
 _POOLERS = (
     *("swin", "swinv2", "convnext", "convnextv2", "dinov3_convnext", "resnet", "regnet"),
-    *("siglip_vision_model", "beit", "efficientnet", "mobilenet_v2", "focalnet"),
+    *("siglip_vision_model", "beit", "mobilenet_v2", "focalnet"),
 )
 """Types of models whose features are `pooler_output`.
 
@@ -39,12 +38,13 @@ _WHERE_BLOCKS_ARE = (
     r"(\w+\.)*layers\.\d+\.blocks\.\d+",  # Swin
     r"(\w+\.)*stages\.\d+\.layers\.\d+",  # ConvNeXt, ResNet
     r"(\w+\.)*layers?\.\d+",  # ViT, DINOv2, CLIP, SigLIP
-    r"(\w+\.)*blocks\.\d+",  # EfficientNet
 )
 
 _CLIP = Normalisation((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
 _HALF = Normalisation((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
-_USUAL = {"clip_vision_model": _CLIP, "siglip_vision_model": _HALF, "vit": _HALF, "deit": _HALF}
+_USUAL = {"clip_vision_model": _CLIP} | dict.fromkeys(
+    ("siglip_vision_model", "vit", "beit", "mobilenet_v2"), _HALF
+)
 """Normalisation by type of model, for one whose own is not at hand; that of ImageNet otherwise."""
 
 
@@ -60,7 +60,7 @@ class TransformersFamily(BlockwiseFamily):
 
     @classmethod
     def supports(cls, backbone: Any) -> bool:
-        """Whether the model is of transformers and takes pictures."""
+        """Return whether this is a model of transformers that takes pictures."""
         return is_transformers(backbone) and getattr(backbone, "main_input_name", "") == (
             "pixel_values"
         )
@@ -72,7 +72,7 @@ class TransformersFamily(BlockwiseFamily):
 
     def pool(self, features: Any) -> Tensor:
         """Return the class token or the pooler's output, [n, c]."""
-        if self._late_norm() is not None:
+        if self._token_norm() is not None:
             token: Tensor = features.last_hidden_state[:, 0]
             return token
         pooled: Tensor = features.pooler_output
@@ -85,7 +85,7 @@ class TransformersFamily(BlockwiseFamily):
             return self.backbone(pixel_values=frames, **{resize: True})
         return self.backbone(pixel_values=frames)
 
-    def _map(self, features: Any) -> Any:
+    def _grid_features(self, features: Any) -> Any:
         return features.last_hidden_state
 
     def _find_blocks(self) -> dict[str, nn.Module]:
@@ -99,9 +99,6 @@ class TransformersFamily(BlockwiseFamily):
             )
         return find_blocks(self.backbone, _WHERE_BLOCKS_ARE)
 
-    def _branches(self, blocks: Sequence[nn.Module]) -> list[MlpBranch | None]:
-        return branches_of(blocks)
-
     def _num_prefix(self) -> int:
         config = self.backbone.config
         if config.model_type not in _TOKEN_NORMS:
@@ -109,7 +106,7 @@ class TransformersFamily(BlockwiseFamily):
         registers: int = getattr(config, "num_register_tokens", 0)
         return 1 + registers + int(config.model_type == "deit")
 
-    def _late_norm(self) -> nn.Module | None:
+    def _token_norm(self) -> nn.Module | None:
         name = _TOKEN_NORMS.get(self.backbone.config.model_type)
         return getattr(self.backbone, name) if name else None
 
@@ -143,59 +140,73 @@ def unused_tensors(model: Any) -> frozenset[str]:
     return frozenset(name for name in model.state_dict() if name.startswith("pooler."))
 
 
-def normalisation(model: Any) -> Normalisation:
-    """Return the mean and standard deviation of RGB values that a model expects.
+def name_of(model: Any) -> str:
+    """Return the name under which `make` finds a model; empty if it has none."""
+    name = str(model.config.name_or_path or "")
+    if Path(name).is_dir():  # a relative path means nothing in another folder
+        name = str(Path(name).resolve())
+    return f"hf:{name}" if name else ""
 
-    They are those of its `preprocessor_config.json` or, if it is not at hand, the usual ones of
-    its type.
+
+def normalisation_of(model: Any) -> Normalisation:
+    """Return that of `preprocessor_config.json`, or the usual one of the type of model.
+
+    Raises:
+        ArgumentError: the values that the model expects are not a plain normalisation.
     """
     from transformers import ImageProcessingMixin
 
-    name = model.config.name_or_path
-    if name:
-        try:
-            values, _ = ImageProcessingMixin.get_image_processor_dict(name, **_where(name))
-            return Normalisation(tuple(values["image_mean"]), tuple(values["image_std"]))
-        except (OSError, KeyError, TypeError):  # not on this machine, or without normalisation
-            pass
-    return _USUAL.get(model.config.model_type, Normalisation())
+    name, backbone = str(model.config.name_or_path or ""), image_part(model)
+    usual = _USUAL.get(getattr(backbone.config, "model_type", ""), Normalisation())
+    if not name:
+        return usual
+    try:
+        values, _ = ImageProcessingMixin.get_image_processor_dict(name, **_where(name))
+    except OSError:
+        note(f"hf:{name} has no preprocessor_config.json; using {usual}, which is usual for it")
+        return usual
+    scale = values.get("rescale_factor", 1 / 255)
+    if abs(scale - 1 / 255) > 1e-4 or values.get("rescale_offset") or values.get("include_top"):
+        raise ArgumentError(
+            f"hf:{name} expects other values than RGB in 0..1 with a mean and standard deviation; "
+            "state what comes closest with normalisation=(mean, std)"
+        )
+    if not values.get("do_normalize", True):
+        return Normalisation((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
+    return Normalisation(
+        tuple(values.get("image_mean") or usual.mean), tuple(values.get("image_std") or usual.std)
+    )
 
 
-def check_name(name: str) -> None:
-    """Do nothing: only `build` asks the hub, or the folder, whether it has a model."""
-
-
-def build(name: str, source: str) -> nn.Module:
-    """Build the image part of a model of transformers.
+def make(name: str, pretrained: bool) -> nn.Module:
+    """Make a model of transformers.
 
     Args:
         name: OWNER/NAME on the Hugging Face hub, or a folder that `save_pretrained` wrote.
-        source: "hub" (the model's own weights), "random", or a file with its tensor names.
+        pretrained: whether with its own weights, or with random ones.
 
     Raises:
         ArgumentError: transformers is not installed, or the model cannot be found.
-        CheckpointError: the file does not fit.
     """
     transformers = _import()
+    options = {"dtype": torch.float32}  # else that of the file, which may be half precision
     where = _where(name)
     try:
         config = transformers.AutoConfig.from_pretrained(name, **where)
         config = getattr(config, "vision_config", config)
-        if source == "hub":
-            model = transformers.AutoModel.from_pretrained(name, config=config, **where)
-            return image_part(model).eval()
+        if pretrained:
+            model = transformers.AutoModel.from_pretrained(name, config=config, **where, **options)
+        else:
+            model = transformers.AutoModel.from_config(config, **options)
     except (OSError, ValueError) as error:
         reason = " ".join(str(error).split())[:200]
         raise ArgumentError(
             f"hf:{name} cannot be loaded ({reason}); give OWNER/NAME as on the Hugging Face hub, "
             "or a folder with config.json and model.safetensors"
         ) from error
-    with OwnRandom(0):
-        model = image_part(transformers.AutoModel.from_config(config)).eval()
-    config.name_or_path = name
-    if source != "random":
-        load_file_into(model, source)
-    return model
+    model.config.name_or_path = name
+    made: nn.Module = model
+    return made
 
 
 def _where(name: str) -> dict[str, bool]:
@@ -204,12 +215,6 @@ def _where(name: str) -> dict[str, bool]:
     Otherwise it would try again for a minute before it looks in its cache.
     """
     return {"local_files_only": Path(name).is_dir() or not is_hub_reachable()}
-
-
-def name_of(model: Any) -> str:
-    """Return the name under which `build` finds a model; empty if it has none."""
-    name = str(model.config.name_or_path or "")
-    return f"hf:{Path(name).resolve() if Path(name).is_dir() else name}" if name else ""
 
 
 def _import() -> Any:

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from st_adapter.backbones.build import build_backbone, fitting_backbone
-from st_adapter.backbones.named_models import Features, NamedFamily
 from st_adapter.backbones.construction import OwnRandom
 from st_adapter.backbones.digests import digest
-from st_adapter.backbones.libraries import describe
+from st_adapter.backbones.libraries import image_part, library_of, name_of, normalisation_of
+from st_adapter.backbones.named_models import Features, NamedFamily
 from st_adapter.backbones.sources import HubError, resolve_source
 from st_adapter.backbones.tensor_checks import check_fit
 from st_adapter.backbones.weight_files.openai_clip import remark_on_activation
@@ -107,11 +107,11 @@ def attach(
     check_method(method)
     if features is not None and blocks is None:
         raise ArgumentError("features are for models whose blocks are named; give blocks as well")
-    given = describe(backbone)
-    remark_on_activation(*given.name.partition(".")[::2])
-    mean, std = normalisation or given.normalisation
+    name, image_model = name_of(backbone), image_part(backbone)
+    remark_on_activation(*name.partition(".")[::2])
+    mean, std = normalisation or normalisation_of(backbone)
     spec = ModelSpec(
-        backbone=given.name,
+        backbone=name,
         weights="given",
         labels=tuple(labels),
         task=task or Task(),
@@ -128,9 +128,9 @@ def attach(
         features=OWN_FUNCTION if callable(features) else features or "",
         # The digest identifies the weights that the backbone has before training. If training
         # leaves them unchanged, it is computed only when the classifier is saved.
-        digest=digest(given.backbone) if METHODS[method].changes_backbone else "",
+        digest=digest(image_model) if METHODS[method].changes_backbone else "",
     )
-    model = _classifier(given.backbone, spec, features)
+    model = _classifier(image_model, spec, features)
     draw_weights(model.head, head_std)
     model.notes_default_clip = clip is None
     return model
@@ -158,6 +158,7 @@ def create_model(
     head_std: float = TrainConfig.head_std,
     head: Head = TrainConfig.head,
     freeze_head: bool = TrainConfig.freeze_head,
+    normalisation: tuple[Sequence[float], Sequence[float]] | None = None,
 ) -> VideoClassifier:
     """Build an image model by name, and add a head and the trainable parts of a method to it.
 
@@ -183,6 +184,8 @@ def create_model(
         head: "linear", or "cosine" for cosines with a vector of each class. `set_head` replaces
             the random class vectors that either starts with.
         freeze_head: whether to exclude the class vectors from training.
+        normalisation: mean and standard deviation of RGB values in 0..1 that the model expects, as
+            for `attach`.
 
     Returns:
         The classifier, in training mode and on the CPU.
@@ -192,6 +195,9 @@ def create_model(
         CheckpointError: the weights file cannot be read or does not fit the backbone.
     """
     source = resolve_source(backbone, weights)
+    if normalisation is None and (found := library_of(backbone)):
+        library, own_name = found
+        normalisation = library.preset(own_name)
     model = attach(
         build_backbone(backbone, source),
         labels,
@@ -204,8 +210,11 @@ def create_model(
         head_std=head_std,
         head=head,
         freeze_head=freeze_head,
+        normalisation=normalisation,
     )
-    model.spec = dataclasses.replace(model.spec, backbone=backbone, weights=source)
+    # Of a folder, the model has recorded the absolute path.
+    name = model.spec.backbone if backbone.startswith("hf:") else backbone
+    model.spec = dataclasses.replace(model.spec, backbone=name, weights=source)
     return model
 
 
@@ -296,7 +305,7 @@ def load(
             else f"{folder} was not trained with a function for its features"
         )
     if backbone is not None:
-        backbone = describe(backbone).backbone
+        backbone = image_part(backbone)
     if backbone is None:
         backbone, source = _build_recorded(folder, spec, weights)
         _check_digest(folder, spec, backbone, source)
@@ -321,7 +330,8 @@ def _build_recorded(folder: Path, spec: ModelSpec, weights: str | None) -> tuple
     wanted = weights or checkpoint.recorded_weights(folder, spec)
     try:
         source = resolve_source(spec.backbone, wanted)
-        return build_backbone(spec.backbone, source, spec.backbone_options), source
+        backbone = build_backbone(spec.backbone, source, spec.backbone_options)
+        return image_part(backbone), source
     except ArgumentError as error:
         if spec.weights != "given" and not isinstance(error, HubError):
             raise

@@ -119,4 +119,8 @@ def absolute_paths(config: TrainConfig) -> dict[str, Any]:
     if config.head_init not in ("random", "prototype"):
         names.append("head_init")
     names += [n for n in ("mirror", "reversal") if str(getattr(config, n)).lower().endswith(".csv")]
-    return {name: absolute(path) for name in names if (path := getattr(config, name))}
+    paths = {name: absolute(path) for name in names if (path := getattr(config, name))}
+    folder = Path(config.backbone.removeprefix("hf:"))
+    if config.backbone.startswith("hf:") and folder.is_dir():
+        paths["backbone"] = f"hf:{absolute(folder)}"
+    return paths
