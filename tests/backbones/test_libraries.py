@@ -127,7 +127,7 @@ def test_adapters_change_nothing_at_first_and_then_see_the_order_of_frames(name)
             assert torch.equal(model(clips), logits)
         randomise(model)
         forwards = model(clips)
-        assert (forwards - model(clips.flip(1))).abs().max() > 1e-4 * forwards.abs().max()
+        assert (forwards - model(clips.flip(1))).abs().max() > 1e-5 * forwards.abs().max()
         with model.adapters_disabled():
             torch.testing.assert_close(model(clips), model(clips.flip(1)), rtol=1e-3, atol=1e-5)
 
