@@ -8,10 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from st_adapter.backbones.build import build_backbone, fitting_backbone
-from st_adapter.backbones.named_models import Features, NamedFamily
 from st_adapter.backbones.construction import OwnRandom
 from st_adapter.backbones.digests import digest
 from st_adapter.backbones.libraries import describe
+from st_adapter.backbones.named_models import Features, NamedFamily
 from st_adapter.backbones.sources import HubError, resolve_source
 from st_adapter.backbones.tensor_checks import check_fit
 from st_adapter.backbones.weight_files.openai_clip import remark_on_activation
@@ -31,6 +31,7 @@ from st_adapter.model import checkpoint
 from st_adapter.model.classifier import VideoClassifier
 from st_adapter.model.heads import draw_weights
 from st_adapter.model.spec import OWN_FUNCTION, ModelSpec
+from st_adapter.wording import setting
 
 
 def attach(
@@ -244,9 +245,10 @@ def build_model(
     except CheckpointError as error:
         if config.backbone != TrainConfig.backbone:
             raise
-        advice = f"{config.backbone} is the default backbone; use --backbone NAME for another"
+        other = setting("backbone", "NAME")
+        advice = f"{config.backbone} is the default backbone; use {other} for another"
         if fits := fitting_backbone(config.weights):
-            advice = f"This file fits {fits}: use --backbone {fits}"
+            advice = f"This file fits {fits}: use {setting('backbone', fits)}"
         raise CheckpointError(f"{error}. {advice}") from error
 
 
@@ -328,7 +330,7 @@ def _build_recorded(folder: Path, spec: ModelSpec, weights: str | None) -> tuple
         problem = error.problem if isinstance(error, HubError) else error
         raise ArgumentError(
             f"{folder} needs the weights of {spec.backbone}, but {problem}; give them with "
-            f"--weights FILE, or {checkpoint.BUILD_AGAIN}"
+            f"{setting('weights', 'FILE')}, or {checkpoint.BUILD_AGAIN}"
         ) from error
 
 
@@ -345,7 +347,7 @@ def _check_digest(folder: Path, spec: ModelSpec, backbone: nn.Module, source: st
     elif differs:
         advice = "give the right weights"
         if spec.weights == "given":
-            advice += f" with --weights FILE, or {checkpoint.BUILD_AGAIN}"
+            advice += f" with {setting('weights', 'FILE')}, or {checkpoint.BUILD_AGAIN}"
         raise CheckpointError(
             f"{folder} was trained on {spec.backbone} with other weights than those of {source} "
             f"(expected digest {spec.digest[:19]}, found {found[:19]}); {advice}"
