@@ -1,9 +1,5 @@
 """Messages name flags in the command, and arguments in a program."""
 
-import dataclasses
-import re
-from typing import Literal, get_args, get_origin
-
 import pytest
 
 import st_adapter
@@ -11,38 +7,36 @@ from st_adapter.cli.main import main
 from st_adapter.common.provenance import as_command
 from st_adapter.common.remarks import note, say
 from st_adapter.config import TrainConfig
-from st_adapter.errors import CheckpointError, StAdapterError
-from st_adapter.wording import SWITCHES, VALUES, for_caller
+from st_adapter.errors import ArgumentError, CheckpointError, StAdapterError
+from st_adapter.runtime.memory import lower_settings
+from st_adapter.wording import setting, switch
 
 
 @pytest.mark.parametrize(
-    ("flags", "arguments"),
+    ("given", "flag", "argument"),
     [
-        ("lower --batch-size, --frames or --size", "lower batch_size, frames or size"),
-        ("lower --lr. It", "lower lr. It"),
-        ("(--weights FILE)", "(weights=FILE)"),
-        ("use --weights random, or", 'use weights="random", or'),
-        ("use --backbone resnet18 --weights hub;", 'use backbone="resnet18", weights="hub";'),
-        ("--weights takes hub or a file", "weights takes hub or a file"),
-        ("use --init up-zero or more --frames", 'use init="up-zero" or more frames'),
-        ("--batch-size 4 --accumulate 2 (same)", "batch_size=4, accumulate=2 (same)"),
-        ("with --lr 1e-3, not 1.0", "with lr=1e-3, not 1.0"),
-        ("with --head-lr None, not 1.0", "with head_lr=None, not 1.0"),
-        ("use --views 3x1.", 'use views="3x1".'),
-        ("use --columns path=NAME,label=NAME, and", 'use columns="path=NAME,label=NAME", and'),
-        ("or --no-flip to mirror nothing", "or flip=False to mirror nothing"),
-        ("continue with --resume", "continue with resume=True"),
-        # Shell commands, other programs' flags and paths are not ours to rename.
-        ("run: st-adapter train my --out a --resume", "run: st-adapter train my --out a --resume"),
-        ("(docker run --shm-size=1g helps) --lr", "(docker run --shm-size=1g helps) lr"),
-        ("accelerate's --multi_gpu", "accelerate's --multi_gpu"),
-        ("/a--b/--c/x--size.mp4", "/a--b/--c/x--size.mp4"),
+        (("batch-size",), "--batch-size", "batch_size"),
+        (("batch_size",), "--batch-size", "batch_size"),
+        (("precision", "float32"), "--precision float32", 'precision="float32"'),
+        (("weights", "FILE"), "--weights FILE", "weights=FILE"),
+        (("init", "up-zero"), "--init up-zero", 'init="up-zero"'),
+        (("columns", "path=NAME"), "--columns path=NAME", 'columns="path=NAME"'),
+        (("views", "3x1"), "--views 3x1", 'views="3x1"'),
+        (("workers", 0), "--workers 0", "workers=0"),
+        (("lrs", 0.001), "--lrs 0.001", "lrs=0.001"),
+        (("head-lr", None), "--head-lr None", "head_lr=None"),
     ],
 )
-def test_flags_become_arguments_outside_the_command(flags, arguments):
-    assert for_caller(flags) == arguments
+def test_a_setting_is_a_flag_in_the_command_and_an_argument_elsewhere(given, flag, argument):
+    assert setting(*given) == argument
     with as_command("st-adapter train"):
-        assert for_caller(flags) == flags
+        assert setting(*given) == flag
+
+
+def test_a_switch_is_a_flag_without_a_value_or_an_argument_that_is_true_or_false():
+    assert (switch("resume"), switch("flip", on=False)) == ("resume=True", "flip=False")
+    with as_command("st-adapter train"):
+        assert (switch("resume"), switch("flip", on=False)) == ("--resume", "--no-flip")
 
 
 @pytest.mark.parametrize(
@@ -68,6 +62,11 @@ def test_flags_become_arguments_outside_the_command(flags, arguments):
             "use --weights FILE (safetensors, .pth or a CLIP .pt), --weights random, or --backbone",
             'use weights=FILE (safetensors, .pth or a CLIP .pt), weights="random", or backbone=',
         ),
+        (
+            {"weights": "random", "frames": 100_000, "batch_size": 64},
+            "use --batch-size 32 with --accumulate 2 (the same step); or lower --frames or --size",
+            "use batch_size=32 with accumulate=2 (the same step); or lower frames or size",
+        ),
     ],
 )
 def test_the_same_error_from_python_and_from_the_command(
@@ -87,29 +86,39 @@ def test_the_same_error_from_python_and_from_the_command(
     assert in_command in " ".join(capsys.readouterr().err.split())
 
 
-def test_log_messages_are_worded_as_errors_are(caplog):
+def test_a_path_that_contains_a_flag_is_left_alone(tmp_path, capsys):
+    folder = tmp_path / "my --size 3 videos --compile"
+    folder.mkdir()
+    with pytest.raises(StAdapterError, match="my --size 3 videos --compile contains no videos"):
+        st_adapter.train(folder, tmp_path / "run")
+    assert main(["train", str(folder), "--out", str(tmp_path / "run")]) == 2
+    assert "my --size 3 videos --compile" in capsys.readouterr().err
+
+
+def test_a_label_that_contains_a_flag_is_left_alone(folder_data, tmp_path):
+    clips = folder_data
+    label = "turn left --size 3"
+    videos = sorted(path for path in clips.rglob("*") if path.is_file())[:2]
+    table = tmp_path / "list.csv"
+    lines = [f"{videos[0]},{label},train", f"{videos[1]},other,train", f"{videos[0]},{label},val"]
+    table.write_text("\n".join(["path,label,split", *lines]))
+    with pytest.raises(ArgumentError) as caught:
+        st_adapter.train(table, tmp_path / "run", TrainConfig(weights="random", device="cpu"))
+    assert f'these classes into others: {label!r}; use mirror="names" to' in str(caught.value)
+    assert str(caught.value).endswith("or flip=False to mirror nothing")
+
+
+def test_errors_and_log_messages_are_exactly_what_was_written(caplog):
     caplog.set_level("INFO", "st_adapter")
+    text = "lower --batch-size 4, 100% --compile"
+    assert str(CheckpointError(text)) == text
     for tell in (say, note):
-        tell("a smaller --batch-size gives more steps, 100% --compile")
-        with as_command("st-adapter train"):
-            tell("a smaller --batch-size")
-    assert caplog.messages == [
-        "a smaller batch_size gives more steps, 100% compile=True",
-        "a smaller --batch-size",
-        "note: a smaller batch_size gives more steps, 100% compile=True",
-        "note: a smaller --batch-size",
-    ]
+        tell(text)
+    assert caplog.messages == [text, f"note: {text}"]
 
 
-def test_an_error_inside_an_error_is_worded_once():
-    inner = CheckpointError("bad; use --weights FILE")
-    assert str(CheckpointError(f"{inner}; or --lr 3")) == "bad; use weights=FILE; or lr=3"
-
-
-def test_every_setting_that_takes_words_is_known():
-    fields = {item.name.replace("_", "-"): item.type for item in dataclasses.fields(TrainConfig)}
-    assert {name for name, kind in fields.items() if kind is bool} <= SWITCHES
-    words = {
-        word for kind in fields.values() if get_origin(kind) is Literal for word in get_args(kind)
-    }
-    assert {word for word in words if re.fullmatch("[a-z]+", word)} <= VALUES
+def test_advice_is_worded_when_it_is_given_and_not_at_import():
+    assert lower_settings() == "lower batch_size, frames or size"
+    with as_command("st-adapter bench"):
+        error = CheckpointError(lower_settings())
+    assert str(error) == "lower --batch-size, --frames or --size"

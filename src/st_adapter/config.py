@@ -15,6 +15,7 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 
 from st_adapter.errors import ArgumentError, did_you_mean
 from st_adapter.methods import METHODS
+from st_adapter.wording import setting
 
 COLUMNS = ("path", "label", "labels", "start_seconds", "end_seconds", "split")
 """The names that this package gives to the columns of a table of videos."""
@@ -578,7 +579,7 @@ class TrainConfig(_Checked):
         if self.frames == 1 and self.init == "difference" and over_time:
             raise ArgumentError(
                 "init difference needs at least 2 frames, not 1; "
-                "use --init up-zero or more --frames"
+                f"use {setting('init', 'up-zero')} or more {setting('frames')}"
             )
         try:
             re.compile(self.group or "")
@@ -601,7 +602,8 @@ class TrainConfig(_Checked):
             )
         if self.patience and self.keep == "last":
             raise ArgumentError(
-                "patience needs validation after each epoch; leave it out or use --keep best"
+                "patience needs validation after each epoch; leave it out or use "
+                f"{setting('keep', 'best')}"
             )
 
     def _check_machine(self) -> None:
@@ -612,8 +614,8 @@ class TrainConfig(_Checked):
                 )
         if self.prefix_cache and (not self.draws or self.mixup or self.cutmix):
             raise ArgumentError(
-                "prefix_cache needs clips that are used again: set --draws to 1 or more and leave "
-                "out mixup and cutmix"
+                "prefix_cache needs clips that are used again: set "
+                f"{setting('draws')} to 1 or more and leave out mixup and cutmix"
             )
         if self.prefix_cache_folder is not None and not self.prefix_cache:
             raise ArgumentError("prefix_cache_folder needs prefix_cache, its size limit in GB")

@@ -1,18 +1,13 @@
 """The errors that users see. Each message says what is wrong, what was given and what to do."""
 
-from st_adapter.wording import for_caller
-
 
 class StAdapterError(Exception):
     """Base class of all errors that this package raises on purpose.
 
     Catch it to handle every one of them. The command line prints its message as one line, without
-    a traceback. Messages are written with flags ("--batch-size"); in a program they name the
-    arguments instead ("batch_size").
+    a traceback. Messages name settings as the caller gives them: as flags (`--batch-size`) in the
+    command, and as arguments (`batch_size`) in a program.
     """
-
-    def __str__(self) -> str:
-        return for_caller(super().__str__())
 
 
 class ArgumentError(StAdapterError, ValueError):

@@ -12,6 +12,7 @@ from typing import Any
 
 from st_adapter.config import TrainConfig
 from st_adapter.errors import ArgumentError, did_you_mean
+from st_adapter.wording import setting
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -192,7 +193,7 @@ def resolve(recipe: str, file: Path | None, overrides: dict[str, Any]) -> TrainC
             _override(values, record.get("config", record))  # a run's config.json nests them
         except FileNotFoundError as error:
             raise ArgumentError(
-                f"{file} does not exist; --config takes a run's config.json"
+                f"{file} does not exist; {setting('config')} takes a run's config.json"
             ) from error
         except (OSError, ValueError, TypeError, AttributeError) as error:
             raise ArgumentError(f"{file}: not a readable JSON configuration: {error}") from error

@@ -188,7 +188,8 @@ def test_another_resolution_is_refused_with_the_name_that_would_do():
     tensors = {f"visual.{n}": torch.empty(s, device="meta") for n, s in shapes.items()}
     tensors["visual.class_embedding"] = torch.empty(1024, device="meta")
     shape = clip.read_shape(tensors, Path("x.pt"))
-    assert str(shape).endswith("336 px; use --backbone vit_large_patch14_clip_quickgelu_336.openai")
+    name = "vit_large_patch14_clip_quickgelu_336.openai"
+    assert str(shape).endswith(f'336 px; use backbone="{name}"')
 
 
 def test_published_names_are_models_of_their_shape():

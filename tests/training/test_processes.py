@@ -88,7 +88,7 @@ def test_accelerate_starts_processes_as_processes_does(folder_data, tmp_path, ti
     assert done.returncode == 0, done.stderr
     assert losses(out) == pytest.approx(losses(tmp_path / "one"), abs=1e-4)
     assert done.stdout.count("top-1") == 1
-    note = "accelerate's mixed precision (bf16) is ignored; precision decides"
+    note = "accelerate's mixed precision (bf16) is ignored; --precision decides"
     assert done.stderr.count(note) == 1
 
 

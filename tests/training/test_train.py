@@ -569,9 +569,9 @@ def test_a_batch_that_is_run_in_pieces_needs_the_memory_of_one(tiny):
     with_workers = step_bytes(model, replace(config, workers=2))
     assert with_workers(64) - of_batch(64) == 4 * 64 * clip_bytes  # two batches ahead in each
     with pytest.raises(
-        ArgumentError, match=r"a training step with batch size 64, frames 8 .*; lower frames"
+        ArgumentError, match=r"a training step with batch size 64, frames 8 .*; use more memory"
     ):
-        check_memory(model, config, 2**60, "lower --frames")
+        check_memory(model, config, 2**60, "use more memory")
 
 
 def test_the_size_of_a_batch_may_be_left_to_the_machine(folder_data, tmp_path, capsys):

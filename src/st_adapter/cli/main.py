@@ -69,7 +69,7 @@ def main(arguments: list[str] | None = None) -> int:
     """
     show_remarks()
     given = sys.argv[1:] if arguments is None else arguments
-    with as_command(shlex.join(["st-adapter", *given])):  # also while errors are printed
+    with as_command(shlex.join(["st-adapter", *given])):
         return _run(arguments, debug="--debug" in given)
 
 

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from st_adapter.comparison.results import MethodRow, at_edge
-from st_adapter.data.audit import FAULTS, REMARKS, Check, Finding
+from st_adapter.data.audit import FAULTS, Check, Finding, remarks
 from st_adapter.data.formats.listing import SHOWN, counted
 from st_adapter.evaluation.metrics import METRICS
 from st_adapter.recipes import ALIASES, Recipe
@@ -138,7 +138,7 @@ def print_check(check: Check) -> None:
         line += ", very uneven" if counts[most] > 10 * max(1, counts[least]) else ""
     click.echo(line)
     _print_findings("problems", FAULTS, check.findings)
-    _print_findings("worth knowing", REMARKS, check.findings)
+    _print_findings("worth knowing", remarks(), check.findings)
     if not check.faults:
         click.echo("\nno problems found")
 

@@ -14,6 +14,7 @@ from uuid import uuid4
 from safetensors import SafetensorError
 
 from st_adapter.errors import ArgumentError
+from st_adapter.wording import setting
 
 _UNFINISHED = ".st-adapter-unfinished"
 """Suffix of temporary files. It is unusual enough that only our files have it."""
@@ -70,21 +71,23 @@ def no_folder(path: Path) -> str:
     return "is a file" if path.exists() else "does not exist"
 
 
-def check_writable(folder: Path, flag: str = "--out") -> None:
+def check_writable(folder: Path, name: str = "out") -> None:
     """Check that a folder can be created or written to.
 
     Args:
         folder: The folder; it does not have to exist.
-        flag: The flag that names it, for the message.
+        name: The setting that names it, for the message.
 
     Raises:
         ArgumentError: If the folder, or its first parent that exists, is a file or is read-only.
     """
     there = next(p for p in (folder, *folder.absolute().parents) if p.exists())
     if not there.is_dir():
-        raise ArgumentError(f"{there} is a file; {flag} must be a folder")
+        raise ArgumentError(f"{there} is a file; {setting(name)} must be a folder")
     if not os.access(there, os.W_OK):
-        raise ArgumentError(f"{folder}: no permission to write to {there}; choose another {flag}")
+        raise ArgumentError(
+            f"{folder}: no permission to write to {there}; choose another {setting(name)}"
+        )
 
 
 def write_json(path: Path, value: Any) -> None:

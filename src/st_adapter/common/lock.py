@@ -6,6 +6,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from st_adapter.errors import ArgumentError
+from st_adapter.wording import setting
 
 LOCK_FILE = ".lock"
 """Exists in a folder while a process works there. A killed process leaves the file behind, but the
@@ -38,7 +39,8 @@ def alone_in(folder: Path) -> Iterator[None]:
     handle = None if key in _held else _open_locked(file)
     if handle is None:
         raise ArgumentError(
-            f"another process is working in {folder}; wait for it, or choose another --out"
+            f"another process is working in {folder}; wait for it, "
+            f"or choose another {setting('out')}"
         )
     _held.add(key)
     try:

@@ -1,8 +1,7 @@
 """Messages about the progress of work.
 
 The library logs them to the logger `st_adapter`, so that programs can show or filter them. The
-command prints them on stderr and keeps stdout for results. They are written with flags, which
-programs see as arguments.
+command prints them on stderr and keeps stdout for results.
 """
 
 from __future__ import annotations
@@ -12,7 +11,6 @@ from functools import cache
 from typing import TYPE_CHECKING
 
 from st_adapter.common.ranks import is_first_process
-from st_adapter.wording import for_caller
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -31,13 +29,13 @@ def console() -> Console:
 def say(text: str) -> None:
     """Log one line of information; of several processes, only the first one logs."""
     if is_first_process():
-        _LOGGER.info("%s", for_caller(text))
+        _LOGGER.info("%s", text)
 
 
 def note(text: str) -> None:
     """Log a warning. Python prints it even if a program has not configured logging."""
     if is_first_process():
-        _LOGGER.warning("note: %s", for_caller(text))
+        _LOGGER.warning("note: %s", text)
 
 
 class _OnConsole(logging.Handler):

@@ -15,6 +15,7 @@ from st_adapter.data.annotations import Annotations, check_parts, write_table
 from st_adapter.data.holdout import split_validation
 from st_adapter.data.videos import VideoList
 from st_adapter.errors import ArgumentError, DataError
+from st_adapter.wording import setting
 
 PLAN_FILE = "comparison.json"
 """Name of the file with the plan, by which a folder is recognised as holding a comparison."""
@@ -154,7 +155,7 @@ def write_plan(folder: Path, plan: Plan, videos: Annotations) -> None:
     if before is not None:
         check_same(folder, before, json.loads(json.dumps(dataclasses.asdict(plan))))
     elif folder.exists() and (not folder.is_dir() or {*os.listdir(folder)} - {LOCK_FILE}):
-        raise ArgumentError(f"{folder} is not empty; give the comparison another --out")
+        raise ArgumentError(f"{folder} is not empty; give the comparison another {setting('out')}")
     else:
         write_json(folder / PLAN_FILE, dataclasses.asdict(plan))
     for name, part in parts.items():
@@ -168,8 +169,8 @@ def _hold_out(videos: Annotations, config: TrainConfig) -> tuple[VideoList, Vide
     except DataError as error:
         raise DataError(
             f"cannot hold out a part of the training videos ({len(videos.train)} in total) to "
-            f"choose learning rates on: {error}. A single rate, such as --lrs 1e-3, needs no such "
-            "part"
+            f"choose learning rates on: {error}. A single rate, such as "
+            f"{setting('lrs', 0.001)}, needs no such part"
         ) from error
 
 
@@ -188,7 +189,7 @@ def read_plan(folder: Path) -> dict[str, Any] | None:
     record = read_json(file)
     if not isinstance(record.get("config"), dict):
         raise ArgumentError(
-            f'{file} is damaged: it does not contain "config"; choose another --out'
+            f"{file} is damaged: it does not contain 'config'; choose another {setting('out')}"
         )
     return record
 
@@ -213,5 +214,5 @@ def check_same(folder: Path, before: dict[str, Any], now: dict[str, Any]) -> Non
         if name not in free and flat_before.get(name) != value:
             raise ArgumentError(
                 f"{folder} was started with {name} {flat_before.get(name)}, not {value}; continue "
-                "with the same settings, or choose another --out"
+                f"with the same settings, or choose another {setting('out')}"
             )

@@ -20,6 +20,7 @@ from st_adapter.data.formats.tables import SEPARATOR
 from st_adapter.data.holdout import split_validation
 from st_adapter.data.videos import Video, VideoList
 from st_adapter.errors import DataError
+from st_adapter.wording import setting
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -167,7 +168,9 @@ def check_parts(data: Path, parts: Annotations) -> None:
         raise DataError(f"{data}: {counts} validation videos but no training videos: {names}")
     for part, videos in (("training", parts.train), ("validation", parts.val)):
         if not videos:
-            raise DataError(f"{data} has no {part} videos; use --val, or add videos to each class")
+            raise DataError(
+                f"{data} has no {part} videos; use {setting('val')}, or add videos to each class"
+            )
         if missing := videos.missing():
             names = examples(videos.name(i) for i in missing)
             if len(missing) == len(videos):
@@ -238,8 +241,8 @@ def _check_task(path: Path, found: Task, wanted: Task) -> None:
     heads = [[name for name, _ in task.heads] for task in (found, wanted)]
     if found.multi_label != wanted.multi_label or heads[0] != heads[1]:
         raise DataError(
-            f"{path} has {found} per video, but the classes are for {wanted}; use --columns to "
-            "choose the columns of a table that contain labels"
+            f"{path} has {found} per video, but the classes are for {wanted}; use "
+            f"{setting('columns')} to choose the columns of a table that contain labels"
         )
 
 

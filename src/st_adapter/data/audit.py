@@ -18,6 +18,7 @@ from st_adapter.data.video.info import VideoInfo
 from st_adapter.data.video.packets import Probe, count_frames
 from st_adapter.data.videos import Video, VideoList
 from st_adapter.errors import VideoError
+from st_adapter.wording import switch
 
 FAULTS = {
     "unreadable": ("file that cannot be read", "files that cannot be read"),
@@ -35,32 +36,35 @@ FAULTS = {
 }
 """Kinds of problems, with their names in singular and plural. Cleaned lists omit such videos."""
 
-REMARKS = {
-    "too short": (
-        "video shorter than a clip; frames will be repeated",
-        "videos shorter than a clip; frames will be repeated",
-    ),
-    "duplicate": ("duplicate within a part", "duplicates within a part"),
-    "variable rate": (
-        "video with unevenly spaced frames",
-        "videos with unevenly spaced frames",
-    ),
-    "no times": ("video without time stamps", "videos without time stamps"),
-    "rotated": (
-        "video marked as rotated; it will be turned upright",
-        "videos marked as rotated; they will be turned upright",
-    ),
-    "mirrored": (
-        "video marked as mirrored; it will be mirrored as in players",
-        "videos marked as mirrored; they will be mirrored as in players",
-    ),
-    "pixels": (
-        "video whose pixels are not square; --square-pixels corrects this",
-        "videos whose pixels are not square; --square-pixels corrects this",
-    ),
-    "unvalidated": ("class without validation videos", "classes without validation videos"),
-}
-"""Kinds of findings that are worth knowing but do no harm, in singular and plural."""
+
+def remarks() -> dict[str, tuple[str, str]]:
+    """Return the kinds of findings that do no harm, with their names in singular and plural."""
+    corrects = f"{switch('square-pixels')} corrects this"
+    return {
+        "too short": (
+            "video shorter than a clip; frames will be repeated",
+            "videos shorter than a clip; frames will be repeated",
+        ),
+        "duplicate": ("duplicate within a part", "duplicates within a part"),
+        "variable rate": (
+            "video with unevenly spaced frames",
+            "videos with unevenly spaced frames",
+        ),
+        "no times": ("video without time stamps", "videos without time stamps"),
+        "rotated": (
+            "video marked as rotated; it will be turned upright",
+            "videos marked as rotated; they will be turned upright",
+        ),
+        "mirrored": (
+            "video marked as mirrored; it will be mirrored as in players",
+            "videos marked as mirrored; they will be mirrored as in players",
+        ),
+        "pixels": (
+            f"video whose pixels are not square; {corrects}",
+            f"videos whose pixels are not square; {corrects}",
+        ),
+        "unvalidated": ("class without validation videos", "classes without validation videos"),
+    }
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,7 +72,7 @@ class Finding:
     """One finding about a video or a class.
 
     Attributes:
-        kind: A key of FAULTS or REMARKS.
+        kind: A key of `FAULTS` or `remarks()`.
         path: Path of the video, or the name of the class.
         detail: What exactly was found; may be empty.
         example: Part and number of the example, or None for a finding about a file or a class.

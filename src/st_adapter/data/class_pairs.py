@@ -9,6 +9,7 @@ from st_adapter.config import pair_classes, split_pairs
 from st_adapter.data.annotations import Annotations
 from st_adapter.data.formats.listing import csv_rows, examples
 from st_adapter.errors import ArgumentError, did_you_mean
+from st_adapter.wording import setting, switch
 
 UNKNOWN = -1
 """Stands for the class of mirrored clips if the data has no such class."""
@@ -68,9 +69,10 @@ def mirrored_classes(mirror: str | None, data: Annotations) -> dict[int, int]:
     if mirror is None and directed:
         names = examples(repr(data.labels[i]) for i in directed)
         raise ArgumentError(
-            f"mirroring clips may turn these classes into others: {names}; use --mirror names to "
-            "swap classes whose names differ only in left and right, --mirror same to keep all "
-            "labels, or --no-flip to mirror nothing"
+            f"mirroring clips may turn these classes into others: {names}; use "
+            f"{setting('mirror', 'names')} to swap classes whose names differ only in left and "
+            f"right, {setting('mirror', 'same')} to keep all labels, or {switch('flip', on=False)} "
+            "to mirror nothing"
         )
     index = {_plain(data.labels[i]): i for i in directed}
     by_name = {i: index.get(_plain(data.labels[i], _OPPOSITE), UNKNOWN) for i in directed}

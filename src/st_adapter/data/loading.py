@@ -20,6 +20,7 @@ from torch.utils.data import DataLoader
 from st_adapter.common.interrupt import SIGTERM_CODE, end_at_sigterm, hold_back_signals
 from st_adapter.common.remarks import note
 from st_adapter.errors import DataError
+from st_adapter.wording import setting
 
 _SHARED_MEMORY = "/dev/shm"
 """Where Linux keeps the memory that processes share. A Docker container has 64 MB by default."""
@@ -177,7 +178,8 @@ class BatchLoader:
             )
             if "open files" in reason or "ancillary" in reason:
                 why = "dataloader workers need more open files than `ulimit -n` allows"
-        note(f"{why}; the main process decodes the videos instead, as with --workers 0")
+        as_with = setting("workers", 0)
+        note(f"{why}; the main process decodes the videos instead, as with {as_with}")
 
 
 def _can_make_semaphores(count: int) -> bool:

@@ -18,6 +18,7 @@ from st_adapter.errors import ArgumentError
 from st_adapter.evaluation.evaluate import Evaluation, evaluate_videos
 from st_adapter.evaluation.predict import Predictor
 from st_adapter.training.loop import train
+from st_adapter.wording import setting
 
 METHODS = {"linear": "linear probe", "adapter": "spatial adapter", "st-adapter": "ST-Adapter"}
 """The methods that the demo compares, with the names it prints."""
@@ -99,7 +100,7 @@ def run_demo(out: Path | None, seed: int = 0) -> list[Outcome]:
     """
     folder = out or _free_name("st-adapter-demo")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise ArgumentError(f"{folder} is not empty; choose another --out")
+        raise ArgumentError(f"{folder} is not empty; choose another {setting('out')}")
     start = time.perf_counter()
     say(
         f"Making clips of moving photographs in {folder}/clips. The {2 * len(clips.PAIRS)} classes "

@@ -20,6 +20,7 @@ from st_adapter.evaluation.predict import Predictor, expand
 from st_adapter.model.class_vectors import match_vectors, read_vectors
 from st_adapter.model.classifier import VideoClassifier
 from st_adapter.model.heads import CosineHead
+from st_adapter.wording import setting
 
 
 def add_label(
@@ -51,9 +52,11 @@ def add_label(
         DataError: No video can be read.
     """
     if (vectors is None) == (videos is None):
-        raise ArgumentError("give either --vectors or --videos for the new class")
+        raise ArgumentError(
+            f"give either {setting('vectors')} or {setting('videos')} for the new class"
+        )
     if out.exists():
-        raise ArgumentError(f"{out} already exists; choose another --out")
+        raise ArgumentError(f"{out} already exists; choose another {setting('out')}")
     check_writable(out)
     predictor = Predictor(run, weights=weights, device=device)
     model = predictor.model
@@ -65,8 +68,8 @@ def add_label(
         if not head.center.any():
             raise ArgumentError(
                 f"the head of {run} did not start from class means, so that the mean of videos "
-                "cannot be compared with its vectors; train with --head-init prototype, or give "
-                "--vectors"
+                "cannot be compared with its vectors; train with "
+                f"{setting('head-init', 'prototype')}, or give {setting('vectors')}"
             )
         vector = _mean_direction(predictor, head, videos)
     with torch.no_grad():
@@ -82,7 +85,8 @@ def add_label(
 def _checked_head(run: Path, model: VideoClassifier, label: str) -> CosineHead:
     if not isinstance(model.head, CosineHead):
         raise ArgumentError(
-            f"{run} has a linear head, to which classes cannot be added; train with --head cosine"
+            f"{run} has a linear head, to which classes cannot be added; "
+            f"train with {setting('head', 'cosine')}"
         )
     if model.spec.task.heads:
         raise ArgumentError(f"{run} predicts {model.spec.task}; classes can be added to one head")

@@ -15,6 +15,7 @@ from st_adapter.errors import ArgumentError, DataError
 from st_adapter.evaluation.evaluate import Evaluation
 from st_adapter.model.spec import ModelSpec
 from st_adapter.recipes import resolve
+from st_adapter.wording import setting, switch
 
 
 def recorded_run(folder: Path) -> tuple[Path, str, TrainConfig]:
@@ -29,7 +30,8 @@ def recorded_run(folder: Path) -> tuple[Path, str, TrainConfig]:
     file = folder / "config.json"
     if not file.is_file():
         raise ArgumentError(
-            f"{folder} does not contain the config.json of a run; start one without --resume"
+            f"{folder} does not contain the config.json of a run; "
+            f"start one without {switch('resume')}"
         )
     config = resolve("default", file, {})
     record = json.loads(file.read_text(encoding="utf-8"))
@@ -94,7 +96,9 @@ def evaluation_file(run: Path, out: Path | None) -> Path | None:
     if out is None and (run / "config.json").is_file():
         out = run / "eval.json"
     if out is not None and out.exists() and not _earlier_evaluation(out):
-        raise ArgumentError(f"{out} exists and was not written by `evaluate`; choose another --out")
+        raise ArgumentError(
+            f"{out} exists and was not written by `evaluate`; choose another {setting('out')}"
+        )
     return out
 
 
@@ -112,5 +116,6 @@ def write_evaluation(file: Path, evaluation: Evaluation, data: Path) -> None:
     origin = {"data": absolute(data), "command": command()}
     before = _earlier_evaluation(file).get("data", "")
     if before not in ("", origin["data"]):
-        note(f"replacing the evaluation on {before} in {file}; use --out FILE to keep both")
+        other = setting("out", "FILE")
+        note(f"replacing the evaluation on {before} in {file}; use {other} to keep both")
     write_json(file, evaluation.to_json() | origin)

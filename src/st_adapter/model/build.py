@@ -31,6 +31,7 @@ from st_adapter.model import checkpoint
 from st_adapter.model.classifier import VideoClassifier
 from st_adapter.model.heads import draw_weights
 from st_adapter.model.spec import OWN_FUNCTION, ModelSpec
+from st_adapter.wording import setting
 
 
 def attach(
@@ -253,9 +254,10 @@ def build_model(
     except CheckpointError as error:
         if config.backbone != TrainConfig.backbone:
             raise
-        advice = f"{config.backbone} is the default backbone; use --backbone NAME for another"
+        other = setting("backbone", "NAME")
+        advice = f"{config.backbone} is the default backbone; use {other} for another"
         if fits := fitting_backbone(config.weights):
-            advice = f"This file fits {fits}: use --backbone {fits}"
+            advice = f"This file fits {fits}: use {setting('backbone', fits)}"
         raise CheckpointError(f"{error}. {advice}") from error
 
 
@@ -338,7 +340,7 @@ def _build_recorded(folder: Path, spec: ModelSpec, weights: str | None) -> tuple
         problem = error.problem if isinstance(error, HubError) else error
         raise ArgumentError(
             f"{folder} needs the weights of {spec.backbone}, but {problem}; give them with "
-            f"--weights FILE, or {checkpoint.BUILD_AGAIN}"
+            f"{setting('weights', 'FILE')}, or {checkpoint.BUILD_AGAIN}"
         ) from error
 
 
@@ -355,7 +357,7 @@ def _check_digest(folder: Path, spec: ModelSpec, backbone: nn.Module, source: st
     elif differs:
         advice = "give the right weights"
         if spec.weights == "given":
-            advice += f" with --weights FILE, or {checkpoint.BUILD_AGAIN}"
+            advice += f" with {setting('weights', 'FILE')}, or {checkpoint.BUILD_AGAIN}"
         raise CheckpointError(
             f"{folder} was trained on {spec.backbone} with other weights than those of {source} "
             f"(expected digest {spec.digest[:19]}, found {found[:19]}); {advice}"

@@ -17,6 +17,7 @@ from st_adapter.common.task import Task
 from st_adapter.config import AdapterConfig, ClipConfig, MethodConfig
 from st_adapter.errors import CheckpointError
 from st_adapter.model.spec import ModelSpec
+from st_adapter.wording import setting
 
 FORMAT_VERSION = 1
 CONFIG_FILE = "adapter_config.json"
@@ -133,5 +134,5 @@ def recorded_weights(folder: Path, spec: ModelSpec) -> str:
             return str(recorded)
     raise CheckpointError(
         f"{folder} was trained on {spec.backbone} from the file {spec.weights}, which was not "
-        "found; give its weights (--weights FILE)"
+        f"found; give its weights ({setting('weights', 'FILE')})"
     )

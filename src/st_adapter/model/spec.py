@@ -12,6 +12,7 @@ from st_adapter.config import (
     check_types,
 )
 from st_adapter.errors import ArgumentError
+from st_adapter.wording import setting
 
 BACKBONE_OPTIONS = ("embed_dim", "depth", "num_heads", "img_size", "patch_size")
 """Sizes in which a backbone may differ from the timm model of its name.
@@ -94,7 +95,7 @@ class ModelSpec:
         if self.head == "cosine" and self.task.multi_label:
             raise ArgumentError(
                 "a cosine head cannot be used if a video has any number of labels, because it has "
-                "no threshold for each class; use --head linear"
+                f"no threshold for each class; use {setting('head', 'linear')}"
             )
         if len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:
             raise ArgumentError(

@@ -12,6 +12,7 @@ from st_adapter.model import checkpoint
 from st_adapter.model.spec import ModelSpec
 from st_adapter.official.format import is_plain_vit, official_name, read_shape, remark_on
 from st_adapter.training.run_folder import recorded_next_epoch
+from st_adapter.wording import setting
 
 
 def export_official(run: str | Path, out: str | Path) -> int:
@@ -33,7 +34,7 @@ def export_official(run: str | Path, out: str | Path) -> int:
     """
     folder, file = checkpoint.find(Path(run)), Path(out)
     if file.exists():
-        raise ArgumentError(f"{file} already exists; choose another --out")
+        raise ArgumentError(f"{file} already exists; choose another {setting('out')}")
     spec = checkpoint.read_spec(folder)
     ours = checkpoint.read_tensors(folder)
     if obstacles := _obstacles(spec):

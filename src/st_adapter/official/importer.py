@@ -28,6 +28,7 @@ from st_adapter.official.format import (
 )
 from st_adapter.recipes import ALIASES, find_recipe, resolve
 from st_adapter.training.run_folder import check_folder, write_config
+from st_adapter.wording import setting
 
 _UNNAMED = "vit_base_patch16_clip_quickgelu_224"
 """The timm model from which a CLIP of unpublished sizes is built, by overriding its sizes."""
@@ -89,7 +90,7 @@ def import_official(
     file, folder = Path(file), Path(out)
     check_folder(folder, file, resume=False)
     if folder.exists() and any(folder.iterdir()):
-        raise ArgumentError(f"{folder} is not empty; choose another --out")
+        raise ArgumentError(f"{folder} is not empty; choose another {setting('out')}")
     tensors, next_epoch = read_official(file)
     shape = read_shape(str(file), tensors)
     class_names = _read_labels(labels, shape.num_classes)
@@ -155,7 +156,8 @@ def _choose_backbone(
         if name is None:
             raise ArgumentError(
                 f"{source} is for {shape.backbone}, which no published CLIP model has; give the "
-                "weights of that CLIP with --weights FILE, or use --backbone NAME"
+                f"weights of that CLIP with {setting('weights', 'FILE')}, or use "
+                f"{setting('backbone', 'NAME')}"
             )
         return name, options
     clip = openai_clip.read_shape(tensors, Path(weights))
@@ -171,7 +173,7 @@ def _choose_backbone(
     if not heads:
         note(
             f"the weights do not record the number of attention heads; assuming "
-            f"{sizes['num_heads']}; use --heads to change that"
+            f"{sizes['num_heads']}; use {setting('heads')} to change that"
         )
     return _UNNAMED, sizes
 

@@ -9,6 +9,7 @@ from st_adapter.model.classifier import VideoClassifier
 from st_adapter.runtime.device import best_seconds
 from st_adapter.runtime.memory import clear_out_of_memory
 from st_adapter.runtime.micro_batches import clips_at_once
+from st_adapter.wording import switch
 
 _NO_GAIN = 0.95
 """Speed-up below which compilation counts as a loss. It is less than 1 because other programs on
@@ -54,8 +55,9 @@ def compile_model(
         except RuntimeError as error:  # base of the compiler's own error classes, which are private
             reason = str(error).strip().splitlines()[0]
             raise ArgumentError(
-                f"the model cannot be compiled on this machine: {reason}; run without --compile"
+                f"the model cannot be compiled on this machine: {reason}; "
+                f"run without {switch('compile')}"
             ) from error
     what = "scoring" if scoring else "a training step"
-    advice = "; it is faster without --compile" if before / after < _NO_GAIN else ""
+    advice = f"; it is faster without {switch('compile')}" if before / after < _NO_GAIN else ""
     say(f"compiled: {what} takes {after / before:.2f} times as long as before{advice}")

@@ -13,6 +13,7 @@ from st_adapter.errors import ArgumentError
 from st_adapter.model.classifier import VideoClassifier
 from st_adapter.model.precision import HALF, Precision
 from st_adapter.runtime.memory import clear_out_of_memory
+from st_adapter.wording import setting
 
 _WORTH_IT = 1.15
 """Speed-up of bfloat16 over float32 from which its rounding errors are accepted."""
@@ -138,8 +139,9 @@ def check_input_size(model: VideoClassifier, size: int) -> None:
     """
     pixel = torch.zeros(1, 1, 1, 1, 1, dtype=torch.uint8, device=model.device)
     clip = pixel.expand(1, 2, 3, size, size)
+    advice = f"lower {setting('size', size)}"
     try:
-        with torch.inference_mode(), clear_out_of_memory(model.device, f"lower --size {size}"):
+        with torch.inference_mode(), clear_out_of_memory(model.device, advice):
             model(clip)
     except (AssertionError, RuntimeError, ValueError) as error:  # which one depends on the backbone
         reason = f": {str(error).splitlines()[0]}" if str(error) else ""

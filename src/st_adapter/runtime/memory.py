@@ -15,6 +15,7 @@ from st_adapter.config import TrainConfig
 from st_adapter.errors import ArgumentError, MemoryShortError
 from st_adapter.model.classifier import VideoClassifier
 from st_adapter.runtime.micro_batches import clips_at_once
+from st_adapter.wording import setting, switch
 
 _ROOM = 1.3
 """Factor between the memory that the estimate counts and the memory to keep available."""
@@ -125,34 +126,40 @@ def _kept_bytes(model: VideoClassifier, size: int) -> int:
 
 
 @contextmanager
-def clear_out_of_memory(
-    device: torch.device, advice: str = "lower --batch-size, --frames or --size"
-) -> Iterator[None]:
+def clear_out_of_memory(device: torch.device, advice: str | None = None) -> Iterator[None]:
     """Raise a MemoryShortError with `advice` if an allocation fails inside this block.
 
     Args:
         device: The device to name in the message.
-        advice: What the user can do.
+        advice: What the user can do. By default, lower one of the settings that need memory.
     """
     try:
         yield
     except RuntimeError as error:
         if not isinstance(error, torch.OutOfMemoryError) and "allocate memory" not in str(error):
             raise
-        raise MemoryShortError(f"out of memory on {device}; {advice}") from error
+        raise MemoryShortError(
+            f"out of memory on {device}; {advice or lower_settings()}"
+        ) from error
+
+
+def lower_settings() -> str:
+    """Return advice to lower the settings that need memory."""
+    return f"lower {setting('batch-size')}, {setting('frames')} or {setting('size')}"
 
 
 def what_saves_memory(model: VideoClassifier, config: TrainConfig) -> str:
     """Return advice on how a run could save memory, without what it does already."""
     ways = []
     if model.family.can_checkpoint and not config.checkpoint_activations:
-        ways.append("use --checkpoint-activations")
+        ways.append(f"use {switch('checkpoint-activations')}")
     if model.precision == "float32":
-        ways.append("use --precision bfloat16")
+        ways.append(f"use {setting('precision', 'bfloat16')}")
     half = config.batch_size // 2
     if half and half * 2 == config.batch_size and half % config.repeats == 0:
-        ways.append(f"use --batch-size {half} --accumulate {2 * config.accumulate} (the same step)")
-    return "; or ".join([*ways, "lower --frames or --size"])
+        batches = setting("accumulate", 2 * config.accumulate)
+        ways.append(f"use {setting('batch-size', half)} with {batches} (the same step)")
+    return "; or ".join([*ways, f"lower {setting('frames')} or {setting('size')}"])
 
 
 def peak_memory_gb(device: torch.device) -> float:

@@ -22,16 +22,15 @@ from st_adapter.data.videos import Video
 from st_adapter.errors import VideoError
 from st_adapter.model.build import build_model
 from st_adapter.runtime.device import choose_device, seconds_of
-from st_adapter.runtime.memory import clear_out_of_memory, peak_memory_gb
+from st_adapter.runtime.memory import clear_out_of_memory, lower_settings, peak_memory_gb
 from st_adapter.runtime.micro_batches import clips_at_once
 from st_adapter.training.batches import train_transform
 from st_adapter.training.loop import settle
 from st_adapter.training.optimizer import make_step
+from st_adapter.wording import setting
 
 _SECONDS, _FRAMES_PER_SECOND, _WIDTH, _HEIGHT = 10, 30, 340, 256
 """Length, frame rate and size of the synthetic video: a 10-second clip, as in Kinetics."""
-
-_SAVES_MEMORY = "use --precision bfloat16, or lower --batch-size, --frames or --size"
 
 
 def bench(config: TrainConfig, video: Path | None = None) -> dict[str, Any]:
@@ -60,7 +59,8 @@ def bench(config: TrainConfig, video: Path | None = None) -> dict[str, Any]:
     if video is not None:
         probe(video)  # find an unreadable video before the model is built
     model = build_model(config, [str(i) for i in range(400)], "random").to(device)
-    config = settle(model, config, advice=_SAVES_MEMORY)
+    advice = f"use {setting('precision', 'bfloat16')}, or {lower_settings()}"
+    config = settle(model, config, advice=advice)
     shape = (config.batch_size, config.frames, 3, config.size, config.size)
     clips = torch.randint(0, 256, shape, dtype=torch.uint8, device=device)
     pieces = clips.split(clips_at_once(device, config.frames, config.size))
@@ -70,7 +70,7 @@ def bench(config: TrainConfig, video: Path | None = None) -> dict[str, Any]:
         for piece in pieces:
             model(piece)
 
-    with bar("measuring", 3) as progress, clear_out_of_memory(device, _SAVES_MEMORY):
+    with bar("measuring", 3) as progress, clear_out_of_memory(device, advice):
         rows = [_row("loading a clip", _load_seconds(config, video), clips=1)]
         progress.advance()
         step = make_step(model, config, pieces)

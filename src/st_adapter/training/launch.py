@@ -36,6 +36,7 @@ from st_adapter.common.remarks import note, remarks_are_shown, show_remarks
 from st_adapter.config import TrainConfig
 from st_adapter.errors import ArgumentError, StAdapterError, TrainingError
 from st_adapter.runtime.device import choose_device
+from st_adapter.wording import setting, switch
 
 if TYPE_CHECKING:
     from torch.distributed.launcher.api import LaunchConfig
@@ -81,12 +82,14 @@ def check_accelerate() -> None:
             )
     precision = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
     if precision != "no" and is_first_process():
-        note(f"accelerate's mixed precision ({precision}) is ignored; --precision decides")
+        ours = setting("precision")
+        note(f"accelerate's mixed precision ({precision}) is ignored; {ours} decides")
     alone = os.environ.get("ACCELERATE_USE_CPU", "").lower() == "true" and not is_launched()
     if alone and "MASTER_ADDR" in os.environ:
         note(
             "accelerate started only one process, because on the CPU it needs MPI to start "
-            "several; use --processes N, or accelerate's --multi_gpu with --device cpu"
+            f"several; use {setting('processes', 'N')}, or accelerate's --multi_gpu with "
+            f"{setting('device', 'cpu')}"
         )
 
 
@@ -256,7 +259,7 @@ def _read_error(folder: Path, rank: int, count: int, exit_code: int) -> BaseExce
         reason = str(error).strip().splitlines()[-1]
     failed = TrainingError(
         f"process {rank} of {count} ended with code {exit_code} ({reason}); "
-        "continue the run with --resume"
+        f"continue the run with {switch('resume')}"
     )
     failed.add_note(str(error or ""))  # the traceback, for --debug
     return failed

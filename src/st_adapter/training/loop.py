@@ -59,6 +59,7 @@ from st_adapter.training.run import Run
 from st_adapter.training.run_folder import check_folder, resumed_config
 from st_adapter.training.state import SavedStates
 from st_adapter.training.step import take_step
+from st_adapter.wording import setting, switch
 
 _LOG_EVERY = 10
 """Most steps between two lines of metrics.jsonl. Short epochs get about ten lines each."""
@@ -210,7 +211,7 @@ def _ended(run: Run, error: Exception) -> str:
     """Describe why files or videos ended a run, and how to continue it."""
     return (
         f"ended at step {run.at.step}: {error}. The last good state is in {run.folder}; "
-        "fix the cause, then continue with --resume"
+        f"fix the cause, then continue with {switch('resume')}"
     )
 
 
@@ -286,7 +287,8 @@ def settle(
         if not model.family.can_checkpoint:
             raise ArgumentError(
                 f"checkpoint_activations works with plain ViTs only, not with "
-                f"{type(model.backbone).__name__}; use a smaller --batch-size with --accumulate"
+                f"{type(model.backbone).__name__}; use a smaller {setting('batch-size')} with "
+                f"{setting('accumulate')}"
             )
         model.family.checkpoints = True  # steps take about a third longer; gradients are the same
     if not config.compile:
@@ -355,7 +357,7 @@ def _announce(run: Run) -> None:
     if config.step_clips > len(data.train) * config.repeats:
         note(
             f"every step trains on all {len(data.train)} training videos, because they are fewer "
-            "than a step can take; a smaller --batch-size gives more steps per epoch"
+            f"than a step can take; a smaller {setting('batch-size')} gives more steps per epoch"
         )
     now = run.accelerator.num_processes
     if now != processes:

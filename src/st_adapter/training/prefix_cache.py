@@ -32,6 +32,7 @@ from st_adapter.data.video.picture_folders import list_pictures
 from st_adapter.data.videos import Video
 from st_adapter.errors import ArgumentError
 from st_adapter.model.classifier import VideoClassifier, autocast
+from st_adapter.wording import setting
 
 Key = tuple[str, int]
 """Which clips (a draw such as "draw 3", or `VALIDATION`), and the index of their video."""
@@ -236,11 +237,11 @@ def make_prefix_cache(
         raise ArgumentError(
             f"prefix_cache has nothing to keep: in {config.backbone}, the method {config.method} "
             "leaves no block frozen before the first trained one; use a plain ViT with a number "
-            "for --adapter-layers, or with the method linear, temporal or partial"
+            f"for {setting('adapter-layers')}, or with the method linear, temporal or partial"
         )
     most_bytes, folder, used = config.prefix_cache * 2**30, config.prefix_cache_folder, 0
     if folder is not None:
-        check_writable(Path(folder), "--prefix-cache-folder")
+        check_writable(Path(folder), "prefix-cache-folder")
         remove_unfinished(Path(folder), _ABANDONED_SECONDS)
         used = sum(file.stat().st_size for file in Path(folder).glob("*/*.safetensors"))
     rest = AfterPrefix(model, blocks, config.size)

@@ -12,6 +12,7 @@ from st_adapter.common.provenance import command, versions
 from st_adapter.config import TrainConfig
 from st_adapter.errors import ArgumentError
 from st_adapter.evaluation.run_record import recorded_run
+from st_adapter.wording import setting, switch
 
 _CACHE = ("prefix_cache", "prefix_cache_folder")
 _MACHINE_SETTINGS = ("workers", "device", "checkpoint_activations", "compile", "tracker", *_CACHE)
@@ -67,12 +68,14 @@ def check_folder(folder: Path, data: Path, resume: bool) -> None:
     """
     has_config = (folder / "config.json").exists()
     if not resume and any((folder / name).exists() for name in _RUN_FILES):
-        hint = "continue it with --resume, or " if has_config else ""
-        raise ArgumentError(f"{folder} already contains a run; {hint}choose another --out")
+        hint = f"continue it with {switch('resume')}, or " if has_config else ""
+        raise ArgumentError(
+            f"{folder} already contains a run; {hint}choose another {setting('out')}"
+        )
     if (folder / "comparison.json").exists():
-        raise ArgumentError(f"{folder} contains a comparison; choose another --out")
+        raise ArgumentError(f"{folder} contains a comparison; choose another {setting('out')}")
     if absolute(folder) == absolute(data):
-        raise ArgumentError(f"{folder} is the folder of the data; choose another --out")
+        raise ArgumentError(f"{folder} is the folder of the data; choose another {setting('out')}")
     check_writable(folder)
     if not resume:
         return
@@ -82,7 +85,7 @@ def check_folder(folder: Path, data: Path, resume: bool) -> None:
     if absolute(before) != absolute(data):
         raise ArgumentError(
             f"{folder} was started on {before}, not {absolute(data)}; resume with the same data, "
-            "or start a new run with another --out"
+            f"or start a new run with another {setting('out')}"
         )
 
 
@@ -103,9 +106,8 @@ def resumed_config(folder: Path, wanted: TrainConfig | None) -> TrainConfig:
         same = values[name] == before or (name == "precision" and values[name] == "auto")
         same |= name == "epochs" and values[name] > before
         if name not in (*_MACHINE_SETTINGS, "processes") and not same:
-            flag = f"--{name.replace('_', '-')}"
             raise ArgumentError(
-                f"{folder} was started with {flag} {before}, not {values[name]}; "
+                f"{folder} was started with {setting(name, before)}, not {values[name]}; "
                 "a resumed run keeps its configuration"
             )
     return replace(recorded, **{n: getattr(wanted, n) for n in ("epochs", *_MACHINE_SETTINGS)})

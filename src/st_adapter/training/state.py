@@ -16,9 +16,12 @@ from st_adapter.data.datasets import Skipped
 from st_adapter.errors import ArgumentError, CheckpointError, TrainingError
 from st_adapter.model.build import copy_trained
 from st_adapter.training.run import Position, Run
+from st_adapter.wording import setting
 
-WHAT_HELPS = "lower --lr, or use --precision float32"
-"""Advice for a loss or parameter that is NaN or infinite."""
+
+def what_helps() -> str:
+    """Return advice for a loss or parameter that is NaN or infinite."""
+    return f"lower {setting('lr')}, or use {setting('precision', 'float32')}"
 
 
 class SavedStates:
@@ -84,14 +87,14 @@ class SavedStates:
         if not files and (run.folder / "adapter_last").exists():
             raise CheckpointError(
                 f"{run.folder}/state is empty, so the run cannot be resumed; start a new one with "
-                "another --out"
+                f"another {setting('out')}"
             )
         if files:
             file, state = self._newest_readable(files)
             if state["data_digest"] != run.data_digest:
                 raise ArgumentError(
                     f"{run.folder} was started on other videos or labels; resume with the same "
-                    "data, or start a new run with another --out"
+                    f"data, or start a new run with another {setting('out')}"
                 )
             copy_trained(run.model, state["trained"], str(file))
             run.optimizer.load_state_dict(state["optimizer"])
@@ -108,7 +111,7 @@ class SavedStates:
         if not all(tensor.isfinite().all() for tensor in trained.values()):
             raise TrainingError(
                 f"a trained parameter is NaN or infinite after step {self._run.at.step}; "
-                f"{WHAT_HELPS}. The last good state is in {self._run.folder}"
+                f"{what_helps()}. The last good state is in {self._run.folder}"
             )
         return trained
 
@@ -165,7 +168,7 @@ class SavedStates:
                 note(f"{file} is damaged; an older state is used if there is one")
         raise CheckpointError(
             f"no state in {self._run.folder}/state can be read, so the run cannot be resumed; "
-            "start a new one with another --out. The adapter kept so far is in adapter/"
+            f"start a new one with another {setting('out')}. The adapter kept so far is in adapter/"
         )
 
 

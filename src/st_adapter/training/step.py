@@ -15,7 +15,7 @@ from st_adapter.data.batches import TrainBatch
 from st_adapter.errors import DataError, DivergedError
 from st_adapter.training.optimizer import clip_gradient, learning_rate_factor
 from st_adapter.training.run import Run
-from st_adapter.training.state import WHAT_HELPS
+from st_adapter.training.state import what_helps
 
 _MOST_BAD_STEPS = 5
 """Skipped steps in a row after which training ends, because the next ones would fail as well."""
@@ -187,5 +187,5 @@ def _note_bad_step(run: Run, what: str, value: float, batches: list[TrainBatch])
         return
     raise DivergedError(
         f"{what} was {value} for {run.at.bad_in_row} steps in a row (last: step {run.at.step}); "
-        f"{WHAT_HELPS}. The last good state is in {run.folder}"
+        f"{what_helps()}. The last good state is in {run.folder}"
     )

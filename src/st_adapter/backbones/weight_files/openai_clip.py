@@ -10,6 +10,7 @@ from torch import Tensor
 
 from st_adapter.common.remarks import note
 from st_adapter.errors import CheckpointError
+from st_adapter.wording import setting
 
 # Parts of OpenAI's tensor names, and the parts of timm's names that replace them.
 _RENAMED = {
@@ -51,7 +52,7 @@ class ClipShape:
 
     def __str__(self) -> str:
         sizes = f"{self.width} wide, {self.blocks} blocks, patch {self.patch}, {self.size} px"
-        return f"{sizes}; use --backbone {self.name}" if self.name else sizes
+        return f"{sizes}; use {setting('backbone', self.name)}" if self.name else sizes
 
 
 PUBLISHED = {

@@ -14,6 +14,7 @@ from torch import Tensor
 from st_adapter.backbones.weight_files.torchscript import is_torchscript, read_torchscript
 from st_adapter.common.remarks import note
 from st_adapter.errors import ArgumentError, CheckpointError
+from st_adapter.wording import setting
 
 _PREFIXES = ("module.", "backbone.", "model.", "encoder.", "module.backbone.", "module.encoder.")
 """Prefixes that wrappers put before every name: DataParallel, and self-supervised training."""
@@ -100,7 +101,8 @@ def read_record(file: Path) -> Any:
     """
     if not file.is_file():
         raise ArgumentError(
-            f"weights file {file} does not exist; --weights takes hub, package, random or a file"
+            f"weights file {file} does not exist; {setting('weights')} takes hub, package, random "
+            "or a file"
         )
     form = "weights file"
     try:

@@ -16,6 +16,7 @@ from st_adapter.data.formats import (
 )
 from st_adapter.data.formats.listing import Listing, Root, read_csv, read_lines
 from st_adapter.errors import DataError
+from st_adapter.wording import setting
 
 _FORMS = "a folder, a .csv, .parquet or .json table, a .txt list, or .tar shards"
 
@@ -35,7 +36,7 @@ def read_listing(path: Path, options: DataConfig) -> Listing:
     is_hmdb51 = path.is_dir() and hmdb51.matches(path)
     if not is_hmdb51 and shards.matches(path):
         if options.videos:
-            raise DataError(f"{path} contains its own videos; remove --videos")
+            raise DataError(f"{path} contains its own videos; remove {setting('videos')}")
         return shards.read(path, options.column_names)
     if not path.exists():
         raise DataError(f"{path} does not exist; DATA is {_FORMS}")
@@ -43,7 +44,8 @@ def read_listing(path: Path, options: DataConfig) -> Listing:
     root = Root(Path(options.videos) if options.videos else folder, path)
     if not Path(root.folder).is_dir():
         raise DataError(
-            f"{root.folder} is not a folder; --videos takes the folder that contains the videos"
+            f"{root.folder} is not a folder; {setting('videos')} takes the folder that contains "
+            "the videos"
         )
     if path.is_dir():
         return hmdb51.read(path, root, options.split) if is_hmdb51 else folders.read(path)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from st_adapter.data.formats.listing import Listing, Root, read_lines
 from st_adapter.errors import DataError
+from st_adapter.wording import setting
 
 _PARTS = {"1": "train", "2": "val"}
 
@@ -28,5 +29,5 @@ def read(folder: Path, root: Root, split: int) -> Listing:
             if part in _PARTS:
                 listing.add(root.find(f"{label}/{name}", name), label, split=_PARTS[part])
     if not listing.paths:
-        raise DataError(f"{folder} has no split {split}; --split takes 1, 2 or 3")
+        raise DataError(f"{folder} has no split {split}; {setting('split')} takes 1, 2 or 3")
     return listing

@@ -13,6 +13,7 @@ from typing import Any
 
 from st_adapter.common.paths import is_remote, is_video_name
 from st_adapter.errors import DataError
+from st_adapter.wording import setting
 
 WHOLE = float("nan")
 """Start or end of an example that is a whole video."""
@@ -160,7 +161,7 @@ class Root:
         if re.match(r"[A-Za-z]:[\\/]", name):
             raise DataError(
                 f"{where}: {name!r} is a Windows path; write paths relative to a folder, and give "
-                "that folder with --videos"
+                f"that folder with {setting('videos')}"
             )
         if "\\" in name and not os.path.exists(f"{self._start}{name}"):
             name = name.replace("\\", "/")  # the list was written on Windows
@@ -170,7 +171,8 @@ class Root:
         if not path.startswith(self._start):
             raise DataError(
                 f"{where}: {name!r} leads out of the data folder {self.folder}; "
-                "give the folder that contains the videos with --videos, or use absolute paths"
+                f"give the folder that contains the videos with {setting('videos')}, or use "
+                "absolute paths"
             )
         return path
 

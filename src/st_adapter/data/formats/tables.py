@@ -16,6 +16,7 @@ from st_adapter.data.formats.listing import (
     seconds,
 )
 from st_adapter.errors import DataError, did_you_mean
+from st_adapter.wording import setting
 
 SEPARATOR = ";"
 """Separator of the labels in the column `labels`."""
@@ -98,8 +99,8 @@ def _settle(
         raise DataError(
             f"{path} has no column {' or '.join(missing)}; its header is {','.join(header)!r}, "
             "but must contain path,label separated by commas, and may contain "
-            "start_seconds,end_seconds,split; for other names use --columns "
-            "path=NAME,label=NAME, and for several labels label=NAME+NAME"
+            "start_seconds,end_seconds,split; for other names use "
+            f"{setting('columns', 'path=NAME,label=NAME')}, and for several labels label=NAME+NAME"
         )
     for column in header if not columns else ():
         hint = did_you_mean(column, list(COLUMNS))

@@ -15,6 +15,7 @@ from st_adapter.data.archives.tar import read_bytes
 from st_adapter.data.video.decode import scaled_size
 from st_adapter.data.video.info import VideoInfo
 from st_adapter.errors import ArgumentError
+from st_adapter.wording import setting
 
 _LATE_SECONDS = 1e-4
 """Tolerance between the time of a frame and the one that its packet states; both are rounded."""
@@ -30,7 +31,8 @@ def check_torchcodec() -> None:
         from torchcodec.decoders import VideoDecoder  # type: ignore[attr-defined]
     except ImportError as error:
         raise ArgumentError(
-            "--decoder torchcodec requires an extra: pip install 'st-adapter[torchcodec]'"
+            f"{setting('decoder', 'torchcodec')} requires an extra: "
+            "pip install 'st-adapter[torchcodec]'"
         ) from error
     try:
         VideoDecoder(b"no video")  # loads FFmpeg, which the import does not
@@ -38,7 +40,7 @@ def check_torchcodec() -> None:
         if "libtorchcodec" in str(error):
             raise ArgumentError(
                 "torchcodec cannot be used: it requires FFmpeg's libraries on this machine; "
-                "use --decoder pyav, which includes them"
+                f"use {setting('decoder', 'pyav')}, which includes them"
             ) from error
 
 
