@@ -225,13 +225,15 @@ def test_classifiers_with_other_blocks_and_features_share_a_model():
         {"blocks": "encoder.layers.*"},
         {"blocks": "encoder.layers.*_1", "features": "heads"},
     ]
-    together = [randomise(st_adapter.attach(vit, LABELS, **s)).eval() for s in settings]
+    clip = st_adapter.ClipConfig(size=64)
+    together = [randomise(st_adapter.attach(vit, LABELS, clip=clip, **s)).eval() for s in settings]
     assert [len(model.adapters) for model in together] == [6, 6, 2]
     frames = clips[:, :1]
     with torch.no_grad():
         expected = vit(together[0].normalise(frames)[:, 0])
         for model, setting in zip(together, settings, strict=True):
-            alone = st_adapter.attach(copy.deepcopy(vit), LABELS, **setting).eval()
+            fresh = MODELS["torchvision ViT"]()
+            alone = st_adapter.attach(fresh, LABELS, clip=clip, **setting).eval()
             alone.load_state_dict(model.state_dict())
             torch.testing.assert_close(model(clips), alone(clips))
             with model.adapters_disabled():
