@@ -361,6 +361,11 @@ class BlockwiseFamily(Family):
             )
         # A module that takes the frame itself, [1, 3, h, w], is a stem and not a block.
         inputs = {name: s for name, s in shapes.items() if len(s[0]) != 4 or s[0][1] != 3}
+        if not inputs:
+            raise ArgumentError(
+                f"adapters do not fit {self._name()}: none of its blocks "
+                f"({', '.join([*blocks][:3])}) is called with features when the model runs"
+            )
         return inputs, _shape(self._grid_features(features)), pooled.shape[-1]
 
     def _check_branches(self, blocks: dict[str, nn.Module], branch: MlpBranch) -> None:

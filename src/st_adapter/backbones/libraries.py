@@ -17,13 +17,14 @@ class Library:
 
     Attributes:
         make: makes a model from its name, with its own weights (True) or random ones.
-        check_name: raises ArgumentError if the library does not have a model.
+        check_name: raises ArgumentError if the library does not have a model or, if they are
+            wanted (True), its weights.
         preset: returns the normalisation that the weights of a name expect, if models of the
             library do not record it.
     """
 
     make: Callable[[str, bool], nn.Module]
-    check_name: Callable[[str], None] = lambda name: None
+    check_name: Callable[[str, bool], None] = lambda name, pretrained: None
     preset: Callable[[str], Normalisation | None] = lambda name: None
 
     def build(self, name: str, source: str) -> nn.Module:

@@ -83,7 +83,7 @@ def advice_on(name: str) -> str:
     """Return what to use instead of a name that timm does not have, to end an error message."""
     # Papers call both ImageNet's and CLIP's model ViT-B/16.
     names = [timm_name(name), timm_name(f"clip-{name}")]
-    meant = [found for found in names if found and timm.is_model_pretrained(found)]
+    meant = [found for found in dict.fromkeys(names) if found and timm.is_model_pretrained(found)]
     ways = [setting("backbone", found) for found in meant]
     owned = re.sub(r"^hf[-_]hub:", "", name)
     if re.fullmatch(r"[a-z0-9][\w-]*/[\w.-]+", owned) and not owned.startswith("timm/"):

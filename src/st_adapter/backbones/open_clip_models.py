@@ -4,6 +4,7 @@ from contextlib import ExitStack
 from functools import partial
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from st_adapter.backbones.blockwise import BlockwiseFamily, catch_input, find_blocks
@@ -102,11 +103,12 @@ def normalisation_of(model: Any) -> Normalisation:
     return Normalisation(tuple(mean), tuple(std))
 
 
-def check_name(name: str) -> None:
+def check_name(name: str, pretrained: bool = True) -> None:
     """Raise ArgumentError, with similar names, if open_clip does not have a model or its tag.
 
     Args:
         name: name of the model, with or without "/" and the tag of its weights.
+        pretrained: whether the tag is needed.
     """
     open_clip = _import()
     model, _, tag = name.partition("/")
@@ -114,12 +116,18 @@ def check_name(name: str) -> None:
     if model not in names:
         raise ArgumentError(
             f"unknown backbone 'open_clip:{name}': open_clip does not have the model {model!r}"
-            + did_you_mean(model, names)
+            + did_you_mean(f"open_clip:{model}", [f"open_clip:{n}" for n in names])
         )
     tags = open_clip.list_pretrained_tags_by_model(model)
     if tag and tag not in tags:
         raise ArgumentError(
             f"open_clip:{model} has no weights tagged {tag!r}; tags: {', '.join(tags) or 'none'}"
+        )
+    if pretrained and not tag:
+        other = f"{setting('weights', 'FILE')} or {setting('weights', 'random')}"
+        raise ArgumentError(
+            f"open_clip:{model} needs the tag of its weights, as in open_clip:{model}/TAG; "
+            f"tags: {', '.join(tags) or f'none; use {other}'}"
         )
 
 
@@ -136,15 +144,10 @@ def make(name: str, pretrained: bool) -> nn.Module:
     open_clip = _import()
     model, _, tag = name.partition("/")
     if not pretrained:
-        tower: nn.Module = open_clip.create_model(model, load_weights=False).visual
+        device = torch.get_default_device()  # "meta" if only shapes are wanted
+        tower: nn.Module = open_clip.create_model(model, load_weights=False, device=device).visual
         return tower
     other = f"{setting('weights', 'FILE')} or {setting('weights', 'random')}"
-    if not tag:
-        tags = ", ".join(open_clip.list_pretrained_tags_by_model(model)[:4]) or f"none; use {other}"
-        raise ArgumentError(
-            f"open_clip:{model} needs the tag of its weights, as in open_clip:{model}/TAG; "
-            f"tags: {tags}"
-        )
     if not is_hub_reachable() and not is_hub_offline():
         raise ArgumentError(
             f"the model hub with the weights of open_clip:{name} cannot be reached; use {other}, "

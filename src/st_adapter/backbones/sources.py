@@ -31,15 +31,16 @@ class HubError(ArgumentError):
         self.problem = problem
 
 
-def check_name(name: str) -> None:
+def check_name(name: str, pretrained: bool = False) -> None:
     """Raise ArgumentError, with similar names, if a library does not have a model.
 
     Args:
         name: timm name, with or without a tag, or that of another library with a prefix.
+        pretrained: whether a name of another library must tell its weights.
     """
     if found := library_of(name):
         library, own_name = found
-        library.check_name(own_name)
+        library.check_name(own_name, pretrained)
         return
     architecture, _, tag = name.partition(".")
     if not timm.is_model(architecture):
@@ -66,7 +67,7 @@ def resolve_source(name: str, weights: str) -> str:
         ArgumentError: the backbone is unknown.
         HubError: timm does not have weights for it, or the hub cannot be reached.
     """
-    check_name(name)
+    check_name(name, pretrained=weights == "hub")
     if weights != "hub" or library_of(name):  # other libraries look in their own cache and hub
         return weights
     if not timm.is_model_pretrained(name):

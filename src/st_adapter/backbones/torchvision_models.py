@@ -76,13 +76,18 @@ class TorchvisionFamily(BlockwiseFamily):
         return self.backbone.encoder.ln if is_vit else None
 
 
-def check_name(name: str) -> None:
-    """Raise ArgumentError, with similar names, if torchvision does not have a model."""
+def check_name(name: str, pretrained: bool = True) -> None:
+    """Raise ArgumentError, with similar names, if torchvision does not have a model.
+
+    Args:
+        name: name of the model.
+        pretrained: not used, as every model has default weights.
+    """
     names = torchvision.models.list_models(module=torchvision.models)
     if name not in names:
         raise ArgumentError(
             f"unknown backbone 'torchvision:{name}': torchvision does not have this model"
-            + did_you_mean(name, names)
+            + did_you_mean(f"torchvision:{name}", [f"torchvision:{n}" for n in names])
         )
 
 

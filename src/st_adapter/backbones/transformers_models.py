@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from st_adapter.backbones.blockwise import BlockwiseFamily, find_blocks
 from st_adapter.backbones.family import Normalisation
-from st_adapter.backbones.hub import is_hub_reachable
-from st_adapter.common.remarks import note
+from st_adapter.backbones.hub import is_hub_offline, is_hub_reachable
+from st_adapter.common.remarks import note, say
 from st_adapter.errors import ArgumentError
 
 _TOKEN_NORMS = {
@@ -191,6 +191,8 @@ def make(name: str, pretrained: bool) -> nn.Module:
     transformers = _import()
     options = {"dtype": torch.float32}  # else that of the file, which may be half precision
     where = _where(name)
+    if where["local_files_only"] and not Path(name).is_dir() and not is_hub_offline():
+        say("the model hub cannot be reached; looking in its cache on this machine")
     try:
         config = transformers.AutoConfig.from_pretrained(name, **where)
         config = getattr(config, "vision_config", config)
@@ -199,9 +201,11 @@ def make(name: str, pretrained: bool) -> nn.Module:
         else:
             model = transformers.AutoModel.from_config(config, **options)
     except (OSError, ValueError) as error:
-        reason = " ".join(str(error).split())[:200]
+        reason = str(error).partition("\n")[0].partition(". ")[0]
+        if where["local_files_only"] and not Path(name).is_dir():
+            reason = "the hub cannot be reached, and it is not in the hub's cache on this machine"
         raise ArgumentError(
-            f"hf:{name} cannot be loaded ({reason}); give OWNER/NAME as on the Hugging Face hub, "
+            f"hf:{name} cannot be loaded: {reason}; give OWNER/NAME as on the Hugging Face hub, "
             "or a folder with config.json and model.safetensors"
         ) from error
     model.config.name_or_path = name

@@ -32,7 +32,10 @@ def atomic_path(path: Path) -> Iterator[Path]:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{uuid4().hex}{_UNFINISHED}")
-    temporary.touch(exist_ok=False)  # not mkstemp, which ignores the umask and makes it private
+    try:
+        temporary.touch(exist_ok=False)  # not mkstemp, which ignores the umask
+    except PermissionError as error:
+        raise PermissionError(f"{path}: no permission to write to {path.parent}") from error
     mode = temporary.stat().st_mode
     try:
         yield temporary

@@ -3,9 +3,15 @@
 from pathlib import Path
 from typing import Any
 
+from st_adapter.common.paths import absolute
 from st_adapter.config import DataConfig
+from st_adapter.data.annotations import Annotations
+from st_adapter.data.video import packets
 from st_adapter.data.video.index import index_of
+from st_adapter.data.video.packets import Probe
 from st_adapter.data.video.reader import make_reader
+from st_adapter.data.videos import VideoList
+from st_adapter.errors import DataError
 from st_adapter.evaluation.evaluate import Evaluation, evaluate_videos
 from st_adapter.evaluation.predict import Predictor
 from st_adapter.evaluation.run_record import (
@@ -13,11 +19,12 @@ from st_adapter.evaluation.run_record import (
     evaluation_videos,
     write_evaluation,
 )
+from st_adapter.model.spec import ModelSpec
 
 
 def evaluate(
     run: str | Path,
-    data: str | Path,
+    data: str | Path | Annotations,
     *,
     out: str | Path | None = None,
     options: DataConfig | None = None,
@@ -39,7 +46,8 @@ def evaluate(
 
     Args:
         run: A run folder or an adapter folder.
-        data: Labelled videos, as a folder or list in any form that `train` accepts.
+        data: Labelled videos, as a folder or list in any form that `train` accepts, or what
+            `read_parts` returned.
         out: File to write instead of `eval.json` in the run folder. An existing file is replaced
             only if it was written by an evaluation.
         options: How to read `data`. By default as in training if the run was trained on the same
@@ -58,19 +66,35 @@ def evaluate(
         DataError: If `data` cannot be used or none of its videos can be read.
         MemoryShortError: If a batch does not fit in memory.
     """
-    folder, data = Path(run), Path(data)
+    folder = Path(run)
     file = evaluation_file(folder, None if out is None else Path(out))
     classifier = Predictor(folder, **predictor)
     model = classifier.model
+    probe: Probe = packets.probe
+    if isinstance(data, Annotations):
+        videos, origin = _given_videos(data, model.spec), ""
+    else:
+        videos, origin = evaluation_videos(folder, Path(data), model.spec, options), absolute(data)
+        probe = index_of(Path(data))
     result = evaluate_videos(
         model,
-        evaluation_videos(folder, data, model.spec, options),
+        videos,
         classifier.clip,
         batch_size=classifier.batch_size,
         workers=workers,
         temporal=temporal,
-        reader=make_reader(classifier.decoder, workers, model.device, index_of(data)),
+        reader=make_reader(classifier.decoder, workers, model.device, probe),
     )
     if file is not None:
-        write_evaluation(file, result, data)
+        write_evaluation(file, result, origin)
     return result
+
+
+def _given_videos(data: Annotations, spec: ModelSpec) -> VideoList:
+    """Return the validation part, or all videos if there is none."""
+    if data.labels != spec.labels:
+        raise DataError(
+            f"the data has the classes {', '.join(data.labels)}, and the run was trained on "
+            f"{', '.join(spec.labels)}"
+        )
+    return data.val or data.train

@@ -72,7 +72,8 @@ def evaluation_videos(
                 f"its validation data is {config.val}"
             )
             return given.train
-        held_out = read_parts(data, config)
+        # As in training, because `data` may be a link to it, and paths count in the digest.
+        held_out = read_parts(trained_on, config)
         trained = read_json(run / "config.json").get("data_digest")
         if trained not in (None, held_out.digest()):
             raise DataError(
@@ -81,6 +82,11 @@ def evaluation_videos(
             )
         say(f"evaluating on the part of {data} that was held out from training")
         return held_out.val
+    if not given.val and not (run / "config.json").is_file():
+        note(
+            f"{run} does not record which videos it was trained on, so all {len(given.train)} of "
+            f"{data} are evaluated; videos it was trained on make the accuracy too high"
+        )
     return given.val or given.train
 
 
@@ -111,9 +117,9 @@ def _earlier_evaluation(file: Path) -> dict[str, Any]:
     return record if "confusion" in record else {}
 
 
-def write_evaluation(file: Path, evaluation: Evaluation, data: Path) -> None:
-    """Write an evaluation, with the data and the command that it came from."""
-    origin = {"data": absolute(data), "command": command()}
+def write_evaluation(file: Path, evaluation: Evaluation, data: str) -> None:
+    """Write an evaluation, with the path of the data and the command that it came from."""
+    origin = {"data": data, "command": command()}
     before = _earlier_evaluation(file).get("data", "")
     if before not in ("", origin["data"]):
         other = setting("out", "FILE")

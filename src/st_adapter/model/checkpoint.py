@@ -121,8 +121,8 @@ def recorded_weights(folder: Path, spec: ModelSpec) -> str:
     """
     if spec.weights == "given" and not spec.backbone:
         raise CheckpointError(
-            f"{folder} was trained on an image model that a program built and that has no name in "
-            f"timm; {BUILD_AGAIN}"
+            f"{folder} was trained on an image model that a program built and that does not record "
+            f"its name; {BUILD_AGAIN}"
         )
     if spec.weights in NAMED_SOURCES:
         return "hub" if spec.weights == "given" else spec.weights

@@ -139,6 +139,11 @@ class VideoClassifier(nn.Module):
         Raises:
             ArgumentError: the shape is wrong.
         """
+        if not isinstance(clips, Tensor):
+            raise ArgumentError(
+                f"clips must be a tensor [b, t, 3, h, w], not a {type(clips).__name__}; for frames "
+                "of other kinds, use Predictor"
+            )
         if clips.ndim != 5 or clips.shape[2] != 3 or 0 in clips.shape[:2]:
             raise ArgumentError(f"clips must be [b, t, 3, h, w], not {list(clips.shape)}")
         with autocast(self):

@@ -21,6 +21,7 @@ from accelerate.utils import InitProcessGroupKwargs, broadcast_object_list, gath
 from st_adapter.catalogue.costs import count_parts, inspect_spec, spec_of
 from st_adapter.common.interrupt import Interrupted, deferred_interrupt
 from st_adapter.common.lock import alone_in
+from st_adapter.common.paths import absolute
 from st_adapter.common.progress import Bar, bar, trend
 from st_adapter.common.ranks import is_first_process
 from st_adapter.common.remarks import note, say
@@ -541,7 +542,7 @@ def _finish(run: Run, data: Path, temporal: bool) -> Evaluation:
     if result is None or result.views != run.config.clip.views or temporal:
         result = _evaluate(run, run.config.clip, temporal)
     if run.is_main:
-        write_evaluation(run.folder / "eval.json", result, data)
+        write_evaluation(run.folder / "eval.json", result, absolute(data))
         run.unreported += result.skipped
     run.report_skipped()
     run.accelerator.end_training()
