@@ -258,8 +258,8 @@ class TrainConfig(_Checked):
 
     backbone: str = _model(
         "vit_base_patch16_clip_quickgelu_224.openai",
-        "Image model to adapt: a name of timm (`st-adapter backbones` lists those that fit), or that "
-        "of another library, such as hf:facebook/dinov2-small, torchvision:convnext_tiny or "
+        "Image model to adapt: a name of timm (`st-adapter backbones` lists those that fit), or "
+        "that of another library, such as hf:facebook/dinov2-small, torchvision:convnext_tiny or "
         "open_clip:ViT-B-32/openai.",
     )
     weights: str = _model(
@@ -592,8 +592,8 @@ class TrainConfig(_Checked):
             raise ArgumentError("set lr or lr_per_256; both are unset")
         if self.freeze_head and self.head_init == "random":
             raise ArgumentError(
-                "freeze_head keeps the class vectors that head_init gives, and random ones tell "
-                "nothing; set head_init to prototype or a file"
+                "freeze_head keeps the class vectors that head_init gives, and random class "
+                "vectors carry no information; set head_init to prototype or a file"
             )
         if self.batch_size % self.repeats:
             raise ArgumentError(

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from st_adapter.backbones.build import build_backbone, fitting_backbone
-from st_adapter.backbones.named_models import Features, NamedFamily
 from st_adapter.backbones.construction import OwnRandom
 from st_adapter.backbones.digests import digest
 from st_adapter.backbones.libraries import describe
+from st_adapter.backbones.named_models import Features, NamedFamily
 from st_adapter.backbones.sources import HubError, resolve_source
 from st_adapter.backbones.tensor_checks import check_fit
 from st_adapter.backbones.weight_files.openai_clip import remark_on_activation
