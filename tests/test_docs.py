@@ -1,6 +1,7 @@
 """What the docs promise about themselves. Their code blocks run by `conftest.py` in the root."""
 
 import re
+import tomllib
 from pathlib import Path
 
 import st_adapter
@@ -46,6 +47,13 @@ def test_every_skipped_block_says_why_it_cannot_run_here():
     assert len(reasons) >= 2
     for reason in reasons:
         assert RUNS_ELSEWHERE.search(reason), reason
+
+
+def test_the_requirements_list_exactly_the_extras():
+    page = (ROOT / "docs" / "reference" / "requirements.md").read_text()
+    table = page.partition("## Extras")[2].partition("## GPU")[0]
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert {*re.findall(r"^\| `([\w-]+)`", table, re.M)} == {*extras["optional-dependencies"]}
 
 
 def test_links_in_the_docs_lead_somewhere():

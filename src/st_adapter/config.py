@@ -593,8 +593,8 @@ class TrainConfig(_Checked):
             raise ArgumentError("set lr or lr_per_256; both are unset")
         if self.freeze_head and self.head_init == "random":
             raise ArgumentError(
-                "freeze_head keeps the class vectors that head_init gives, and random ones tell "
-                "nothing; set head_init to prototype or a file"
+                "freeze_head keeps the class vectors that head_init gives, and random class "
+                "vectors carry no information; set head_init to prototype or a file"
             )
         if self.batch_size % self.repeats:
             raise ArgumentError(

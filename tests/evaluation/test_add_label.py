@@ -78,8 +78,14 @@ def test_classes_that_cannot_be_added_are_refused_in_a_line(runs, tmp_path, fold
     for run, name, options, message in (
         ("linear", "third", vectors, "has a linear head, to which classes cannot be added"),
         ("means", "darkens", vectors, "'darkens' is empty or already a class"),
-        ("means", "thirdd", vectors, "a vector for 'thirdd'; did you mean third?"),
-        ("means", "narrow", vectors, "width 3, but the features of this model have width 64"),
+        ("random", "thirdd", vectors, "a vector for 'thirdd'; did you mean third?"),
+        ("random", "narrow", vectors, "width 3, but the features of this model have width 64"),
+        (
+            "means",
+            "third",
+            vectors,
+            "a vector from elsewhere cannot be compared with them; give --",
+        ),
         ("means", "third", out, "give either --vectors or --videos"),
         ("random", "third", ("--videos", folder_data, *out), "did not start from class means"),
         ("means", "third", (*vectors[:2], "--out", runs), "already exists; choose another --out"),

@@ -237,7 +237,7 @@ def small_vit():
 def test_a_model_that_only_the_user_can_build_is_given_to_load(tmp_path):
     attached = st_adapter.attach(small_vit(), LABELS).eval()
     attached.save_adapter(tmp_path, clip=ClipConfig(frames=3, size=32))
-    with pytest.raises(CheckpointError, match=r"no name in timm; .* load\(path, backbone=model\)"):
+    with pytest.raises(CheckpointError, match=r"record its name; .* load\(path, backbone=model\)"):
         st_adapter.load(tmp_path)
     loaded = st_adapter.load(tmp_path, backbone=small_vit())
     with torch.no_grad():

@@ -1,4 +1,5 @@
 import dataclasses
+import math
 
 import numpy as np
 import pytest
@@ -10,7 +11,6 @@ import st_adapter
 from st_adapter.catalogue.costs import inspect_backbone, inspect_run
 from st_adapter.common.task import Task
 from st_adapter.errors import ArgumentError
-from st_adapter.model import prototypes
 from st_adapter.model.class_vectors import match_vectors, read_vectors, write_vectors
 from st_adapter.model.heads import CosineHead, build_head
 from st_adapter.model.prototypes import set_prototypes
@@ -43,6 +43,54 @@ def test_a_cosine_head_computes_scaled_cosines():
             (features - head.center)[:, None], head.weight[None].expand(3, 2, 4), dim=2
         )
     torch.testing.assert_close(logits, cosines / 0.07)
+
+
+def close_clips():
+    """A trained cosine head at scale 100, and clips whose best two classes are close."""
+    torch.manual_seed(0)
+    head = build_head("cosine", 256, 20)
+    with torch.no_grad():
+        head.weight.copy_(torch.randn(256) + 0.1 * torch.randn(20, 256))
+        head.log_scale.fill_(math.log(100))
+    return head, torch.randn(200, 256)
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_a_cosine_head_computes_in_float32_under_autocast(compiled):
+    head, features = close_clips()
+    forward = torch.compile(head, backend="aot_eager", fullgraph=True) if compiled else head
+    with torch.no_grad():
+        exact = head(features)
+        with torch.autocast("cpu", torch.bfloat16):
+            found = forward(features)
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found, exact, rtol=1e-5, atol=1e-4)
+
+
+def test_a_classifier_in_half_precision_keeps_the_cosines_of_its_head():
+    model = make_model(head="cosine")
+    model.set_precision("bfloat16")
+    with torch.no_grad():
+        model.head.log_scale.fill_(math.log(100))
+        features = model.features(CLIPS)
+        torch.testing.assert_close(model(CLIPS), model.head(features), rtol=1e-5, atol=1e-4)
+
+
+def test_a_cosine_head_is_exported_under_autocast():
+    head, features = close_clips()
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        exported = torch.export.export(head, (features,)).module()
+    with torch.no_grad():
+        torch.testing.assert_close(exported(features), head(features))
+
+
+def test_the_scale_of_a_cosine_head_is_at_most_100():
+    head = build_head("cosine", 2, 2)
+    with torch.no_grad():
+        head.weight.copy_(torch.eye(2))
+        head.log_scale.fill_(10)
+    logits = head(torch.tensor([[3.0, 0]]))
+    torch.testing.assert_close(logits, torch.tensor([[100.0, 0]]))
 
 
 def test_a_cosine_head_is_saved_and_loaded_bit_for_bit(tmp_path):
@@ -216,24 +264,25 @@ def test_prototypes_are_a_linear_discriminant_analysis():
     torch.testing.assert_close(ratio, ratio[:1, :1].expand_as(ratio), rtol=1e-4, atol=1e-4)
 
 
-def test_the_fitted_prototypes_are_as_sure_as_they_are_right(monkeypatch):
-    """The expected accuracy that the probabilities state is near the real one on new clips."""
-    monkeypatch.setattr(prototypes, "_SOFTENED", 1.0)
-    generator = torch.Generator().manual_seed(1)
-    centers = torch.randn(4, 200, generator=generator) * 0.2
-
-    def draw(each):
-        truth = torch.arange(4).repeat(each)
-        return centers[truth] + torch.randn(len(truth), 200, generator=generator), truth
-
-    (features, truth), (new, new_truth) = draw(40), draw(500)
-    head = build_head("linear", 200, 4)
-    set_prototypes(head, features, truth[:, None].tolist(), Task())
+def test_prototypes_of_two_points_split_the_plane_between_them():
+    """Class 0 is at (2, 0) and class 1 at (0, 0). Each logit is linear, and equal at (1, 0)."""
+    head = build_head("linear", 2, 2)
+    set_prototypes(head, torch.tensor([[2.0, 0], [0, 0]]), [(0,), (1,)], Task())
     with torch.no_grad():
-        best, found = head(new).softmax(1).max(1)
-    accuracy = (found == new_truth).float().mean()
-    assert accuracy > 0.6
-    assert abs(float(best.mean() - accuracy)) < 0.1
+        logits = head(torch.tensor([[2.0, 0], [1, 0], [1, 7], [0, 0]]))
+    margin = math.log(2)
+    apart = torch.tensor([margin, 0, 0, -margin])
+    torch.testing.assert_close(logits[:, 0] - logits[:, 1], apart)
+
+
+@pytest.mark.parametrize("classes", [2, 4, 40])
+def test_prototypes_give_a_training_video_a_probability_of_about_one_half(classes):
+    features, targets = clouds(spread=0.5, classes=classes, width=30)
+    head = build_head("linear", 30, classes)
+    set_prototypes(head, features, targets, Task())
+    with torch.no_grad():
+        right = head(features).softmax(1).gather(1, torch.tensor(targets))
+    assert 0.4 < float(right.mean()) < 0.7
 
 
 @pytest.mark.parametrize("kind", ["linear", "cosine"])

@@ -123,7 +123,7 @@ def test_models_that_do_not_exist_are_named(options, message):
 def test_a_projection_that_is_not_a_matrix_is_refused(clip, tokenizer, monkeypatch):
     attention = torch.nn.Module()
     monkeypatch.setattr(clip, "visual", attention)
-    with pytest.raises(ArgumentError, match="projection of this model's pictures is not one matr"):
+    with pytest.raises(ArgumentError, match="projection of this model's image encoder is not"):
         text_vectors(LABELS, clip, tokenizer)
 
 

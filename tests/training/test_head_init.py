@@ -1,22 +1,25 @@
 import json
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
+from accelerate import Accelerator
 from safetensors.torch import load_file, save_file
+from torch import nn
 
-from conftest import write_audio
+from conftest import write_audio, write_video
 from st_adapter.cli.main import main
 from st_adapter.config import ClipConfig
 from st_adapter.data.annotations import read_parts
 from st_adapter.data.datasets import Skipped
+from st_adapter.data.video.reader import Reader
 from st_adapter.data.videos import Video, VideoList
 from st_adapter.errors import ArgumentError, DataError
 from st_adapter.evaluation.evaluate import evaluate_videos
 from st_adapter.evaluation.features import video_features
-from st_adapter.model.build import build_model, load
-from st_adapter.model.prototypes import set_prototypes
-from st_adapter.training.head_init import VIDEOS_PER_CLASS, chosen_videos
+from st_adapter.model.build import attach, build_model, load
+from st_adapter.training.head_init import VIDEOS_PER_CLASS, chosen_videos, start_head
 from st_adapter.training.loop import train
 
 
@@ -34,18 +37,41 @@ def start(tiny):
     return replace(tiny, epochs=0)
 
 
-def test_prototypes_come_from_the_features_of_the_training_videos(folder_data, tmp_path, start):
-    result = train(folder_data, tmp_path / "run", replace(start, head_init="prototype"))
-    parts = read_parts(folder_data, start)
-    model = build_model(start, parts.labels)
-    features = dict(video_features(model, parts.train, start.clip))
-    targets = [video.targets for video in parts.train]
-    stacked = torch.stack([features[i] for i in range(len(targets))])
-    set_prototypes(model.head, stacked, targets, parts.task)
-    found = load(tmp_path / "run").head
-    torch.testing.assert_close(found.weight, model.head.weight, rtol=1e-3, atol=1e-5)
-    torch.testing.assert_close(found.bias, model.head.bias, rtol=1e-3, atol=1e-4)
-    assert result.num_videos == 2
+class MeanColour(nn.Module):
+    """An image model whose features are the mean red, green and blue of a frame, and a zero."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Conv2d(3, 4, 1, bias=False)
+        nn.init.dirac_(self.stem.weight)
+        self.block = nn.Identity()
+
+    def forward(self, frames):
+        return self.block(self.stem(frames)).mean((2, 3))
+
+
+def test_prototypes_are_means_of_the_training_videos(tmp_path, start):
+    """Bright videos are 100 and 200, dark ones 0, validation videos 250. The center is at 75."""
+    for name, gray in (
+        ("train/bright/a", 100),
+        ("train/bright/b", 200),
+        ("train/dark/a", 0),
+        ("val/bright/a", 250),
+        ("val/dark/a", 250),
+    ):
+        frames = [np.full((32, 32, 3), gray, np.uint8)] * 4
+        write_video(tmp_path / "data" / f"{name}.mp4", frames)
+    data = read_parts(tmp_path / "data", start)
+    assert data.labels == ("bright", "dark")
+    settings = {"method": "linear", "head": "cosine", "normalisation": ([0.0] * 3, [1.0] * 3)}
+    model = attach(MeanColour(), data.labels, blocks="block", clip=start.clip, **settings)
+    config = replace(start, head="cosine", head_init="prototype")
+    assert start_head(model, config, data, Reader(), Accelerator(cpu=True)) == []
+    gray, bright = torch.tensor([1.0, 1, 1, 0]), torch.tensor([1.0, 1, 1, 0]) / 3**0.5
+    with torch.no_grad():
+        torch.testing.assert_close(model.head.center, 75 / 255 * gray, rtol=0, atol=0.01)
+        expected = torch.stack([bright, -bright])
+        torch.testing.assert_close(model.head.weight, expected, rtol=0, atol=0.03)
 
 
 def test_no_epochs_evaluate_the_vectors_of_a_file_as_they_are(

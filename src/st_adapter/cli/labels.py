@@ -1,4 +1,4 @@
-"""The subcommands of `labels`, which make vectors of classes and add classes to a run."""
+"""The subcommands of `labels`, which embed class names and add classes to a run."""
 
 import shlex
 from pathlib import Path
@@ -10,7 +10,7 @@ from st_adapter.cli.options import DEBUG, PATH, RUN_DEFAULTS, Verbs, verb
 
 @click.group(cls=Verbs, params=[DEBUG])
 def labels() -> None:
-    """Describe classes by text, and add classes to a run."""
+    """Embed class names, and add classes to a run."""
 
 
 @verb()
@@ -20,7 +20,7 @@ def labels() -> None:
     "--model",
     default="ViT-B-16-quickgelu",
     show_default=True,
-    help="Name of a CLIP model in open_clip. Its picture tower must be the --backbone of training.",
+    help="Name of a CLIP model in open_clip. Its image encoder must be the --backbone of training.",
 )
 @click.option(
     "--pretrained",
@@ -38,7 +38,7 @@ def labels() -> None:
 @click.option(
     "--joint-space",
     is_flag=True,
-    help="Write the text vectors themselves, without mapping them to the features that the "
+    help="Write CLIP's text vectors themselves, without mapping them to the features that the "
     "classifier reads.",
 )
 def embed(
@@ -49,10 +49,10 @@ def embed(
     templates: tuple[str, ...],
     joint_space: bool,
 ) -> None:
-    """Write a vector of each class from its name, by CLIP's text tower.
+    """Embed class names with CLIP's text encoder.
 
     The classes are NAMES, or those of a data set if the only argument is the path of one. Use the
-    file with `train --head-init`. This needs the extra `text`.
+    file with `train --head-init`. This needs the extra `open-clip`.
     """
     from st_adapter.data.annotations import read_annotations
     from st_adapter.model.class_vectors import check_vector_file, write_vectors
@@ -78,8 +78,16 @@ def embed(
 @click.argument("run", type=PATH)
 @click.argument("name")
 @click.option("--out", type=PATH, required=True, help="Run folder to create.")
-@click.option("--vectors", type=PATH, help="File with a vector of the class.")
-@click.option("--videos", type=PATH, help="Folder with a few videos of the class.")
+@click.option(
+    "--vectors",
+    type=PATH,
+    help="File with a vector of the class, for a run that did not start from class means.",
+)
+@click.option(
+    "--videos",
+    type=PATH,
+    help="Folder with a few videos of the class, for a run with --head-init prototype.",
+)
 def add(
     run: Path,
     name: str,

@@ -33,22 +33,24 @@ def add_label(
     weights: str | None = None,
     device: str = "auto",
 ) -> int:
-    """Write a copy of a run that knows one class more. The logits of the others do not change.
+    """Write a copy of a run with one class more. The logits of the other classes do not change.
 
     Args:
         run: Run folder or adapter folder of a classifier with a cosine head.
         label: Name of the new class.
         out: Folder to create. It gets `adapter/`, and `config.json` if the run has one.
-        vectors: File with a vector of the class, in which other classes are ignored.
-        videos: Folder with videos of the class, or one video, instead of `vectors`.
+        vectors: File with a vector of the class, in which other classes are ignored. For a head
+            that did not start from class means.
+        videos: Folder with videos of the class, or one video. For a head that started from class
+            means.
         weights: Source of the backbone's weights, as for `Predictor`.
         device: Device, as for `Predictor`.
 
     Returns:
-        The number of classes that the new classifier has.
+        The number of classes of the new classifier.
 
     Raises:
-        ArgumentError: The classifier has another head, or an argument does not fit it.
+        ArgumentError: The head is not a cosine head, or an argument does not fit it.
         DataError: No video can be read.
     """
     if (vectors is None) == (videos is None):
@@ -61,17 +63,12 @@ def add_label(
     predictor = Predictor(run, weights=weights, device=device)
     model = predictor.model
     head = _checked_head(run, model, label)
-    if vectors is not None:
-        vector = _vector_in(vectors, label, model)
-    else:
-        assert videos is not None
-        if not head.center.any():
-            raise ArgumentError(
-                f"the head of {run} did not start from class means, so that the mean of videos "
-                "cannot be compared with its vectors; train with "
-                f"{setting('head-init', 'prototype')}, or give {setting('vectors')}"
-            )
+    _check_source(run, head, videos is not None)
+    if videos is not None:
         vector = _mean_direction(predictor, head, videos)
+    else:
+        assert vectors is not None
+        vector = _vector_in(vectors, label, model)
     with torch.no_grad():
         rows = torch.cat([head.weight, F.normalize(vector, dim=0)[None].to(head.weight)])
         head.weight, head.out_features = nn.Parameter(rows), len(rows)
@@ -93,6 +90,22 @@ def _checked_head(run: Path, model: VideoClassifier, label: str) -> CosineHead:
     if not label or label in model.labels:
         raise ArgumentError(f"{label!r} is empty or already a class of {run}; choose another name")
     return model.head
+
+
+def _check_source(run: Path, head: CosineHead, is_videos: bool) -> None:
+    """Raise unless a mean of videos, or else a vector, is measured from the center of the head."""
+    from_means = bool(head.center.any())
+    if is_videos and not from_means:
+        raise ArgumentError(
+            f"the head of {run} did not start from class means, so that the mean of videos cannot "
+            f"be compared with its vectors; train with {setting('head-init', 'prototype')}, or give "
+            f"{setting('vectors')}"
+        )
+    if from_means and not is_videos:
+        raise ArgumentError(
+            f"the head of {run} started from class means and measures clips from their center, so "
+            f"that a vector from elsewhere cannot be compared with them; give {setting('videos')}"
+        )
 
 
 def _vector_in(file: Path, label: str, model: VideoClassifier) -> Float[Tensor, " c"]:

@@ -1,6 +1,7 @@
 """The heads that turn the features of a clip into one logit per class."""
 
 import math
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 import torch.nn.functional as F
@@ -9,11 +10,11 @@ from torch import Tensor, nn
 
 from st_adapter.config import Head
 
-START_SCALE = 1 / 0.07
+_START_SCALE = 1 / 0.07
 """Scale of the cosines before training, as in CLIP (Radford et al. 2021, arXiv 2103.00020)."""
 
 _LARGEST_SCALE = 100.0
-"""Largest scale that a head starts with. CLIP's own training ends at this limit."""
+"""Largest scale of the cosines, at which CLIP's own training is stopped as well."""
 
 
 class CosineHead(nn.Module):
@@ -21,8 +22,8 @@ class CosineHead(nn.Module):
 
         logit = scale * cosine(features - center, class vector)
 
-    The length of a class vector has no effect, so that a vector from elsewhere, such as the
-    features of a text or of a few videos, can be added beside those that were trained.
+    The length of a class vector has no effect. A vector from elsewhere, such as the features of a
+    text or of a few videos, can therefore be added to the trained ones.
 
     Args:
         num_features: width of the features, c.
@@ -30,7 +31,8 @@ class CosineHead(nn.Module):
 
     Attributes:
         weight: class vectors [classes, c], of any length except 0.
-        log_scale: natural logarithm of the scale of the cosines; it is trained.
+        log_scale: natural logarithm of the scale of the cosines. It is trained; the scale is at
+            most 100.
         center: point [c] from which the direction of features is measured. It is zero unless the
             head starts from class means, and it is never trained.
     """
@@ -39,15 +41,25 @@ class CosineHead(nn.Module):
         super().__init__()
         self.in_features, self.out_features = num_features, num_classes
         self.weight = nn.Parameter(torch.empty(num_classes, num_features))
-        self.log_scale = nn.Parameter(torch.tensor(math.log(START_SCALE)))
+        self.log_scale = nn.Parameter(torch.tensor(math.log(_START_SCALE)))
         # A parameter, not a buffer, because the trained tensors of a classifier are parameters.
         self.center = nn.Parameter(torch.zeros(num_features))
         nn.init.normal_(self.weight)
 
     def forward(self, features: Float[Tensor, "b c"]) -> Float[Tensor, "b classes"]:
-        """Compute the logits of clips from their features."""
-        directions = F.normalize(features - self.center, dim=1)
-        return self.log_scale.exp() * F.linear(directions, F.normalize(self.weight, dim=1))
+        """Compute the logits of clips from their features, in float32 at any precision."""
+        directions = F.normalize(features.float() - self.center.float(), dim=1)
+        classes = F.normalize(self.weight.float(), dim=1)
+        scale = self.log_scale.float().clamp(max=math.log(_LARGEST_SCALE)).exp()
+        # At scale 100, cosines that autocast rounds to bfloat16 make logits wrong by up to 0.45.
+        with _no_autocast(features.device.type):
+            return scale * F.linear(directions, classes)
+
+
+def _no_autocast(device: str) -> AbstractContextManager[object]:
+    if not torch.amp.is_autocast_available(device):  # such as "meta", which torch.autocast refuses
+        return nullcontext()
+    return torch.autocast(device, enabled=False)
 
 
 ClassHead = nn.Linear | CosineHead
@@ -69,7 +81,7 @@ def build_head(kind: Head, num_features: int, num_classes: int) -> ClassHead:
 
 
 def freeze_head(head: ClassHead, class_vectors: bool) -> None:
-    """Exclude from training what is never trained in a head, and the class vectors if asked to.
+    """Freeze the center of a cosine head, and the class vectors of either head if asked to.
 
     The scale of a cosine head is always trained: frozen vectors would otherwise limit how sure
     the classifier can become.
@@ -109,9 +121,8 @@ def set_cosine(
     head: CosineHead,
     vectors: Float[Tensor, "classes c"],
     center: Float[Tensor, " c"] | None = None,
-    scale: float = START_SCALE,
 ) -> None:
-    """Copy class vectors into a cosine head, with the center and scale that belong to them."""
+    """Copy class vectors into a cosine head, with the center that belongs to them or zero."""
     head.weight.copy_(F.normalize(vectors, dim=1))
     head.center.copy_(torch.zeros_like(head.center) if center is None else center)
-    head.log_scale.fill_(math.log(min(max(scale, 1.0), _LARGEST_SCALE)))
+    head.log_scale.fill_(math.log(_START_SCALE))

@@ -1,8 +1,8 @@
-"""Vectors of class names from the text tower of a CLIP model, by open_clip.
+"""Embed class names with the text encoder of a CLIP model, by open_clip.
 
-CLIP scores a class by the cosine between its text vector t and P f, where f are the features of a
-picture and P is the projection of the picture tower into the space that it shares with texts. The
-backbones of timm end before P. But (P f) . t = f . (P^T t), so that the vector P^T t scores
+CLIP scores a class by the cosine between its text vector t and P f, where f are the features of an
+image and P is the projection of the image encoder into the space that it shares with texts. The
+backbones of timm end before P. But (P f) . t = f . (P^T t). The vector P^T t therefore scores
 features before the projection, and a linear head of such vectors ranks classes as CLIP does.
 """
 
@@ -25,7 +25,7 @@ TEMPLATES = ("a video of {}.", "a photo of {}.", "a clip that shows {}.")
 """Prompts whose text vectors are averaged; {} is the name of the class."""
 
 DEFAULT_MODEL = "ViT-B-16-quickgelu"
-"""The open_clip model whose picture tower is the default backbone."""
+"""The open_clip model whose image encoder is the default backbone."""
 
 _NOT_PARAMETERS = ("input_resolution", "context_length", "vocab_size")
 """Entries of OpenAI's files that are settings of the model."""
@@ -44,7 +44,7 @@ def embed_labels(
     Args:
         labels: names of the classes. "verb/open", the class of one of several heads, reads "open",
             and "BasketballDunk" or "basketball_dunk" reads "basketball dunk".
-        model: name of the model in open_clip. Its picture tower must be the backbone.
+        model: name of the model in open_clip. Its image encoder must be the backbone.
         pretrained: name of its weights in open_clip, a file (safetensors or .pt), or "random".
         templates: prompts to average, each with one {} for the name of the class.
         joint_space: leave out the mapping to the features before the projection.
@@ -54,7 +54,7 @@ def embed_labels(
 
     Raises:
         ArgumentError: open_clip is not installed, the model or its weights do not exist, or the
-            projection of the picture tower is not linear.
+            projection of the image encoder is not linear.
     """
     if find_spec("open_clip") is None:
         raise ArgumentError(
@@ -143,7 +143,7 @@ def _projection(clip: Any) -> Float[Tensor, "c d"] | None:
     """Return the matrix by which features are multiplied, or None if they are in the joint space.
 
     Raises:
-        ArgumentError: the picture tower does something else with its features.
+        ArgumentError: the image encoder ends in something else than one matrix.
     """
     visual = clip.visual
     if isinstance(getattr(visual, "proj", None), Tensor):
@@ -158,7 +158,7 @@ def _projection(clip: Any) -> Float[Tensor, "c d"] | None:
             weight: Tensor = layers[0].weight
             return weight.T
     raise ArgumentError(
-        "the projection of this model's pictures is not one matrix, so that texts cannot be "
+        "the projection of this model's image encoder is not one matrix, so that texts cannot be "
         "compared with the features before it; choose a plain ViT"
     )
 
