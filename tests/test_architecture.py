@@ -59,8 +59,12 @@ def test_private_names_of_other_libraries_are_listed_with_a_reason():
 
 
 def test_no_function_has_to_be_scrolled():
+    """At most 60 lines without the docstring, which for a public name may be long."""
     longest = {
-        f"{file.relative_to(SOURCE)}: {node.name}": (node.end_lineno or 0) - node.lineno + 1
+        f"{file.relative_to(SOURCE)}: {node.name}": (node.end_lineno or 0)
+        - node.lineno
+        + 1
+        - len((ast.get_docstring(node, clean=False) or "").splitlines())
         for file in FILES
         for node in ast.walk(ast.parse(file.read_text()))
         if isinstance(node, ast.FunctionDef)

@@ -450,7 +450,9 @@ def test_what_does_not_fit_is_refused_with_the_reason():
 
 
 def test_unknown_names_are_answered_with_near_ones():
-    with pytest.raises(ArgumentError, match="torchvision:vit_b16'.*did you mean vit_b_16"):
+    with pytest.raises(
+        ArgumentError, match="torchvision:vit_b16'.*did you mean torchvision:vit_b_16"
+    ):
         st_adapter.create_model("torchvision:vit_b16", LABELS)
     with pytest.raises(ArgumentError, match="does not have the model 'ViT-B16'.*ViT-B-16"):
         st_adapter.create_model("open_clip:ViT-B16", LABELS)

@@ -345,7 +345,7 @@ def test_a_run_without_an_official_form_is_refused_with_the_reason(
 ):
     values = {"backbone": "test_vit", **values}
     model = st_adapter.create_model(**values, labels=["a", "b"], weights="random")
-    model.save_adapter(tmp_path / "adapter")
+    model.save_adapter(tmp_path / "adapter", clip=st_adapter.ClipConfig())
     out = tmp_path / "x.pth"
     code, _, error = command(capsys, "export-official", tmp_path / "adapter", "--out", out)
     assert code == 2

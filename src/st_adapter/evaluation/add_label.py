@@ -98,8 +98,8 @@ def _check_source(run: Path, head: CosineHead, is_videos: bool) -> None:
     if is_videos and not from_means:
         raise ArgumentError(
             f"the head of {run} did not start from class means, so that the mean of videos cannot "
-            f"be compared with its vectors; train with {setting('head-init', 'prototype')}, or give "
-            f"{setting('vectors')}"
+            f"be compared with its vectors; train with {setting('head-init', 'prototype')}, or "
+            f"give {setting('vectors')}"
         )
     if from_means and not is_videos:
         raise ArgumentError(
