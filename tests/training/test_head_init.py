@@ -179,7 +179,7 @@ def test_features_of_a_video_are_the_mean_over_its_views(folder_data, tiny):
     model = build_model(tiny, ["a", "b"]).train()
     videos = [Video(path=folder_data / "darkens" / "clip 0.mp4"), Video(path=folder_data / "none")]
     clip = ClipConfig(frames=2, size=32, views=(3, 1))
-    (_, found), (_, missing) = video_features(model, videos, clip)
+    ((_, found),), (missing,) = video_features(model, videos, clip, title="videos")
     assert found.shape == (64,)
     assert not found.is_inference()
     assert isinstance(missing, Skipped)

@@ -306,6 +306,11 @@ class BlockwiseFamily(Family):
     def _examine(self) -> _Opened:
         """Find all sites and, if all of them are usable, add hooks there."""
         blocks = self._find_blocks()
+        if not blocks:
+            raise ArgumentError(
+                f"adapters do not fit {self._name()}: the names of its blocks are not known; call "
+                "attach(model, blocks=..., features=...)"
+            )
         *likely, last = self._branches(list(blocks.values()))
         for branch in likely:
             with suppress(_OtherForm):

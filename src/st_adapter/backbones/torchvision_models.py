@@ -60,13 +60,7 @@ class TorchvisionFamily(BlockwiseFamily):
         hooks.enter_context(linear[-1].register_forward_pre_hook(partial(catch_input, self._key())))
 
     def _find_blocks(self) -> dict[str, nn.Module]:
-        blocks = find_blocks(self.backbone, _WHERE_BLOCKS_ARE)
-        if not blocks:
-            raise ArgumentError(
-                f"adapters do not fit {self._name()}: the names of its blocks are not known; call "
-                "attach(model, blocks=..., features=...)"
-            )
-        return blocks
+        return find_blocks(self.backbone, _WHERE_BLOCKS_ARE)
 
     def _num_prefix(self) -> int:
         return int(self._token_norm() is not None)

@@ -79,11 +79,11 @@ class TransformersFamily(BlockwiseFamily):
         return pooled.flatten(1)
 
     def _forward(self, frames: Tensor) -> Any:
-        resize = "interpolate_pos_encoding"
-        takes = inspect.signature(type(self.backbone).forward).parameters
-        if resize in takes and (frames.shape[-2], frames.shape[-1]) != self.native_size():
-            return self.backbone(pixel_values=frames, **{resize: True})
-        return self.backbone(pixel_values=frames)
+        options = {}
+        if (frames.shape[-2], frames.shape[-1]) != self.native_size():
+            takes = inspect.signature(type(self.backbone).forward).parameters
+            options = {name: True for name in ("interpolate_pos_encoding",) if name in takes}
+        return self.backbone(pixel_values=frames, **options)
 
     def _grid_features(self, features: Any) -> Any:
         return features.last_hidden_state

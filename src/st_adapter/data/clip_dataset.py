@@ -10,10 +10,8 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from st_adapter.config import ClipConfig
-from st_adapter.data import frame_sampling
 from st_adapter.data.augment.transform import TrainTransform
-from st_adapter.data.clips import read_clips, read_views
-from st_adapter.data.video.reader import Reader
+from st_adapter.data.clips import draw_clips, read_views
 from st_adapter.data.videos import Video, VideoList
 from st_adapter.errors import ArgumentError
 
@@ -68,15 +66,7 @@ class ClipDataset(Dataset[tuple[UInt8[Tensor, "t 3 h w"], int]]):
             views, _ = read_views(video, self._clip)
             return views[0], video.targets[0]
         rng = random.Random(int(torch.randint(2**62, ())))
-
-        def choose(num_frames: int) -> list[int]:
-            return frame_sampling.choose(num_frames, self._clip.frames, self._clip.stride, rng)
-
-        short_side = self._transform.short_side(rng)
-        (frames,) = read_clips(
-            video, [choose], short_side, Reader(), square_pixels=self._clip.square_pixels
-        )
-        clip = self._transform(frames, rng)
+        (clip,) = draw_clips(video, self._clip, self._transform, rng)
         if self._transform.flip and rng.random() < 0.5:
             clip = clip.flip(-1)
         return clip, video.targets[0]

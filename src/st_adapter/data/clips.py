@@ -1,6 +1,7 @@
 """Clips of one video, which is decoded once for all of them."""
 
-from collections.abc import Callable, Sequence
+import random
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from jaxtyping import UInt8
@@ -8,7 +9,7 @@ from torch import Tensor
 
 from st_adapter.config import ClipConfig
 from st_adapter.data import frame_sampling
-from st_adapter.data.augment.transform import spatial_views
+from st_adapter.data.augment.transform import TrainTransform, spatial_views
 from st_adapter.data.video.decode import TruncatedError
 from st_adapter.data.video.reader import Reader
 from st_adapter.data.videos import Video
@@ -52,6 +53,38 @@ def read_views(
     different = {view.data_ptr(): view for view in views}
     row = {address: i for i, address in enumerate(different)}
     return torch.stack(list(different.values())), [row[view.data_ptr()] for view in views]
+
+
+def draw_clips(
+    video: Video,
+    clip: ClipConfig,
+    transform: TrainTransform,
+    rng: random.Random,
+    repeats: int = 1,
+    reader: Reader = Reader(),
+) -> Iterator[UInt8[Tensor, "t 3 h w"]]:
+    """Decode a video once and yield random training clips of it, augmented but not mirrored.
+
+    Mirroring is left to the caller, who knows how it changes the class.
+
+    Args:
+        video: A video or a segment of one.
+        clip: How clips are sampled.
+        transform: Augmentation, and the size of clips.
+        rng: Makes all random choices. The caller may draw from it between two clips.
+        repeats: Number of clips.
+        reader: Decodes the video.
+
+    Raises:
+        VideoError: If the video cannot be read.
+    """
+
+    def choose(num_frames: int) -> list[int]:
+        return frame_sampling.choose(num_frames, clip.frames, clip.stride, rng)
+
+    short_side, choosers = transform.short_side(rng), [choose] * repeats
+    for frames in read_clips(video, choosers, short_side, reader, clip.square_pixels):
+        yield transform(frames, rng)
 
 
 def read_clips(

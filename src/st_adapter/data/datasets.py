@@ -11,9 +11,8 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from st_adapter.config import ClipConfig
-from st_adapter.data import frame_sampling
 from st_adapter.data.augment.transform import TrainTransform
-from st_adapter.data.clips import read_clips, read_views
+from st_adapter.data.clips import draw_clips, read_views
 from st_adapter.data.loading import BatchLoader
 from st_adapter.data.video.reader import Reader
 from st_adapter.data.videos import Video, VideoList
@@ -139,15 +138,9 @@ class TrainDataset(Dataset[TrainItem]):
         self, video: Video, rng: random.Random
     ) -> list[tuple[UInt8[Tensor, "t 3 h w"], tuple[int, ...]]]:
         """Draw clips and their classes: the repeats, then the reversals of those."""
-
-        def choose(num_frames: int) -> list[int]:
-            return frame_sampling.choose(num_frames, self.clip.frames, self.clip.stride, rng)
-
-        choosers = [choose] * self.repeats
         drawn = []
-        short_side, square_pixels = self.transform.short_side(rng), self.clip.square_pixels
-        for frames in read_clips(video, choosers, short_side, self.reader, square_pixels):
-            clip, targets = self.transform(frames, rng), video.targets
+        for clip in draw_clips(video, self.clip, self.transform, rng, self.repeats, self.reader):
+            targets = video.targets
             mirrored = tuple(self.mirror.get(target, target) for target in targets)
             if self.transform.flip and rng.random() < 0.5 and min(mirrored, default=0) >= 0:
                 clip, targets = clip.flip(-1), mirrored

@@ -1,7 +1,6 @@
 """Checks of frames that a program passes, and their conversion to upright RGB in 0..255."""
 
 from collections.abc import Sequence
-from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ from numpy import ndarray
 from PIL.Image import Image
 from torch import Tensor
 
-from st_adapter.data.video.info import PICTURES_PER_SECOND, Frame, FramesInfo
+from st_adapter.data.video.info import Frame, FramesInfo
 from st_adapter.errors import ArgumentError
 
 
@@ -67,18 +66,8 @@ def describe_frames(path: Path, frames: Sequence[Frame]) -> FramesInfo:
         frames: Its frames, at least one.
     """
     width, height = _size(frames[0])
-    numbers = np.arange(len(frames))
-    return FramesInfo(
-        path=path,
-        pts=numbers,
-        time_base=Fraction(1, PICTURES_PER_SECOND),
-        keys=numbers,
-        stamped=False,
-        width=width,
-        height=height,
-        rotation=0,
-        digest="",
-        frames=frames,
+    return FramesInfo.of_pictures(
+        path, len(frames), width=width, height=height, digest="", frames=frames
     )
 
 

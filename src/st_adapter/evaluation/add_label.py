@@ -10,9 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from st_adapter.common.files import check_writable
-from st_adapter.common.progress import bar
 from st_adapter.common.remarks import say
-from st_adapter.data.datasets import Skipped
 from st_adapter.data.videos import Video
 from st_adapter.errors import ArgumentError, DataError, did_you_mean
 from st_adapter.evaluation.features import video_features
@@ -121,19 +119,16 @@ def _vector_in(file: Path, label: str, model: VideoClassifier) -> Float[Tensor, 
 def _mean_direction(predictor: Predictor, head: CosineHead, folder: Path) -> Float[Tensor, " c"]:
     """Return the mean direction of the features of videos, as in a head that starts from them."""
     videos = [Video(path=path) for path in expand([folder])]
-    features = []
-    skipped = []
-    with bar("videos of the class", len(videos)) as progress:
-        for _, result in video_features(
-            predictor.model, videos, predictor.clip, batch_size=predictor.batch_size
-        ):
-            if isinstance(result, Skipped):
-                skipped.append(result)
-                say(f"skipped {result.reason}")
-            else:
-                features.append(result)
-            progress.advance()
-    if not features:
+    found, skipped = video_features(
+        predictor.model,
+        videos,
+        predictor.clip,
+        title="videos of the class",
+        batch_size=predictor.batch_size,
+    )
+    for video in skipped:
+        say(f"skipped {video.reason}")
+    if not found:
         raise DataError(f"no video could be read; first error: {skipped[0].reason}")
     center = head.center.detach().cpu()
-    return F.normalize(torch.stack(features) - center, dim=1).mean(0)
+    return F.normalize(torch.stack([features for _, features in found]) - center, dim=1).mean(0)

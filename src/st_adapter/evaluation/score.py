@@ -40,7 +40,7 @@ def score_videos(
     make_loader: Callable[..., Any] = BatchLoader,
     forward: nn.Module | None = None,
 ) -> Scored:
-    """Score videos and yield the results one by one.
+    """Score videos and return an iterator over the results.
 
     Args:
         model: The classifier. It is in evaluation mode meanwhile; its mode is restored at the end.
@@ -61,22 +61,61 @@ def score_videos(
     Raises:
         MemoryShortError: If a batch does not fit in memory.
     """
-    share = range(len(videos)) if share is None else share
     forward = model if forward is None else forward
+    return average_over_views(
+        model,
+        videos,
+        clip,
+        lambda clips: probabilities(forward(clips), model.spec.task),
+        batch_size=batch_size,
+        workers=workers,
+        orders=orders,
+        reader=reader,
+        share=share,
+        make_loader=make_loader,
+    )
+
+
+def average_over_views(
+    model: VideoClassifier,
+    videos: Sequence[Video],
+    clip: ClipConfig,
+    compute: Callable[[Tensor], Tensor],
+    *,
+    batch_size: int,
+    workers: int,
+    reader: Reader,
+    share: Sequence[int] | None = None,
+    orders: Sequence[Order] = ("in_order",),
+    make_loader: Callable[..., Any] = BatchLoader,
+) -> Scored:
+    """Compute something of the clips of each video and average it over the video's views.
+
+    Args:
+        model: The classifier, which is put in evaluation mode meanwhile.
+        videos: Videos, with or without labels.
+        clip: How clips are sampled, and how many views of a video are averaged.
+        compute: Maps what the loader yields, on the model's device, to values [n, k].
+        batch_size, workers, reader, share, orders, make_loader: As for `score_videos`.
+
+    Yields:
+        The index of a video with its values [orders, k] on the CPU, or with a `Skipped` if the
+        video could not be read.
+    """
+    share = range(len(videos)) if share is None else share
     batch_videos = videos_per_batch(clip, batch_size)
     loader = load_views(videos, clip, batch_videos, workers, reader, share, make_loader)
     at_once = min(batch_size, clips_at_once(model.device, clip.frames, clip.size))
 
     @torch.inference_mode()
-    def score(clips: Tensor) -> Float[Tensor, "n classes"]:
-        logits = torch.cat([forward(part.to(model.device)) for part in clips.split(at_once)])
-        return probabilities(logits, model.spec.task).cpu()
+    def run(clips: Tensor) -> Float[Tensor, "n k"]:
+        return torch.cat([compute(part.to(model.device)) for part in clips.split(at_once)]).cpu()
 
     with evaluation_mode(model):
         for batch in loader:
             with clear_out_of_memory(model.device):
-                scores = _score_batch(batch, orders, score)
-            for views, of_video in zip(batch, scores, strict=True):
+                averages = _average_batch(batch, orders, run)
+            for views, of_video in zip(batch, averages, strict=True):
                 if of_video is None:
                     path = str(videos[views.index].path)
                     yield views.index, Skipped(path=path, reason=views.reason)
@@ -90,10 +129,10 @@ def videos_per_batch(clip: ClipConfig, batch_size: int) -> int:
     return max(1, batch_size // (temporal * spatial))
 
 
-def _score_batch(
-    batch: Sequence[Views], orders: Sequence[Order], score: Callable[[Tensor], Tensor]
-) -> list[Float[Tensor, "orders classes"] | None]:
-    """Return the scores of each video, averaged over its views; None for a video without clips."""
+def _average_batch(
+    batch: Sequence[Views], orders: Sequence[Order], run: Callable[[Tensor], Tensor]
+) -> list[Float[Tensor, "orders k"] | None]:
+    """Return the values of each video, averaged over its views; None for a video without clips."""
     shown = [
         reorder(views.clips, order, seed=views.index)
         for views in batch
@@ -102,11 +141,11 @@ def _score_batch(
     ]
     if not shown:
         return [None] * len(batch)
-    scores = iter(score(torch.cat(shown)).split([len(clips) for clips in shown]))
+    values = iter(run(torch.cat(shown)).split([len(clips) for clips in shown]))
     return [
         None
         if views.clips is None
-        else torch.stack([next(scores)[views.clip_of].mean(0) for _ in orders])
+        else torch.stack([next(values)[views.clip_of].mean(0) for _ in orders])
         for views in batch
     ]
 

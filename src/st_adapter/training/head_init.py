@@ -7,9 +7,7 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
-from torch import Tensor
 
-from st_adapter.common.progress import bar
 from st_adapter.common.remarks import say
 from st_adapter.config import TrainConfig
 from st_adapter.data.annotations import Annotations
@@ -74,23 +72,16 @@ def start_head(
         return []
     chosen = chosen_videos(data.train, config.seed)
     share = chosen[accelerator.process_index :: accelerator.num_processes]
-    found: list[tuple[int, Tensor]] = []
-    skipped: list[Skipped] = []
-    with bar("class means", len(share)) as progress:
-        for index, result in video_features(
-            model,
-            data.train,
-            replace(config.clip, views=(1, 1)),
-            batch_size=config.batch_size,
-            workers=config.workers,
-            reader=reader,
-            share=share,
-        ):
-            if isinstance(result, Skipped):
-                skipped.append(result)
-            else:
-                found.append((index, result))
-            progress.advance()
+    found, skipped = video_features(
+        model,
+        data.train,
+        replace(config.clip, views=(1, 1)),
+        title="class means",
+        batch_size=config.batch_size,
+        workers=config.workers,
+        reader=reader,
+        share=share,
+    )
     # Sorted, so that sums do not depend on the number of processes.
     found = sorted(gather_object(found), key=lambda pair: pair[0])
     if not found:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
 from av.video.frame import VideoFrame
@@ -18,6 +19,9 @@ PICTURES_PER_SECOND = 25
 
 _ROUNDING_SECONDS = 1e-6
 """Tolerance for times in lists of segments, which are rounded decimals."""
+
+
+_Info = TypeVar("_Info", bound="VideoInfo")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -53,6 +57,20 @@ class VideoInfo:
     mirrored: bool = False
     pixel_aspect: Fraction = Fraction(1)
     place: Place | None = None
+
+    @classmethod
+    def of_pictures(cls: "type[_Info]", path: Path, count: int, **more: Any) -> "_Info":
+        """Describe numbered pictures, which have no times of their own and are all key frames.
+
+        Args:
+            path: The video.
+            count: Number of pictures.
+            **more: Width, height and digest, and what a subclass has besides.
+        """
+        numbers, unit = np.arange(count), Fraction(1, PICTURES_PER_SECOND)
+        return cls(
+            path=path, pts=numbers, time_base=unit, keys=numbers, stamped=False, rotation=0, **more
+        )
 
     @property
     def num_frames(self) -> int:

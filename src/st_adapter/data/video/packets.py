@@ -12,7 +12,7 @@ from av.video.frame import VideoFrame
 from st_adapter.data.archives.members import find
 from st_adapter.data.archives.tar import Place, read_bytes
 from st_adapter.data.video.container import decode_all, open_video, read_packets, video_stream
-from st_adapter.data.video.info import PICTURES_PER_SECOND, VideoInfo
+from st_adapter.data.video.info import VideoInfo
 from st_adapter.data.video.orientation import orientation_of
 from st_adapter.data.video.picture_folders import list_pictures
 from st_adapter.errors import VideoError
@@ -114,18 +114,8 @@ def _probe_pictures(folder: Path) -> VideoInfo:
         stream = video_stream(container)
         width, height = stream.width, stream.height
         some = [_digest(files[i]) for i in (0, len(files) // 2, -1)]
-    numbers = np.arange(len(files))
-    return VideoInfo(
-        path=folder,
-        pts=numbers,
-        time_base=Fraction(1, PICTURES_PER_SECOND),
-        keys=numbers,
-        stamped=False,
-        width=width,
-        height=height,
-        rotation=0,
-        digest=sha256(f"{len(files)} {some}".encode()).hexdigest()[:32],
-    )
+    digest = sha256(f"{len(files)} {some}".encode()).hexdigest()[:32]
+    return VideoInfo.of_pictures(folder, len(files), width=width, height=height, digest=digest)
 
 
 def _is_shown(packet: av.Packet, codec: str) -> bool:  # type: ignore[type-arg]
