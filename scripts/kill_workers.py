@@ -3,8 +3,8 @@
     python scripts/kill_workers.py DATA [--kills 30] [--seed 0]
 
 DATA is a folder of class folders. For each of train, evaluate, predict, check and compare, in
-turns: the verb is run with two workers, one of which is killed (SIGKILL) at a random moment. It
-must end with its usual code and result, without a traceback, at most 20 seconds later than it does
+turns: the verb is run with two workers, one of which is killed (SIGKILL) at a random moment of its
+life. The verb must end with its usual code and result, without a traceback, at most 20 seconds later than it does
 undisturbed.
 """
 
@@ -42,14 +42,16 @@ def main(data: Path, kills: int, seed: int) -> int:
             shutil.rmtree(folder / "out", ignore_errors=True)
         outcomes: Counter[str] = Counter()
         done = 0
+        spread = {verb: seconds for verb, (_, _, seconds) in usual.items()}
         while done < kills:
             verb = list(verbs)[done % len(verbs)]
             command, result = verbs[verb]
             code, expected, seconds = usual[verb]
             began = time.monotonic()
-            found = run(command, rng.uniform(0.2, 1.0) * seconds, seconds + PATIENCE_SECONDS)
+            found = run(command, rng.uniform(0, spread[verb]), seconds + PATIENCE_SECONDS)
             took = time.monotonic() - began
-            if not found[1]:  # it had ended, or had no worker then
+            if not found[1]:  # the workers had ended by then
+                spread[verb] *= 0.6
                 shutil.rmtree(folder / "out", ignore_errors=True)
                 continue
             done += 1
@@ -103,11 +105,16 @@ def commands(data, folder):
 
 
 def run(arguments, moment, limit=600.0):
-    """Run a verb and kill a worker at a moment: code, whether one was killed, what was said."""
+    """Run a verb and kill a worker: code, whether one was killed, what was said.
+
+    The moment is in seconds after the first worker appeared; None kills none.
+    """
     command = [sys.executable, "-m", "st_adapter", *map(str, arguments)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     killed = False
     if moment is not None:
+        while process.poll() is None and not workers_of(process.pid):
+            time.sleep(0.02)
         time.sleep(moment)
         workers = workers_of(process.pid)
         if workers:

@@ -455,6 +455,11 @@ class TrainConfig(_Checked):
         "epochs.",
         at_least=0,
     )
+    calibrate: bool = _optimise(
+        True,
+        "At the end, fit a temperature to the validation videos, so that scores tell how often "
+        "answers are right, and with two classes the threshold between them.",
+    )
     save_steps: int = _optimise(
         0,
         "Steps between saved states, from which --resume continues. 0 saves only after each epoch "

@@ -171,7 +171,7 @@ def test_train_evaluate_predict_in_one_go(capsys, folder_data, tmp_path):
 
     code, text, error = run(capsys, "evaluate", out, folder_data, "--views", "2x3", "--workers", 0)
     assert code == 0
-    assert "(2 videos, 2x3 views)" in text
+    assert "2 videos, 2x3 views" in text
     assert "held out from training" in error
     assert json.loads((out / "eval.json").read_text())["views"] == [2, 3]
 

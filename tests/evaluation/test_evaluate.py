@@ -11,11 +11,13 @@ import torch
 import st_adapter
 from conftest import write_audio, write_video
 from st_adapter.catalogue.costs import inspect_backbone, inspect_run
+from st_adapter.common.task import Task
 from st_adapter.config import ClipConfig
 from st_adapter.data.annotations import read_annotations
 from st_adapter.data.clips import read_views
 from st_adapter.data.videos import Video
 from st_adapter.errors import ArgumentError, DataError, VideoError
+from st_adapter.evaluation.calibration import calibrate
 from st_adapter.evaluation.evaluate import evaluate_videos
 from st_adapter.evaluation.predict import Predictor, expand
 
@@ -26,7 +28,8 @@ def test_views_are_fused_by_the_mean_of_their_softmax(predictor, folder_data):
     clips, clip_of = read_views(video, clip)
     assert len(clip_of) == 6
     with torch.no_grad():
-        expected = predictor.model(clips[clip_of]).softmax(-1).mean(0)
+        fused = predictor.model(clips[clip_of]).softmax(-1).mean(0, keepdim=True)
+    expected = calibrate(fused, Task(), predictor.spec.temperatures)
     result = evaluate_videos(predictor.model, [video], clip, workers=0, batch_size=4)
     assert result.predictions[0]["score"] == pytest.approx(float(expected.max()), abs=1e-6)
 
@@ -41,8 +44,8 @@ def test_a_view_counts_as_often_as_it_is_shown(predictor, tmp_path):
         first, last = predictor.model(clips).softmax(-1)
     assert not torch.allclose(first, last, atol=1e-5)
     result = evaluate_videos(predictor.model, [video], clip, workers=0)
-    expected = float(((2 * first + last) / 3).max())
-    assert result.predictions[0]["score"] == pytest.approx(expected, abs=1e-6)
+    expected = calibrate((2 * first + last)[None] / 3, Task(), predictor.spec.temperatures)
+    assert result.predictions[0]["score"] == pytest.approx(float(expected.max()), abs=1e-6)
 
 
 def test_what_cannot_be_read_is_counted_and_listed(predictor, folder_data, tmp_path):
@@ -100,7 +103,8 @@ def test_precision_is_a_property_of_the_classifier(precision, trained_run, folde
     with torch.no_grad():
         logits = predictor.model(clips)
     assert logits.dtype == torch.float32
-    for label, score in zip(predictor.model.labels, logits.softmax(-1)[0].tolist(), strict=True):
+    expected = calibrate(logits.softmax(-1), Task(), predictor.spec.temperatures)
+    for label, score in zip(predictor.model.labels, expected[0].tolist(), strict=True):
         assert scores[label] == pytest.approx(score, abs=1e-6)
     result = evaluate_videos(predictor.model, [video], predictor.clip, workers=0)
     assert result.predictions[0]["score"] == pytest.approx(max(scores.values()), abs=1e-6)

@@ -197,7 +197,7 @@ def test_a_single_video_is_not_a_list_of_videos(clips, predictor):
 
 @pytest.mark.parametrize("views", [(1, 1), (2, 3)])
 def test_what_is_preprocessed_gives_the_scores_of_the_file(views, clips, trained_run):
-    predictor = Predictor(trained_run, device="cpu", views=views)
+    predictor = Predictor(trained_run, device="cpu", views=views, calibrated=False)
     batch = predictor.preprocess(clips["turned"])
     assert batch.shape == (views[0] * views[1], 4, 3, 32, 32)
     assert batch.dtype == torch.uint8

@@ -31,6 +31,12 @@ _MEASURES = {
     "mean_class_accuracy": "mean class accuracy",
 }
 
+_BASELINES = {
+    "largest_class": "the largest class alone",
+    "one_frame": "a linear probe of one frame",
+    "prevalence": "mAP of scores that tell nothing",
+}
+
 
 def _print_table(
     columns: Sequence[str], rows: Iterable[Sequence[str]], *, least_width: int = 0
@@ -48,33 +54,58 @@ def _print_table(
 
 
 def print_evaluation(result: dict[str, Any]) -> None:
-    """Print the accuracy of each head and of all heads together.
-
-    If it was measured, also print the accuracy with frames in other orders.
+    """Print how good a classifier is, how sure that is, and what a simple one would reach.
 
     Args:
         result: An evaluation as plain values, as in `eval.json`.
     """
     temporal, spatial = result["views"]
     skipped = f", {result['num_skipped']} skipped" if result["num_skipped"] else ""
+    groups = result["num_groups"]
+    counted_as = "" if groups is None else f" in {counted(groups, 'group')}"
     rows = {f"{name} ": values for name, values in result["heads"].items()}
     rows["all heads " if rows else ""] = result
-    lines = [
-        name
-        + "  ".join(
-            f"{words} {values[key]:.2%}"
-            for key, words in _MEASURES.items()
-            if values.get(key) is not None
-        )
-        for name, values in rows.items()
-    ]
-    lines[-1] += (
-        f"  ({counted(result['num_videos'], 'video')}{skipped}, {temporal}x{spatial} views)"
+    lines = [name + "  ".join(_with_intervals(values)) for name, values in rows.items()]
+    lines.append(
+        f"{counted(result['num_videos'], 'video')}{counted_as}{skipped}, {temporal}x{spatial} "
+        "views; in brackets: 95% intervals"
     )
+    baselines = (f"{_BASELINES[name]} {value:.1%}" for name, value in result["baselines"].items())
+    lines.append(f"for comparison: {', '.join(baselines)}")
+    lines += _decisions(result)
     if result["temporal"]:
-        orders = (f"{n.replace('_', ' ')} {a:.2%}" for n, a in result["temporal"].items())
+        orders = (f"{n.replace('_', ' ')} {a:.1%}" for n, a in result["temporal"].items())
         lines.append(f"frames {', '.join(orders)}")
     click.echo("\n".join(lines))
+
+
+def _with_intervals(values: dict[str, Any]) -> list[str]:
+    """Format each measure that there is, with its interval."""
+    texts = []
+    for key, words in _MEASURES.items():
+        if values.get(key) is not None:
+            low, high = values["intervals"][key]
+            texts.append(f"{words} {values[key]:.1%} ({100 * low:.0f} to {100 * high:.0f})")
+    return texts
+
+
+def _decisions(result: dict[str, Any]) -> list[str]:
+    """Say how far scores can be trusted, and where the line between two classes is."""
+    lines, calibration = [], result["calibration"]
+    if calibration["temperatures"]:
+        temperatures = ", ".join(f"{value:.2f}" for value in calibration["temperatures"])
+        lines.append(
+            f"calibration error {calibration['error']:.3f} with temperature {temperatures}, "
+            f"{calibration['error_uncalibrated']:.3f} without"
+        )
+    else:
+        lines.append(f"calibration error {calibration['error']:.3f}")
+    if result["binary"]:
+        lines.append(
+            f"{result['binary']['positive']}: area under ROC curve "
+            f"{result['binary']['roc_auc']:.3f}, predicted from a score of {result['threshold']}"
+        )
+    return lines
 
 
 def print_comparison(rows: Sequence[MethodRow]) -> None:

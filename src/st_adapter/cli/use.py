@@ -12,6 +12,19 @@ from st_adapter.cli.imports import quick_imports
 from st_adapter.cli.options import DATA_SETTINGS, PATH, RUN_DEFAULTS, RUN_SETTINGS, verb
 from st_adapter.config import DataConfig, parse_views
 
+_THRESHOLD = click.option(
+    "--threshold",
+    type=float,
+    help="Score from which the second of two classes, or each of any number of labels, is "
+    "predicted.  [default: chosen by training, or 0.5]",
+)
+_UNCALIBRATED = click.option(
+    "--uncalibrated",
+    is_flag=True,
+    help="Leave out the temperatures that training fitted so that scores tell how often answers "
+    "are right.",
+)
+
 
 @verb(*DATA_SETTINGS, *RUN_SETTINGS, defaults=RUN_DEFAULTS)
 @click.argument("run", type=PATH)
@@ -26,8 +39,16 @@ from st_adapter.config import DataConfig, parse_views
     is_flag=True,
     help="Also evaluate with frames reversed, shuffled and frozen, to see how much order matters.",
 )
+@_THRESHOLD
+@_UNCALIBRATED
 def evaluate(
-    run: Path, data: Path, out: Path | None, temporal: bool, views: str | None, **options: Any
+    run: Path,
+    data: Path,
+    out: Path | None,
+    temporal: bool,
+    views: str | None,
+    uncalibrated: bool,
+    **options: Any,
 ) -> int:
     """Measure the accuracy of RUN on labelled videos.
 
@@ -45,7 +66,14 @@ def evaluate(
     given = {name: value for name, value in given.items() if value is not None}
     where = DataConfig(**given) if given else None
     result = run_evaluation(
-        run, data, out=out, options=where, temporal=temporal, views=chosen, **options
+        run,
+        data,
+        out=out,
+        options=where,
+        temporal=temporal,
+        views=chosen,
+        calibrated=not uncalibrated,
+        **options,
     )
     for skip in result.skipped:
         click.echo(f"skipped {skip.reason}", err=True)
@@ -60,8 +88,16 @@ def evaluate(
 @click.option(
     "--top", type=click.IntRange(1), default=3, show_default=True, help="Labels per video."
 )
+@_THRESHOLD
+@_UNCALIBRATED
 def predict(
-    run: Path, videos: tuple[Path, ...], as_json: bool, top: int, views: str | None, **options: Any
+    run: Path,
+    videos: tuple[Path, ...],
+    as_json: bool,
+    top: int,
+    views: str | None,
+    uncalibrated: bool,
+    **options: Any,
 ) -> int:
     """Label videos with the classifier in RUN.
 
@@ -79,7 +115,7 @@ def predict(
     workers = options.pop("workers")
     if len(paths) <= 8:
         workers = 0  # starting workers takes longer than decoding so few videos
-    predictor = Predictor(run, views=chosen, **options)
+    predictor = Predictor(run, views=chosen, calibrated=not uncalibrated, **options)
     failed = 0
     with bar("predicting", len(paths)) as progress:
         for result in predictor.predict(paths, workers):
@@ -90,6 +126,7 @@ def predict(
             else:
                 record = {
                     "path": str(result.path),
+                    "predicted": result.predicted,
                     "predictions": _records(result.scores[:top]),
                 }
                 if result.heads:

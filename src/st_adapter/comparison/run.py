@@ -113,7 +113,8 @@ def _carry_out(folder: Path, plan: Plan, videos: Annotations, processes: int) ->
 def _shared_config(config: TrainConfig) -> TrainConfig:
     """Return the settings that all cells share: one process each, and the last epoch is kept.
 
-    A step has as many clips as in `config`: accumulation replaces further processes.
+    Nothing is fitted to the test videos. A step has as many clips as in `config`: accumulation
+    replaces further processes.
     """
     if config.prefix_cache:
         raise ArgumentError(
@@ -121,7 +122,13 @@ def _shared_config(config: TrainConfig) -> TrainConfig:
         )
     accumulate = config.accumulate * (config.processes or 1)
     return replace(
-        config, keep="last", head_lr=None, accumulate=accumulate, processes=1, compile=False
+        config,
+        keep="last",
+        calibrate=False,
+        head_lr=None,
+        accumulate=accumulate,
+        processes=1,
+        compile=False,
     )
 
 

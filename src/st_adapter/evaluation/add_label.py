@@ -70,7 +70,8 @@ def add_label(
     with torch.no_grad():
         rows = torch.cat([head.weight, F.normalize(vector, dim=0)[None].to(head.weight)])
         head.weight, head.out_features = nn.Parameter(rows), len(rows)
-    model.spec = replace(model.spec, labels=(*model.labels, label))
+    # A threshold between two classes says nothing about three.
+    model.spec = replace(model.spec, labels=(*model.labels, label), threshold=0.5)
     model.save_adapter(out / "adapter")
     if (run / "config.json").is_file():
         shutil.copy(run / "config.json", out / "config.json")

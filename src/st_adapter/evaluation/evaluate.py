@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from operator import itemgetter
 from typing import Any
 
@@ -20,9 +20,12 @@ from st_adapter.data.datasets import Skipped
 from st_adapter.data.video.reader import Reader
 from st_adapter.data.videos import Video
 from st_adapter.errors import DataError
+from st_adapter.evaluation.calibration import calibrate, calibration_record
+from st_adapter.evaluation.decisions import predicted_classes
 from st_adapter.evaluation.metrics import Measures, measure
 from st_adapter.evaluation.score import ORDERS, Order, Scored, score_videos, videos_per_batch
 from st_adapter.model.classifier import VideoClassifier
+from st_adapter.model.spec import ModelSpec
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,18 +44,33 @@ class Evaluation(Measures):
             any number of labels. `score` returns its value.
         top1: Top-1 accuracy. With several heads, all heads must be right; with any number of
             labels, the best class must be one of the video's.
-        top5: Top-5 accuracy, likewise.
-        mean_class_accuracy: Mean of the top-1 accuracies of the classes that occur; None with any
-            number of labels.
+        top5: Top-5 accuracy, likewise; None with five classes or fewer.
+        mean_class_accuracy: Mean of the top-1 accuracies of the classes that occur, also called
+            balanced accuracy; None with any number of labels.
         mean_average_precision: Mean of the average precisions of the classes that occur; None
             unless a video can have any number of labels.
+        intervals: Lower and upper end of the 95 % interval of each of these, by its name.
+        num_groups: Number of groups of videos that the intervals count with; None if each video
+            counts by itself.
+        baselines: What a classifier has to surpass: "largest_class", the top-1 accuracy of always
+            predicting the most frequent class; "one_frame", that of a linear probe of one frame on
+            the frozen image model, which training measures; "prevalence", the mAP of scores that
+            tell nothing.
         loss: Mean loss of the scores: cross-entropy, or binary cross-entropy with any number of
             labels.
-        heads: With several heads, top1, top5 and mean_class_accuracy of each, by its name.
-        per_class: By label, `num_videos` and `accuracy`, or `average_precision` with any number of
-            labels. The measure is None for a class without videos.
+        heads: With several heads, top1, top5, mean_class_accuracy and intervals of each, by its
+            name.
+        per_class: By label: `num_videos`, `accuracy` (recall) with its `interval`, `precision`,
+            `f1` and `average_precision`. With any number of labels, the interval is that of the
+            average precision. None where a class has no videos, or is never predicted.
         confusion: Number of videos by true class (row) and predicted class (column), in the order
             of `labels`. Empty with any number of labels.
+        threshold: Score from which the second of two classes, or each of any number of labels, is
+            predicted; None for other classifiers.
+        binary: For two classes, the area under the ROC curve and both curves; else None.
+        calibration: How far scores are from the share of right answers: the expected calibration
+            `error` in 0..1, `error_uncalibrated`, the `temperatures`, whether these were
+            `fitted_here` on the same videos, and `bins` of mean score, accuracy and number.
         num_videos: Number of videos that were scored.
         num_skipped: Number of videos that could not be read.
         views: Number of temporal and spatial views whose scores were averaged.
@@ -63,13 +81,14 @@ class Evaluation(Measures):
         predictions: For each video a dictionary with `path`, `label` (the true one), `predicted`
             and `score` (of the prediction), and for segments `start_seconds` and `end_seconds`.
             With several heads, `label` and `predicted` are lists and `score` is a product. With any
-            number of labels, they are lists too: labels that score 0.5 or more are predicted, and
-            `score` is the highest score.
+            number of labels, they are lists too: labels that reach the threshold are predicted, and
+            `score` is the highest score. `group` is the group of the video, if it has one.
         skipped: The videos that could not be read, each with `path` and `reason`.
         temporal: The main measure with the frames "in_order", "reversed", "shuffled" and "frozen"
             (all equal to the middle frame); None unless requested.
     """
 
+    calibration: dict[str, Any] = field(default_factory=dict)
     num_videos: int
     num_skipped: int
     views: tuple[int, int]
@@ -86,7 +105,45 @@ class Evaluation(Measures):
         return asdict(self)
 
 
+@dataclass(frozen=True, kw_only=True)
+class ScoredVideos:
+    """Scores of labelled videos, before calibration.
+
+    Attributes:
+        videos: The videos that could be read.
+        scores: Their scores in 0..1, averaged over views, for each order of frames.
+        orders: The orders of frames; the first is "in_order".
+        skipped: The videos that could not be read.
+    """
+
+    videos: Sequence[Video]
+    scores: Float[Tensor, "orders n classes"]
+    orders: Sequence[Order]
+    skipped: list[Skipped]
+
+
 def evaluate_videos(
+    model: VideoClassifier, videos: Sequence[Video], clip: ClipConfig, **options: Any
+) -> Evaluation:
+    """Score every video and measure how well the scores agree with the labels.
+
+    Args:
+        model: The classifier.
+        videos: Labelled videos.
+        clip: How clips are sampled, and how many views of a video are averaged.
+        **options: Any other argument of `score_labelled`.
+
+    Returns:
+        The measures and the prediction for each video.
+
+    Raises:
+        DataError: If no video can be read.
+        MemoryShortError: If a batch does not fit in memory.
+    """
+    return evaluation_of(score_labelled(model, videos, clip, **options), model.spec, clip)
+
+
+def score_labelled(
     model: VideoClassifier,
     videos: Sequence[Video],
     clip: ClipConfig,
@@ -97,8 +154,8 @@ def evaluate_videos(
     reader: Reader = Reader(),
     accelerator: Accelerator | None = None,
     score: Callable[..., Scored] = score_videos,
-) -> Evaluation:
-    """Score every video and measure how well the scores agree with the labels.
+) -> ScoredVideos:
+    """Score every video, with a progress bar.
 
     Args:
         model: The classifier.
@@ -106,14 +163,11 @@ def evaluate_videos(
         clip: How clips are sampled, and how many views of a video are averaged.
         batch_size: Maximum number of clips in a forward pass.
         workers: Number of processes that decode videos; 0 decodes in this one.
-        temporal: Also measure with the frames reversed, shuffled and frozen.
+        temporal: Also score with the frames reversed, shuffled and frozen.
         reader: Decodes the videos.
         accelerator: Set if several processes evaluate together. All of them must call this
             function; each scores a part of the videos, and all get the same result.
         score: Replaces `score_videos`, with the same arguments.
-
-    Returns:
-        The measures and the prediction for each video.
 
     Raises:
         DataError: If no video can be read.
@@ -137,38 +191,46 @@ def evaluate_videos(
     if not scored:
         first = f"; first error: {skipped[0].reason}" if skipped else ""
         raise DataError(f"no video could be read (0 of {len(videos)}){first}")
-    return _evaluation(model, [videos[i] for i, _ in scored], scored, skipped, clip, orders)
+    return ScoredVideos(
+        videos=[videos[i] for i, _ in scored],
+        scores=torch.stack([scores for _, scores in scored], dim=1),
+        orders=orders,
+        skipped=skipped,
+    )
 
 
-def _evaluation(
-    model: VideoClassifier,
-    videos: Sequence[Video],
-    scored: Sequence[tuple[int, Tensor]],
-    skipped: list[Skipped],
-    clip: ClipConfig,
-    orders: Sequence[Order],
-) -> Evaluation:
-    """Build the result from the scores, [orders, classes], of the videos that could be read."""
-    by_order = torch.stack([scores for _, scores in scored], dim=1)
-    task = model.spec.task
-    targets = [video.targets for video in videos]
-    measures = [measure(scores, targets, model.labels, task) for scores in by_order]
+def evaluation_of(scored: ScoredVideos, spec: ModelSpec, clip: ClipConfig) -> Evaluation:
+    """Measure how well scores agree with the labels of the videos.
+
+    Args:
+        scored: The scores.
+        spec: Describes the classifier, with the temperatures and the threshold to apply.
+        clip: How clips were sampled, and how many views of a video were averaged.
+    """
+    task, labels = spec.task, spec.labels
+    targets = [video.targets for video in scored.videos]
+    calibrated = [calibrate(scores, task, spec.temperatures) for scores in scored.scores]
+    measures = [
+        measure(scores, targets, labels, task, threshold=spec.threshold) for scores in calibrated
+    ]
+    raw = scored.scores[0]
     return Evaluation(
         **vars(measures[0]),
-        num_videos=len(scored),
-        num_skipped=len(skipped),
+        calibration=calibration_record(raw, calibrated[0], targets, task, spec.temperatures),
+        num_videos=len(scored.videos),
+        num_skipped=len(scored.skipped),
         views=clip.views,
         frames=clip.frames,
         stride=clip.stride,
         size=clip.size,
-        labels=model.labels,
+        labels=labels,
         predictions=[
-            _prediction(video, scores, model.labels, task)
-            for video, scores in zip(videos, by_order[0], strict=True)
+            _prediction(video, scores, spec)
+            for video, scores in zip(scored.videos, calibrated[0], strict=True)
         ],
-        skipped=skipped,
-        temporal={order: m.score for order, m in zip(orders, measures, strict=True)}
-        if len(orders) > 1
+        skipped=scored.skipped,
+        temporal={order: m.score for order, m in zip(scored.orders, measures, strict=True)}
+        if len(scored.orders) > 1
         else None,
     )
 
@@ -185,21 +247,17 @@ def _share(num_videos: int, batch_videos: int, accelerator: Accelerator | None) 
     return [i for first in own for i in range(first, min(first + batch_videos, num_videos))]
 
 
-def _prediction(
-    video: Video, scores: Float[Tensor, " classes"], labels: Sequence[str], task: Task
-) -> dict[str, Any]:
+def _prediction(video: Video, scores: Float[Tensor, " classes"], spec: ModelSpec) -> dict[str, Any]:
     """Return the entry of `Evaluation.predictions` for one video."""
+    task, labels = spec.task, spec.labels
     record: dict[str, Any] = {"path": full_path(video.path)}
     if video.start_seconds is not None or video.end_seconds is not None:
         record |= {"start_seconds": video.start_seconds, "end_seconds": video.end_seconds}
+    (predicted,) = predicted_classes(scores[None], task, spec.threshold)
     if task.multi_label:
-        predicted, score = scores.ge(0.5).nonzero()[:, 0].tolist(), float(scores.max())
-        truth = sorted(video.targets)
+        truth, score = sorted(video.targets), float(scores.max())
     else:
-        best = [(scores[own].max(0), own.start) for _, own in task.slices(len(labels))]
-        predicted = [start + int(top.indices) for top, start in best]
-        score = math.prod(float(top.values) for top, _ in best)
-        truth = list(video.targets)
+        truth, score = list(video.targets), math.prod(float(scores[i]) for i in predicted)
     record["label"] = [labels[i] for i in truth]
     record["predicted"] = [labels[i] for i in predicted]
     if task == Task():

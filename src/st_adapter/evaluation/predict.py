@@ -7,11 +7,12 @@ from itertools import product
 from pathlib import Path
 from typing import IO, Any, overload
 
-from jaxtyping import UInt8
+from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from st_adapter.common.paths import is_remote
 from st_adapter.common.remarks import say
+from st_adapter.common.task import Task
 from st_adapter.config import ClipConfig
 from st_adapter.data.clips import read_views
 from st_adapter.data.datasets import Skipped
@@ -21,6 +22,8 @@ from st_adapter.data.video.picture_folders import holds_pictures
 from st_adapter.data.video.reader import Decoder, Reader, make_reader
 from st_adapter.data.videos import Video
 from st_adapter.errors import ArgumentError, VideoError
+from st_adapter.evaluation.calibration import calibrate
+from st_adapter.evaluation.decisions import decide_by, predicted_classes
 from st_adapter.evaluation.score import score_videos
 from st_adapter.model.build import load
 from st_adapter.model.classifier import VideoClassifier
@@ -47,8 +50,13 @@ class Prediction:
     Attributes:
         path: Path of the video, as passed to the predictor. For frames, bytes and open files it
             tells their position in the list, such as `<frames 3>`.
-        scores: Pairs of label and score, best first. Scores are averages over the views, in 0..1.
-            If a video has one label, there is a pair for each class and the scores add up to 1. If
+        predicted: The predicted label. A list of labels if the classifier has several heads, one
+            for each, or if a video can have any number of labels: those whose score reaches the
+            threshold.
+        scores: Pairs of label and score, best first. Scores are averages over the views, in 0..1,
+            calibrated if training did so. If a video has one label, there is a pair for each class
+            and the scores add up to 1; of two classes, the predicted one comes first, whose score
+            can be below 0.5 if the threshold is. If
             a video can have any number of labels, each score is the probability of that class
             alone. If the classifier has several heads, the pairs are the 20 most probable
             combinations of one class per head ("open door"), each with the product of the
@@ -58,6 +66,7 @@ class Prediction:
     """
 
     path: Path
+    predicted: str | list[str]
     scores: list[tuple[str, float]]
     heads: dict[str, list[tuple[str, float]]] = field(default_factory=dict)
 
@@ -111,6 +120,10 @@ class Predictor:
             grows with their product. By default the views that the folder records.
         frames: Frames per clip. By default as in training.
         size: Height and width of a clip in pixels. By default as in training.
+        threshold: Score from which the second of two classes, or each of any number of labels, is
+            predicted; above 0 and below 1. By default the one that the folder records.
+        calibrated: Apply the temperatures that the folder records, so that of the answers with a
+            score of 80 %, about 80 % are right. False gives the scores as the model computes them.
         batch_size: Maximum number of clips in a forward pass, at least 1.
         decoder: "pyav" or "torchcodec". Torchcodec needs `pip install 'st-adapter[torchcodec]'`; it
             decodes on the GPU if the model is on a GPU and `predict` has no workers.
@@ -120,6 +133,7 @@ class Predictor:
     Attributes:
         model: The `VideoClassifier`, in evaluation mode on its device.
         clip: The `ClipConfig` in use: frames, stride, size and views.
+        spec: The record of the classifier, with the temperatures and the threshold in use.
         batch_size: Maximum number of clips in a forward pass.
         decoder: Name of the decoder.
 
@@ -140,6 +154,8 @@ class Predictor:
         views: tuple[int, int] | None = None,
         frames: int | None = None,
         size: int | None = None,
+        threshold: float | None = None,
+        calibrated: bool = True,
         batch_size: int = 8,
         decoder: Decoder = "pyav",
         compile: bool = False,
@@ -150,6 +166,7 @@ class Predictor:
         changes = {"views": views, "frames": frames, "size": size}
         given: dict[str, Any] = {k: v for k, v in changes.items() if v is not None}
         self.clip: ClipConfig = replace(self.model.spec.clip, **given)
+        self.spec = decide_by(self.model.spec, threshold, calibrated)
         self.batch_size = batch_size
         self.decoder = decoder
         check_input_size(self.model, self.clip.size)
@@ -238,12 +255,13 @@ class Predictor:
             if isinstance(result, Skipped):
                 yield result
             else:
-                yield self._prediction(inputs.paths[index], result[0].tolist())
+                yield self._prediction(inputs.paths[index], result)
 
     def preprocess(self, video: Any, *, bgr: bool = False) -> UInt8[Tensor, "v t 3 h w"]:
         """Return what the model sees of one video: the frames of all views, scaled and cropped.
 
-        The predictor's scores are the average over the views of the scores of these clips.
+        The predictor's scores are the average over the views of the scores of these clips, then
+        calibrated unless `calibrated` is False.
 
         Examples:
             >>> clips = predictor.preprocess("clip.mp4")  # doctest: +SKIP
@@ -276,15 +294,23 @@ class Predictor:
     def _reader(self, inputs: Inputs, workers: int) -> Reader:
         return make_reader(self.decoder, workers, self.model.device, inputs.probe)
 
-    def _prediction(self, path: Path, scores: list[float]) -> Prediction:
-        pairs = list(zip(self.model.labels, scores, strict=True))
-        task = self.model.spec.task
+    def _prediction(self, path: Path, raw: Float[Tensor, "1 classes"]) -> Prediction:
+        task, labels = self.spec.task, self.spec.labels
+        scores = calibrate(raw, task, self.spec.temperatures)
+        pairs = list(zip(labels, scores[0].tolist(), strict=True))
         heads = {
             name: _ranked([(label.removeprefix(f"{name}/"), s) for label, s in pairs[own]])
             for name, own in (task.slices(len(pairs)) if task.heads else ())
         }
-        best = _combinations(list(heads.values())) if heads else _ranked(pairs)
-        return Prediction(path=path, scores=best, heads=heads)
+        chosen = predicted_classes(scores, task, self.spec.threshold)[0]
+        names = [labels[i] for i in chosen]
+        if heads:
+            best = _combinations(list(heads.values()))
+        else:
+            best = sorted(_ranked(pairs), key=lambda pair: pair[0] not in names)
+        return Prediction(
+            path=path, predicted=names[0] if task == Task() else names, scores=best, heads=heads
+        )
 
 
 def _place(run: str | Path | VideoClassifier, weights: str | None, device: str) -> VideoClassifier:

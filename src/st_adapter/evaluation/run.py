@@ -1,5 +1,6 @@
 """Evaluation of a trained run on labelled videos: the function behind `st-adapter evaluate`."""
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from st_adapter.data.video.packets import Probe
 from st_adapter.data.video.reader import make_reader
 from st_adapter.data.videos import VideoList
 from st_adapter.errors import DataError
-from st_adapter.evaluation.evaluate import Evaluation, evaluate_videos
+from st_adapter.evaluation.evaluate import Evaluation, evaluation_of, score_labelled
 from st_adapter.evaluation.predict import Predictor
 from st_adapter.evaluation.run_record import (
     evaluation_file,
@@ -66,7 +67,7 @@ def evaluate(
         DataError: If `data` cannot be used or none of its videos can be read.
         MemoryShortError: If a batch does not fit in memory.
     """
-    folder = Path(run)
+    began, folder = time.monotonic(), Path(run)
     file = evaluation_file(folder, None if out is None else Path(out))
     classifier = Predictor(folder, **predictor)
     model = classifier.model
@@ -76,7 +77,7 @@ def evaluate(
     else:
         videos, origin = evaluation_videos(folder, Path(data), model.spec, options), absolute(data)
         probe = index_of(Path(data))
-    result = evaluate_videos(
+    scored = score_labelled(
         model,
         videos,
         classifier.clip,
@@ -85,8 +86,9 @@ def evaluate(
         temporal=temporal,
         reader=make_reader(classifier.decoder, workers, model.device, probe),
     )
+    result = evaluation_of(scored, classifier.spec, classifier.clip)
     if file is not None:
-        write_evaluation(file, result, origin)
+        write_evaluation(file, result, origin, model.device, time.monotonic() - began)
     return result
 
 

@@ -4,9 +4,11 @@ import json
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from st_adapter.common.files import read_json, write_json
 from st_adapter.common.paths import absolute
-from st_adapter.common.provenance import command
+from st_adapter.common.provenance import command, date, machine
 from st_adapter.common.remarks import note, say
 from st_adapter.config import DataConfig, TrainConfig
 from st_adapter.data.annotations import read_annotations, read_parts
@@ -117,11 +119,28 @@ def _earlier_evaluation(file: Path) -> dict[str, Any]:
     return record if "confusion" in record else {}
 
 
-def write_evaluation(file: Path, evaluation: Evaluation, data: str) -> None:
-    """Write an evaluation, with the path of the data and the command that it came from."""
-    origin = {"data": data, "command": command()}
+def write_evaluation(
+    file: Path, evaluation: Evaluation, data: str, device: torch.device, seconds: float
+) -> None:
+    """Write an evaluation with what it came from.
+
+    Args:
+        file: The file to write.
+        evaluation: The evaluation.
+        data: Path of the videos.
+        device: Device of the classifier.
+        seconds: How long the evaluation took.
+    """
+    gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else ""
+    origin = {
+        "data": data,
+        "command": command(),
+        "date": date(),
+        "seconds": round(seconds, 2),
+        "machine": machine(gpu),
+    }
     before = _earlier_evaluation(file).get("data", "")
-    if before not in ("", origin["data"]):
+    if before not in ("", data):
         other = setting("out", "FILE")
         note(f"replacing the evaluation on {before} in {file}; use {other} to keep both")
     write_json(file, evaluation.to_json() | origin)

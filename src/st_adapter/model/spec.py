@@ -51,6 +51,10 @@ class ModelSpec:
         blocks: names of the blocks, if `attach` was told, else empty.
         features: name of the module that gives the features, if `attach` was told; OWN_FUNCTION if
             it was given a function; else empty, for what the model returns.
+        temperatures: temperature of each head's scores, fitted on held-out videos; empty for scores
+            that are not calibrated.
+        threshold: score from which the second of two classes, or each of any number of labels, is
+            predicted; in 0..1.
         digest: SHA-256 of the backbone's weights, with which `load` recognises wrong weights;
             empty until the classifier is saved.
 
@@ -74,6 +78,8 @@ class ModelSpec:
     std: tuple[float, ...]
     blocks: str = ""
     features: str = ""
+    temperatures: tuple[float, ...] = ()
+    threshold: float = 0.5
     digest: str = ""
 
     def __post_init__(self) -> None:
@@ -96,6 +102,11 @@ class ModelSpec:
             raise ArgumentError(
                 "a cosine head cannot be used if a video has any number of labels, because it has "
                 f"no threshold for each class; use {setting('head', 'linear')}"
+            )
+        if not 0 < self.threshold < 1 or any(value <= 0 for value in self.temperatures):
+            raise ArgumentError(
+                "threshold must be above 0 and below 1, and temperatures above 0, not "
+                f"{self.threshold} and {self.temperatures}"
             )
         if len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:
             raise ArgumentError(

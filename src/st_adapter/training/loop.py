@@ -19,6 +19,7 @@ from accelerate.tracking import get_available_trackers
 from accelerate.utils import InitProcessGroupKwargs, broadcast_object_list, gather_object
 
 from st_adapter.catalogue.costs import count_parts, inspect_spec, spec_of
+from st_adapter.common.files import read_json_lines
 from st_adapter.common.interrupt import Interrupted, deferred_interrupt
 from st_adapter.common.lock import alone_in
 from st_adapter.common.paths import absolute
@@ -30,7 +31,13 @@ from st_adapter.data.annotations import read_parts
 from st_adapter.data.video.index import index_of
 from st_adapter.data.video.reader import make_reader
 from st_adapter.errors import ArgumentError, DataError, TrainingError
-from st_adapter.evaluation.evaluate import Evaluation, evaluate_videos
+from st_adapter.evaluation.decisions import fit_decisions
+from st_adapter.evaluation.evaluate import (
+    Evaluation,
+    ScoredVideos,
+    evaluation_of,
+    score_labelled,
+)
 from st_adapter.evaluation.metrics import METRICS
 from st_adapter.evaluation.run_record import recorded_run, write_evaluation
 from st_adapter.evaluation.score import Scored, score_videos
@@ -54,6 +61,7 @@ from st_adapter.training.batches import Batches, class_maps, train_transform
 from st_adapter.training.cached import CachedLoader
 from st_adapter.training.head_init import check_head_init, start_head
 from st_adapter.training.launch import check_accelerate, launch, processes_to_start
+from st_adapter.training.one_frame import OneFrameProbe
 from st_adapter.training.optimizer import learning_rate_factor, make_optimizer
 from st_adapter.training.prefix_cache import VALIDATION, make_prefix_cache
 from st_adapter.training.run import Run
@@ -161,8 +169,8 @@ def _run(run: Run, data: Path, recipe: str, resume: bool, temporal: bool) -> Eva
     with _explain_how_to_resume(run, data, resume):
         _announce(run)
         run.start_tracker()
-        _train_epochs(run, states)
-        return _finish(run, data, temporal)
+        probe = _train_epochs(run, states)
+        return _finish(run, data, temporal, probe)
 
 
 def _extend(run: Run, data: Path) -> None:
@@ -409,17 +417,23 @@ class _View:
         progress.tell(*self.facts)
 
 
-def _train_epochs(run: Run, states: SavedStates) -> None:
+def _train_epochs(run: Run, states: SavedStates) -> OneFrameProbe | None:
+    """Train all epochs; return the baseline if no epoch was validated to measure it."""
     if not run.config.epochs:
         run.save_adapter("adapter")
         states.save()  # so that the run can be extended with more epochs
     batches, view = Batches(run), _View(run)
+    probe = OneFrameProbe(run.at_once) if not run.at.step and OneFrameProbe.suits(run) else None
     while not run.is_done:
-        _train_epoch(run, batches, states, view)
-        view.last_score = _validate_epoch(run, states)
+        in_first = probe if run.at.epochs_done == 0 else None
+        _train_epoch(run, batches, states, view, in_first)
+        view.last_score = _validate_epoch(run, states, in_first)
+    return probe if run.config.keep == "last" else None
 
 
-def _train_epoch(run: Run, batches: Batches, states: SavedStates, view: _View) -> None:
+def _train_epoch(
+    run: Run, batches: Batches, states: SavedStates, view: _View, probe: OneFrameProbe | None
+) -> None:
     """Train from the current step to the end of its epoch."""
     config, epoch = run.config, run.at.epochs_done
     first_step = run.at.step - epoch * run.steps_per_epoch
@@ -434,7 +448,8 @@ def _train_epoch(run: Run, batches: Batches, states: SavedStates, view: _View) -
         bar(title, run.steps_per_epoch, first_step) as progress,
     ):
         progress.tell(*view.facts)
-        for step in batches.steps(epoch, first_step):
+        steps = batches.steps(epoch, first_step)
+        for step in probe.watch(run.model, steps) if probe else steps:
             due = run.is_main and states.is_due()
             with clear_out_of_memory(run.model.device, advice):
                 done = take_step(run, step, stop=stop.is_set(), save=due)
@@ -475,7 +490,7 @@ def _log_step(run: Run, norm: float, clips_per_second: float, progress: Bar, vie
     view.show(run, clips_per_second, memory, progress)
 
 
-def _validate_epoch(run: Run, states: SavedStates) -> float | None:
+def _validate_epoch(run: Run, states: SavedStates, probe: OneFrameProbe | None) -> float | None:
     """End an epoch: evaluate the adapter on one view per video, and keep it if it is the best.
 
     With `keep` "last" the adapter is kept without an evaluation.
@@ -484,16 +499,19 @@ def _validate_epoch(run: Run, states: SavedStates) -> float | None:
         The score, or None without an evaluation.
     """
     score = None
-    values, outcome = {}, f"{run.at.train_seconds:.0f} s of training"
+    values: dict[str, Any] = {}
+    outcome = f"{run.at.train_seconds:.0f} s of training"
     with run.as_kept():
         run.save_adapter("adapter_last")
         if run.config.keep == "last":
             run.save_adapter("adapter")
         else:
-            result = _evaluate(run, replace(run.config.clip, views=(1, 1)), cached=True)
+            clip = replace(run.config.clip, views=(1, 1))
+            scored = _score(run, clip, cached=True, probe=probe)
+            result = evaluation_of(scored, run.model.spec, clip)
             score = result.score
             if result.score > run.at.best_score:
-                run.at.best_score, run.best_result = result.score, result
+                run.at.best_score, run.best_scored = result.score, scored
                 run.at.best_epoch = run.at.epochs_done + 1
                 run.save_adapter("adapter")
             values = {
@@ -503,6 +521,8 @@ def _validate_epoch(run: Run, states: SavedStates) -> float | None:
                 result.metric: result.score,
                 "val_loss": result.loss,
             }
+            if probe is not None:
+                values["one_frame_top1"] = probe.accuracy()
             outcome = f"{METRICS[result.metric]} {result.score:.1%} (best {run.at.best_score:.1%})"
     run.log(values | {"train_seconds": round(run.at.train_seconds, 2)})
     run.at.epochs_done += 1
@@ -514,14 +534,20 @@ def _validate_epoch(run: Run, states: SavedStates) -> float | None:
     return score
 
 
-def _evaluate(
-    run: Run, clip: ClipConfig, temporal: bool = False, cached: bool = False
-) -> Evaluation:
-    score: Callable[..., Scored] = score_videos
+def _score(
+    run: Run,
+    clip: ClipConfig,
+    *,
+    temporal: bool = False,
+    cached: bool = False,
+    probe: OneFrameProbe | None = None,
+) -> ScoredVideos:
+    """Score the validation videos, from the prefix cache or with the baseline where possible."""
+    score: Callable[..., Scored] = score_videos if probe is None else probe.score
     if cached and run.prefix_cache:
         make_loader = partial(CachedLoader, run.prefix_cache, lambda index: (VALIDATION, index))
         score = partial(score_videos, make_loader=make_loader, forward=run.forward)
-    return evaluate_videos(
+    return score_labelled(
         run.model,
         run.data.val,
         clip,
@@ -534,16 +560,37 @@ def _evaluate(
     )
 
 
-def _finish(run: Run, data: Path, temporal: bool) -> Evaluation:
+def _finish(run: Run, data: Path, temporal: bool, probe: OneFrameProbe | None) -> Evaluation:
     """Evaluate the kept adapter with the configured views and write the result."""
-    kept = run.folder / "adapter"
+    began, kept, clip = time.monotonic(), run.folder / "adapter", run.config.clip
     copy_trained(run.model, read_tensors(kept), str(kept))
-    result = run.best_result  # enough if validation used the same views
-    if result is None or result.views != run.config.clip.views or temporal:
-        result = _evaluate(run, run.config.clip, temporal)
+    scored = run.best_scored  # enough if validation used the same views
+    if scored is None or clip.views != (1, 1) or temporal:
+        scored = _score(run, clip, temporal=temporal, probe=probe)
+    if probe is not None:
+        run.log({"one_frame_top1": probe.accuracy()})
+    if run.config.calibrate:
+        targets = [video.targets for video in scored.videos]
+        run.model.spec = fit_decisions(run.model.spec, scored.scores[0], targets)
+        run.save_adapter("adapter")
+    result = _with_baseline(run, evaluation_of(scored, run.model.spec, clip))
     if run.is_main:
-        write_evaluation(run.folder / "eval.json", result, absolute(data))
+        seconds = time.monotonic() - began
+        write_evaluation(
+            run.folder / "eval.json", result, absolute(data), run.model.device, seconds
+        )
         run.unreported += result.skipped
     run.report_skipped()
     run.accelerator.end_training()
     return result
+
+
+def _with_baseline(run: Run, result: Evaluation) -> Evaluation:
+    """Add what the first epoch found out about one frame, and say what was fitted here."""
+    lines = read_json_lines(run.folder / "metrics.jsonl")
+    measured = [line["one_frame_top1"] for line in lines if line.get("one_frame_top1") is not None]
+    return replace(
+        result,
+        baselines=result.baselines | ({"one_frame": measured[0]} if measured else {}),
+        calibration=result.calibration | {"fitted_here": run.config.calibrate},
+    )

@@ -21,7 +21,7 @@ from st_adapter.data.annotations import Annotations
 from st_adapter.data.augment.mixup import Mixer
 from st_adapter.data.datasets import Skipped
 from st_adapter.data.video.reader import Reader
-from st_adapter.evaluation.evaluate import Evaluation
+from st_adapter.evaluation.evaluate import ScoredVideos
 from st_adapter.model.classifier import VideoClassifier
 from st_adapter.training.optimizer import MovingAverage
 from st_adapter.training.prefix_cache import PrefixCache
@@ -69,7 +69,8 @@ class Run:
         reader: Reads videos, with the index of the data set.
         prefix_cache: Keeps the output of the frozen blocks, if the configuration asks for it.
         at: How far the run has got.
-        best_result: Evaluation of the best epoch, if this process trained that epoch.
+        best_scored: Scores of the validation videos in the best epoch, if this process trained that
+            epoch.
         skipped: Files that could not be used; each is reported once.
         unreported: Files that this process could not use and that are not reported yet.
         average: Moving average of the trained parameters, if the configuration asks for one.
@@ -92,7 +93,7 @@ class Run:
     reader: Reader = Reader()
     prefix_cache: PrefixCache | None = None
     at: Position = field(default_factory=Position)
-    best_result: Evaluation | None = None
+    best_scored: ScoredVideos | None = None
     skipped: set[Skipped] = field(default_factory=set)
     unreported: list[Skipped] = field(default_factory=list)
     average: MovingAverage | None = field(init=False)

@@ -1,0 +1,143 @@
+"""Calibration: temperatures that make the scores of a classifier mean what they say."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+from st_adapter.common.task import Task
+
+_BINS = 15
+_SPREAD = 0.5
+"""How far the logarithm of a temperature usually lies from 0. Few videos cannot move it further."""
+_RANGE = (0.1, 10.0)
+_SMALLEST = 1e-12
+
+
+def calibrate(
+    scores: Float[Tensor, "n classes"], task: Task, temperatures: Sequence[float]
+) -> Float[Tensor, "n classes"]:
+    """Make scores more or less extreme, without changing which class of a head is best.
+
+    Args:
+        scores: Scores in 0..1, averaged over views.
+        task: How the classes belong together.
+        temperatures: One for each head, above 0. Above 1 makes scores less extreme. Empty for
+            scores that are not calibrated: they are returned as they are.
+
+    Source: Guo et al., "On calibration of modern neural networks", ICML 2017.
+    """
+    if not temperatures:
+        return scores
+    if task.multi_label:
+        return (scores.logit(_SMALLEST) / temperatures[0]).sigmoid()
+    logs = scores.clamp_min(_SMALLEST).log()
+    slices = [own for _, own in task.slices(scores.shape[1])]
+    parts = zip(slices, temperatures, strict=True)
+    return torch.cat([(logs[:, own] / value).softmax(1) for own, value in parts], dim=1)
+
+
+def fit_temperatures(
+    scores: Float[Tensor, "n classes"], targets: Sequence[Sequence[int]], task: Task
+) -> tuple[float, ...]:
+    """Find the temperature of each head under which the labels of held-out videos are likeliest.
+
+    A temperature far from 1 needs many videos: its logarithm has a normal prior around 0. So a
+    handful of right answers does not make a classifier certain of everything.
+
+    Args:
+        scores: Scores of the videos before calibration.
+        targets: For each video, the indices of its classes.
+        task: How the classes belong together.
+    """
+    from scipy.optimize import minimize_scalar  # here, because the import takes a while
+
+    if task.multi_label:
+        parts = [(task, scores, [tuple(own) for own in targets])]
+    else:
+        slices = [own for _, own in task.slices(scores.shape[1])]
+        parts = [
+            (Task(), scores[:, own], [(row[i] - own.start,) for row in targets])
+            for i, own in enumerate(slices)
+        ]
+    low, high = map(math.log, _RANGE)
+    found = []
+    for part_task, part, wanted in parts:
+        shown = _one_hot(wanted, part.shape[1])
+
+        def cost(logarithm: float) -> float:
+            given = calibrate(part, part_task, (math.exp(logarithm),))  # noqa: B023  used at once
+            prior = (logarithm / _SPREAD) ** 2 / 2
+            return float(_loss(given, shown, part_task)) + prior  # noqa: B023
+
+        best = minimize_scalar(cost, bounds=(low, high), method="bounded")
+        found.append(round(math.exp(float(best.x)), 4))
+    return tuple(found)
+
+
+def _one_hot(targets: Sequence[Sequence[int]], classes: int) -> Float[Tensor, "n classes"]:
+    shown = torch.zeros(len(targets), classes)
+    for row, own in zip(shown, targets, strict=True):
+        row[list(own)] = 1
+    return shown
+
+
+def _loss(scores: Tensor, shown: Tensor, task: Task) -> Tensor:
+    """Return the negative logarithm of the likelihood of all labels."""
+    if task.multi_label:
+        return F.binary_cross_entropy(scores, shown, reduction="sum") / shown.shape[1]
+    return -(shown * scores.clamp_min(_SMALLEST).log()).sum()
+
+
+def reliability(
+    scores: Float[Tensor, "n classes"], targets: Sequence[Sequence[int]], task: Task
+) -> tuple[float, list[tuple[float, float, int]]]:
+    """Compare how sure a classifier is with how often it is right.
+
+    Answers are sorted into 15 bins by their scores: the best class of each head, or every class
+    with any number of labels.
+
+    Returns:
+        The expected calibration error in 0..1, and for each bin with answers the mean score, the
+        share of right answers and their number.
+    """
+    shown = _one_hot(targets, scores.shape[1])
+    if task.multi_label:
+        sure, right = scores.flatten(), shown.flatten()
+    else:
+        slices = [own for _, own in task.slices(scores.shape[1])]
+        best = [scores[:, own].max(1) for own in slices]
+        sure = torch.cat([top.values for top in best])
+        hits = [
+            shown[:, own].gather(1, b.indices[:, None]) for own, b in zip(slices, best, strict=True)
+        ]
+        right = torch.cat(hits)[:, 0]
+    index = (sure * _BINS).long().clamp_max(_BINS - 1)
+    bins = []
+    for number in index.unique().tolist():
+        own = index == number
+        bins.append((float(sure[own].mean()), float(right[own].mean()), int(own.sum())))
+    error = sum(abs(score - share) * count for score, share, count in bins) / len(sure)
+    return error, bins
+
+
+def calibration_record(
+    raw: Float[Tensor, "n classes"],
+    calibrated: Float[Tensor, "n classes"],
+    targets: Sequence[Sequence[int]],
+    task: Task,
+    temperatures: Sequence[float],
+) -> dict[str, Any]:
+    """Return the entry `calibration` of an evaluation."""
+    error, bins = reliability(calibrated, targets, task)
+    return {
+        "error": error,
+        "error_uncalibrated": reliability(raw, targets, task)[0],
+        "temperatures": list(temperatures),
+        "fitted_here": False,
+        "bins": bins,
+    }
