@@ -17,7 +17,7 @@ from st_adapter.errors import ArgumentError, did_you_mean
 from st_adapter.methods import METHODS
 from st_adapter.wording import setting
 
-COLUMNS = ("path", "label", "labels", "start_seconds", "end_seconds", "split")
+COLUMNS = ("path", "label", "labels", "start_seconds", "end_seconds", "split", "group")
 """The names that this package gives to the columns of a table of videos."""
 
 Init = Literal["conv-zero", "up-zero", "difference"]
@@ -211,8 +211,8 @@ class DataConfig(_Checked):
     )
     columns: str | None = _data(
         None,
-        "Which columns of a table to read, such as path=file,label=class. label=verb+noun trains "
-        "one classifier for each of the two columns.",
+        "Which columns of a table to read, such as path=file,label=class,group=source. "
+        "label=verb+noun trains one classifier for each of the two columns.",
     )
     split: int = _data(
         1,
@@ -220,9 +220,22 @@ class DataConfig(_Checked):
         at_least=1,
     )
 
+    group: str | None = _data(
+        None,
+        "Regular expression, such as 'g[0-9]+'. Videos whose paths give the same match, such as "
+        "clips of one film, form a group, and groups are never divided between training and "
+        "validation. It replaces the column group of a table.",
+    )
+
     def __post_init__(self) -> None:
         super().__post_init__()
         _ = self.column_names
+        try:
+            re.compile(self.group or "")
+        except re.error as error:
+            raise ArgumentError(
+                f"group {self.group!r} is not a regular expression: {error}"
+            ) from error
 
     @property
     def column_names(self) -> dict[str, str]:
@@ -489,11 +502,7 @@ class TrainConfig(_Checked):
         above=0,
         below=1,
     )
-    group: str | None = _data(
-        None,
-        "Regular expression, such as 'g[0-9]+'. Videos whose paths give the same match, such as "
-        "clips of one film, stay in the same part when validation videos are held out.",
-    )
+    group: str | None = _of(DataConfig, "group")
     videos: str | None = _of(DataConfig, "videos")
     columns: str | None = _of(DataConfig, "columns")
     split: int = _of(DataConfig, "split")
@@ -586,12 +595,6 @@ class TrainConfig(_Checked):
                 "init difference needs at least 2 frames, not 1; "
                 f"use {setting('init', 'up-zero')} or more {setting('frames')}"
             )
-        try:
-            re.compile(self.group or "")
-        except re.error as error:
-            raise ArgumentError(
-                f"group {self.group!r} is not a regular expression: {error}"
-            ) from error
 
     def _check_optimisation(self) -> None:
         if self.lr is None and self.lr_per_256 is None:

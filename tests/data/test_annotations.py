@@ -1,12 +1,7 @@
-from dataclasses import replace
-from pathlib import Path
-
 import pytest
 
 from st_adapter.config import TrainConfig
 from st_adapter.data.annotations import read_annotations, read_parts
-from st_adapter.data.holdout import split_validation
-from st_adapter.data.videos import Video
 from st_adapter.errors import DataError
 
 
@@ -86,38 +81,11 @@ def test_a_test_part_is_not_used_where_there_is_a_validation_part(tmp_path):
     assert names(data.val) == [("d", 1)]
 
 
-def test_segments_of_one_file_stay_in_one_part(tmp_path):
-    rows = [f"{i // 5}.mp4,{'xy'[i // 25]},{i}" for i in range(50)]
-    (tmp_path / "l.csv").write_text("path,label,start_seconds\n" + "\n".join(rows))
-    train, val = split_validation(read_annotations(tmp_path / "l.csv").train, 0.4, seed=0)
-    assert (len(train), len(val)) == (30, 20)
-    assert not {v.path for v in train} & {v.path for v in val}
-
-
 def test_labels_of_a_trained_model_decide_the_indices(root):
     data = read_annotations(root, labels=("run", "walk", "jump"))
     assert names(data.train) == [("a b.mp4", 2), ("c.avi", 2), ("d.mkv", 0)]
     with pytest.raises(DataError, match="has 1 label that is not in the list of classes: 'run'"):
         read_annotations(root, labels=("jump",))
-
-
-def test_held_out_part_is_stratified_and_seeded(root):
-    videos = [
-        replace(v, path=v.path.with_name(f"{i}{v.path.name}"))
-        for v in read_annotations(root).train
-        for i in range(10)
-    ]
-    train, val = split_validation(videos, 0.2, seed=1)
-    assert (len(train), len(val)) == (24, 6)
-    assert val.classes() == {0, 1}
-    again = split_validation(videos, 0.2, seed=1)
-    assert [part.digest() for part in again] == [train.digest(), val.digest()]
-
-
-def test_a_class_of_one_video_stays_in_training(root):
-    train, val = split_validation(read_annotations(root).train, 0.5, seed=0)
-    assert sorted(v.targets for v in train) == [(0,), (1,)]
-    assert [v.targets for v in val] == [(0,)]
 
 
 @pytest.mark.parametrize(
@@ -192,78 +160,6 @@ def test_one_class_and_missing_files_are_refused(tmp_path):
     (tmp_path / "list.txt").write_text("a.mp4 x\nb.mp4 x\nc.mp4 y\n")
     with pytest.raises(DataError, match=r"none of the training files exists \(2 in all\)"):
         read_parts(tmp_path / "list.txt", TrainConfig())
-
-
-def test_groups_are_held_out_whole():
-    videos = [
-        Video(path=Path(f"/g{group}_{clip}.mp4"), targets=(clip % 2,))
-        for group in range(10)
-        for clip in range(4)
-    ]
-    train, held = split_validation(videos, 0.2, 0, r"g\d+")
-    groups = [{v.path.name.split("_")[0] for v in part} for part in (train, held)]
-    assert not groups[0] & groups[1]
-    assert len(groups[1]) == 2
-    assert sorted([*train, *held], key=str) == sorted(videos, key=str)
-
-
-def test_groups_of_every_class_are_held_out_and_none_loses_its_last():
-    paths = [f"/a_{group}_{clip}.mp4" for group in range(3) for clip in range(2)]
-    paths += [f"/b_{group}_{clip}.mp4" for group in range(2) for clip in range(2)] + ["/c_0_0.mp4"]
-    videos = [Video(path=Path(path), targets=("abc".index(path[1]),)) for path in paths]
-    for seed in range(20):
-        train, held = split_validation(videos, 0.2, seed, r"[abc]_\d_")
-        assert train.classes() == {0, 1, 2}
-        assert held.classes() == {0, 1}
-        assert len({video.path.name[:4] for video in held}) == 2
-    with pytest.raises(DataError, match="each group is the only one of some class"):
-        split_validation([v for v in videos if "_0_" in str(v.path)], 0.2, 0, r"[abc]_\d_")
-
-
-def test_groups_of_several_classes_leave_each_class_a_group():
-    videos = [
-        Video(path=Path(f"/g{group}_{clip}.mp4"), targets=targets)
-        for group, targets in enumerate([(0,), (0, 1), (1, 2), (2,), (), (0, 1, 2)])
-        for clip in range(2)
-    ]
-    for seed in range(50):
-        train, held = split_validation(videos, 0.5, seed, r"g\d")
-        assert train.classes() == {0, 1, 2}
-        assert len(held) >= 4
-
-
-def test_groups_that_cannot_be_spared_give_way_to_others():
-    paths = [f"/many_{i}.mp4" for i in range(20)] + [f"/alone_{i}.mp4" for i in range(20)]
-    videos = [
-        Video(path=Path(path), targets=(0 if "many" in path else 1 + i,))
-        for i, path in enumerate(paths)
-    ]
-    for seed in range(20):
-        assert len(split_validation(videos, 0.2, seed, r"[a-z]+_\d+")[1]) == 8
-
-
-def test_one_group_alone_cannot_be_held_out():
-    videos = [Video(path=Path(f"{i}.mp4"), targets=(i,)) for i in range(2)]
-    with pytest.raises(DataError, match=r"the same match .* for every path in .* \(2 paths\)"):
-        split_validation(videos, 0.2, 0, r"\.mp4")
-
-
-def test_a_draw_that_leaves_a_class_out_is_made_again():
-    paths = ["/A/s3_a", "/A/s4_a", "/B/s4_b", "/B/s3_b", "/C/s3_c", "/C/s1_c", "/C/s4_c"]
-    videos = [Video(path=Path(path), targets=("ABC".index(path[1]),)) for path in paths]
-    for seed in range(20):
-        train, held = split_validation(videos, 0.2, seed, r"s\d")
-        assert train.classes() == held.classes() == {0, 1, 2}
-
-
-def test_folders_that_all_files_lie_in_are_not_matched():
-    videos = [
-        Video(path=Path(f"/s1/data/{group}_{clip}.mp4"), targets=(clip,))
-        for group in ("s1", "s2")
-        for clip in range(2)
-    ]
-    train, held = split_validation(videos, 0.5, 0, r"s\d")
-    assert len(train) == len(held) == 2
 
 
 def test_a_class_that_validation_leaves_out_is_told(tmp_path, capsys):

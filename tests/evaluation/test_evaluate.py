@@ -195,3 +195,16 @@ def test_modes_of_the_parts_of_a_model_are_put_back(folder_data):
     videos = read_annotations(folder_data).train
     evaluate_videos(model, videos, ClipConfig(frames=2, size=32), workers=0)
     assert [module.training for module in model.modules()] == before
+
+
+def test_videos_of_a_group_are_counted_as_one_another_s_likes(predictor, folder_data):
+    videos = list(read_annotations(folder_data).train)
+    grouped = [replace(video, group=str(i // 6)) for i, video in enumerate(videos)]
+    alone, together = (
+        evaluate_videos(predictor.model, part, predictor.clip, workers=0)
+        for part in (videos, [*grouped[:-1], videos[-1]])
+    )
+    assert (alone.num_groups, together.num_groups) == (None, len(videos) // 6 + 1)
+    assert [p.get("group") for p in together.predictions][-2:] == [grouped[-2].group, None]
+    low, high = together.intervals["top1"]
+    assert high - low > np.subtract(*reversed(alone.intervals["top1"]))

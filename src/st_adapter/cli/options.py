@@ -13,7 +13,7 @@ from st_adapter.errors import ArgumentError, did_you_mean
 DEFAULTS = {item.name: item.default for item in dataclasses.fields(TrainConfig)}
 """Default value of every setting."""
 
-DATA_SETTINGS = ("videos", "columns", "split")
+DATA_SETTINGS = ("videos", "columns", "split", "group")
 """Settings that control how DATA is read."""
 
 RUN_SETTINGS = (

@@ -165,7 +165,7 @@ def write_plan(folder: Path, plan: Plan, videos: Annotations) -> None:
 
 def _hold_out(videos: Annotations, config: TrainConfig) -> tuple[VideoList, VideoList]:
     try:
-        return split_validation(videos.train, config.val_fraction, config.seed, config.group)
+        return split_validation(videos.train, config.val_fraction, config.seed)
     except DataError as error:
         raise DataError(
             f"cannot hold out a part of the training videos ({len(videos.train)} in total) to "

@@ -17,6 +17,7 @@ from st_adapter.config import DataConfig, TrainConfig
 from st_adapter.data.formats import read_listing
 from st_adapter.data.formats.listing import Listing, counted, examples
 from st_adapter.data.formats.tables import SEPARATOR
+from st_adapter.data.groups import groups_of
 from st_adapter.data.holdout import split_validation
 from st_adapter.data.videos import Video, VideoList
 from st_adapter.errors import DataError
@@ -80,7 +81,8 @@ def read_annotations(
     targets = _targets(path, listing, names, found)
     validation = "val" if "val" in listing.splits else "test"
     splits = np.array(listing.splits)
-    videos = VideoList(listing.paths, targets, listing.start_seconds, listing.end_seconds)
+    groups = groups_of(listing, options.group)
+    videos = VideoList(listing.paths, targets, listing.start_seconds, listing.end_seconds, groups)
     return Annotations(
         labels=names,
         train=videos.take(np.flatnonzero(splits == "train")),
@@ -136,11 +138,10 @@ def read_parts(data: str | Path, config: TrainConfig) -> Annotations:
     if config.val is not None:
         held_out = _read_val(Path(config.val), annotations, config.data)
     elif not held_out:
-        group = config.group
-        train, held_out = split_validation(train, config.val_fraction, config.seed, group)
+        train, held_out = split_validation(train, config.val_fraction, config.seed)
         if left_out := train.classes() - held_out.classes():
             names = examples(annotations.labels[label] for label in sorted(left_out))
-            units = "groups" if group else "videos"
+            units = "groups" if held_out.groups() else "videos"
             note(f"no videos of {names} are held out, because training needs all of their {units}")
     parts = replace(annotations, train=train, val=held_out)
     check_parts(data, parts)
@@ -195,12 +196,15 @@ def write_table(file: Path, videos: Annotations) -> None:
     labelled = heads or ["labels" if videos.task.multi_label else "label"]
     with atomic_path(file) as temporary, temporary.open("w", newline="", encoding="utf-8") as text:
         writer = csv.writer(text)
-        writer.writerow(("path", *labelled, "start_seconds", "end_seconds", "split"))
+        has_groups = bool(videos.train.groups() or videos.val.groups())
+        columns = ("start_seconds", "end_seconds", "split", *["group"] * has_groups)
+        writer.writerow(("path", *labelled, *columns))
         for split, part in (("train", videos.train), ("val", videos.val)):
             for video in part:
                 path, labels = full_path(video.path), _cells(videos, video)
+                rest = (video.start_seconds, video.end_seconds, split, video.group)
                 try:
-                    writer.writerow((path, *labels, video.start_seconds, video.end_seconds, split))
+                    writer.writerow((path, *labels, *rest[: len(columns)]))
                 except UnicodeEncodeError as error:
                     raise DataError(
                         f"{path!r} cannot be written to a list: it is not valid UTF-8; rename it"

@@ -1,8 +1,6 @@
 """Hold out a validation part from data that does not have one."""
 
-import os
 import random
-import re
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,55 +8,62 @@ from pathlib import Path
 import numpy as np
 from numpy import ndarray
 
-from st_adapter.data.formats.listing import counted
+from st_adapter.data.folds import fold_of_each
 from st_adapter.data.videos import Video, VideoList
 from st_adapter.errors import DataError
 
-_DRAWS = 50
-"""Largest number of random draws to find groups in which every class occurs."""
+_MOST_FOLDS = 100
+"""Most folds that groups are divided into, for the smallest fractions."""
 
 
 def split_validation(
-    videos: VideoList | Sequence[Video], fraction: float, seed: int, group: str | None = None
+    videos: VideoList | Sequence[Video], fraction: float, seed: int
 ) -> tuple[VideoList, VideoList]:
     """Split videos into a training and a validation part.
 
-    All segments of a file stay in the same part. Without `group`, a fraction of the files of each
-    class is held out: at least one file, unless the class has only one.
+    Each class gives about the same fraction of its videos. All segments of a file stay in the same
+    part. Without groups, a class gives at least one file, unless it has only one.
 
-    With `group`, files are split by groups, such as the clips of one film, so that validation
+    If the videos have groups, such as the clips of one film, groups stay whole, so that validation
     videos do not resemble training videos. More groups than `fraction` are held out if a class
     would be missing otherwise. The last training group of a class is never held out, so that some
     classes may have no validation videos.
 
     Args:
         videos: The videos to split.
-        fraction: Share of the files of each class, or of the groups, to hold out; in 0..1.
+        fraction: Share of the files of each class to hold out; in 0..1.
         seed: Seed of the random choice.
-        group: Regular expression. Files whose paths give the same match form a group.
 
     Returns:
         The training part and the validation part.
 
     Raises:
-        DataError: No group can be held out, or the expression does not form groups.
+        DataError: No group can be held out, or segments of one file are in several groups.
     """
     given = VideoList.of(videos)
-    rng = random.Random(seed)
-    names = given.names()
-    if group is not None:
-        group_of = _groups(names, re.compile(group))
-        classes_of: dict[str, set[int]] = defaultdict(set)
-        for i, name in enumerate(names):
-            classes_of[group_of[name]].update(given.targets(i).tolist())
-        held_groups = _hold_groups(classes_of, fraction, rng)
-        chosen = {name for name, own in group_of.items() if own in held_groups}
+    names, groups = given.names(), given.groups()
+    if groups:
+        _check_files(names, groups)
+        chosen, units = _hold_groups(groups, given, fraction, seed), groups
     else:
-        chosen = _hold_files(names, given.first_targets(), fraction, rng)
-    held = np.array([name in chosen for name in names])
+        rng = random.Random(seed)
+        chosen, units = _hold_files(names, given.first_targets(), fraction, rng), names
+    held = np.array([unit in chosen for unit in units])
     return given.take(np.flatnonzero(~held)), given.take(np.flatnonzero(held))
 
 
+def _check_files(names: Sequence[str], groups: Sequence[str]) -> None:
+    group_of: dict[str, str] = {}
+    for name, group in zip(names, groups, strict=True):
+        first = group_of.setdefault(name, group)
+        if first != group:
+            raise DataError(
+                f"{name} has segments in the groups {first!r} and {group!r}; all segments of a "
+                "file must be in the same group"
+            )
+
+
+# This draw must stay as it is: `evaluate` repeats it to find the videos that a run held out.
 def _hold_files(
     names: Sequence[str], classes: ndarray, fraction: float, rng: random.Random
 ) -> set[str]:
@@ -76,76 +81,60 @@ def _hold_files(
     return held
 
 
-def _groups(names: Sequence[str], group: re.Pattern[str]) -> dict[str, str]:
-    """Map each file to its group. A file that does not match is a group of its own.
+def _hold_groups(groups: Sequence[str], videos: VideoList, fraction: float, seed: int) -> set[str]:
+    """Divide the groups into folds of similar classes, and hold out a part of the folds.
 
-    Only the part of a path below the deepest folder that all files share is matched, so that the
-    place of the data on the disk does not matter. This part starts with a slash.
+    Of all successive folds that make up the fraction, those with most classes are used.
     """
-    shared = os.path.commonprefix(list(names))  # noqa: RUF071  addresses are not paths
-    shared = shared.rpartition("/")[0]
-    matches = {name: group.search(name[len(shared) :]) for name in names}
-    group_of = {name: match.group() if match else name for name, match in matches.items()}
-    if not any(matches.values()):
-        raise DataError(
-            f"the group {group.pattern!r} matches none of the paths, such as {names[0]}"
-        )
-    if len(set(group_of.values())) < 2:
-        raise DataError(
-            f"the group {group.pattern!r} gives the same match {group_of[names[0]]!r} for every "
-            f"path in {shared or '/'} ({counted(len(names), 'path')}); it must match the part that "
-            "differs between groups, such as _g\\d+ in UCF101"
-        )
-    return group_of
-
-
-def _hold_groups(
-    classes_of: Mapping[str, set[int]], fraction: float, rng: random.Random
-) -> set[str]:
-    """Draw groups until every class that has several groups occurs.
-
-    After _DRAWS attempts, the draw with most classes is used.
-    """
-    left = Counter(label for own in classes_of.values() for label in own)
-    wanted = sum(count > 1 for count in left.values())
-    best: tuple[int, set[str]] = (0, set())
-    for _ in range(_DRAWS):
-        held = _draw_groups(classes_of, left, fraction, rng)
-        present = len(set().union(*(classes_of[group] for group in held)))
-        best = max(best, (present, held), key=lambda draw: draw[0])
-        if present >= wanted:
-            break
-    if not best[1]:
+    classes_of: dict[str, set[int]] = defaultdict(set)
+    for i, group in enumerate(groups):
+        classes_of[group].update(videos.targets(i).tolist())
+    fold_of = fold_of_each(videos, _num_folds(fraction), seed).tolist()
+    num_folds = 1 + max(fold_of)
+    folds: list[set[str]] = [set() for _ in range(num_folds)]
+    for group, fold in zip(groups, fold_of, strict=True):
+        folds[fold].add(group)
+    count = min(num_folds - 1, max(1, round(fraction * num_folds)))
+    draws = (
+        _settle(set[str]().union(*[*folds, *folds][first : first + count]), classes_of, groups)
+        for first in range(num_folds)
+    )
+    held = max(draws, key=lambda draw: len(set[int]().union(*map(classes_of.__getitem__, draw))))
+    if not held:
         raise DataError(
             "cannot hold out any group: each group is the only one of some class (for example "
             f"{min(classes_of)!r}); a class needs two groups, one for training and one for "
             "validation"
         )
-    return best[1]
+    return held
 
 
-def _draw_groups(
-    classes_of: Mapping[str, set[int]], left: Counter[int], fraction: float, rng: random.Random
+def _num_folds(fraction: float) -> int:
+    """Return the smallest number of folds of which some make up the fraction, nearly."""
+    for count in range(2, _MOST_FOLDS):
+        held = min(count - 1, max(1, round(fraction * count)))
+        if abs(held / count - fraction) <= 0.05 * min(fraction, 1 - fraction):
+            return count
+    return _MOST_FOLDS
+
+
+def _settle(
+    chosen: set[str], classes_of: Mapping[str, set[int]], groups: Sequence[str]
 ) -> set[str]:
-    """Draw random groups until there are enough of them and no class is missing.
+    """Leave each class a training group, and add groups of classes that are still missing.
 
     Args:
+        chosen: The groups to hold out if possible.
         classes_of: Classes of each group.
-        left: Number of groups of each class. A group that is the last one of a class is not drawn.
-        fraction: Share of the groups to draw.
-        rng: Source of randomness.
+        groups: Group of each video.
     """
-    groups = sorted(classes_of)
-    count = min(len(groups) - 1, max(1, round(fraction * len(groups))))
-    first = rng.sample(groups, count)
-    others = sorted(set(groups) - set(first))
-    rng.shuffle(others)
-    left, held = left.copy(), set[str]()
-    present: set[int] = set()
-    # `others` replace groups that cannot be spared, and supply classes that are still missing.
-    for candidate in [*first, *others]:
+    size_of = Counter(groups)
+    left = Counter(label for own in classes_of.values() for label in own)
+    others = sorted(classes_of.keys() - chosen, key=lambda group: (size_of[group], group))
+    held, present = set[str](), set[int]()
+    for candidate in [*sorted(chosen), *others]:
         own = classes_of[candidate]
-        is_wanted = len(held) < count or not own <= present
+        is_wanted = candidate in chosen or not own <= present
         if is_wanted and all(left[label] > 1 for label in own):
             held.add(candidate)
             present |= own

@@ -25,12 +25,15 @@ class Video:
             Empty if they are not known.
         start_seconds: Start of the segment; None is the start of the file.
         end_seconds: End of the segment; None is the end of the file.
+        group: What the video was taken from, such as a film, a camera or a person. Groups are
+            never divided between training and validation. None if the data have no groups.
     """
 
     path: Path
     targets: tuple[int, ...] = ()
     start_seconds: float | None = None
     end_seconds: float | None = None
+    group: str | None = None
 
 
 class VideoList(Sequence[Video]):
@@ -46,6 +49,7 @@ class VideoList(Sequence[Video]):
         start_seconds: Start of each segment; NaN or None is the start of the file. Empty if all
             videos are whole files.
         end_seconds: End of each segment, in the same way.
+        groups: What each video was taken from, such as a film. Empty if there are no groups.
     """
 
     def __init__(
@@ -54,6 +58,7 @@ class VideoList(Sequence[Video]):
         targets: Sequence[Sequence[int]],
         start_seconds: Sequence[float | None] = (),
         end_seconds: Sequence[float | None] = (),
+        groups: Sequence[str | None] = (),
     ) -> None:
         encoded = [os.fsencode(_absolute(path)) for path in paths]
         self._names: _Ragged = _ragged(b"".join(encoded), np.uint8, map(len, encoded))
@@ -62,6 +67,8 @@ class VideoList(Sequence[Video]):
         self._times: Float64[ndarray, "2 n"] = np.full((2, len(paths)), np.nan)
         for row, given in zip(self._times, (start_seconds, end_seconds), strict=True):
             row[: len(given)] = np.array(given, dtype=np.float64)
+        named = [os.fsencode(group or "") for group in groups or [""] * len(paths)]
+        self._groups: _Ragged = _ragged(b"".join(named), np.uint8, map(len, named))
 
     @classmethod
     def of(cls, videos: Iterable[Video]) -> "VideoList":
@@ -74,6 +81,7 @@ class VideoList(Sequence[Video]):
             [video.targets for video in given],
             [video.start_seconds for video in given],
             [video.end_seconds for video in given],
+            [video.group for video in given],
         )
 
     def __len__(self) -> int:
@@ -86,17 +94,20 @@ class VideoList(Sequence[Video]):
             targets=tuple(self.targets(index).tolist()),
             start_seconds=start,
             end_seconds=end,
+            group=_text(self._groups.row(index)) or None,
         )
 
     def name(self, index: int) -> str:
         """Return the path of one video as text."""
-        return os.fsdecode(self._names.row(index).tobytes())
+        return _text(self._names.row(index))
 
     def names(self) -> list[str]:
         """Return the paths of all videos as text."""
-        data = self._names.flat.tobytes()
-        ends = self._names.ends.tolist()
-        return [os.fsdecode(data[a:b]) for a, b in zip([0, *ends], ends, strict=False)]
+        return self._names.texts()
+
+    def groups(self) -> list[str]:
+        """Return the group of each video, or [] if the data have no groups."""
+        return self._groups.texts() if self._groups.flat.size else []
 
     def targets(self, index: int) -> Int32[ndarray, " k"]:
         """Return the indices of the classes of one video."""
@@ -136,14 +147,22 @@ class VideoList(Sequence[Video]):
         taken._names = self._names.take(chosen)
         taken._targets = self._targets.take(chosen)
         taken._times = self._times[:, chosen]
+        taken._groups = self._groups.take(chosen)
         return taken
 
     def digest(self) -> str:
-        """Return the SHA-256 of all paths, targets and segments."""
+        """Return the SHA-256 of all paths, targets and segments.
+
+        Groups do not count: they matter only by which videos are held out.
+        """
         sha = sha256()
         for array in (*self._names, *self._targets, self._times):
             sha.update(np.ascontiguousarray(array).tobytes())
         return sha.hexdigest()
+
+
+def _text(row: ndarray) -> str:
+    return os.fsdecode(row.tobytes())
 
 
 def _absolute(path: str) -> str:
@@ -172,6 +191,10 @@ class _Ragged(NamedTuple):
 
     def row(self, index: int) -> ndarray:
         return self.flat[self.ends[index - 1] if index else 0 : self.ends[index]]
+
+    def texts(self) -> list[str]:
+        data, ends = self.flat.tobytes(), self.ends.tolist()
+        return [os.fsdecode(data[a:b]) for a, b in zip([0, *ends], ends, strict=False)]
 
     def take(self, chosen: Int64[ndarray, " m"]) -> "_Ragged":
         # Copies all rows at once: each place is the start of its row plus its offset in the row.

@@ -210,8 +210,10 @@ def evaluation_of(scored: ScoredVideos, spec: ModelSpec, clip: ClipConfig) -> Ev
     task, labels = spec.task, spec.labels
     targets = [video.targets for video in scored.videos]
     calibrated = [calibrate(scores, task, spec.temperatures) for scores in scored.scores]
+    groups = _groups(scored.videos)
     measures = [
-        measure(scores, targets, labels, task, threshold=spec.threshold) for scores in calibrated
+        measure(scores, targets, labels, task, groups=groups, threshold=spec.threshold)
+        for scores in calibrated
     ]
     raw = scored.scores[0]
     return Evaluation(
@@ -247,6 +249,13 @@ def _share(num_videos: int, batch_videos: int, accelerator: Accelerator | None) 
     return [i for first in own for i in range(first, min(first + batch_videos, num_videos))]
 
 
+def _groups(videos: Sequence[Video]) -> list[str] | None:
+    """Return the group of each video; one without a group is a group of its own."""
+    if not any(video.group for video in videos):
+        return None
+    return [video.group or f"{i} {full_path(video.path)}" for i, video in enumerate(videos)]
+
+
 def _prediction(video: Video, scores: Float[Tensor, " classes"], spec: ModelSpec) -> dict[str, Any]:
     """Return the entry of `Evaluation.predictions` for one video."""
     task, labels = spec.task, spec.labels
@@ -258,6 +267,8 @@ def _prediction(video: Video, scores: Float[Tensor, " classes"], spec: ModelSpec
         truth, score = sorted(video.targets), float(scores.max())
     else:
         truth, score = list(video.targets), math.prod(float(scores[i]) for i in predicted)
+    if video.group is not None:
+        record["group"] = video.group
     record["label"] = [labels[i] for i in truth]
     record["predicted"] = [labels[i] for i in predicted]
     if task == Task():

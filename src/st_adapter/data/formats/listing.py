@@ -43,6 +43,7 @@ class Listing:
         start_seconds: Start of each segment; NaN is the start of the file.
         end_seconds: End of each segment; NaN is the end of the file.
         splits: "train", "val" or "test".
+        groups: What each example was taken from, such as a film; "" if that is not known.
         classes: Names of all classes in order, for each head. Empty if the data set does not
             define them, so that the labels that occur are the classes.
         heads: Names of the heads if there are several.
@@ -54,6 +55,7 @@ class Listing:
     start_seconds: list[float] = field(default_factory=list)
     end_seconds: list[float] = field(default_factory=list)
     splits: list[str] = field(default_factory=list)
+    groups: list[str] = field(default_factory=list)
     classes: tuple[Sequence[str], ...] = ()
     heads: tuple[str, ...] = ()
     multi_label: bool = False
@@ -65,6 +67,7 @@ class Listing:
         start_seconds: float = WHOLE,
         end_seconds: float = WHOLE,
         split: str = "train",
+        group: str = "",
     ) -> None:
         """Append one example."""
         self.paths.append(path)
@@ -72,6 +75,7 @@ class Listing:
         self.start_seconds.append(start_seconds)
         self.end_seconds.append(end_seconds)
         self.splits.append(split)
+        self.groups.append(group)
 
 
 @dataclass(frozen=True, kw_only=True)

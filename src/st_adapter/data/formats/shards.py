@@ -36,7 +36,7 @@ def read(path: Path, columns: Mapping[str, str]) -> Listing:
 
     Args:
         path: A shard, a pattern or address of shards, or a folder of them.
-        columns: Maps "label" or "labels" to the key that the .json files use for it.
+        columns: Maps "label", "labels" or "group" to the key that the .json files use for it.
     """
     names = list(_in_folder(path)) if path.is_dir() else _expand(absolute(path))
     folder = path if path.is_dir() else path.parent
@@ -50,15 +50,18 @@ def read(path: Path, columns: Mapping[str, str]) -> Listing:
         except OSError as error:
             raise DataError(f"{shard} cannot be read: {error}") from error
         for sample in samples:
-            _add(listing, shard, sample, labels, columns.get("labels", "labels"))
+            _add(listing, shard, sample, labels, columns)
     classes.name_labels(listing, path, listing.paths)
     return listing
 
 
-def _add(listing: Listing, shard: str, sample: Sample, labels: list[str], many: str) -> None:
-    """Append a video with the label and segment that its text files give."""
+def _add(
+    listing: Listing, shard: str, sample: Sample, labels: list[str], columns: Mapping[str, str]
+) -> None:
+    """Append a video with the label, segment and group that its text files give."""
     path = f"{shard}/{sample.name}"
     record = _record(path, sample.texts)
+    many = columns.get("labels", "labels")
     listing.multi_label |= many in record
     given = record[many] if many in record else [record.get(key, "") for key in labels]
     if not isinstance(given, list) or "" in given:
@@ -69,7 +72,10 @@ def _add(listing: Listing, shard: str, sample: Sample, labels: list[str], many: 
     names = [str(name).strip() for name in given]
     start, end = (seconds(str(record.get(k, "")), path) for k in ("start_seconds", "end_seconds"))
     check_segment(start, end, path)
-    listing.add(path, *names, start_seconds=start, end_seconds=end, split=_split(shard))
+    group = str(record.get(columns.get("group", "group"), "")).strip()
+    listing.add(
+        path, *names, start_seconds=start, end_seconds=end, split=_split(shard), group=group
+    )
 
 
 def _in_folder(folder: Path) -> Iterator[str]:

@@ -61,7 +61,14 @@ def read(path: Path, root: Root, columns: Mapping[str, str]) -> Listing:
         if split not in SPLITS:
             raise DataError(f"{where}: split must be train, val or test, not {split!r}")
         found = root.join(video, where)
-        listing.add(found, *labels, start_seconds=start, end_seconds=end, split=SPLITS[split])
+        listing.add(
+            found,
+            *labels,
+            start_seconds=start,
+            end_seconds=end,
+            split=SPLITS[split],
+            group=cell(row, "group"),
+        )
     return listing
 
 
@@ -99,7 +106,7 @@ def _settle(
         raise DataError(
             f"{path} has no column {' or '.join(missing)}; its header is {','.join(header)!r}, "
             "but must contain path,label separated by commas, and may contain "
-            "start_seconds,end_seconds,split; for other names use "
+            "start_seconds,end_seconds,split,group; for other names use "
             f"{setting('columns', 'path=NAME,label=NAME')}, and for several labels label=NAME+NAME"
         )
     for column in header if not columns else ():
