@@ -141,8 +141,8 @@ class VideoClassifier(nn.Module):
         """
         if not isinstance(clips, Tensor):
             raise ArgumentError(
-                f"clips must be a tensor [b, t, 3, h, w], not a {type(clips).__name__}; for frames "
-                "of other kinds, use Predictor"
+                f"clips must be a tensor [b, t, 3, h, w], but these are of type "
+                f"{type(clips).__name__}; for frames of other kinds, use Predictor"
             )
         if clips.ndim != 5 or clips.shape[2] != 3 or 0 in clips.shape[:2]:
             raise ArgumentError(f"clips must be [b, t, 3, h, w], not {list(clips.shape)}")

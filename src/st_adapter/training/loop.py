@@ -186,10 +186,11 @@ def _extend(run: Run, data: Path) -> None:
         config.peak_lr() * learning_rate_factor(run.at.epochs_done * steps, steps, config)
         for config in (before, run.config)
     )
+    before_rate, after_rate = f"{old:.1e}", f"{new:.1e}"
+    instead = "" if before_rate == after_rate else f" instead of {before_rate}"
     note(
         f"epochs raised from {before.epochs} to {run.config.epochs}: the learning rate continues "
-        f"as if the run had been started with {run.config.epochs} epochs, at {new:.1e} instead of "
-        f"{old:.1e}"
+        f"as if the run had been started with {run.config.epochs} epochs, at {after_rate}{instead}"
     )
 
 
