@@ -285,3 +285,37 @@ def test_a_link_to_nothing_is_named_as_a_video_that_cannot_be_read(trained_run, 
     code, _, err = run(capsys, "predict", trained_run, tmp_path, "--device", "cpu")
     assert code == 1
     assert f"skipped {link}: no such file" in err
+
+
+def test_a_threshold_and_raw_scores_are_chosen_on_the_command_line(
+    capsys, trained_run, folder_data, tmp_path
+):
+    video = folder_data / "darkens" / "clip 1.mp4"
+
+    def predicted(*flags):
+        code, text, _ = run(capsys, "predict", trained_run, video, "--json", *flags)
+        assert code == 0
+        return json.loads(text)
+
+    second = "darkens"
+    for threshold, label in ((0.001, second), (0.999, "brightens")):
+        record = predicted("--threshold", threshold)
+        assert record["predicted"] == record["predictions"][0]["label"] == label
+    scores = [
+        {entry["label"]: entry["score"] for entry in predicted(*flags)["predictions"]}[second]
+        for flags in ((), ("--uncalibrated",))
+    ]
+    assert scores[0] != scores[1]
+    code, _, error = run(capsys, "predict", trained_run, video, "--threshold", 2)
+    assert code == 2
+    assert "threshold must be above 0 and below 1, not 2.0" in one_line(error)
+    out = tmp_path / "eval.json"
+    code, text, _ = run(
+        capsys, "evaluate", trained_run, folder_data, "--threshold", 0.999, "--out", out
+    )
+    assert code == 0
+    assert "top-1 50.0% (" in text
+    assert "predicted from a score of 0.999" in text
+    record = json.loads(out.read_text())
+    assert {row["predicted"] for row in record["predictions"]} == {"brightens"}
+    assert record["machine"].endswith("GB")
