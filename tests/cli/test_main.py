@@ -291,9 +291,12 @@ def test_a_threshold_and_raw_scores_are_chosen_on_the_command_line(
     capsys, trained_run, folder_data, tmp_path
 ):
     video = folder_data / "darkens" / "clip 1.mp4"
+    calibrated = shutil.copytree(trained_run, tmp_path / "run")
+    file = calibrated / "adapter" / "adapter_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"temperatures": [2.0]}))
 
     def predicted(*flags):
-        code, text, _ = run(capsys, "predict", trained_run, video, "--json", *flags)
+        code, text, _ = run(capsys, "predict", calibrated, video, "--json", *flags)
         assert code == 0
         return json.loads(text)
 

@@ -13,8 +13,13 @@ from st_adapter.common.task import Task
 
 _BINS = 15
 _SPREAD = 0.5
-"""How far the logarithm of a temperature usually lies from 0. Few videos cannot move it further."""
-_RANGE = (0.1, 10.0)
+"""Standard deviation of the prior of a temperature's logarithm."""
+_RANGE = (math.log(0.1), math.log(10.0))
+"""Where the logarithm is searched."""
+_CALLED_FOR = 1.92
+"""Least rise of the logarithm of the likelihood: half the 95% quantile of chi-squared with one
+degree of freedom, as in a likelihood-ratio test.
+"""
 _SMALLEST = 1e-12
 
 
@@ -46,37 +51,34 @@ def fit_temperatures(
 ) -> tuple[float, ...]:
     """Find the temperature of each head under which the labels of held-out videos are likeliest.
 
-    A temperature far from 1 needs many videos: its logarithm has a normal prior around 0. So a
-    handful of right answers does not make a classifier certain of everything.
+    A temperature other than 1 must be called for: the likelihood must rise by more than chance
+    explains in one of twenty cases. One far from 1 needs many videos, because its logarithm has a
+    normal prior around 0.
 
     Args:
         scores: Scores of the videos before calibration.
         targets: For each video, the indices of its classes.
         task: How the classes belong together.
     """
+    shown = _one_hot(targets, scores.shape[1])
+    if task.multi_label:
+        return (_fit(scores, shown, task),)
+    slices = [own for _, own in task.slices(scores.shape[1])]
+    return tuple(_fit(scores[:, own], shown[:, own], Task()) for own in slices)
+
+
+def _fit(scores: Float[Tensor, "n c"], shown: Float[Tensor, "n c"], task: Task) -> float:
+    """Find the temperature of one head."""
     from scipy.optimize import minimize_scalar  # here, because the import takes a while
 
-    if task.multi_label:
-        parts = [(task, scores, [tuple(own) for own in targets])]
-    else:
-        slices = [own for _, own in task.slices(scores.shape[1])]
-        parts = [
-            (Task(), scores[:, own], [(row[i] - own.start,) for row in targets])
-            for i, own in enumerate(slices)
-        ]
-    low, high = map(math.log, _RANGE)
-    found = []
-    for part_task, part, wanted in parts:
-        shown = _one_hot(wanted, part.shape[1])
+    def loss(logarithm: float) -> float:
+        return float(_loss(calibrate(scores, task, (math.exp(logarithm),)), shown, task))
 
-        def cost(logarithm: float) -> float:
-            given = calibrate(part, part_task, (math.exp(logarithm),))  # noqa: B023  used at once
-            prior = (logarithm / _SPREAD) ** 2 / 2
-            return float(_loss(given, shown, part_task)) + prior  # noqa: B023
+    def cost(logarithm: float) -> float:
+        return loss(logarithm) + (logarithm / _SPREAD) ** 2 / 2
 
-        best = minimize_scalar(cost, bounds=(low, high), method="bounded")
-        found.append(round(math.exp(float(best.x)), 4))
-    return tuple(found)
+    best = float(minimize_scalar(cost, bounds=_RANGE, method="bounded").x)
+    return round(math.exp(best), 4) if loss(0.0) - loss(best) > _CALLED_FOR else 1.0
 
 
 def _one_hot(targets: Sequence[Sequence[int]], classes: int) -> Float[Tensor, "n classes"]:
