@@ -457,21 +457,23 @@ class TrainConfig(_Checked):
         at_least=0,
         below=1,
     )
-    keep: Literal["best", "last"] = _optimise(
-        "best",
+    keep: Literal["auto", "best", "last"] = _optimise(
+        "auto",
         "Epoch to keep. best validates after each epoch and keeps the most accurate one; last "
-        "validates once, at the end.",
+        "validates once, at the end. auto is best, but keeps the last epoch with --folds, or where "
+        "there are fewer than 20 validation videos or 2 per class, too few to choose an epoch by.",
     )
     patience: int = _optimise(
         0,
         "Stop after this many epochs without improvement on the validation videos. 0 trains all "
-        "epochs.",
+        "epochs. Cannot be used where the last epoch is kept (--keep).",
         at_least=0,
     )
     calibrate: bool = _optimise(
         True,
         "At the end, fit a temperature to the validation videos, so that scores tell how often "
-        "answers are right, and with two classes the threshold between them.",
+        "answers are right, and with two classes the threshold between them. Never with --folds, "
+        "whose videos only measure.",
     )
     save_steps: int = _optimise(
         0,
@@ -503,6 +505,17 @@ class TrainConfig(_Checked):
         below=1,
     )
     group: str | None = _of(DataConfig, "group")
+    folds: int | None = _data(
+        None,
+        "Cross-validate: divide all videos into this many folds, with similar shares of each class "
+        "and whole groups. For each fold, train on the others and validate on it.",
+        at_least=2,
+    )
+    fold: int | None = _data(
+        None,
+        "Train only this one of the --folds, counted from 1. By default all, one after the other.",
+        at_least=1,
+    )
     videos: str | None = _of(DataConfig, "videos")
     columns: str | None = _of(DataConfig, "columns")
     split: int = _of(DataConfig, "split")
@@ -571,6 +584,7 @@ class TrainConfig(_Checked):
         check_method(self.method)
         _ = self.adapter, self.method_config, self.clip, self.data
         self._check_clips()
+        self._check_folds()
         self._check_optimisation()
         self._check_machine()
 
@@ -596,6 +610,16 @@ class TrainConfig(_Checked):
                 f"use {setting('init', 'up-zero')} or more {setting('frames')}"
             )
 
+    def _check_folds(self) -> None:
+        if self.fold is not None and (self.folds is None or self.fold > self.folds):
+            raise ArgumentError(
+                f"fold is {self.fold}, but {setting('folds')} is {self.folds or 'not given'}"
+            )
+        if self.folds is not None and self.val is not None:
+            raise ArgumentError(
+                f"folds uses each video of DATA for validation once; leave out {setting('val')}"
+            )
+
     def _check_optimisation(self) -> None:
         if self.lr is None and self.lr_per_256 is None:
             raise ArgumentError("set lr or lr_per_256; both are unset")
@@ -608,9 +632,9 @@ class TrainConfig(_Checked):
             raise ArgumentError(
                 f"batch_size {self.batch_size} is not a multiple of the {self.repeats} repeats"
             )
-        if self.patience and self.keep == "last":
+        if self.patience and (self.keep == "last" or (self.keep == "auto" and self.folds)):
             raise ArgumentError(
-                "patience needs validation after each epoch; leave it out or use "
+                "patience chooses the epoch by validation videos; leave it out or use "
                 f"{setting('keep', 'best')}"
             )
 

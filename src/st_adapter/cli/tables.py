@@ -108,6 +108,22 @@ def _decisions(result: dict[str, Any]) -> list[str]:
     return lines
 
 
+def print_folds(folds: dict[str, Any], pooled: dict[str, Any]) -> None:
+    """Print how much the scores of folds differ, in one line.
+
+    Args:
+        folds: The summary in `folds.json`.
+        pooled: The evaluation of all folds together, as plain values.
+    """
+    metric, interval = folds["metric"], pooled.get("intervals", {}).get(folds["metric"])
+    sure = "" if interval is None else f" ({100 * interval[0]:.0f} to {100 * interval[1]:.0f})"
+    click.echo(
+        f"{counted(len(folds['folds']), 'fold')}: mean {METRICS[metric]} {folds['mean']:.1%} ± "
+        f"{100 * folds['spread']:.1f}, lowest {folds['lowest']:.1%}, highest "
+        f"{folds['highest']:.1%}; all videos {pooled[metric]:.1%}{sure}"
+    )
+
+
 def print_comparison(rows: Sequence[MethodRow]) -> None:
     """Print one line per method, in the given order."""
     metric = METRICS[rows[0].metric] if rows else METRICS["top1"]

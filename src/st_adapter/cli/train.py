@@ -16,7 +16,10 @@ from st_adapter.methods import METHODS
 from st_adapter.recipes import ALIASES, resolve
 
 _Item = TypeVar("_Item")
-_COMPARED = {"method", "lr", "lr_per_256", "head_lr", "keep", "processes", "compile"}
+_COMPARED = {
+    *("method", "lr", "lr_per_256", "head_lr", "keep", "processes", "compile"),
+    *("folds", "fold"),
+}
 """Settings that a comparison sets itself."""
 _MEASURED = (
     *("backbone", "method", "bottleneck", "kernel_size", "positions", "adapter_layers"),
@@ -80,6 +83,8 @@ def train(
 
     If DATA has no validation part, some of its videos are held out for validation. The trained
     adapter, its accuracy and the metrics of each epoch are written to --out.
+
+    With --folds, every video is used for validation once, and --out gets a run for each fold.
     """
     given = given_settings(flags)
     if resume:
@@ -97,14 +102,32 @@ def train(
     from st_adapter.training.loop import train as run_training
 
     result = run_training(data, out, config, recipe=recipe, resume=resume, temporal=temporal)
-    skipped = out / "skipped.jsonl"
+    is_whole = config.folds is not None and config.fold is None
+    skipped = sorted(out.glob("fold_*/skipped.jsonl" if is_whole else "skipped.jsonl"))
     if is_first_process():
         print_evaluation(result.to_json())
-        hint = f"try: st-adapter predict {shlex.quote(str(out))} VIDEO"
-        click.echo(f"adapter: {out / 'adapter'}; {hint}")
-        if skipped.exists():
-            click.echo(f"some videos could not be read: {skipped}", err=True)
-    return SOME_FAILED if skipped.exists() else DONE
+        if is_whole:
+            _finish_folds(data, out, result.to_json())
+        else:
+            hint = f"try: st-adapter predict {shlex.quote(str(out))} VIDEO"
+            click.echo(f"adapter: {out / 'adapter'}; {hint}")
+        if skipped:
+            click.echo(f"some videos could not be read: {skipped[0]}", err=True)
+    return SOME_FAILED if skipped else DONE
+
+
+def _finish_folds(data: Path, out: Path, pooled: dict[str, Any]) -> None:
+    """Print what a cross-validation found, write its report, and say how to get a classifier."""
+    from st_adapter.cli.tables import print_folds
+    from st_adapter.common.files import read_json
+    from st_adapter.report.page import write_report
+
+    print_folds(read_json(out / "folds.json"), pooled)
+    click.echo(f"report: {write_report(out)}")
+    click.echo(
+        f"each fold has its own classifier, such as {out / 'fold_1'}; for one of all videos: "
+        f"st-adapter train {shlex.quote(str(data))} --out NEW, with the same options but --folds"
+    )
 
 
 @verb(*(name for name in DEFAULTS if name not in _COMPARED))

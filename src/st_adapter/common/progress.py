@@ -52,7 +52,8 @@ class Bar:
 def bar(text: str, total: int, done: int = 0) -> Iterator[Bar]:
     """Show a progress bar with the time elapsed and left; remove it at the end of the block.
 
-    Nothing is shown if stderr is not a terminal, or in any but the first of several processes.
+    Nothing is shown if there are no steps, if stderr is not a terminal, or in any but the first of
+    several processes.
 
     Args:
         text: Shown before the bar.
@@ -68,7 +69,7 @@ def bar(text: str, total: int, done: int = 0) -> Iterator[Bar]:
         TimeRemainingColumn(),
         console=console(),
         transient=True,
-        disable=not (console().is_terminal and is_first_process()),
+        disable=not (total and console().is_terminal and is_first_process()),
     )
     with progress:
         yield Bar(progress, progress.add_task(text, total=total, completed=done))
@@ -88,13 +89,22 @@ def rows(facts: Iterable[str], width: int) -> list[str]:
 def trend(values: Sequence[float]) -> str:
     """Draw values as a row of small bars.
 
-    Returns "" for fewer than two values, or if the terminal only shows ASCII characters.
+    Returns "" for fewer than two values, or if stderr is not a terminal that shows more than ASCII.
     """
-    if len(values) < 2 or console().options.ascii_only:
+    if len(values) < 2 or not console().is_terminal or console().options.ascii_only:
         return ""
     low, high = min(values), max(values)
     scale = (len(_HEIGHTS) - 1) / ((high - low) or 1.0)
     return "".join(_HEIGHTS[round((value - low) * scale)] for value in values)
+
+
+def duration(seconds: float) -> str:
+    """Format a time as "41 s", "3:25" (minutes and seconds) or "1:02:05"."""
+    rounded = round(seconds)
+    if rounded < 60:
+        return f"{rounded} s"
+    hours, minutes = divmod(rounded // 60, 60)
+    return f"{hours}:{minutes:02}:{rounded % 60:02}" if hours else f"{minutes}:{rounded % 60:02}"
 
 
 def log(text: str) -> None:

@@ -14,13 +14,14 @@ from st_adapter.common.paths import full_path
 from st_adapter.common.remarks import note
 from st_adapter.common.task import Task
 from st_adapter.config import DataConfig, TrainConfig
+from st_adapter.data.folds import fold_of_each
 from st_adapter.data.formats import read_listing
 from st_adapter.data.formats.listing import Listing, counted, examples
 from st_adapter.data.formats.tables import SEPARATOR
 from st_adapter.data.groups import groups_of
 from st_adapter.data.holdout import split_validation
 from st_adapter.data.videos import Video, VideoList
-from st_adapter.errors import DataError
+from st_adapter.errors import ArgumentError, DataError
 from st_adapter.wording import setting
 
 
@@ -39,6 +40,10 @@ class Annotations:
     train: VideoList
     val: VideoList
     task: Task = Task()
+
+    def joined(self) -> VideoList:
+        """Return the videos of both parts."""
+        return VideoList.of([*self.train, *self.val]) if self.val else self.train
 
     def digest(self) -> str:
         """Return the SHA-256 of the labels and of the path, labels and segment of each video."""
@@ -119,13 +124,15 @@ def read_parts(data: str | Path, config: TrainConfig) -> Annotations:
     """Read DATA in the two parts that a run trains and validates on, without opening the videos.
 
     The validation part is `config.val` if it is set, then that of DATA if it has one. Otherwise
-    `config.val_fraction` of the videos are held out.
+    `config.val_fraction` of the videos are held out. With `config.folds`, the parts of DATA are
+    joined, and the validation part is the fold number `config.fold`.
 
     Args:
         data: The folder or file.
         config: The settings of the run, of which those in the group "Data" and `seed` are used.
 
     Raises:
+        ArgumentError: `config.folds` is set and `config.fold` is not.
         DataError: There are fewer than two classes, a part is empty, or no file of it exists.
     """
     data = Path(data)
@@ -135,7 +142,9 @@ def read_parts(data: str | Path, config: TrainConfig) -> Annotations:
         found = f"only one class ({only})" if only else "no classes, because no video has a label"
         raise DataError(f"{data} has {found}; a classifier needs two or more")
     train, held_out = annotations.train, annotations.val
-    if config.val is not None:
+    if config.folds is not None:
+        train, held_out = _fold(annotations, config)
+    elif config.val is not None:
         held_out = _read_val(Path(config.val), annotations, config.data)
     elif not held_out:
         train, held_out = split_validation(train, config.val_fraction, config.seed)
@@ -146,6 +155,23 @@ def read_parts(data: str | Path, config: TrainConfig) -> Annotations:
     parts = replace(annotations, train=train, val=held_out)
     check_parts(data, parts)
     return parts
+
+
+def _fold(annotations: Annotations, config: TrainConfig) -> tuple[VideoList, VideoList]:
+    """Divide all videos into folds; return the videos of all other folds, and those of one."""
+    assert config.folds is not None
+    if config.fold is None:
+        raise ArgumentError(f"choose one of the {config.folds} folds with {setting('fold')}")
+    videos = annotations.joined()
+    fold = fold_of_each(videos, config.folds, config.seed)
+    if (found := 1 + int(fold.max())) < config.folds:
+        units = "groups" if videos.groups() else "videos"
+        raise DataError(
+            f"{counted(config.folds, 'fold')} cannot be made of {counted(len(videos), 'video')}; "
+            f"use at most {found}, or add {units} to each class"
+        )
+    chosen = fold == config.fold - 1
+    return videos.take(np.flatnonzero(~chosen)), videos.take(np.flatnonzero(chosen))
 
 
 def check_parts(data: Path, parts: Annotations) -> None:

@@ -49,7 +49,8 @@ def evaluation_videos(
     """Return the videos to evaluate a run on.
 
     This is the validation part of `data`, or all of it if it has none. If the run was trained on
-    `data` and it has no validation part, it is the part that training held out.
+    `data`, and `data` has no validation part or was divided into folds, it is the part that
+    training held out.
 
     Args:
         run: A run folder or an adapter folder.
@@ -67,7 +68,7 @@ def evaluation_videos(
         config = recorded if absolute(trained_on) == absolute(data) else None
     options = options or (config.data if config else DataConfig())
     given = read_annotations(data, spec.labels, options, spec.task)
-    if not given.val and config is not None:
+    if config is not None and (config.fold is not None or not given.val):
         if config.val is not None:
             note(
                 f"evaluating on {data}, which the run was trained on; "

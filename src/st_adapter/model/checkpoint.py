@@ -53,6 +53,12 @@ def find(path: Path) -> Path:
     for folder in (path, path / "adapter"):
         if (folder / CONFIG_FILE).is_file():
             return folder
+    if (path / "fold_1").is_dir():
+        raise CheckpointError(
+            f"{path} is a cross-validation: each of its folds has its own classifier, such as "
+            f"{path / 'fold_1'}; to get one classifier of all videos, train without "
+            f"{setting('folds')}"
+        )
     what = f"does not contain {CONFIG_FILE}" if path.is_dir() else no_folder(path)
     raise CheckpointError(
         f"{path} {what}; give a run folder of `st-adapter train`, or the adapter folder in it"

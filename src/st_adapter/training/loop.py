@@ -1,5 +1,6 @@
 """The training loop: train a classifier on labelled videos and write a run folder."""
 
+import math
 import shlex
 import statistics
 import time
@@ -23,7 +24,7 @@ from st_adapter.common.files import read_json_lines
 from st_adapter.common.interrupt import Interrupted, deferred_interrupt
 from st_adapter.common.lock import alone_in
 from st_adapter.common.paths import absolute
-from st_adapter.common.progress import Bar, bar, trend
+from st_adapter.common.progress import Bar, bar, duration, log, trend
 from st_adapter.common.ranks import is_first_process
 from st_adapter.common.remarks import note, say
 from st_adapter.config import ClipConfig, TrainConfig
@@ -59,6 +60,8 @@ from st_adapter.runtime.memory import (
 from st_adapter.runtime.micro_batches import clips_at_once
 from st_adapter.training.batches import Batches, class_maps, train_transform
 from st_adapter.training.cached import CachedLoader
+from st_adapter.training.cross_validation import cross_validate
+from st_adapter.training.epoch_choice import can_choose_epoch, too_few_videos
 from st_adapter.training.head_init import check_head_init, start_head
 from st_adapter.training.launch import check_accelerate, launch, processes_to_start
 from st_adapter.training.one_frame import OneFrameProbe
@@ -75,6 +78,9 @@ _LOG_EVERY = 10
 
 _SHOWN_LOSSES = 16
 """Points of the small loss curve under the progress bar."""
+
+_LOG_SECONDS = 60
+"""Longest time between two lines of a log that is not a terminal."""
 
 _LONGEST_WAIT = timedelta(hours=2)
 """How long processes wait for the slowest one, which may have most of the long videos to score.
@@ -95,10 +101,15 @@ def train(
     """Train a classifier on labelled videos and evaluate it. Write both into a run folder.
 
     After each epoch, the adapter is evaluated on the validation videos and kept if it is the best
-    so far (`config.keep`). The kept one is evaluated at the end, with `config.views`. Data without
-    a validation part are split (`config.val_fraction`). The run folder then holds `adapter/` (the
-    trained tensors, for `Predictor` and `load`), `eval.json`, `metrics.jsonl` (loss and scores over
-    time), `skipped.jsonl` (files that could not be read), `config.json`, and `state/` for `resume`.
+    so far, or if there are too few of them to tell (`config.keep`). The kept one is evaluated at
+    the end, with `config.views`. Data without a validation part are split (`config.val_fraction`).
+    The run folder then holds `adapter/` (the trained tensors, for `Predictor` and `load`),
+    `eval.json`, `metrics.jsonl` (loss and scores over time), `skipped.jsonl` (files that could not
+    be read), `config.json`, and `state/` for `resume`.
+
+    With `config.folds`, it holds the folder of a run for each fold, `fold_1/` and so on, a summary
+    in `folds.json`, and in `eval.json` the evaluation of all videos, each scored by the classifier
+    that was not trained on it. There is no `adapter/`: train without `folds` for one to use.
 
     Several GPUs are used by one process each. A script then needs `if __name__ == "__main__":`.
 
@@ -114,7 +125,8 @@ def train(
             how much the classifier uses their order. It takes four times as many forward passes.
 
     Returns:
-        The evaluation of the kept adapter, as in `eval.json`. Scores are between 0 and 1.
+        The evaluation of the kept adapter, or that of all folds together, as in `eval.json`. Scores
+        are between 0 and 1.
 
     Raises:
         ArgumentError: A setting or folder cannot be used, or the step does not fit in memory.
@@ -133,6 +145,8 @@ def train(
     wanted = config
     config = resumed_config(folder, config) if resume else config or TrainConfig()
     options: dict[str, Any] = {"recipe": recipe, "resume": resume, "temporal": temporal}
+    if config.folds is not None and config.fold is None:
+        return cross_validate(train, Path(data), folder, config, **options)
     count = processes_to_start(wanted or config)
     if count > 1:
         config = replace(config, processes=config.processes or count)
@@ -231,6 +245,11 @@ def _prepare(data: Path, folder: Path, config: TrainConfig, has_state: bool) -> 
     With a saved state, the head gets no initial values, because the state replaces them.
     """
     annotations = read_parts(data, config)
+    if config.patience and config.keep == "auto" and not can_choose_epoch(annotations):
+        raise ArgumentError(
+            f"patience chooses an epoch, but {too_few_videos(annotations)}; leave out patience, or "
+            f"use {setting('keep', 'best')} to choose by them anyway"
+        )
     reversal, mirror = class_maps(config, annotations)
     if not has_state:
         check_head_init(config, annotations.labels)
@@ -364,6 +383,8 @@ def _announce(run: Run) -> None:
         f"{run.steps_per_epoch} step{'' if run.steps_per_epoch == 1 else 's'} per epoch; "
         f"learning rate {config.peak_lr():.2e}"
     )
+    if config.keep == "auto" and config.folds is None and not run.keeps_best:
+        note(f"the last epoch will be kept: {too_few_videos(data)}")
     if config.step_clips > len(data.train) * config.repeats:
         note(
             f"every step trains on all {len(data.train)} training videos, because they are fewer "
@@ -384,38 +405,67 @@ def _announce(run: Run) -> None:
 
 
 class _View:
-    """The lines about a run that a terminal shows under the progress bar.
+    """What a terminal shows about a run under the progress bar, and a log in its lines.
 
     Attributes:
         losses: The last logged losses.
+        epoch_losses: The losses of the steps of this epoch.
         last_score: Score of the last epoch that was validated in this process.
         facts: The lines shown last.
     """
 
     def __init__(self, run: Run) -> None:
         self.losses: deque[float] = deque(maxlen=_SHOWN_LOSSES)
+        self.epoch_losses: list[float] = []
         self.last_score: float | None = None
         self.facts: list[str] = []
         self._began, self._first_step = time.monotonic(), run.at.step
+        self._epoch_began = self._told = self._began
+
+    def start_epoch(self) -> None:
+        """Forget the previous epoch."""
+        self.epoch_losses.clear()
+        self._epoch_began = time.monotonic()
+
+    def _seconds_left(self, run: Run) -> float:
+        # The average includes the validation of finished epochs, as the time left does.
+        steps = run.at.step - self._first_step
+        steps_left = run.config.epochs * run.steps_per_epoch - run.at.step
+        return (time.monotonic() - self._began) / max(1, steps) * steps_left
 
     def show(self, run: Run, clips_per_second: float, memory_gb: float, progress: Bar) -> None:
         """Update the lines under the bar."""
-        # The average includes the validation of finished epochs, as the time left does.
-        step_seconds = (time.monotonic() - self._began) / (run.at.step - self._first_step)
-        steps_left = run.config.epochs * run.steps_per_epoch - run.at.step
         self.facts = [
             f"step {run.at.step}",
             f"loss {self.losses[-1]:.3f} {trend(self.losses)}".rstrip(),
             f"lr {run.optimizer.param_groups[0]['lr']:.1e}",
             f"{clips_per_second:.1f} clips/s",
             f"{memory_gb:.1f} GB",
-            f"whole run: {timedelta(seconds=round(step_seconds * steps_left))} left",
+            f"whole run: {duration(self._seconds_left(run))} left",
         ]
         if run.at.best_score >= 0:
             metric = METRICS["mean_average_precision" if run.data.task.multi_label else "top1"]
             last = "" if self.last_score is None else f"last {self.last_score:.1%}, "
-            self.facts.append(f"{metric} {last}best {run.at.best_score:.1%}")
+            best = f"best {run.at.best_score:.1%}" if run.keeps_best else ""
+            self.facts.append(f"{metric} {last}{best}".removesuffix(", "))
         progress.tell(*self.facts)
+        if time.monotonic() - self._told > _LOG_SECONDS:
+            log(f"epoch {run.at.epochs_done + 1}/{run.config.epochs}: {', '.join(self.facts)}")
+            self._told = time.monotonic()
+
+    def end_epoch(self, run: Run, result: Evaluation | None) -> None:
+        """Print the line of an epoch that has just ended."""
+        facts = [f"loss {statistics.fmean(self.epoch_losses):.3f}"] if self.epoch_losses else []
+        if result is not None:
+            self.last_score = result.score
+            best = f" (best {run.at.best_score:.1%})" if run.keeps_best else ""
+            facts.append(f"validation loss {result.loss:.3f}")
+            facts.append(f"{METRICS[result.metric]} {result.score:.1%}{best}")
+        facts.append(duration(time.monotonic() - self._epoch_began))
+        if run.at.epochs_done < run.config.epochs:
+            facts.append(f"about {duration(self._seconds_left(run))} left")
+        say(f"epoch {run.at.epochs_done}/{run.config.epochs}: {', '.join(facts)}")
+        self._told = time.monotonic()
 
 
 def _train_epochs(run: Run, states: SavedStates) -> OneFrameProbe | None:
@@ -428,7 +478,7 @@ def _train_epochs(run: Run, states: SavedStates) -> OneFrameProbe | None:
     while not run.is_done:
         in_first = probe if run.at.epochs_done == 0 else None
         _train_epoch(run, batches, states, view, in_first)
-        view.last_score = _validate_epoch(run, states, in_first)
+        _validate_epoch(run, states, view, in_first)
     return probe if run.config.keep == "last" else None
 
 
@@ -439,6 +489,7 @@ def _train_epoch(
     config, epoch = run.config, run.at.epochs_done
     first_step = run.at.step - epoch * run.steps_per_epoch
     run.model.train()
+    view.start_epoch()
     seen, began = 0, time.perf_counter()
     last = began
     title = f"epoch {epoch + 1}/{config.epochs}"
@@ -455,6 +506,8 @@ def _train_epoch(
             with clear_out_of_memory(run.model.device, advice):
                 done = take_step(run, step, stop=stop.is_set(), save=due)
             seen += done.clips
+            if math.isfinite(done.loss):
+                view.epoch_losses.append(done.loss)
             now = time.perf_counter()
             run.at.train_seconds += now - last
             last = now
@@ -491,17 +544,15 @@ def _log_step(run: Run, norm: float, clips_per_second: float, progress: Bar, vie
     view.show(run, clips_per_second, memory, progress)
 
 
-def _validate_epoch(run: Run, states: SavedStates, probe: OneFrameProbe | None) -> float | None:
+def _validate_epoch(
+    run: Run, states: SavedStates, view: _View, probe: OneFrameProbe | None
+) -> None:
     """End an epoch: evaluate the adapter on one view per video, and keep it if it is the best.
 
-    With `keep` "last" the adapter is kept without an evaluation.
-
-    Returns:
-        The score, or None without an evaluation.
+    If the last epoch is kept, this is always kept, and with `keep` "last" without an evaluation.
     """
-    score = None
     values: dict[str, Any] = {}
-    outcome = f"{run.at.train_seconds:.0f} s of training"
+    result = None
     with run.as_kept():
         run.save_adapter("adapter_last")
         if run.config.keep == "last":
@@ -510,8 +561,7 @@ def _validate_epoch(run: Run, states: SavedStates, probe: OneFrameProbe | None) 
             clip = replace(run.config.clip, views=(1, 1))
             scored = _score(run, clip, cached=True, probe=probe)
             result = evaluation_of(scored, run.model.spec, clip)
-            score = result.score
-            if result.score > run.at.best_score:
+            if result.score > run.at.best_score or not run.keeps_best:
                 run.at.best_score, run.best_scored = result.score, scored
                 run.at.best_epoch = run.at.epochs_done + 1
                 run.save_adapter("adapter")
@@ -524,15 +574,13 @@ def _validate_epoch(run: Run, states: SavedStates, probe: OneFrameProbe | None) 
             }
             if probe is not None:
                 values["one_frame_top1"] = probe.accuracy()
-            outcome = f"{METRICS[result.metric]} {result.score:.1%} (best {run.at.best_score:.1%})"
     run.log(values | {"train_seconds": round(run.at.train_seconds, 2)})
     run.at.epochs_done += 1
     states.save()
-    say(f"epoch {run.at.epochs_done}/{run.config.epochs}: {outcome}")
+    view.end_epoch(run, result)
     if run.is_done and run.at.epochs_done < run.config.epochs:
         epochs = "1 epoch" if run.config.patience == 1 else f"{run.config.patience} epochs"
         say(f"no improvement for {epochs}; training ends early")
-    return score
 
 
 def _score(
@@ -570,7 +618,7 @@ def _finish(run: Run, data: Path, temporal: bool, probe: OneFrameProbe | None) -
         scored = _score(run, clip, temporal=temporal, probe=probe)
     if probe is not None:
         run.log({"one_frame_top1": probe.accuracy()})
-    if run.config.calibrate:
+    if run.calibrates:
         targets = [video.targets for video in scored.videos]
         run.model.spec = fit_decisions(run.model.spec, scored.scores[0], targets)
         run.save_adapter("adapter")
@@ -593,5 +641,5 @@ def _with_baseline(run: Run, result: Evaluation) -> Evaluation:
     return replace(
         result,
         baselines=result.baselines | ({"one_frame": measured[0]} if measured else {}),
-        calibration=result.calibration | {"fitted_here": run.config.calibrate},
+        calibration=result.calibration | {"fitted_here": run.calibrates},
     )

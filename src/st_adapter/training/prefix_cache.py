@@ -284,7 +284,7 @@ def _bytes_for_all(rest: AfterPrefix, config: TrainConfig, data: Annotations) ->
     clip = torch.zeros(1, config.frames, 3, config.size, config.size, device=rest.model.device)
     copies = config.repeats * (2 if config.reversal else 1)
     clips = len(data.train) * copies * min(config.draws, config.epochs)
-    validated = len(data.val) if config.keep == "best" else 0
+    validated = len(data.val) if config.keep != "last" else 0
     return rest.prefix(clip).nbytes * (clips + validated)
 
 

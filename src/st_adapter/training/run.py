@@ -23,6 +23,7 @@ from st_adapter.data.datasets import Skipped
 from st_adapter.data.video.reader import Reader
 from st_adapter.evaluation.evaluate import ScoredVideos
 from st_adapter.model.classifier import VideoClassifier
+from st_adapter.training.epoch_choice import can_choose_epoch
 from st_adapter.training.optimizer import MovingAverage
 from st_adapter.training.prefix_cache import PrefixCache
 from st_adapter.training.run_folder import write_config
@@ -38,8 +39,8 @@ class Position:
         losses: Losses of the steps since the last line of `metrics.jsonl`.
         train_seconds: Time spent in training, without validation.
         epochs_done: Epochs trained and validated.
-        best_epoch: Number of the best epoch, from 1; 0 if no epoch has been validated.
-        best_score: Score of the best epoch, from 0 to 1; -1 if no epoch has been validated.
+        best_epoch: Number of the epoch that is kept, from 1; 0 if no epoch has been validated.
+        best_score: Score of that epoch, from 0 to 1; -1 if no epoch has been validated.
     """
 
     step: int = 0
@@ -111,6 +112,20 @@ class Run:
         self.scaler = torch.amp.GradScaler(device, enabled=self.model.precision == "float16")
         self.forward = self.prefix_cache.rest if self.prefix_cache else self.model
         self.heads = [own for _, own in self.data.task.slices(len(self.data.labels))]
+
+    @cached_property
+    def keeps_best(self) -> bool:
+        """Whether the best epoch is kept, and not the last."""
+        if self.config.keep != "auto":
+            return self.config.keep == "best"
+        # In folds, the epoch must not be chosen by the videos that measure the classifier.
+        return self.config.folds is None and can_choose_epoch(self.data)
+
+    @property
+    def calibrates(self) -> bool:
+        """Whether temperatures and a threshold are fitted to the validation videos."""
+        # The videos of a fold measure the classifier, so that nothing is fitted to them.
+        return self.config.calibrate and self.config.folds is None
 
     def as_kept(self) -> AbstractContextManager[object]:
         """Return a context in which the model has the weights to save: the average, if any."""

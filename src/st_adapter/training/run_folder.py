@@ -103,7 +103,7 @@ def resumed_config(folder: Path, wanted: TrainConfig | None) -> TrainConfig:
         return recorded
     values = wanted.to_json() | absolute_paths(wanted)
     for name, before in recorded.to_json().items():
-        same = values[name] == before or (name == "precision" and values[name] == "auto")
+        same = values[name] == before or (name in ("precision", "keep") and values[name] == "auto")
         same |= name == "epochs" and values[name] > before
         if name not in (*_MACHINE_SETTINGS, "processes") and not same:
             raise ArgumentError(

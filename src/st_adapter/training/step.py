@@ -26,12 +26,14 @@ class StepDone:
     """The result of a step, the same in all processes.
 
     Attributes:
+        loss: Mean loss of the clips; a step whose loss is NaN or infinite changes nothing.
         norm: Norm of the gradient before clipping.
         clips: Number of clips that all processes trained on.
         stop: Whether any process was asked to stop.
         save: Whether it is time to save a state.
     """
 
+    loss: float
     norm: float
     clips: int
     stop: bool
@@ -92,7 +94,9 @@ def take_step(
         _note_bad_step(run, "gradient", norm, batches)
     run.scaler.update()
     run.optimizer.zero_grad()
-    return StepDone(norm=norm, clips=int(all_clips), stop=num_stop > 0, save=num_save > 0)
+    return StepDone(
+        norm=norm, clips=int(all_clips), loss=loss, stop=num_stop > 0, save=num_save > 0
+    )
 
 
 def _backward(run: Run, batch: TrainBatch) -> Tensor:
