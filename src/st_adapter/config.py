@@ -404,7 +404,7 @@ class TrainConfig(_Checked):
     )
     batch_size: int = _optimise(
         8,
-        "Clips per micro-batch in each process. If memory runs out, lower it and raise "
+        "Clips per micro-batch in each process. If memory runs out, lower it; in training, raise "
         "--accumulate by the same factor.",
         at_least=1,
     )

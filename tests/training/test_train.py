@@ -394,6 +394,49 @@ def test_a_signal_to_all_processes_of_a_run_leaves_it_resumable(folder_data, tmp
     assert last_state(tmp_path / "run")["step"] > 0
 
 
+def test_too_few_validation_videos_keep_the_last_epoch_and_say_so(
+    folder_data, tmp_path, tiny, capsys
+):
+    train(folder_data, tmp_path / "auto", replace(tiny, epochs=3))
+    said = capsys.readouterr().err
+    assert "the last epoch will be kept: 2 validation videos of 2 classes are too few" in said
+    assert "(best " not in said
+    last, kept = (
+        (tmp_path / "auto" / name / "adapter_model.safetensors").read_bytes()
+        for name in ("adapter_last", "adapter")
+    )
+    assert last == kept
+    train(folder_data, tmp_path / "best", replace(tiny, keep="best"))
+    said = capsys.readouterr().err
+    assert "too few" not in said
+    assert "(best " in said
+    with pytest.raises(ArgumentError, match="patience chooses an epoch, but 2 validation videos"):
+        train(folder_data, tmp_path / "patient", replace(tiny, patience=1))
+
+
+def test_enough_validation_videos_choose_the_best_epoch(folder_data, tmp_path, tiny):
+    rows = [f"{path},{path.parent.name}" for path in sorted(folder_data.rglob("*.mp4"))]
+    (tmp_path / "val.csv").write_text("\n".join(["path,label", *rows, *rows]))
+    assert len(rows) == 12
+    config = replace(tiny, val=str(tmp_path / "val.csv"), epochs=2)
+    train(folder_data, tmp_path / "run", config)
+    scores = [line["top1"] for line in lines(tmp_path / "run" / "metrics.jsonl") if "top1" in line]
+    result = json.loads((tmp_path / "run" / "eval.json").read_text())
+    assert result["top1"] == max(scores)
+
+
+def test_a_line_per_epoch_has_losses_accuracy_and_times(folder_data, tmp_path, tiny, capsys):
+    train(folder_data, tmp_path / "run", tiny)
+    train(folder_data, tmp_path / "last", replace(tiny, epochs=1, keep="last"))
+    said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("epoch ")]
+    loss, seconds = r"loss \d+\.\d{3}", r"\d+ s"
+    whole = (
+        rf"epoch 1/2: {loss}, validation {loss}, top-1 \d+\.\d%, {seconds}, about {seconds} left"
+    )
+    assert re.fullmatch(whole, said[0])
+    assert re.fullmatch(rf"epoch 1/1: {loss}, {seconds}", said[2])
+
+
 def test_a_batch_larger_than_the_data_is_told(folder_data, tmp_path, tiny, capsys):
     train(folder_data, tmp_path / "run", replace(tiny, epochs=1, batch_size=64))
     said = capsys.readouterr().err
@@ -491,13 +534,13 @@ def test_a_step_that_is_nan_changes_nothing_and_its_videos_are_logged(
 
 
 def test_training_ends_early_where_nothing_gets_better(folder_data, tmp_path, tiny):
-    config = replace(tiny, epochs=9, lr=1e-9, patience=2)
+    config = replace(tiny, epochs=9, lr=1e-9, patience=2, keep="best")
     train(folder_data, tmp_path / "run", config)
     epochs = [line["epoch"] for line in lines(tmp_path / "run" / "metrics.jsonl") if "top1" in line]
     assert epochs == [1, 2, 3]
     train(folder_data, tmp_path / "run", config, resume=True)
     assert last_state(tmp_path / "run")["epochs_done"] == 3
-    with pytest.raises(ArgumentError, match="patience needs validation after each epoch"):
+    with pytest.raises(ArgumentError, match="patience chooses the epoch by validation videos"):
         replace(config, keep="last")
 
 

@@ -58,6 +58,12 @@ class Verbs(click.Group):
         """Return the names in the order they were added."""
         return list(self.commands)
 
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the first sentence of each command, which click would cut off to fit its line."""
+        rows = [(name, one.get_short_help_str(limit=1000)) for name, one in self.commands.items()]
+        with formatter.section("Commands"):
+            formatter.write_dl(rows)
+
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
@@ -114,20 +120,12 @@ class _SettingOption(click.Option):
 
     def __init__(self, item: dataclasses.Field[Any], defaults: Mapping[str, Any] | None) -> None:
         default = None if defaults is None else defaults.get(item.name)
-        shown = item.default if defaults is None else default
         flag = item.name.replace("_", "-")
-        if isinstance(shown, tuple):
-            shown = " ".join(map(str, shown))
-        elif isinstance(shown, bool):
-            shown = flag if shown else f"no-{flag}"
-        note = "" if shown is None else f"  [default: {shown}]"
-        if defaults is None:
-            note = f"  [default recipe: {'unset' if shown is None else shown}]"
         takes_auto = item.name == "batch_size" and defaults is None
         super().__init__(
             [f"--{flag}/--no-{flag}" if item.type is bool else f"--{flag}"],
             default=default,
-            help=item.metadata["help"] + note,
+            help=item.metadata["help"] + _shown_default(item, defaults),
             type=_clips_or_auto if takes_auto else _click_type(item.type),
             metavar="INTEGER|auto" if takes_auto else None,
         )
@@ -139,6 +137,21 @@ class _SettingOption(click.Option):
         read = super().type_cast_value(ctx, value)
         check_limits(self.item, read)
         return read
+
+
+def _shown_default(item: dataclasses.Field[Any], defaults: Mapping[str, Any] | None) -> str:
+    """Return the end of a flag's help, which tells its default."""
+    values = DEFAULTS if defaults is None else defaults
+    shown = values.get(item.name, "as in training")
+    if shown is None or item.name not in values:
+        shown = None if "By default" in item.metadata["help"] else shown or "none"
+    if shown is None:
+        return ""
+    if isinstance(shown, bool):
+        shown = "on" if shown else "off"
+    elif isinstance(shown, tuple):
+        shown = " ".join(map(str, shown))
+    return f"  [default: {shown}]"
 
 
 def _click_type(declared: Any) -> Any:

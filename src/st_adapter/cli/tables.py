@@ -21,9 +21,6 @@ if TYPE_CHECKING:  # importing these imports triton, which `evaluate` does not n
 _UNBOUND = 250
 """Columns of output that does not go to a terminal: enough that nothing is cut or wrapped."""
 
-_COMPARISON_WIDTH = 128
-"""Columns that the table of a comparison gets even on a narrower terminal."""
-
 _MEASURES = {
     "mean_average_precision": "mAP",
     "top1": "top-1",
@@ -38,18 +35,25 @@ _BASELINES = {
 }
 
 
-def _print_table(
-    columns: Sequence[str], rows: Iterable[Sequence[str]], *, least_width: int = 0
-) -> None:
-    """Print a table without rules. A leading > in a column's title aligns the column right."""
+def _print_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """Print a table without rules. A leading > in a column's title aligns the column right.
+
+    On a terminal, long texts are wrapped to its width, except those in the first column.
+    """
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in columns:
         right = column.startswith(">")
-        table.add_column(column.lstrip(">"), justify="right" if right else "left", overflow="fold")
+        table.add_column(
+            column.lstrip(">"),
+            justify="right" if right else "left",
+            overflow="fold",
+            no_wrap=not table.columns,
+        )
     for row in rows:
         table.add_row(*row)
     console = Console(highlight=False, markup=False)
-    console.width = max(console.width, least_width) if sys.stdout.isatty() else _UNBOUND
+    if not sys.stdout.isatty():
+        console.width = _UNBOUND
     console.print(table)
 
 
@@ -125,22 +129,25 @@ def print_folds(folds: dict[str, Any], pooled: dict[str, Any]) -> None:
 
 
 def print_comparison(rows: Sequence[MethodRow]) -> None:
-    """Print one line per method, in the given order."""
+    """Print a table of accuracy and one of costs, each with one line per method."""
     metric = METRICS[rows[0].metric] if rows else METRICS["top1"]
-    numbers = (metric, "spread", "lr", "trained", "stored", "step", "peak", "GMACs")
-    columns = ("method", *(f">{name}" for name in (*numbers, "rev", "shuf", "frozen")))
-    _print_table(columns, map(comparison_cells, rows), least_width=_COMPARISON_WIDTH)
+    numbers = (metric, "spread", "reversed", "shuffled", "frozen", "lr")
+    _print_table(("method", *(f">{name}" for name in numbers)), map(accuracy_cells, rows))
     click.echo(
-        f"{metric}: mean over seeds in %; spread: lowest to highest. rev, shuf, frozen: {metric} "
-        "with frames reversed, shuffled or frozen to one.\n"
-        "lr: learning rate that the trials chose; * marks the lowest or highest one tried. "
-        "step: ms per training step, methods measured in alternation. "
+        f"{metric}: mean over seeds in %; spread: lowest to highest.\n"
+        f"reversed, shuffled, frozen: {metric} with frames in that order, or all the same.\n"
+        "lr: learning rate that the trials chose; * marks the lowest or highest tried.\n"
+    )
+    costs = ("trained", "stored", "step", "peak", "GMACs")
+    _print_table(("method", *(f">{name}" for name in costs)), map(cost_cells, rows))
+    click.echo(
+        "step: ms per training step, methods measured in alternation.\n"
         "peak: memory of the training process in GB."
     )
 
 
-def comparison_cells(row: MethodRow) -> list[str]:
-    """Format the values of one method, in the order of the columns."""
+def accuracy_cells(row: MethodRow) -> list[str]:
+    """Format how accurate a method is, in the order of the columns."""
     percent = "–" if row.score is None else f"{100 * row.score:.1f}"
     if row.diverged:
         percent += f" ({len(row.seeds) - len(row.diverged)} of {len(row.seeds)})"
@@ -149,16 +156,23 @@ def comparison_cells(row: MethodRow) -> list[str]:
         row.method,
         percent,
         spread,
+        *(
+            f"{100 * row.temporal[order]:.1f}" if row.temporal else "–"
+            for order in ("reversed", "shuffled", "frozen")
+        ),
         f"{row.lr}{'*' if at_edge(row.lr, row.search) else ''}",
+    ]
+
+
+def cost_cells(row: MethodRow) -> list[str]:
+    """Format what a method costs, in the order of the columns."""
+    return [
+        row.method,
         f"{row.trained_parameters / 1e6:.3f} M ({row.share:.1%})",
         f"{row.stored_bytes / 1e6:.2f} MB",
         f"{1000 * row.step_seconds:.0f}",
         f"{row.memory_gb:.2f}",
         f"{row.gmacs:.3g}",
-        *(
-            f"{100 * row.temporal[order]:.1f}" if row.temporal else "–"
-            for order in ("reversed", "shuffled", "frozen")
-        ),
     ]
 
 
@@ -228,8 +242,8 @@ def print_recipes(costs: "Sequence[RecipeCost]") -> None:
         f"\nShort names: {aliases}.\n"
         "Trained parameters include the head. GMACs are those of one view at 224 px.\n"
         "-: no published accuracy was found.\n"
-        "*: the paper and its code leave some values open; `st-adapter recipes NAME` explains the "
-        "choice."
+        "*: the paper and its code leave some values open; `st-adapter recipes NAME`\n"
+        "   explains the choice."
     )
 
 
@@ -261,19 +275,21 @@ def print_backbones(found: "Mapping[BackboneRow, Sequence[str]]", refused: bool)
         _print_table(("model", "why adapters do not fit"), rows)
         return
     _print_table(
-        ("model", ">params", ">px", "any px", ">adapters", "places", "weights"),
+        ("model", ">params", ">px", ">adapters", "weights"),
         (
             (
                 row.model,
                 f"{row.parameters / 1e6:.1f} M",
-                str(row.size),
-                "yes" if row.any_size else "no",
+                f"{row.size}{'+' if row.any_size else ' '}",
                 str(row.adapters),
-                row.positions,
                 " ".join(tags),
             )
             for row, tags in found.items()
         ),
+    )
+    click.echo(
+        "\npx: height and width of the frames; + means that other sizes fit, too.\n"
+        "`st-adapter inspect --backbone MODEL` shows where the adapters sit."
     )
 
 

@@ -85,6 +85,9 @@ def train(
     adapter, its accuracy and the metrics of each epoch are written to --out.
 
     With --folds, every video is used for validation once, and --out gets a run for each fold.
+
+    The defaults below are those of --recipe default. `st-adapter recipes NAME` lists the values
+    that another recipe sets.
     """
     given = given_settings(flags)
     if resume:
@@ -186,6 +189,8 @@ def compare(
     written to report.html in --out.
 
     To continue an interrupted comparison, run the same command again.
+
+    The defaults below are those of --recipe default.
     """
     config = resolve(recipe, config_file, given_settings(flags))
     chosen = tuple(METHODS) if methods == "all" else _list(methods, str, "--methods")
@@ -235,6 +240,8 @@ def bench(recipe: str, video: Path | None, as_json: bool, **flags: Any) -> None:
 
     Measures loading a clip, a training step and inference. The backbone gets random weights,
     because they do not affect its speed.
+
+    The defaults below are those of --recipe default.
     """
     if flags["batch_size"] == "auto":
         raise ArgumentError(

@@ -54,8 +54,6 @@ def evaluate(
 
     Uses the validation part of DATA, or all of DATA if it has none. If RUN was trained on DATA,
     uses only the videos that were held out from training.
-
-    Options without a default keep their values from training.
     """
     chosen = parse_views(views) if views else None
     with quick_imports():
@@ -102,8 +100,6 @@ def predict(
     """Label videos with the classifier in RUN.
 
     VIDEOS are video files, URLs of such files, or folders that contain them.
-
-    Options without a default keep their values from training.
     """
     chosen = parse_views(views) if views else None
     with quick_imports():
