@@ -4,8 +4,8 @@
 
 DATA is a folder of class folders. For each of train, evaluate, predict, check and compare, in
 turns: the verb is run with two workers, one of which is killed (SIGKILL) at a random moment of its
-life. The verb must end with its usual code and result, without a traceback, at most 20 seconds later than it does
-undisturbed.
+life. The verb must end with its usual code and result, without a traceback, at most 20 seconds
+later than it does undisturbed.
 """
 
 import argparse

@@ -278,7 +278,9 @@ def _per_class(
     from sklearn.metrics import average_precision_score  # here, because the import takes a second
 
     found = {}
-    columns = zip(labels, scores.T.numpy(), shown.T.numpy(), predicted.T.numpy(), strict=True)
+    # Scores of a model that diverged are NaN, which scikit-learn refuses.
+    known = scores.nan_to_num()
+    columns = zip(labels, known.T.numpy(), shown.T.numpy(), predicted.T.numpy(), strict=True)
     for label, score, truth, guess in columns:
         members, guesses, right = int(truth.sum()), int(guess.sum()), int((truth & guess).sum())
         values: dict[str, Any] = {"num_videos": members, "accuracy": None, "interval": None}
@@ -307,7 +309,7 @@ def _two_classes(
         roc_curve,
     )
 
-    truth, score = shown[:, 1].numpy(), scores[:, 1].numpy()
+    truth, score = shown[:, 1].numpy(), scores[:, 1].nan_to_num().numpy()
     if truth.all() or not truth.any():
         return None
     false_rates, true_rates, _ = roc_curve(truth, score)
