@@ -55,7 +55,7 @@ class FileFacts:
     def label_gain(self) -> float:
         """Recall of the best class minus its rate of false alarms; 1 if it is told by the files."""
         others = self.num_videos - self.num_label
-        return self.found / self.num_label - (self.false_alarms / others if others else 1.0)
+        return self.found / self.num_label - self.false_alarms / others if others else 0.0
 
 
 def fit_file_facts(

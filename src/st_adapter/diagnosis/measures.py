@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 Evaluation = Mapping[str, Any]
@@ -48,12 +48,19 @@ def guess_of(evaluation: Evaluation) -> tuple[float, str] | None:
     if metric_of(evaluation) != "top1":
         value = baselines.get("prevalence")
         return None if value is None else (float(value), "scoring all videos alike")
-    counts = Counter(str(row["label"]) for row in evaluation.get("predictions", ()))
+    counts = Counter(_label_of(row["label"]) for row in evaluation.get("predictions", ()))
     if not counts:
         return None
     label, count = counts.most_common(1)[0]
     share = float(baselines.get("largest_class", count / counts.total()))
     return share, f"always answering {label}"
+
+
+def _label_of(label: str | Sequence[str]) -> str:
+    """Return the label of a video, or the labels of its heads without the names of the heads."""
+    if isinstance(label, str):
+        return label
+    return " and ".join(one.partition("/")[2] for one in label)
 
 
 def is_single_label(evaluation: Evaluation) -> bool:

@@ -109,8 +109,10 @@ def distances(
 
     Places where both frames are uniform do not count.
     """
+    bits = 2 * _GRID**2
+    nothing = np.zeros((2, bits))
     a, b = (
-        np.array([np.zeros((2, 2 * _GRID**2)) if d is None else d for d in digests], np.float32)
+        np.array([nothing if d is None else d for d in digests], np.float32).reshape(-1, 2, bits)
         for digests in (first, second)
     )
     agree = np.einsum("nkd,mkd->nm", a, b, optimize=True)

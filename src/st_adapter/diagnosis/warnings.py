@@ -11,6 +11,7 @@ from typing import TypeVar
 
 from st_adapter.data.formats.listing import counted, examples
 from st_adapter.diagnosis.facts import Epoch, RunFacts, VideoFacts
+from st_adapter.diagnosis.file_facts import FileFacts
 from st_adapter.diagnosis.measures import (
     Evaluation,
     guess_of,
@@ -30,6 +31,9 @@ _WIDE = 0.15
 _WEAK_CLASS = 0.5
 """Accuracy of a class, as a share of that of the other classes, up to which it is hardly
 recognised."""
+
+_LEAST_IN_CLASS = 4
+"""Fewest validation videos of a class from which anything is said about it."""
 
 _LOSS_RISE, _LEAST_LOSS_RISE = 0.1, 0.05
 """How far the validation loss must rise above its lowest value: as a share of it, and in total."""
@@ -129,7 +133,9 @@ def weak_classes(evaluation: Evaluation) -> dict[str, tuple[int, int]]:
     weak = {}
     for label, (right, total) in counts.items():
         rest_right, rest = all_right - right, all_videos - total
-        is_weak = rest > 0 and right / total <= _WEAK_CLASS * rest_right / rest
+        if total < _LEAST_IN_CLASS or not rest:
+            continue
+        is_weak = right / total <= _WEAK_CLASS * rest_right / rest
         if is_weak and wilson(right, total)[1] < wilson(rest_right, rest)[0]:
             weak[label] = (right, total)
     return dict(sorted(weak.items(), key=lambda item: item[1][0] / item[1][1]))
@@ -230,22 +236,33 @@ def told_by_files(videos: VideoFacts) -> str | None:
     files = videos.file_facts
     if not files or not files.uses:
         return None
-    sees = f"a classifier that sees only {' and '.join(files.uses)}"
+    says = [line for line in (_told_classes(files), _told_class(files)) if line is not None]
+    if not says:
+        return None
+    *most, last = files.uses
+    uses = f"{', '.join(most)} and {last}" if most else last
+    return f"a classifier that sees only {uses} {', and '.join(says)}"
+
+
+def _told_classes(files: FileFacts) -> str | None:
     low, _ = wilson(round(files.accuracy * files.num_videos), files.num_videos)
-    if files.gain >= _TOLD_BY_FILES and low > files.largest_class:
-        return (
-            f"{sees} reaches {percent(files.accuracy)} of "
-            f"{counted(files.num_videos, 'validation video')} (largest class: "
-            f"{percent(files.largest_class)})"
-        )
+    if files.gain < _TOLD_BY_FILES or low <= files.largest_class:
+        return None
+    return (
+        f"reaches {percent(files.accuracy)} of {counted(files.num_videos, 'validation video')} "
+        f"(largest class: {percent(files.largest_class)})"
+    )
+
+
+def _told_class(files: FileFacts) -> str | None:
     others = files.num_videos - files.num_label
     low, _ = wilson(files.found, files.num_label)
-    if files.label_gain >= _LABEL_TOLD_BY_FILES and others and low > files.false_alarms / others:
-        return (
-            f"{sees} recognises {files.label}: {files.found} of its {files.num_label} validation "
-            f"videos, and {files.false_alarms} of the {others} others"
-        )
-    return None
+    if files.label_gain < _LABEL_TOLD_BY_FILES or low <= files.false_alarms / others:
+        return None
+    return (
+        f"recognises {files.label} (right in {files.found} of its {files.num_label} videos, wrong "
+        f"in {files.false_alarms} of {others} others)"
+    )
 
 
 OF_RESULTS: dict[str, Callable[[Evaluation], str | None]] = {
