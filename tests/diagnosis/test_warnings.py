@@ -55,8 +55,8 @@ LINES = {
     "file facts": (
         SITUATIONS["file facts"],
         "a classifier that sees only width and length reaches 81% of 120 validation videos "
-        "(largest class: 17%), and recognises Dunk (right in 20 of its 20 videos, wrong in 3 of 100 "
-        "others)",
+        "(largest class: 17%), and recognises Dunk (right in 20 of its 20 videos, wrong in 3 of "
+        "100 others)",
     ),
 }
 
