@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 from situations import PAIR, SITUATIONS, SIX, epochs, evaluation, even, run, scenes, videos
 
-from st_adapter.diagnosis.measures import guess_of, interval_of, wilson
+from st_adapter.diagnosis.measures import guess_of, interval_of
 from st_adapter.diagnosis.warnings import (
     OF_RESULTS,
     OF_TRAINING,
@@ -79,9 +79,9 @@ def test_a_sound_run_is_not_warned_about(cause):
 
 
 def test_intervals_are_those_of_wilson_unless_the_evaluation_has_others():
-    # Wilson 1927, as in scipy.stats.binomtest(8, 14).proportion_ci(method="wilson").
-    assert wilson(8, 14) == pytest.approx((0.3259, 0.7862), abs=1e-4)
-    assert (wilson(0, 5)[0], wilson(5, 5)[1]) == pytest.approx((0, 1))
+    # As scipy.stats.binomtest(8, 14).proportion_ci(method="wilson") returns it.
+    older = evaluation([[8, 6], [0, 0]], PAIR)
+    assert interval_of(older) == pytest.approx((0.3259, 0.7862), abs=1e-4)
     results = even(16, 20, intervals={"top1": [0.6, 0.9]}, num_groups=7)
     assert interval_of(results) == (0.6, 0.9)
     text = {w.rule: w.text for w in result_warnings(results)}["wide interval"]

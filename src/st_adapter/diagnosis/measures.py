@@ -1,23 +1,13 @@
 """The score of an evaluation, how sure it is, and what it must be better than."""
 
-import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from st_adapter.evaluation.intervals import Interval, wilson
+
 Evaluation = Mapping[str, Any]
 """The content of an `eval.json`, which may come from an earlier version."""
-
-Interval = tuple[float, float]
-
-
-def wilson(right: int, total: int) -> Interval:
-    """Return the 95% interval of a share, which also fits shares of 0 and 1 (Wilson 1927)."""
-    z = 1.959964
-    share, weight = right / total, 1 + z**2 / total
-    middle = (share + z**2 / (2 * total)) / weight
-    margin = z / weight * math.sqrt(share * (1 - share) / total + z**2 / (4 * total**2))
-    return max(0.0, middle - margin), min(1.0, middle + margin)
 
 
 def metric_of(evaluation: Evaluation) -> str:
@@ -39,7 +29,7 @@ def interval_of(evaluation: Evaluation) -> Interval | None:
     score, total = score_of(evaluation), evaluation.get("num_videos", 0)
     if score is None or not total or metric_of(evaluation) != "top1":
         return None
-    return wilson(round(score * total), total)
+    return wilson(score, total)  # by an earlier version
 
 
 def guess_of(evaluation: Evaluation) -> tuple[float, str] | None:

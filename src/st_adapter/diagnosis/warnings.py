@@ -19,8 +19,8 @@ from st_adapter.diagnosis.measures import (
     metric_of,
     right_and_total,
     score_of,
-    wilson,
 )
+from st_adapter.evaluation.intervals import wilson
 from st_adapter.evaluation.metrics import METRICS
 
 _Seen = TypeVar("_Seen")
@@ -136,7 +136,7 @@ def weak_classes(evaluation: Evaluation) -> dict[str, tuple[int, int]]:
         if total < _LEAST_IN_CLASS or not rest:
             continue
         is_weak = right / total <= _WEAK_CLASS * rest_right / rest
-        if is_weak and wilson(right, total)[1] < wilson(rest_right, rest)[0]:
+        if is_weak and wilson(right / total, total)[1] < wilson(rest_right / rest, rest)[0]:
             weak[label] = (right, total)
     return dict(sorted(weak.items(), key=lambda item: item[1][0] / item[1][1]))
 
@@ -245,7 +245,7 @@ def told_by_files(videos: VideoFacts) -> str | None:
 
 
 def _told_classes(files: FileFacts) -> str | None:
-    low, _ = wilson(round(files.accuracy * files.num_videos), files.num_videos)
+    low, _ = wilson(files.accuracy, files.num_videos)
     if files.gain < _TOLD_BY_FILES or low <= files.largest_class:
         return None
     return (
@@ -256,7 +256,7 @@ def _told_classes(files: FileFacts) -> str | None:
 
 def _told_class(files: FileFacts) -> str | None:
     others = files.num_videos - files.num_label
-    low, _ = wilson(files.found, files.num_label)
+    low, _ = wilson(files.found / files.num_label, files.num_label)
     if files.label_gain < _LABEL_TOLD_BY_FILES or low <= files.false_alarms / others:
         return None
     return (
