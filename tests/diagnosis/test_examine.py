@@ -201,8 +201,7 @@ def parts(tmp_path_factory) -> Annotations:
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_examining_videos_finds_shared_scenes_and_telling_files(parts, workers, monkeypatch):
-    monkeypatch.setattr("st_adapter.diagnosis.examine._WORKERS_FROM", 5)
+def test_examining_videos_finds_shared_scenes_and_telling_files(parts, workers):
     found = examine(parts, probe, workers=workers)
     assert found.classes == {"narrow": (6, 5), "wide": (6, 5)}
     assert (found.scenes.shared, found.scenes.by_frame, found.scenes.by_name) == (2, 2, 0)

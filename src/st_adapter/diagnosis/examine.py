@@ -23,9 +23,6 @@ from st_adapter.errors import VideoError
 _MOST_TRAIN, _MOST_VAL = 2000, 300
 """Most videos of each part to examine. A look takes 10 ms in UCF101, and 100 ms in full HD."""
 
-_WORKERS_FROM = 200
-"""Number of videos from which worker processes save more time than their start takes."""
-
 _SHORT_SIDE = 64
 
 
@@ -88,8 +85,8 @@ def _look_at(
     part: str, videos: VideoList, probe: Probe, workers: int
 ) -> tuple[VideoList, list[Look]]:
     """Return the videos that can be read, and a look at each of them."""
-    workers = workers if len(videos) >= _WORKERS_FROM else 0
-    loader = BatchLoader(_Looks(videos, probe), itemgetter(0), workers)
+    # In workers even for few videos: a decoder that crashes must not end a finished run.
+    loader = BatchLoader(_Looks(videos, probe), itemgetter(0), min(workers, len(videos)))
     looks: dict[int, Look] = {}
     with bar(f"examining {part} videos", len(videos)) as progress:
         for i, look in enumerate(loader.batches([[i] for i in range(len(videos))])):

@@ -23,7 +23,7 @@ class FileFacts:
     """The result of a small decision tree that sees only facts about the files.
 
     The size of a file in bytes is not among the facts. It depends on what the pictures show: in six
-    sports of UCF101 it adds 17 points to the tree, although all files were encoded alike.
+    classes of UCF101 it adds 17 points to the tree, although all files were encoded alike.
 
     Attributes:
         num_videos: Number of validation videos that the tree was measured on.

@@ -84,8 +84,8 @@ def random_weights(facts: RunFacts) -> str | None:
     if facts.config.weights != "random":
         return None
     count = sum(facts.train_counts.values())
-    videos = f"{counted(count, 'training video')} teach" if count else "the training videos teach"
-    return f"the image model has random weights and stays frozen, so that {videos} it little"
+    videos = counted(count, "training video") if count else "the training videos"
+    return f"the image model has random weights, and {videos} cannot replace pretraining"
 
 
 def scenes(facts: RunFacts) -> str | None:

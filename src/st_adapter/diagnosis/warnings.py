@@ -49,7 +49,7 @@ _TOLD_BY_FILES, _LABEL_TOLD_BY_FILES = 0.5, 0.9
 """Share of the gap between guessing and 100% that file facts must close, for all classes and for
 one class against all others.
 
-Frame rate and length say a little in most data: in the official split of six sports of UCF101,
+Frame rate and length say a little in most data: in the official split of six classes of UCF101,
 which is a fair test, they close 0.3 to 0.4 of the gap, and recognise short dunks by their length
 (0.86).
 """
