@@ -52,6 +52,11 @@ LINES = {
         "114 of 120 validation videos share a scene with a training video (30 by nearly equal "
         "frames, 114 by name), such as g01_c1.mp4 and g01_c2.mp4",
     ),
+    "labels of look-alikes": (
+        SITUATIONS["labels"],
+        "82 of 100 pairs of training videos that look the same have different labels: labels are "
+        "wrong, or only motion tells these classes apart",
+    ),
     "file facts": (
         SITUATIONS["file facts"],
         "a classifier that sees only width and length reaches 81% of 120 validation videos "
@@ -169,6 +174,14 @@ def test_runs_without_validation_after_each_epoch_have_no_validation_loss():
 def test_a_few_shared_scenes_do_not_mislead(shared, warned):
     found = OF_VIDEOS["shared scenes"](videos(scenes=scenes(shared)))
     assert bool(found) == warned
+
+
+@pytest.mark.parametrize(
+    ("alike", "apart", "warned"), [(100, 0, 0), (100, 24, 0), (100, 25, 1), (7, 7, 0), (8, 8, 1)]
+)
+def test_labels_are_in_doubt_if_many_look_alikes_differ(alike, apart, warned):
+    found = videos(scenes=scenes(alike=alike, alike_apart=apart))
+    assert bool(OF_VIDEOS["labels of look-alikes"](found)) == warned
 
 
 @pytest.mark.parametrize(

@@ -47,6 +47,7 @@ def test_a_run_folder_holds_what_it_should(trained_run):
         "adapter_last/adapter_config.json",
         "adapter_last/adapter_model.safetensors",
         "state/step_00000003.pt",
+        "warnings.json",
     }
     steps = [line for line in lines(trained_run / "metrics.jsonl") if "loss" in line]
     costs = {"clips_per_second", "memory_gb"}
