@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from st_adapter.data.clip_dataset import ClipDataset as ClipDataset
     from st_adapter.data.datasets import Skipped as Skipped
     from st_adapter.data.videos import Video as Video
+    from st_adapter.diagnosis.advice import Advice as Advice
+    from st_adapter.diagnosis.advice import advise as advise
     from st_adapter.errors import ArgumentError as ArgumentError
     from st_adapter.errors import CheckpointError as CheckpointError
     from st_adapter.errors import DataError as DataError
@@ -55,6 +57,7 @@ _HOMES = {
     "data.clip_dataset": ("ClipDataset",),
     "data.datasets": ("Skipped",),
     "data.videos": ("Video",),
+    "diagnosis.advice": ("Advice", "advise"),
     "errors": (
         *("ArgumentError", "CheckpointError", "DataError", "MemoryShortError"),
         *("StAdapterError", "TrainingError", "VideoError"),

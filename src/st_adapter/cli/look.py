@@ -2,7 +2,7 @@
 
 import fnmatch
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +17,7 @@ from st_adapter.recipes import RECIPES, find_recipe, resolve
 
 if TYPE_CHECKING:
     from st_adapter.catalogue.backbone_table import BackboneRow
+    from st_adapter.data.annotations import Annotations
 
 _SHAPE = ("method", "bottleneck", "positions", "adapter_layers", "head")
 """Settings of the model that `inspect` builds on --backbone. A RUN has its own."""
@@ -38,7 +39,9 @@ def check(data: Path, out: Path | None, deep: bool, val: Path | None, **flags: A
     training and the validation part or are listed with different labels, and classes without
     training videos. The exit code is 1 if there are any.
 
-    Also lists what is worth knowing but does no harm, such as videos shorter than a clip.
+    Also lists what is worth knowing but does no harm, such as videos shorter than a clip, and what
+    makes accuracy misleading: scenes that both parts share, and classes that differ in resolution,
+    frame rate or length.
     """
     config = TrainConfig(**given_settings(flags))
     if out is not None:
@@ -54,8 +57,13 @@ def check(data: Path, out: Path | None, deep: bool, val: Path | None, **flags: A
         videos, config.clip, index_of(data), deep=deep, workers=config.workers
     )
     print_check(found)
+    misleading = _find_misleading(data, clean, config)
+    if misleading:
+        click.echo("\nlikely to mislead:")
+    for line in misleading:
+        click.echo(f"  {line}")
     if out is not None:
-        write_json(out / "check.json", asdict(found))
+        write_json(out / "check.json", asdict(found) | {"misleading": misleading})
         write_table(out / "clean.csv", clean)
         heads = "+".join(name for name, _ in clean.task.heads)
         flags_needed = f" with --columns label={heads}" if heads else ""
@@ -64,6 +72,24 @@ def check(data: Path, out: Path | None, deep: bool, val: Path | None, **flags: A
         )
         say(f"wrote {out / 'check.json'} and {out / 'clean.csv'}; {hint}")
     return SOME_FAILED if found.faults else DONE
+
+
+def _find_misleading(data: Path, videos: "Annotations", config: TrainConfig) -> list[str]:
+    """Say what makes accuracy on the validation part misleading, which may be held out here."""
+    from st_adapter.data.holdout import split_validation
+    from st_adapter.data.video.index import index_of
+    from st_adapter.diagnosis.examine import examine
+    from st_adapter.diagnosis.warnings import video_warnings
+
+    before = ""
+    if videos.train and not videos.val:
+        parts = split_validation(videos.train, config.val_fraction, config.seed)
+        videos = replace(videos, train=parts[0], val=parts[1])
+        before = f"with {config.val_fraction:.0%} held out at random, "
+    if not videos.train or not videos.val:
+        return []
+    facts = examine(videos, index_of(data), workers=config.workers)
+    return [before + warning.text for warning in video_warnings(facts)]
 
 
 @verb(*_SHAPE, "frames", "size", defaults={name: DEFAULTS[name] for name in _SHAPE})

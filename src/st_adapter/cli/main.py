@@ -48,7 +48,8 @@ def app() -> None:
 
 
 for _command in (
-    *(train.demo, train.train, use.evaluate, use.predict, look.check, train.compare, use.report),
+    *(train.demo, train.train, use.evaluate, use.predict, look.check, train.compare),
+    *(use.report, use.advise),
     labels.labels,
     *(look.inspect, train.bench, look.recipes, look.backbones),
     *(use.import_official, use.export_official),

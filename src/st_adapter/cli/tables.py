@@ -17,6 +17,7 @@ from st_adapter.recipes import ALIASES, Recipe
 if TYPE_CHECKING:  # importing these imports triton, which `evaluate` does not need
     from st_adapter.catalogue.backbone_table import BackboneRow
     from st_adapter.catalogue.costs import RecipeCost
+    from st_adapter.diagnosis.advice import Advice
 
 _UNBOUND = 250
 """Columns of output that does not go to a terminal: enough that nothing is cut or wrapped."""
@@ -110,6 +111,15 @@ def _decisions(result: dict[str, Any]) -> list[str]:
             f"{result['binary']['roc_auc']:.3f}, predicted from a score of {result['threshold']}"
         )
     return lines
+
+
+def print_advice(found: "Sequence[Advice]") -> None:
+    """Print numbered pieces of advice, each with its reason and its command."""
+    if not found:
+        click.echo("nothing to propose: the run has not been evaluated")
+    for number, advice in enumerate(found, start=1):
+        click.echo(f"{number}. {advice.action}")
+        click.echo(f"   {advice.cause}: {advice.reason}\n   {advice.command}")
 
 
 def print_folds(folds: dict[str, Any], pooled: dict[str, Any]) -> None:

@@ -123,9 +123,13 @@ def _finish_folds(data: Path, out: Path, pooled: dict[str, Any]) -> None:
     """Print what a cross-validation found, write its report, and say how to get a classifier."""
     from st_adapter.cli.tables import print_folds
     from st_adapter.common.files import read_json
+    from st_adapter.common.remarks import note
+    from st_adapter.diagnosis.warnings import result_warnings
     from st_adapter.report.page import write_report
 
     print_folds(read_json(out / "folds.json"), pooled)
+    for warning in result_warnings(pooled):
+        note(warning.text)
     click.echo(f"report: {write_report(out)}")
     click.echo(
         f"each fold has its own classifier, such as {out / 'fold_1'}; for one of all videos: "

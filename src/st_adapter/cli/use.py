@@ -58,6 +58,8 @@ def evaluate(
     chosen = parse_views(views) if views else None
     with quick_imports():
         from st_adapter.cli.tables import print_evaluation
+        from st_adapter.common.remarks import note
+        from st_adapter.diagnosis.warnings import result_warnings
         from st_adapter.evaluation.run import evaluate as run_evaluation
 
     given = {name: options.pop(name) for name in DATA_SETTINGS}
@@ -75,7 +77,10 @@ def evaluate(
     )
     for skip in result.skipped:
         click.echo(f"skipped {skip.reason}", err=True)
-    print_evaluation(result.to_json())
+    record = result.to_json()
+    print_evaluation(record)
+    for warning in result_warnings(record):
+        note(warning.text)
     return SOME_FAILED if result.num_skipped else DONE
 
 
@@ -158,6 +163,28 @@ def report(run: Path) -> None:
     from st_adapter.report.page import write_report
 
     click.echo(f"{write_report(run)}")
+
+
+@verb()
+@click.argument("run", type=PATH)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def advise(run: Path, as_json: bool) -> None:
+    """Propose what to try next after a training run.
+
+    Prints what is likely to limit the result of RUN, most important first, with the numbers that
+    show it and a command to run. Looks at the evaluation, the losses, the settings, and what
+    `train` found out about the videos; opens no video.
+    """
+    from dataclasses import asdict
+
+    from st_adapter.cli.tables import print_advice
+    from st_adapter.diagnosis.advice import advise as find
+
+    found = find(run)
+    if as_json:
+        click.echo(json.dumps([asdict(advice) for advice in found], indent=2))
+    else:
+        print_advice(found)
 
 
 @verb(name="import-official")

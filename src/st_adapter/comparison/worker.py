@@ -62,7 +62,7 @@ def main(job: dict[str, Any]) -> int:
 def _train_cell(folder: Path, config: TrainConfig, videos: Path, temporal: bool) -> int:
     resume = (folder / "config.json").exists()
     try:
-        train(videos, folder, config, resume=resume, temporal=temporal)
+        train(videos, folder, config, resume=resume, temporal=temporal, diagnose=False)
     except DivergedError as error:
         write_json(folder / "diverged.json", {"reason": str(error)})
         say(str(error))

@@ -145,7 +145,7 @@ def _try_method(folder: Path, method: str, seed: int) -> Outcome:
     say(f"\n{METHODS[method]}")
     start = time.perf_counter()
     run = folder / method
-    train(folder / "clips", run, demo_config(method, seed), recipe="demo")
+    train(folder / "clips", run, demo_config(method, seed), recipe="demo", diagnose=False)
     predictor = Predictor(run)
     test = read_annotations(folder / "clips" / "test", predictor.model.labels)
     result = evaluate_videos(predictor.model, test.train, predictor.clip, batch_size=16)

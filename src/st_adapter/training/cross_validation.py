@@ -155,7 +155,8 @@ def _train_fold(
     say(f"fold {config.fold} of {config.folds}")
     try:
         begun = (place / "config.json").exists()
-        train(data, place, config, recipe=recipe, resume=begun, temporal=temporal)
+        options = {"recipe": recipe, "resume": begun, "temporal": temporal}
+        train(data, place, config, **options, diagnose=False)
     except Interrupted as error:
         raise Interrupted(
             f"stopped in fold {config.fold} of {config.folds}; continue with: st-adapter train "

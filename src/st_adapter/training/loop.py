@@ -31,6 +31,7 @@ from st_adapter.config import ClipConfig, TrainConfig
 from st_adapter.data.annotations import read_parts
 from st_adapter.data.video.index import index_of
 from st_adapter.data.video.reader import make_reader
+from st_adapter.diagnosis.record import diagnose_run
 from st_adapter.errors import ArgumentError, DataError, TrainingError
 from st_adapter.evaluation.decisions import fit_decisions
 from st_adapter.evaluation.evaluate import (
@@ -97,6 +98,7 @@ def train(
     recipe: str = "default",
     resume: bool = False,
     temporal: bool = False,
+    diagnose: bool = True,
 ) -> Evaluation:
     """Train a classifier on labelled videos and evaluate it. Write both into a run folder.
 
@@ -123,6 +125,9 @@ def train(
             `config` may raise `epochs` and change settings of the machine, such as `workers`.
         temporal: Also evaluate with the frames reversed, shuffled, and frozen to one, to measure
             how much the classifier uses their order. It takes four times as many forward passes.
+        diagnose: At the end, look for reasons not to trust the result, and for what to try next.
+            Findings are logged and written to `warnings.json`. One frame of each video is decoded,
+            of at most 2300 videos.
 
     Returns:
         The evaluation of the kept adapter, or that of all folds together, as in `eval.json`. Scores
@@ -147,6 +152,7 @@ def train(
     options: dict[str, Any] = {"recipe": recipe, "resume": resume, "temporal": temporal}
     if config.folds is not None and config.fold is None:
         return cross_validate(train, Path(data), folder, config, **options)
+    options["diagnose"] = diagnose
     count = processes_to_start(wanted or config)
     if count > 1:
         config = replace(config, processes=config.processes or count)
@@ -155,7 +161,13 @@ def train(
 
 
 def _train_here(
-    data: Path, folder: Path, config: TrainConfig, recipe: str, resume: bool, temporal: bool
+    data: Path,
+    folder: Path,
+    config: TrainConfig,
+    recipe: str,
+    resume: bool,
+    temporal: bool,
+    diagnose: bool,
 ) -> Evaluation:
     """Train in this process, which may be one of several that a launcher started."""
     try:
@@ -165,7 +177,7 @@ def _train_here(
         ):
             check_folder(folder, data, resume)  # another run may have finished there meanwhile
             run = _prepare(data, folder, config, has_state=resume and SavedStates.exist_in(folder))
-            return _run(run, data, recipe, resume, temporal)
+            return _run(run, data, recipe, resume, temporal, diagnose)
     except Interrupted:
         raise
     except KeyboardInterrupt as error:
@@ -173,7 +185,9 @@ def _train_here(
         raise Interrupted(f"stopped before the run {when}") from error
 
 
-def _run(run: Run, data: Path, recipe: str, resume: bool, temporal: bool) -> Evaluation:
+def _run(
+    run: Run, data: Path, recipe: str, resume: bool, temporal: bool, diagnose: bool
+) -> Evaluation:
     states = SavedStates(run)
     if resume:
         states.restore()
@@ -184,7 +198,7 @@ def _run(run: Run, data: Path, recipe: str, resume: bool, temporal: bool) -> Eva
         _announce(run)
         run.start_tracker()
         probe = _train_epochs(run, states)
-        return _finish(run, data, temporal, probe)
+        return _finish(run, data, temporal, probe, diagnose)
 
 
 def _extend(run: Run, data: Path) -> None:
@@ -609,7 +623,9 @@ def _score(
     )
 
 
-def _finish(run: Run, data: Path, temporal: bool, probe: OneFrameProbe | None) -> Evaluation:
+def _finish(
+    run: Run, data: Path, temporal: bool, probe: OneFrameProbe | None, diagnose: bool
+) -> Evaluation:
     """Evaluate the kept adapter with the configured views and write the result."""
     began, kept, clip = time.monotonic(), run.folder / "adapter", run.config.clip
     copy_trained(run.model, read_tensors(kept), str(kept))
@@ -630,6 +646,8 @@ def _finish(run: Run, data: Path, temporal: bool, probe: OneFrameProbe | None) -
         )
         run.unreported += result.skipped
     run.report_skipped()
+    if diagnose and run.is_main:
+        diagnose_run(run.folder, data, run.data, run.config, run.reader.probe)
     run.accelerator.end_training()
     return result
 

@@ -1,0 +1,1 @@
+"""What a finished run deserves to be told: warnings about its result, and what to try next."""
