@@ -188,7 +188,6 @@ def _binary(labels, truth, scores):
     precision, recall, _ = sk.precision_recall_curve(truth, scores[:, 1])
     return {
         "positive": labels[1],
-        "threshold": 0.5,
         "roc_auc": float(sk.roc_auc_score(truth, scores[:, 1])),
         "average_precision": float(sk.average_precision_score(truth, scores[:, 1])),
         "roc": np.stack([false, true], 1).tolist(),

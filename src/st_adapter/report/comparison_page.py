@@ -54,7 +54,7 @@ def comparison_values(folder: Path) -> dict[str, Any]:
     return {
         "title": f"{len(rows)} transfer {'method' if len(rows) == 1 else 'methods'} "
         f"on {plan['config']['backbone']}",
-        "meta": _meta(folder, plan, rows),
+        "meta": _meta(plan, rows, measured),
         "plan": plan,
         "metric": metric[0].upper() + metric[1:] if metric.islower() else metric,
         "rows": rows,
@@ -100,21 +100,19 @@ def _interval(evaluations: list[dict[str, Any]]) -> list[float] | None:
 
 
 def _meta(
-    folder: Path, plan: dict[str, Any], rows: list[dict[str, Any]]
+    plan: dict[str, Any], rows: list[dict[str, Any]], measured: _Evaluations
 ) -> list[tuple[str, str | None]]:
     config = plan["config"]
-    first = _run(folder, rows[0]["method"], next(iter(rows[0]["seeds"]))) if rows else folder
-    file = first / "config.json"
-    record = read_json(file) if file.exists() else {}
+    last = [found[-1] for found in measured.values()]
     seconds = sum(row["train_seconds"] * len(row["seeds"]) for row in rows)
     return [
         ("Data", plan["data"]),
         ("Clips", f"{config['frames']} frames of {config['size']} px"),
         ("Epochs", f"{config['epochs']}"),
         ("Seeds", ", ".join(map(str, plan["seeds"]))),
-        ("Trained", moment(record.get("date"))),
+        ("Date", moment(max((e.get("date", "") for e in last), default=""))),
         ("Training time of all runs", duration(seconds)),
-        ("Machine", record.get("machine")),
+        ("Machine", ", ".join(dict.fromkeys(e["machine"] for e in last if e.get("machine")))),
     ]
 
 

@@ -97,7 +97,7 @@ def _meta(record: dict[str, Any], evaluation: dict[str, Any]) -> list[tuple[str,
         ("Evaluated on", measured_on),
         ("Recipe", record["recipe"]),
         ("Clips", clips),
-        ("Trained", moment(record.get("date"))),
+        ("Date", moment(record.get("date") or evaluation.get("date"))),
         ("Evaluated", moment(evaluation.get("date")) if measured_on else ""),
         ("Machine", evaluation.get("machine") or record.get("machine")),
     ]
@@ -172,7 +172,7 @@ def _last_epoch(metrics: list[dict[str, Any]]) -> int:
 
 
 def _heads(evaluation: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
-    empty = {"top5": None, "mean_class_accuracy": None}
+    empty: dict[str, Any] = {"top5": None, "mean_class_accuracy": None, "intervals": {}}
     rows = [*evaluation["heads"].items(), ("all heads", evaluation)]
     return [(name, empty | values) for name, values in rows]
 

@@ -18,7 +18,8 @@ def plots(
 ) -> list[dict[str, str]]:
     """Return title, SVG, caption and width of each plot that the records allow."""
     found = [*_learning(metrics, evaluation["metric"], baselines)]
-    if calibration := evaluation["calibration"]:
+    calibration = evaluation["calibration"]
+    if calibration and calibration["bins"]:
         found.append(_calibration(calibration))
     if evaluation["binary"]:
         found += _binary(evaluation)
@@ -86,7 +87,8 @@ def _binary(evaluation: dict[str, Any]) -> list[dict[str, str]]:
     recall = true_positive / max(1, positives)
     prevalence = positives / max(1, positives + negatives)
     name = (
-        f"Positive class: {binary['positive']}. The point is the threshold {binary['threshold']:g}."
+        f"Positive class: {binary['positive']}. "
+        f"The point is the threshold {evaluation['threshold']:g}."
     )
     roc = rate_curve(
         binary["roc"],
