@@ -156,8 +156,8 @@ def report(run: Path) -> None:
     """Write an HTML report of a run or a comparison.
 
     Writes report.html into RUN, the folder of a run or of a comparison. The report of a run has its
-    accuracy, learning curves, confusion matrix, film strips of the most confident right and wrong
-    predictions, problems with the data, and the command that reproduces it. The page is
+    accuracy next to baselines, warnings, learning curves, a confusion matrix, a table of all
+    predictions with film strips (mistakes first), and the command that reproduces it. The page is
     self-contained and works offline.
     """
     from st_adapter.report.page import write_report

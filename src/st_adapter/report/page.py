@@ -6,7 +6,9 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from st_adapter.common.files import atomic_path, no_folder
 from st_adapter.errors import ArgumentError
+from st_adapter.report.answers import COMPACT
 from st_adapter.report.comparison_page import comparison_values
+from st_adapter.report.parts import interval_text, percent, points, size
 from st_adapter.report.run_page import ORDER_NAMES, run_values
 
 
@@ -45,7 +47,13 @@ def write_report(folder: Path) -> Path:
     environment = Environment(
         loader=PackageLoader("st_adapter.report"), autoescape=True, undefined=StrictUndefined
     )
-    environment.filters["percent"] = lambda value: "–" if value is None else f"{100 * value:.1f} %"
+    environment.filters |= {
+        "percent": percent,
+        "points": points,
+        "interval": interval_text,
+        "size": size,
+    }
+    environment.policies["json.dumps_kwargs"] = {"separators": COMPACT}
     environment.filters["names"] = lambda value: (
         value if isinstance(value, str) else ", ".join(value) or "nothing"
     )

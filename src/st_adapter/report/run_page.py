@@ -6,75 +6,216 @@ from typing import Any
 
 from st_adapter.common.files import read_json, read_json_lines
 from st_adapter.evaluation.metrics import METRICS
-from st_adapter.report.figures import learning_curves
+from st_adapter.report.answers import answer_values
 from st_adapter.report.parts import (
-    SHOWN_CLASSES,
+    baselines_of,
     class_score,
     confusion_values,
+    duration,
+    interval_text,
+    moment,
+    percent,
+    size,
     skipped_values,
-    with_strips,
+    track,
 )
+from st_adapter.report.run_plots import best_epoch, plots
 
 ORDER_NAMES = {
-    "in_order": "in order",
-    "reversed": "reversed",
-    "shuffled": "shuffled",
-    "frozen": "one frame only",
+    "in_order": "In order",
+    "reversed": "Reversed",
+    "shuffled": "Shuffled",
+    "frozen": "One frame only",
 }
 """Names of the orders of frames on the pages."""
 
-_SINGLE_LABEL: dict[str, Any] = {"metric": "top1", "heads": {}, "mean_average_precision": None}
-"""Values of an `eval.json` from a version that supported a single label per video only."""
+_EARLIER: dict[str, Any] = {
+    "metric": "top1",
+    "heads": {},
+    "mean_average_precision": None,
+    "intervals": {},
+    "num_groups": None,
+    "calibration": None,
+    "binary": None,
+    "threshold": None,
+}
+"""Values of an `eval.json` from a version that did not write them."""
 
 
 def run_values(folder: Path) -> dict[str, Any]:
     """Collect the values for the template `run.html` from a run folder."""
-    evaluation = _SINGLE_LABEL | read_json(folder / "eval.json")
+    evaluation = _EARLIER | read_json(folder / "eval.json")
     record = read_json(folder / "config.json")
-    config = record["config"]
-    skipped = {line["path"]: line for line in read_json_lines(folder / "skipped.jsonl")}
     metrics = read_json_lines(folder / "metrics.jsonl")
-    tensors = folder / "adapter" / "adapter_model.safetensors"
+    metric = METRICS[evaluation["metric"]]
+    config, score = record["config"], evaluation[evaluation["metric"]]
+    interval = (evaluation["intervals"] or {}).get(evaluation["metric"])
+    baselines = baselines_of(evaluation)
+    skipped = {line["path"]: line for line in read_json_lines(folder / "skipped.jsonl")}
+    curves = plots(metrics, evaluation, baselines)
     by_order = (evaluation["temporal"] or {}).items()
-    surest = sorted(evaluation["predictions"], key=lambda row: -row["score"])
     return {
         "title": f"{config['method']} on {config['backbone']}",
+        "meta": _meta(record, evaluation),
         "evaluation": evaluation,
-        "metric": METRICS[evaluation["metric"]],
-        "config": config,
-        "recipe": record["recipe"],
-        "data": record["data"],
-        "measured_on": evaluation.get("data", ""),
+        "multi_label": evaluation["metric"] != "top1",
+        "metric": metric[0].upper() + metric[1:] if metric.islower() else metric,
+        "score": score,
+        "interval": interval,
+        "part": "validation" if _same_data(record, evaluation) else "evaluation",
+        "verdict": _verdict(score, interval, baselines),
+        "against": [
+            track("This classifier", score, interval, own=True),
+            *(track(name, value) for name, value in baselines.items()),
+        ],
+        "warnings": _warnings(folder),
+        "counts": _counts(folder, record, evaluation, metrics),
+        "plots": curves,
+        "by_order": [track(ORDER_NAMES[order], value) for order, value in by_order],
+        "heads": _heads(evaluation),
         "command": _commands(folder, record, evaluation),
         "versions": record.get("versions", {}),
-        "stored_megabytes": tensors.stat().st_size / 1e6 if tensors.exists() else None,
-        "curves": _curves(metrics, evaluation["metric"]),
-        "by_order": [(ORDER_NAMES[order], score, "") for order, score in by_order],
-        "classes": _classes(evaluation),
-        "num_classes": sum(bool(v["num_videos"]) for v in evaluation["per_class"].values()),
-        "best": with_strips((r for r in surest if r["label"] == r["predicted"]), evaluation),
-        "worst": with_strips((r for r in surest if r["label"] != r["predicted"]), evaluation),
+        "num_labels": len(evaluation["labels"]),
+        **_folds(folder),
+        **_classes(evaluation),
+        **answer_values(evaluation, folder),
         **confusion_values(evaluation["labels"], evaluation["confusion"]),
         **skipped_values(list(skipped.values())),
     }
 
 
-def _curves(metrics: list[dict[str, Any]], metric: str) -> str:
-    steps = max((line["step"] for line in metrics), default=0)
-    epochs = max((line["epoch"] for line in metrics), default=1)
-    losses = [(line["step"] / steps * epochs, line["loss"]) for line in metrics if "loss" in line]
-    scores = [(line["epoch"], line[metric]) for line in metrics if metric in line]
-    return learning_curves(losses, scores, METRICS[metric]) if losses else ""
+def _same_data(record: dict[str, Any], evaluation: dict[str, Any]) -> bool:
+    return evaluation.get("data", "") in ("", record["data"])
 
 
-def _classes(evaluation: dict[str, Any]) -> list[tuple[str, float, str]]:
-    """List name, accuracy and number of videos of the classes with the lowest accuracy first."""
-    rows = [
-        (name, class_score(values) or 0.0, f" of {values['num_videos']}")
-        for name, values in evaluation["per_class"].items()
-        if values["num_videos"]
+def _meta(record: dict[str, Any], evaluation: dict[str, Any]) -> list[tuple[str, Any]]:
+    config, views = record["config"], evaluation["views"]
+    measured_on = "" if _same_data(record, evaluation) else evaluation["data"]
+    clips = f"{config['frames']} frames of {config['size']} px, {views[0]} x {views[1]} views"
+    return [
+        ("Trained on", record["data"]),
+        ("Evaluated on", measured_on),
+        ("Recipe", record["recipe"]),
+        ("Clips", clips),
+        ("Date", moment(record.get("date") or evaluation.get("date"))),
+        ("Evaluated", moment(evaluation.get("date")) if measured_on else ""),
+        ("Machine", evaluation.get("machine") or record.get("machine")),
     ]
-    return sorted(rows, key=lambda row: row[1])[:SHOWN_CLASSES]
+
+
+def _verdict(score: float, interval: list[float] | None, baselines: dict[str, float]) -> str:
+    """Say in a sentence how the score compares with the best baseline."""
+    if not baselines:
+        return ""
+    name, value = next(iter(baselines.items()))
+    against = f"{name[0].lower()}{name[1:]} ({percent(value)})"
+    if not interval:
+        word = "Above" if score > value else "Not above"
+        return (
+            f"{word} the baseline: {against}. No interval was recorded; evaluate again to get it."
+        )
+    if interval[0] > value:
+        return f"Better than the best baseline, {against}: the whole interval is above it."
+    if interval[1] < value:
+        return f"Worse than a baseline, {against}: the whole interval is below it."
+    return f"Not clearly better than a baseline, {against}: the interval includes it."
+
+
+def _warnings(folder: Path) -> list[dict[str, str]] | None:
+    """Return the warnings of the run; None if its version of st-adapter did not write any."""
+    file = folder / "warnings.json"
+    return read_json(file)["warnings"] if file.exists() else None
+
+
+def _counts(
+    folder: Path,
+    record: dict[str, Any],
+    evaluation: dict[str, Any],
+    metrics: list[dict[str, Any]],
+) -> list[tuple[str, str, str]]:
+    """List what the tiles show: name, value and note."""
+    intervals, tensors = (
+        evaluation["intervals"] or {},
+        folder / "adapter/adapter_model.safetensors",
+    )
+    groups, labels = evaluation["num_groups"], evaluation["labels"]
+    rows: list[tuple[str, str, str]] = []
+    if record.get("num_train"):
+        rows.append(("Training videos", f"{record['num_train']:,}", ""))
+    part = "Validation videos" if _same_data(record, evaluation) else "Evaluated videos"
+    rows.append((part, f"{evaluation['num_videos']:,}", f"in {groups} groups" if groups else ""))
+    rows.append(("Classes", f"{len(labels)}", ""))
+    for key, name in (
+        ("top1", "Top-1"),
+        ("mean_class_accuracy", "Balanced accuracy"),
+        ("top5", "Top-5"),
+    ):
+        value = evaluation[key]
+        shown = key != evaluation["metric"] and not (key == "top5" and len(labels) <= 5)
+        if value is not None and shown:
+            rows.append((name, percent(value), interval_text(intervals.get(key))))
+    rows.append(("Loss", f"{evaluation['loss']:.3f}", part.split()[0].lower()))
+    best, epochs = best_epoch(metrics, evaluation["metric"]), _last_epoch(metrics)
+    if epochs:
+        rows.append(("Epochs", f"{epochs}", f"best: {best}" if best else "the last was kept"))
+    seconds = max((line.get("train_seconds", 0.0) for line in metrics), default=0.0)
+    if seconds:
+        note = evaluation.get("seconds")
+        rows.append(("Training", duration(seconds), f"evaluation {duration(note)}" if note else ""))
+    if tensors.exists():
+        rows.append(("Adapter on disk", size(tensors.stat().st_size), ""))
+    return rows
+
+
+def _last_epoch(metrics: list[dict[str, Any]]) -> int:
+    return max((line["epoch"] for line in metrics), default=0)
+
+
+def _heads(evaluation: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
+    empty: dict[str, Any] = {"top5": None, "mean_class_accuracy": None, "intervals": {}}
+    rows = [*evaluation["heads"].items(), ("all heads", evaluation)]
+    return [(name, empty | values) for name, values in rows]
+
+
+def _classes(evaluation: dict[str, Any]) -> dict[str, Any]:
+    """Return the rows of the table of classes, the class with the lowest score first."""
+    metric = evaluation["metric"]
+    empty = {"interval": None, "precision": None, "f1": None, "average_precision": None}
+    rows = [
+        empty | values | {"name": name, "score": class_score(values, metric)}
+        for name, values in evaluation["per_class"].items()
+    ]
+    rows.sort(key=lambda row: 2.0 if row["score"] is None else row["score"])
+    columns = (
+        ("Precision", "precision"),
+        ("F1", "f1"),
+        ("AP", "average_precision"),
+    )
+    return {
+        "classes": rows,
+        "class_columns": [c for c in columns if any(row[c[1]] is not None for row in rows)],
+        "has_intervals": any(row["interval"] for row in rows),
+        "weakest": rows[0] if rows and rows[0]["score"] not in (None, 1.0) else None,
+    }
+
+
+def _folds(folder: Path) -> dict[str, Any]:
+    """Return the scores of the folds, if the run has any."""
+    file = folder / "folds.json"
+    folds = read_json(file) if file.exists() else None
+    rows = folds["folds"] if folds else []
+    return {
+        "folds": folds,
+        "folds_metric": METRICS[folds["metric"]] if folds else "",
+        "fold_rows": [
+            track(
+                fold["folder"],
+                fold["score"],
+                note=f"{fold['num_videos']} videos, best epoch {fold['best_epoch']}",
+            )
+            for fold in rows
+        ],
+    }
 
 
 def _commands(folder: Path, record: dict[str, Any], evaluation: dict[str, Any]) -> str:

@@ -165,7 +165,12 @@ class Run:
             return
         config = replace(self.config, precision=self.model.precision)
         write_config(
-            self.folder, config, recipe=recipe, data=absolute(data), data_digest=self.data_digest
+            self.folder,
+            config,
+            recipe=recipe,
+            data=absolute(data),
+            data_digest=self.data_digest,
+            num_train=len(self.data.train),
         )
 
     def start_tracker(self) -> None:
