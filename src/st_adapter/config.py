@@ -461,7 +461,7 @@ class TrainConfig(_Checked):
         "auto",
         "Epoch to keep. best validates after each epoch and keeps the most accurate one; last "
         "validates once, at the end. auto is best, but keeps the last epoch with --folds, or where "
-        "there are fewer than 20 validation videos or 2 per class, too few to choose an epoch by.",
+        "there are fewer than 20 validation videos, too few to choose an epoch by.",
     )
     patience: int = _optimise(
         0,

@@ -78,16 +78,24 @@ def test_the_second_of_two_classes_is_predicted_from_the_threshold_on():
     assert predicted_classes(three, Task(), 0.1) == [[0]]
 
 
-def test_a_threshold_is_moved_only_where_held_out_videos_call_for_it():
+def test_a_threshold_is_moved_only_where_held_out_videos_surely_call_for_it():
     rng = np.random.default_rng(0)
     truth = np.arange(400) % 2 == 1
     second = np.clip(rng.normal(np.where(truth, 0.4, 0.1), 0.08), 0, 1)
     assert 0.2 < choose_threshold(second, truth) < 0.35
-    few = np.array([0.1, 0.2, 0.1, 0.4])  # one video more would be right at 0.3: too few to tell
-    assert choose_threshold(few, np.array([False, False, False, True])) == 0.5
-    balanced = np.clip(rng.normal(np.where(truth, 0.7, 0.3), 0.2), 0, 1)
-    assert choose_threshold(balanced, truth) == 0.5
+    assert choose_threshold(second[:12], truth[:12]) == 0.5  # too few to tell
     assert choose_threshold(second[truth], truth[truth]) == 0.5  # a single class
+    assert 0 < choose_threshold(second * 1e-7, truth) < 1e-7
+
+
+def test_a_threshold_that_is_right_stays():
+    rng = np.random.default_rng(0)
+    moved = 0
+    for _ in range(200):
+        second = rng.beta(0.6, 3, 200)  # the second class is rare, and scores are calibrated
+        truth = rng.random(200) < second
+        moved += choose_threshold(second, truth) != 0.5
+    assert moved <= 4
 
 
 def test_decisions_stay_the_same_without_calibration(predictor):
@@ -100,8 +108,19 @@ def test_decisions_stay_the_same_without_calibration(predictor):
     assert predicted_classes(scores, raw.task, raw.threshold) == predicted_classes(
         calibrated, spec.task, spec.threshold
     )
-    fitted = fit_decisions(spec, scores, [(i % 2,) for i in range(200)])
-    assert len(fitted.temperatures) == 1
+
+
+def test_temperature_and_threshold_are_fitted_together(predictor):
+    spec = replace(predictor.spec, labels=("a", "b"), temperatures=(), threshold=0.5)
+    rng = np.random.default_rng(0)
+    truth = np.arange(400) % 2
+    second = torch.tensor(np.clip(rng.normal(0.1 + 0.3 * truth, 0.08), 0.01, 0.99)).float()
+    scores = torch.stack([1 - second, second], dim=1)
+    fitted = fit_decisions(spec, scores, [(int(i),) for i in truth])
+    calibrated = calibrate(scores, spec.task, fitted.temperatures)
+    predicted = predicted_classes(calibrated, spec.task, fitted.threshold)
+    assert np.mean(np.array(predicted)[:, 0] == truth) > 0.95
+    assert np.mean(np.array(predicted_classes(scores, spec.task, 0.5))[:, 0] == truth) < 0.7
 
 
 def test_a_threshold_that_cannot_be_is_refused(predictor):

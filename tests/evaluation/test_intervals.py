@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 
 from st_adapter.evaluation.intervals import (
+    class_mean_interval,
     effective_count,
     mean_interval,
     share_interval,
@@ -55,6 +56,19 @@ def test_a_mean_over_classes_is_covered(classes, count):
     def evaluation():
         shares = rng.binomial(count, truth) / count
         return mean_interval(shares, [count] * classes), truth.mean()
+
+    assert 0.92 <= coverage(evaluation) <= 0.98
+
+
+def test_a_mean_over_classes_is_covered_where_groups_span_classes():
+    rng = np.random.default_rng(1)
+    classes = np.tile(np.arange(6), 75)
+    groups = np.repeat(np.arange(25), 18)
+
+    def evaluation():
+        truth = rng.beta(3.2, 0.8, 25)[groups]
+        hits = rng.random(450) < truth
+        return class_mean_interval(hits, classes, [str(group) for group in groups]), 0.8
 
     assert 0.92 <= coverage(evaluation) <= 0.98
 

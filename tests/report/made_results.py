@@ -52,7 +52,7 @@ def write_run(folder, num_classes, num_videos, paths, skill=2.0, seed=0, names=N
 def write_folds(folder, scores):
     """The record of `train --folds`."""
     folds = [
-        {"folder": f"fold_{i}", "num_videos": 14, "score": score, "best_epoch": 3}
+        {"folder": f"fold_{i}", "num_videos": 14, "score": score}
         for i, score in enumerate(scores, 1)
     ]
     summary = {"mean": np.mean(scores), "spread": np.std(scores, ddof=1)}

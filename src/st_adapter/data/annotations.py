@@ -86,7 +86,9 @@ def read_annotations(
     targets = _targets(path, listing, names, found)
     validation = "val" if "val" in listing.splits else "test"
     splits = np.array(listing.splits)
-    groups = groups_of(listing, options.group)
+    # With labels, this is the validation part of other data, or the test of a trained classifier.
+    holds_out = labels is None and set(listing.splits) == {"train"}
+    groups = groups_of(listing, options.group, required=holds_out)
     videos = VideoList(listing.paths, targets, listing.start_seconds, listing.end_seconds, groups)
     return Annotations(
         labels=names,

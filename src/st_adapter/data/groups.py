@@ -5,11 +5,12 @@ import re
 from collections.abc import Sequence
 
 from st_adapter.common.paths import full_path
+from st_adapter.common.remarks import note
 from st_adapter.data.formats.listing import Listing, counted
 from st_adapter.errors import DataError
 
 
-def groups_of(listing: Listing, pattern: str | None) -> list[str]:
+def groups_of(listing: Listing, pattern: str | None, *, required: bool) -> list[str]:
     """Return the group of each example.
 
     An example without a group forms a group of its own, with the other segments of its file.
@@ -17,16 +18,25 @@ def groups_of(listing: Listing, pattern: str | None) -> list[str]:
     Args:
         listing: The examples, with groups if the data name them.
         pattern: Regular expression that forms groups from paths instead.
+        required: Whether videos may be held out by groups, so that a pattern has to form some.
+            Otherwise a pattern that does not is noted, and videos count by themselves.
 
     Returns:
         Names of groups, or [] if neither the data nor the pattern forms groups.
 
     Raises:
-        DataError: The pattern matches none of the paths, or the same text in all of them.
+        DataError: Groups are required, and the pattern matches none of the paths, or the same text
+            in all of them.
     """
     given = listing.groups
     if pattern is not None:
-        given = _matches([full_path(path) for path in listing.paths], re.compile(pattern))
+        try:
+            given = _matches([full_path(path) for path in listing.paths], re.compile(pattern))
+        except DataError as error:
+            if required:
+                raise
+            note(f"{error}; each video counts by itself")
+            return []
     if not any(given):
         return []
     return [group or full_path(path) for group, path in zip(given, listing.paths, strict=True)]

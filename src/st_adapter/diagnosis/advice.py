@@ -232,7 +232,8 @@ def _report(facts: RunFacts) -> str:
 def _folds(facts: RunFacts) -> str:
     if facts.videos and not facts.videos.held_out:
         return _command("evaluate", facts.folder, "MORE_VIDEOS")
-    return _again(facts, folds=5)
+    # Patience chooses an epoch, which nothing may in a cross-validation.
+    return _again(facts, folds=5, **({"patience": 0} if facts.config.patience else {}))
 
 
 def _class_means(facts: RunFacts) -> str:

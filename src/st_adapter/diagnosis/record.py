@@ -21,8 +21,8 @@ def diagnose_run(
     """Write `warnings.json` into a run folder, and print the warnings and the first advice.
 
     The run is finished, and nothing that happens here may make it fail: videos may have been
-    removed, the disk may be full, a file may be of an unforeseen kind. So any error ends up in a
-    note.
+    removed, the disk may be full, a file may be of an unforeseen kind, and the user may be tired of
+    waiting. So any error, and Ctrl-C, ends up in a note.
 
     Args:
         folder: The run folder, with `eval.json`.
@@ -33,7 +33,7 @@ def diagnose_run(
     """
     try:
         _diagnose(folder, data, parts, config, probe)
-    except Exception as error:
+    except (Exception, KeyboardInterrupt) as error:
         note(f"the run was not examined for warnings: {type(error).__name__}: {error}")
 
 

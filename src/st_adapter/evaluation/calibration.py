@@ -91,7 +91,8 @@ def _one_hot(targets: Sequence[Sequence[int]], classes: int) -> Float[Tensor, "n
 def _loss(scores: Tensor, shown: Tensor, task: Task) -> Tensor:
     """Return the negative logarithm of the likelihood of all labels."""
     if task.multi_label:
-        return F.binary_cross_entropy(scores, shown, reduction="sum") / shown.shape[1]
+        # The mean over classes: the labels of a video depend on each other, and count as one.
+        return F.binary_cross_entropy(scores.nan_to_num(), shown, reduction="sum") / shown.shape[1]
     return -(shown * scores.clamp_min(_SMALLEST).log()).sum()
 
 
@@ -118,6 +119,7 @@ def reliability(
             shown[:, own].gather(1, b.indices[:, None]) for own, b in zip(slices, best, strict=True)
         ]
         right = torch.cat(hits)[:, 0]
+    sure = sure.nan_to_num()  # of a model that diverged
     index = (sure * _BINS).long().clamp_max(_BINS - 1)
     bins = []
     for number in index.unique().tolist():

@@ -250,10 +250,9 @@ def _share(num_videos: int, batch_videos: int, accelerator: Accelerator | None) 
 
 
 def _groups(videos: Sequence[Video]) -> list[str] | None:
-    """Return the group of each video; one without a group is a group of its own."""
-    if not any(video.group for video in videos):
-        return None
-    return [video.group or f"{i} {full_path(video.path)}" for i, video in enumerate(videos)]
+    """Return the group of each video, or its file without one; None if all are different."""
+    units = [video.group or full_path(video.path) for video in videos]
+    return units if len(set(units)) < len(units) else None
 
 
 def _prediction(video: Video, scores: Float[Tensor, " classes"], spec: ModelSpec) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from statistics import NormalDist
 
 import numpy as np
 from numpy import ndarray
+from numpy.typing import ArrayLike
 
 Interval = tuple[float, float]
 """Lower and upper end, both in 0..1."""
@@ -59,21 +60,52 @@ def effective_count(hits: ndarray, groups: Sequence[str] | None = None) -> float
     Source: Korn and Graubard, "Confidence intervals for proportions with small expected number of
     positive counts estimated from survey data", Survey Methodology 24, 1998.
     """
-    count, share = len(hits), hits.mean()
-    names, index = np.unique(np.arange(count) if groups is None else groups, return_inverse=True)
-    if len(names) in (1, count) or share in (0, 1):
-        return len(names)  # where all are right or all wrong, nothing tells how much groups differ
-    excess = np.bincount(index, weights=hits) - share * np.bincount(index)
-    variance = len(names) / (len(names) - 1) * (excess**2).sum() / count**2
+    if groups is None:
+        return len(hits)
+    share = float(hits.mean())
+    return _effective_count(share, (hits - share) / len(hits), groups)
+
+
+def _effective_count(share: float, residuals: ndarray, groups: Sequence[str]) -> float:
+    """Return with how many independent videos a share would vary as much as with these groups.
+
+    Args:
+        share: The share, in 0..1.
+        residuals: How much each video contributes to the deviation of the share from its mean.
+        groups: Name of the group of each video.
+    """
     from scipy.special import stdtrit  # here, because few data have groups and it takes a while
 
+    names, index = np.unique(groups, return_inverse=True)
+    if len(names) in (1, len(groups)) or share in (0, 1):
+        return len(names)  # where all are right or all wrong, nothing tells how much groups differ
+    variance = len(names) / (len(names) - 1) * (np.bincount(index, residuals) ** 2).sum()
+    effective = min(len(groups), share * (1 - share) / max(variance, 1e-12))
     # The variance is that of few groups, and therefore uncertain: hence the t distribution.
-    effective = min(count, share * (1 - share) / max(variance, 1e-12))
     return max(1.0, float(effective * (_Z / stdtrit(len(names) - 1, _LEVEL)) ** 2))
 
 
-def mean_interval(shares: Sequence[float], counts: Sequence[float]) -> Interval:
-    """Return the interval of a mean of shares, such as the mean of the accuracies of all classes.
+def class_mean_interval(
+    hits: ndarray, classes: ndarray, groups: Sequence[str] | None = None
+) -> Interval:
+    """Return the interval of the mean of the accuracies of all classes.
+
+    Args:
+        hits: For each video, 1 if the answer is right, else 0. At least one video.
+        classes: Number of the class of each video, from 0; each class has a video.
+        groups: Name of the group of each video. Without it, each video counts by itself.
+    """
+    counts = np.bincount(classes)
+    shares = np.bincount(classes, hits) / counts
+    if groups is None:
+        return mean_interval(shares, counts)
+    residuals = (hits - shares[classes]) / (len(counts) * counts[classes])
+    mean = float(shares.mean())
+    return wilson(mean, _effective_count(mean, residuals, groups))
+
+
+def mean_interval(shares: ArrayLike, counts: ArrayLike) -> Interval:
+    """Return the interval of a mean of independent shares, such as the accuracies of all classes.
 
     It is that of the number of independent videos with which one share would vary as much as the
     mean does. Each class is counted with one right and one wrong answer more than it has, because
@@ -81,7 +113,7 @@ def mean_interval(shares: Sequence[float], counts: Sequence[float]) -> Interval:
 
     Args:
         shares: The shares, at least one.
-        counts: For each of them, the number of independent videos, above 0.
+        counts: For each of them, the number of videos, above 0.
     """
     values, numbers = np.array(shares), np.array(counts)
     smooth = (values * numbers + 1) / (numbers + 2)

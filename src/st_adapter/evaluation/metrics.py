@@ -13,10 +13,10 @@ from torch import Tensor
 
 from st_adapter.common.task import Task
 from st_adapter.errors import DataError
-from st_adapter.evaluation.decisions import decision_scores, has_threshold
+from st_adapter.evaluation.decisions import has_threshold
 from st_adapter.evaluation.intervals import (
     Interval,
-    effective_count,
+    class_mean_interval,
     mean_interval,
     share_interval,
     wilson,
@@ -147,8 +147,10 @@ def _measure_heads(
 ) -> dict[str, Any]:
     """Measure with one label per head. A task without heads counts as one unnamed head."""
     slices = list(task.slices(len(labels)))
-    ranked = decision_scores(scores, task, threshold)
-    parts = [ranked[:, own] for _, own in slices]
+    parts = [scores[:, own] for _, own in slices]
+    if has_threshold(task, len(labels)):  # of two classes, the predicted one counts as the best
+        second = scores[:, 1] >= threshold
+        parts = [torch.stack([~second, second], dim=1).to(scores.dtype)]
     local = targets - torch.tensor([own.start for _, own in slices])
     confusion = torch.zeros(len(labels), len(labels), dtype=torch.long)
     losses = []
@@ -189,16 +191,16 @@ def _accuracies(
     hits = _hits(parts, targets)
     right, among_five = hits[:, 0].numpy(), hits.any(1).numpy()
     _, combination = targets.unique(dim=0, return_inverse=True)
-    rows = [(combination == i).nonzero()[:, 0].numpy() for i in range(int(combination.max()) + 1)]
-    shares = [float(right[own].mean()) for own in rows]
-    counts = [effective_count(right[own], _of(groups, own)) for own in rows]
+    members = combination.bincount()
     found: dict[str, Any] = {"top1": float(right.mean()), "top5": None}
     intervals = {"top1": share_interval(right, groups)}
     if np.prod([part.shape[1] for part in parts]) > _TOP:
         found["top5"] = float(among_five.mean())
         intervals["top5"] = share_interval(among_five, groups)
-    found["mean_class_accuracy"] = float(np.mean(shares))
-    intervals["mean_class_accuracy"] = mean_interval(shares, counts)
+    found["mean_class_accuracy"] = float(
+        (combination.bincount(hits[:, 0].double()) / members).mean()
+    )
+    intervals["mean_class_accuracy"] = class_mean_interval(right, combination.numpy(), groups)
     return found | {"intervals": intervals}
 
 
@@ -254,7 +256,7 @@ def _measure_multi_label(
         "mean_average_precision": float(np.mean(precisions)),
         "intervals": intervals,
         "baselines": {"prevalence": float(np.mean(counts)) / len(scores)},
-        "loss": float(F.binary_cross_entropy(scores, shown.float())),
+        "loss": float(F.binary_cross_entropy(scores.nan_to_num(), shown.float())),
         "per_class": per_class,
         "confusion": [],
     }

@@ -18,6 +18,7 @@ from st_adapter.evaluation.predict import Predictor
 from st_adapter.evaluation.run_record import (
     evaluation_file,
     evaluation_videos,
+    keep_what_training_found,
     write_evaluation,
 )
 from st_adapter.model.spec import ModelSpec
@@ -87,6 +88,7 @@ def evaluate(
         reader=make_reader(classifier.decoder, workers, model.device, probe),
     )
     result = evaluation_of(scored, classifier.spec, classifier.clip)
+    keep_what_training_found(folder, result, origin)
     if file is not None:
         write_evaluation(file, result, origin, model.device, time.monotonic() - began)
     return result

@@ -111,6 +111,25 @@ def evaluation_file(run: Path, out: Path | None) -> Path | None:
     return out
 
 
+def keep_what_training_found(run: Path, evaluation: Evaluation, data: str) -> None:
+    """Add to an evaluation what training found out about the same videos.
+
+    This is the accuracy of a linear probe on one frame, and whether temperatures and threshold were
+    fitted to these videos.
+
+    Args:
+        run: A run folder or an adapter folder.
+        evaluation: The evaluation; it is changed in place.
+        data: Path of the videos.
+    """
+    before = _earlier_evaluation(run / "eval.json")
+    if before.get("data") != data or before["num_videos"] != evaluation.num_videos:
+        return
+    evaluation.calibration["fitted_here"] = before.get("calibration", {}).get("fitted_here", False)
+    if "one_frame" in before.get("baselines", {}):
+        evaluation.baselines["one_frame"] = before["baselines"]["one_frame"]
+
+
 def _earlier_evaluation(file: Path) -> dict[str, Any]:
     """Read an evaluation; return {} if the file is missing, damaged or something else."""
     try:

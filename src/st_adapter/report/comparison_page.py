@@ -141,7 +141,7 @@ def _verdict(known: list[dict[str, Any]], baselines: dict[str, float]) -> str:
         by = "intervals" if best["interval"] else "ranges of seeds"
         text = (
             f"The {by} of {len(close)} of {len(others)} other methods overlap with that of "
-            f"{best['method']}: this comparison does not tell them apart from it. "
+            f"{best['method']}, though on the same videos small differences can be real. "
             if close
             else f"The {by} of all other methods are below that of {best['method']}. "
         )

@@ -73,13 +73,13 @@ class MethodPoint:
     interval: tuple[float, float] | None = None
 
 
-def loss_curves(training: Sequence[Point], validation: Sequence[Point], best_epoch: int) -> str:
+def loss_curves(training: Sequence[Point], validation: Sequence[Point], kept_epoch: int) -> str:
     """Draw the training loss, smoothed, and the validation loss.
 
     Args:
         training: Pairs of epoch and mean loss since the point before.
         validation: Pairs of epoch and loss; may be empty.
-        best_epoch: Epoch to mark; 0 if there is none.
+        kept_epoch: Epoch to mark; 0 if there is none.
 
     Returns:
         An SVG element.
@@ -90,21 +90,21 @@ def loss_curves(training: Sequence[Point], validation: Sequence[Point], best_epo
         axes.plot(*zip(*training, strict=True), color=QUIET, linewidth=1, alpha=0.35)
         epochs = [epoch for epoch, _ in training]
         axes.plot(epochs, smooth, color=QUIET, linewidth=2, label="training, smoothed")
-        _plot_epochs(axes, validation, "validation", best_epoch)
+        _plot_epochs(axes, validation, "validation", kept_epoch)
         axes.set_ylim(bottom=0)
         axes.set_ylabel("loss")
         return _to_svg(figure, "training and validation loss by epoch")
 
 
 def score_curve(
-    scores: Sequence[Point], baselines: Sequence[tuple[str, float]], best_epoch: int, metric: str
+    scores: Sequence[Point], baselines: Sequence[tuple[str, float]], kept_epoch: int, metric: str
 ) -> str:
     """Draw the score on the validation videos by epoch, and baselines as horizontal lines.
 
     Args:
         scores: Pairs of epoch and score from 0 to 1.
         baselines: Names and scores from 0 to 1.
-        best_epoch: Epoch to mark; 0 if there is none.
+        kept_epoch: Epoch to mark; 0 if there is none.
         metric: Name of the score.
 
     Returns:
@@ -114,21 +114,21 @@ def score_curve(
         figure, axes = _axes()
         for (name, score), style in zip(baselines, (":", "-.", "--"), strict=False):
             axes.axhline(100 * score, color=QUIET, linestyle=style, label=name)
-        _plot_epochs(axes, [(e, 100 * s) for e, s in scores], f"validation {metric}", best_epoch)
+        _plot_epochs(axes, [(e, 100 * s) for e, s in scores], f"validation {metric}", kept_epoch)
         axes.set_ylim(0, 102)
         axes.set_ylabel(f"{metric}, %")
         return _to_svg(figure, f"validation {metric} by epoch")
 
 
-def _plot_epochs(axes: Axes, points: Sequence[Point], name: str, best_epoch: int) -> None:
-    """Plot values at the ends of epochs, and mark the best epoch."""
+def _plot_epochs(axes: Axes, points: Sequence[Point], name: str, kept_epoch: int) -> None:
+    """Plot values at the ends of epochs, and mark the kept epoch."""
     if points:
         marker = "o" if len(points) < 40 else ""
         axes.plot(*zip(*points, strict=True), color=MAIN, marker=marker, markersize=4, label=name)
-    if best_epoch:
-        axes.axvline(best_epoch, color=MAIN, linewidth=1, linestyle="--", zorder=1)
-        where = (best_epoch, 1.0)
-        axes.annotate("best", where, xycoords=("data", "axes fraction"), ha="center", va="bottom")
+    if kept_epoch:
+        axes.axvline(kept_epoch, color=MAIN, linewidth=1, linestyle="--", zorder=1)
+        where = (kept_epoch, 1.0)
+        axes.annotate("kept", where, xycoords=("data", "axes fraction"), ha="center", va="bottom")
     axes.set_xlim(left=0)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))
     axes.set_xlabel("epoch")

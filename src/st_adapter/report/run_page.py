@@ -5,6 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from st_adapter.common.files import read_json, read_json_lines
+from st_adapter.diagnosis.facts import read_facts
+from st_adapter.diagnosis.warnings import RunWarning, run_warnings
 from st_adapter.evaluation.metrics import METRICS
 from st_adapter.report.answers import answer_values
 from st_adapter.report.parts import (
@@ -19,7 +21,7 @@ from st_adapter.report.parts import (
     skipped_values,
     track,
 )
-from st_adapter.report.run_plots import best_epoch, plots
+from st_adapter.report.run_plots import kept_epoch, plots
 
 ORDER_NAMES = {
     "in_order": "In order",
@@ -121,10 +123,9 @@ def _verdict(score: float, interval: list[float] | None, baselines: dict[str, fl
     return f"Not clearly better than a baseline, {against}: the interval includes it."
 
 
-def _warnings(folder: Path) -> list[dict[str, str]] | None:
-    """Return the warnings of the run; None if its version of st-adapter did not write any."""
-    file = folder / "warnings.json"
-    return read_json(file)["warnings"] if file.exists() else None
+def _warnings(folder: Path) -> list[RunWarning]:
+    """Return the warnings about the result that the page shows."""
+    return run_warnings(read_facts(folder))
 
 
 def _counts(
@@ -155,9 +156,9 @@ def _counts(
         if value is not None and shown:
             rows.append((name, percent(value), interval_text(intervals.get(key))))
     rows.append(("Loss", f"{evaluation['loss']:.3f}", part.split()[0].lower()))
-    best, epochs = best_epoch(metrics, evaluation["metric"]), _last_epoch(metrics)
+    kept, epochs = kept_epoch(metrics, evaluation["metric"]), _last_epoch(metrics)
     if epochs:
-        rows.append(("Epochs", f"{epochs}", f"best: {best}" if best else "the last was kept"))
+        rows.append(("Epochs", f"{epochs}", f"kept: {kept or epochs}"))
     seconds = max((line.get("train_seconds", 0.0) for line in metrics), default=0.0)
     if seconds:
         note = evaluation.get("seconds")
@@ -211,7 +212,7 @@ def _folds(folder: Path) -> dict[str, Any]:
             track(
                 fold["folder"],
                 fold["score"],
-                note=f"{fold['num_videos']} videos, best epoch {fold['best_epoch']}",
+                note=f"{fold['num_videos']} videos",
             )
             for fold in rows
         ],

@@ -27,8 +27,12 @@ def plots(
     return [plot | {"width": width} for plot, width in zip(found, widths, strict=True)]
 
 
-def best_epoch(metrics: list[dict[str, Any]], metric: str) -> int:
-    """Return the first epoch with the highest score; 0 if no epoch was validated."""
+def kept_epoch(metrics: list[dict[str, Any]], metric: str) -> int:
+    """Return the number of the epoch that a run kept; 0 if it is not known."""
+    kept: list[int] = [line["epoch"] for line in metrics if line.get("kept")]
+    if kept:
+        return max(kept)
+    # Earlier versions kept the first epoch with the highest score, and did not record it.
     scores = [(line[metric], -line["epoch"]) for line in metrics if metric in line]
     return -max(scores)[1] if scores else 0
 
@@ -47,20 +51,19 @@ def _learning(
         (line["epoch"], line["val_loss"]) for line in metrics if line.get("val_loss") is not None
     ]
     scores = [(line["epoch"], line[metric]) for line in metrics if metric in line]
-    best = best_epoch(metrics, metric)
+    kept = kept_epoch(metrics, metric)
     found = []
     if training:
         found.append(
             _plot(
                 "Loss",
-                loss_curves(training, validation, best),
+                loss_curves(training, validation, kept),
                 "Pale line: the training loss as logged.",
             )
         )
     if scores:
-        highest = percent(max(score for _, score in scores))
-        caption = f"Best: {highest} in epoch {best}, which was kept. One view per video."
-        svg = score_curve(scores, list(baselines.items()), best, METRICS[metric])
+        caption = f"Kept: epoch {kept}, {percent(dict(scores)[kept])}. One view per video."
+        svg = score_curve(scores, list(baselines.items()), kept, METRICS[metric])
         found.append(_plot(f"Validation {METRICS[metric]}", svg, caption))
     return found
 

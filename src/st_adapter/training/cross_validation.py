@@ -5,16 +5,15 @@ import statistics
 import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from st_adapter.common.files import read_json, read_json_lines, write_json
+from st_adapter.common.files import read_json, write_json
 from st_adapter.common.interrupt import Interrupted
 from st_adapter.common.lock import alone_in
 from st_adapter.common.paths import absolute
-from st_adapter.common.ranks import is_first_process
+from st_adapter.common.ranks import is_launched
 from st_adapter.common.remarks import note, say
 from st_adapter.config import ClipConfig, TrainConfig
 from st_adapter.data.annotations import Annotations, read_annotations, read_parts
@@ -65,6 +64,10 @@ def cross_validate(
         Interrupted: Ctrl-C or SIGTERM came.
     """
     assert config.folds is not None
+    if is_launched():
+        raise ArgumentError(
+            f"folds cannot run under a launcher; train each of them with {setting('fold', 'N')}"
+        )
     annotations = read_annotations(data, options=config.data)
     counts = _count_units(annotations)
     _check_classes(data, annotations, counts)
@@ -81,21 +84,21 @@ def cross_validate(
             f"all {len(annotations.train) + len(annotations.val)} videos of {data} are divided "
             f"into folds, with those of its validation part ({len(annotations.val)})"
         )
-    with alone_in(folder) if is_first_process() else nullcontext():
+    with alone_in(folder):
         _start(folder, data, config, recipe, resume, annotations.digest())
         for number, fold in enumerate(folds, start=1):
             place = folder / f"fold_{number}"
             if number > 1:  # which precision is faster is measured once, so that all have the same
                 settled = recorded_run(folder / "fold_1")[2].precision
                 fold = replace(fold, precision=settled)
+            _check_split(place, parts[number - 1])
             _train_fold(train, data, place, fold, recipe, temporal, folder)
         began = time.monotonic()
         result = _evaluate(folder, config, data, [part.val for part in parts], temporal)
         result = replace(result, baselines=result.baselines | _one_frame(folder, config.folds))
-        if is_first_process():
-            write_json(folder / FOLDS_FILE, _summary(folder, folds, result.metric))
-            seconds, device = time.monotonic() - began, choose_device(config.device)
-            write_evaluation(folder / "eval.json", result, absolute(data), device, seconds)
+        write_json(folder / FOLDS_FILE, _summary(folder, folds, result.metric))
+        seconds, device = time.monotonic() - began, choose_device(config.device)
+        write_evaluation(folder / "eval.json", result, absolute(data), device, seconds)
     return result
 
 
@@ -133,11 +136,19 @@ def _start(
                 f"{folder} was started on other videos or labels; resume with the same data, or "
                 f"start a new run with another {setting('out')}"
             )
-    if not is_first_process():
-        return
     for file in folder.glob("fold_*/eval.json") if more_epochs else ():
         file.unlink()  # marks a fold as finished
     write_config(folder, config, recipe=recipe, data=absolute(data), data_digest=digest)
+
+
+def _check_split(place: Path, parts: Annotations) -> None:
+    """Check that a fold that was begun has the same videos in each part as now."""
+    record = place / "config.json"
+    if record.exists() and read_json(record).get("data_digest") != parts.digest():
+        raise ArgumentError(
+            f"{place} was trained with other videos left out, because groups have changed or "
+            f"scikit-learn divides them differently; start a new run with another {setting('out')}"
+        )
 
 
 def _train_fold(
@@ -229,7 +240,6 @@ def _summary(folder: Path, folds: Sequence[TrainConfig], metric: str) -> dict[st
                 "folder": place.name,
                 "num_videos": evaluation["num_videos"],
                 "score": evaluation[metric],
-                "best_epoch": _kept_epoch(place, fold, metric),
             }
         )
     scores = [row["score"] for row in rows]
@@ -241,12 +251,3 @@ def _summary(folder: Path, folds: Sequence[TrainConfig], metric: str) -> dict[st
         "lowest": min(scores),
         "highest": max(scores),
     }
-
-
-def _kept_epoch(place: Path, config: TrainConfig, metric: str) -> int:
-    """Return the number of the epoch that a fold keeps."""
-    lines = read_json_lines(place / "metrics.jsonl")
-    validated: dict[int, float] = {line["epoch"]: line[metric] for line in lines if metric in line}
-    if config.keep != "best" or not validated:
-        return config.epochs
-    return max(validated, key=validated.__getitem__)

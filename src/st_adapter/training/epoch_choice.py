@@ -12,21 +12,16 @@ accuracy is about 10 points: more than the epochs of a run usually differ by. Th
 be the luckiest one, and its accuracy an overestimate.
 """
 
-FEWEST_PER_CLASS = 2
-"""Fewest validation videos per class, on average. With one, a class is all right or all wrong."""
-
 
 def can_choose_epoch(data: Annotations) -> bool:
     """Return whether there are enough validation videos to choose the best epoch by."""
-    return len(data.val) >= max(FEWEST_VIDEOS, FEWEST_PER_CLASS * len(data.labels))
+    return len(data.val) >= FEWEST_VIDEOS
 
 
 def too_few_videos(data: Annotations) -> str:
     """Say how many validation videos there are, how many it takes, and what would help."""
-    least = max(FEWEST_VIDEOS, FEWEST_PER_CLASS * len(data.labels))
     return (
-        f"{counted(len(data.val), 'validation video')} of "
-        f"{counted(len(data.labels), 'class', 'classes')} are too few to choose an epoch by (it "
-        f"takes {least}); {setting('folds', 5)} measures with every video, and a larger "
+        f"{counted(len(data.val), 'validation video')} are too few to choose an epoch by (it takes "
+        f"{FEWEST_VIDEOS}); {setting('folds', 5)} measures with every video, and a larger "
         f"{setting('val-fraction')} holds out more"
     )

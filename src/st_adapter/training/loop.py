@@ -117,7 +117,7 @@ def train(
 
     Args:
         data: Labelled videos: a folder with one folder of videos per class, a `.csv` or `.txt`
-            list, or a published data set. docs/data.md describes every form.
+            list, or a published data set. the reference page "Data formats" describes every form.
         out: Run folder. It is created, and must not hold a run unless `resume` is True.
         config: All settings. `None` means `TrainConfig()`, or with `resume` those of the run.
         recipe: Name of the recipe that `config` is from, to record in `config.json`.
@@ -571,6 +571,7 @@ def _validate_epoch(
         run.save_adapter("adapter_last")
         if run.config.keep == "last":
             run.save_adapter("adapter")
+            values = {"kept": True}
         else:
             clip = replace(run.config.clip, views=(1, 1))
             scored = _score(run, clip, cached=True, probe=probe)
@@ -585,6 +586,7 @@ def _validate_epoch(
                 "mean_class_accuracy": result.mean_class_accuracy,
                 result.metric: result.score,
                 "val_loss": result.loss,
+                "kept": run.at.best_epoch == run.at.epochs_done + 1,
             }
             if probe is not None:
                 values["one_frame_top1"] = probe.accuracy()
@@ -632,13 +634,15 @@ def _finish(
     scored = run.best_scored  # enough if validation used the same views
     if scored is None or clip.views != (1, 1) or temporal:
         scored = _score(run, clip, temporal=temporal, probe=probe)
-    if probe is not None:
-        run.log({"one_frame_top1": probe.accuracy()})
+    one_frame = _measured_one_frame(run) if probe is None else probe.accuracy()
     if run.calibrates:
         targets = [video.targets for video in scored.videos]
         run.model.spec = fit_decisions(run.model.spec, scored.scores[0], targets)
         run.save_adapter("adapter")
-    result = _with_baseline(run, evaluation_of(scored, run.model.spec, clip))
+    result = evaluation_of(scored, run.model.spec, clip)
+    result.calibration["fitted_here"] = run.calibrates
+    if one_frame is not None:
+        result.baselines["one_frame"] = one_frame
     if run.is_main:
         seconds = time.monotonic() - began
         write_evaluation(
@@ -646,18 +650,14 @@ def _finish(
         )
         run.unreported += result.skipped
     run.report_skipped()
+    run.accelerator.end_training()
     if diagnose and run.is_main:
         diagnose_run(run.folder, data, run.data, run.config, run.reader.probe)
-    run.accelerator.end_training()
     return result
 
 
-def _with_baseline(run: Run, result: Evaluation) -> Evaluation:
-    """Add what the first epoch found out about one frame, and say what was fitted here."""
+def _measured_one_frame(run: Run) -> float | None:
+    """Return the baseline that the first epoch measured, which may have been in another process."""
     lines = read_json_lines(run.folder / "metrics.jsonl")
-    measured = [line["one_frame_top1"] for line in lines if line.get("one_frame_top1") is not None]
-    return replace(
-        result,
-        baselines=result.baselines | ({"one_frame": measured[0]} if measured else {}),
-        calibration=result.calibration | {"fitted_here": run.calibrates},
-    )
+    measured = (line.get("one_frame_top1") for line in lines)
+    return next((value for value in measured if value is not None), None)
