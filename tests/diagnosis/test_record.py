@@ -23,7 +23,8 @@ def test_training_stores_and_prints_warnings_and_the_first_advice(
     record = json.loads((out / "warnings.json").read_text())
     texts = [warning["text"] for warning in record["warnings"]]
     assert any("of 2 validation videos can be anything from" in text for text in texts)
-    assert [f"note: {text}" for text in texts] == [m for m in caplog.messages if "note" in m]
+    notes = [message for message in caplog.messages if message.startswith("note: ")]
+    assert notes[-len(texts) :] == [f"note: {text}" for text in texts]
     first = advise(out)[0]
     expected = f"next: {first.action} ({first.cause}); st-adapter advise '{out}'"
     assert caplog.messages[-1] == expected

@@ -192,7 +192,7 @@ def test_classes_are_sorted_and_searched(browser, pages):
 def test_the_first_card_compares_with_the_best_baseline(videos, tmp_path, skill, words):
     text = write_report(made_results.write_run(tmp_path, 2, 40, videos, skill)).read_text()
     assert words in text
-    assert "Few validation videos".lower() in text.lower()
+    assert ("wide interval" in text) == (skill == 0.0)  # the warnings of this result
     assert text.index("h-score") < text.index("h-check") < text.index("Training videos")
 
 
@@ -208,7 +208,6 @@ def test_a_run_that_records_little_has_a_page(videos, tmp_path):
         for label, values in record["per_class"].items()
     }
     file.write_text(json.dumps(record))
-    (tmp_path / "warnings.json").unlink()
     text = write_report(tmp_path).read_text()
     assert "No interval was recorded" in text
     assert "written without warnings" in text
