@@ -31,8 +31,8 @@ _MEASURES = {
 
 _BASELINES = {
     "largest_class": "the largest class alone",
-    "one_frame": "a linear probe of one frame",
-    "prevalence": "mAP of scores that tell nothing",
+    "one_frame": "a linear probe on one frame",
+    "prevalence": "mAP of uninformative scores",
 }
 
 
@@ -97,7 +97,7 @@ def _with_intervals(values: dict[str, Any]) -> list[str]:
 def _decisions(result: dict[str, Any]) -> list[str]:
     """Say how far scores can be trusted, and where the line between two classes is."""
     lines, calibration = [], result["calibration"]
-    if calibration["temperatures"]:
+    if set(calibration["temperatures"]) - {1.0}:
         temperatures = ", ".join(f"{value:.2f}" for value in calibration["temperatures"])
         lines.append(
             f"calibration error {calibration['error']:.3f} with temperature {temperatures}, "

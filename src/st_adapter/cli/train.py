@@ -132,8 +132,8 @@ def _finish_folds(data: Path, out: Path, pooled: dict[str, Any]) -> None:
         note(warning.text)
     click.echo(f"report: {write_report(out)}")
     click.echo(
-        f"each fold has its own classifier, such as {out / 'fold_1'}; for one of all videos: "
-        f"st-adapter train {shlex.quote(str(data))} --out NEW, with the same options but --folds"
+        f"each fold has its own classifier, such as {out / 'fold_1'}; for one of all videos, leave "
+        f"out --folds: st-adapter train {shlex.quote(str(data))} --out NEW"
     )
 
 

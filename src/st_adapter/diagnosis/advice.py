@@ -206,7 +206,7 @@ def _more_of(facts: RunFacts) -> str:
 
 def _look_at_class(facts: RunFacts) -> str:
     label = next(iter(weak_classes(facts.evaluation)))
-    return f"look at the videos of {label}: mend their labels, or add clearer ones"
+    return f"look at the videos of {label}: correct their labels, or add clearer ones"
 
 
 def _cover_more(facts: RunFacts) -> str:
@@ -261,7 +261,7 @@ CAUSES: tuple[Rule, ...] = (
     Rule(
         "opposite classes",
         reasons.opposite_in_time,
-        "train each clip backwards, too, with more frames",
+        "also train on reversed clips, with more frames",
         _reversal,
     ),
     Rule(

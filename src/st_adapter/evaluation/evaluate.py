@@ -37,7 +37,7 @@ class Evaluation(Measures):
     Examples:
         >>> evaluation = evaluate("run", "my_videos/")  # doctest: +SKIP
         >>> evaluation.top1, evaluation.per_class["Surfing"]  # doctest: +SKIP
-        (0.931, {'accuracy': 0.96, 'num_videos': 25})
+        (0.931, {'num_videos': 25, 'accuracy': 0.96, 'interval': (0.805, 0.993), ...})
 
     Attributes:
         metric: Name of the main measure: "top1", or "mean_average_precision" if a video can have
@@ -50,10 +50,10 @@ class Evaluation(Measures):
         mean_average_precision: Mean of the average precisions of the classes that occur; None
             unless a video can have any number of labels.
         intervals: Lower and upper end of the 95 % interval of each of these, by its name.
-        num_groups: Number of groups of videos that the intervals count with; None if each video
+        num_groups: Number of groups that the intervals take into account; None if each video
             counts by itself.
         baselines: What a classifier has to surpass: "largest_class", the top-1 accuracy of always
-            predicting the most frequent class; "one_frame", that of a linear probe of one frame on
+            predicting the most frequent class; "one_frame", that of a linear probe on one frame on
             the frozen image model, which training measures; "prevalence", the mAP of scores that
             tell nothing.
         loss: Mean loss of the scores: cross-entropy, or binary cross-entropy with any number of

@@ -33,7 +33,8 @@ _CURVE_POINTS = 200
 class Measures:
     """How well the scores of videos agree with their labels.
 
-    Accuracies and precisions are in 0..1. Intervals hold the true value with 95 % probability.
+    Accuracies and precisions are in 0..1. Of 100 intervals, about 95
+    contain the true value.
 
     Attributes:
         metric: Name of the main measure, a key of `METRICS`.
@@ -48,11 +49,11 @@ class Measures:
         mean_average_precision: Mean of the average precisions of the classes that occur; None
             unless a video can have any number of labels.
         intervals: Lower and upper end of the interval of each of these, by its name.
-        num_groups: Number of groups of videos that the intervals count with; None if each video
+        num_groups: Number of groups that the intervals take into account; None if each video
             counts by itself.
         baselines: What a classifier has to surpass: "largest_class", the top-1 accuracy of always
             predicting the most frequent class, or combination, of these videos; "prevalence", the
-            mAP of scores that tell nothing. Training adds "one_frame".
+            mAP of uninformative scores. Training adds "one_frame".
         loss: Mean cross-entropy, averaged over heads; binary cross-entropy with any number of
             labels.
         heads: With several heads, `top1`, `top5`, `mean_class_accuracy` and `intervals` of each by

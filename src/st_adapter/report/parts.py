@@ -17,7 +17,7 @@ _BLUE, _ORANGE = (64, 132, 196), (224, 110, 40)
 
 BASELINES = {
     "largest_class": "Always the largest class",
-    "one_frame": "Linear probe of one frame",
+    "one_frame": "Linear probe on one frame",
     "prevalence": "Same scores for every video",
 }
 
