@@ -19,6 +19,7 @@ VERBS = [
     "check",
     "compare",
     "report",
+    "advise",
     "labels",
     "inspect",
     "bench",

@@ -61,7 +61,7 @@ def test_an_import_is_an_ordinary_run(capsys, checkpoint, flags, folder_data, tm
 
     code, text, _ = command(capsys, "evaluate", out, folder_data, "--workers", 0)
     assert code == 0
-    assert "(12 videos, 3x1 views)" in text
+    assert "12 videos, 3x1 views" in text
     assert json.loads((out / "eval.json").read_text())["num_videos"] == 12
 
     code, _, error = command(capsys, "train", folder_data, "--out", out, "--resume")

@@ -128,6 +128,6 @@ def test_the_command_ends_with_the_mean_and_a_report(folder_data, tmp_path, caps
     assert main(["train", str(folder_data), *options]) == 0
     said = capsys.readouterr()
     assert "2 folds: mean top-1 " in said.out
-    assert "for one of all videos: st-adapter train" in said.out
+    assert "for one of all videos, leave out --folds: st-adapter train" in said.out
     assert "fold 2 of 2" in said.err
     assert (out / "report.html").exists()

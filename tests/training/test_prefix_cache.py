@@ -44,7 +44,7 @@ def cached(config: TrainConfig, folder: Path | None = None, gigabytes: float = 1
 
 
 def trained(data: Path, out: Path, config: TrainConfig) -> dict[str, torch.Tensor]:
-    train(data, out, config)
+    train(data, out, config, diagnose=False)
     return read_tensors(out / "adapter_last")
 
 
@@ -104,7 +104,7 @@ def test_training_comes_to_the_same(folder_data, tmp_path, plain, changes):
 
 
 def test_each_video_is_decoded_once(folder_data, tmp_path, plain, decoded):
-    train(folder_data, tmp_path / "run", cached(plain))
+    train(folder_data, tmp_path / "run", cached(plain), diagnose=False)
     training, validation = decoded[:-2], decoded[-2:]
     assert len(set(training)) == len(training) == 10
     assert not set(training) & set(validation)
@@ -122,10 +122,10 @@ def test_validation_decodes_once_and_scores_the_same(
     data = shutil.copytree(folder_data, tmp_path / "data")
     next(data.rglob("clip 2.mp4")).write_bytes(b"broken")
     config = replace(plain, keep="best", val=str(data), views="2x1")
-    train(data, tmp_path / "plain", config)
+    train(data, tmp_path / "plain", config, diagnose=False)
     decoded.clear()
     folder = tmp_path / "cache" if in_folder else None
-    train(data, tmp_path / "cached", cached(config, folder))
+    train(data, tmp_path / "cached", cached(config, folder), diagnose=False)
     # Each of 11 videos once to train and once to validate, then once more, on two views; and the
     # one that replaces the broken one, which is not kept, in each of 3 epochs.
     assert len(decoded) == 11 + 11 + 11 + 3
@@ -161,7 +161,7 @@ def test_what_does_not_fit_is_computed_anew(folder_data, tmp_path, plain, decode
 
 
 def test_a_folder_serves_further_runs(folder_data, tmp_path, plain, decoded):
-    train(folder_data, tmp_path / "first", cached(plain, tmp_path / "cache"))
+    train(folder_data, tmp_path / "first", cached(plain, tmp_path / "cache"), diagnose=False)
     decoded.clear()
     other = replace(plain, lr=3e-3)
     ours = trained(folder_data, tmp_path / "second", cached(other, tmp_path / "cache"))
@@ -179,7 +179,12 @@ def test_what_a_killed_run_left_in_a_folder_is_removed(folder_data, tmp_path, pl
     for file, hours in ((left, 2), (being_written, 0), (of_the_user, 2)):
         file.touch()
         os.utime(file, times=(time.time() - 3600 * hours,) * 2)
-    train(folder_data, tmp_path / "run", cached(replace(plain, epochs=1), tmp_path / "cache"))
+    train(
+        folder_data,
+        tmp_path / "run",
+        cached(replace(plain, epochs=1), tmp_path / "cache"),
+        diagnose=False,
+    )
     assert [file.exists() for file in (left, being_written, of_the_user)] == [False, True, True]
 
 
@@ -198,16 +203,21 @@ def test_what_a_killed_run_left_in_a_folder_is_removed(folder_data, tmp_path, pl
 )
 def test_other_clips_are_not_taken_from_a_folder(folder_data, tmp_path, plain, decoded, changes):
     plain = replace(plain, epochs=1, val=str(folder_data))
-    train(folder_data, tmp_path / "first", cached(plain, tmp_path / "cache"))
+    train(folder_data, tmp_path / "first", cached(plain, tmp_path / "cache"), diagnose=False)
     decoded.clear()
-    train(folder_data, tmp_path / "other", cached(replace(plain, **changes), tmp_path / "cache"))
+    train(
+        folder_data,
+        tmp_path / "other",
+        cached(replace(plain, **changes), tmp_path / "cache"),
+        diagnose=False,
+    )
     assert len(decoded) == 12 + 12  # to train, and to be evaluated on
 
 
 def test_a_changed_video_and_a_damaged_file_are_read_again(folder_data, tmp_path, plain, decoded):
     data = shutil.copytree(folder_data, tmp_path / "data")
     plain = replace(plain, val=str(folder_data))
-    train(data, tmp_path / "first", cached(plain, tmp_path / "cache"))
+    train(data, tmp_path / "first", cached(plain, tmp_path / "cache"), diagnose=False)
     files = sorted((tmp_path / "cache").rglob("*.safetensors"))
     assert len(files) == 12
     files[0].write_bytes(files[0].read_bytes()[:100])
@@ -238,7 +248,7 @@ def test_interrupted_and_resumed_equals_straight_through_bit_for_bit(folder_data
     command = [sys.executable, "-c", SIGNALLED_RUN, *given]
     process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
     assert process.wait(60) != 0
-    train(folder_data, out, config, resume=True)
+    train(folder_data, out, config, resume=True, diagnose=False)
     for name, tensor in read_tensors(out / "adapter_last").items():
         assert torch.equal(tensor, straight[name]), name
 
@@ -257,7 +267,7 @@ def test_interrupted_and_resumed_equals_straight_through_bit_for_bit(folder_data
 )
 def test_what_cannot_be_kept_is_refused(folder_data, tmp_path, plain, changes, message):
     with pytest.raises(ArgumentError, match=message):
-        train(folder_data, tmp_path / "run", replace(cached(plain), **changes))
+        train(folder_data, tmp_path / "run", replace(cached(plain), **changes), diagnose=False)
     assert not (tmp_path / "run").exists()
 
 
@@ -315,5 +325,5 @@ def test_two_processes_share_the_room_and_come_to_the_same(folder_data, tmp_path
 def test_a_folder_that_is_a_file_is_named_by_its_flag(folder_data, tmp_path, plain):
     (file := tmp_path / "file").write_text("x")
     with pytest.raises(ArgumentError, match="prefix_cache_folder must be a folder"):
-        train(folder_data, tmp_path / "run", cached(plain, file))
+        train(folder_data, tmp_path / "run", cached(plain, file), diagnose=False)
     assert not (tmp_path / "run").exists()

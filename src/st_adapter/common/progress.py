@@ -89,9 +89,9 @@ def rows(facts: Iterable[str], width: int) -> list[str]:
 def trend(values: Sequence[float]) -> str:
     """Draw values as a row of small bars.
 
-    Returns "" for fewer than two values, or if stderr is not a terminal that shows more than ASCII.
+    Returns "" for fewer than two values, or if the terminal only shows ASCII characters.
     """
-    if len(values) < 2 or not console().is_terminal or console().options.ascii_only:
+    if len(values) < 2 or console().options.ascii_only:
         return ""
     low, high = min(values), max(values)
     scale = (len(_HEIGHTS) - 1) / ((high - low) or 1.0)

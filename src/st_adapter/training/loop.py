@@ -24,7 +24,7 @@ from st_adapter.common.files import read_json_lines
 from st_adapter.common.interrupt import Interrupted, deferred_interrupt
 from st_adapter.common.lock import alone_in
 from st_adapter.common.paths import absolute
-from st_adapter.common.progress import Bar, bar, duration, log, trend
+from st_adapter.common.progress import Bar, bar, console, duration, log, trend
 from st_adapter.common.ranks import is_first_process
 from st_adapter.common.remarks import note, say
 from st_adapter.config import ClipConfig, TrainConfig
@@ -449,9 +449,10 @@ class _View:
 
     def show(self, run: Run, clips_per_second: float, memory_gb: float, progress: Bar) -> None:
         """Update the lines under the bar."""
+        on_terminal = console().is_terminal
         self.facts = [
             f"step {run.at.step}",
-            f"loss {self.losses[-1]:.3f} {trend(self.losses)}".rstrip(),
+            f"loss {self.losses[-1]:.3f} {trend(self.losses) if on_terminal else ''}".rstrip(),
             f"lr {run.optimizer.param_groups[0]['lr']:.1e}",
             f"{clips_per_second:.1f} clips/s",
             f"{memory_gb:.1f} GB",
