@@ -24,9 +24,9 @@ from st_adapter.common.files import read_json_lines
 from st_adapter.common.interrupt import Interrupted, deferred_interrupt
 from st_adapter.common.lock import alone_in
 from st_adapter.common.paths import absolute
-from st_adapter.common.progress import Bar, bar, console, duration, log, trend
+from st_adapter.common.progress import Bar, bar, duration, log, trend
 from st_adapter.common.ranks import is_first_process
-from st_adapter.common.remarks import note, say
+from st_adapter.common.remarks import console, note, say
 from st_adapter.config import ClipConfig, TrainConfig
 from st_adapter.data.annotations import read_parts
 from st_adapter.data.video.index import index_of
