@@ -112,6 +112,8 @@ def test_a_file_in_two_groups_is_refused():
     ]
     with pytest.raises(DataError, match=r"/a.mp4 has segments in the groups 'g0' and 'g1'"):
         split_validation(segments, 0.2, 0)
+    with pytest.raises(DataError, match="all segments of a file must be in the same group"):
+        fold_of_each(VideoList.of(segments), 2, 0)
 
 
 @pytest.mark.parametrize("fraction", [0.01, 0.1, 0.3, 0.5, 0.8, 0.99])

@@ -2,12 +2,14 @@
 
 import warnings
 from collections import Counter
+from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Int64
 from numpy import ndarray
 
 from st_adapter.data.videos import VideoList
+from st_adapter.errors import DataError
 
 
 def fold_of_each(videos: VideoList, count: int, seed: int) -> Int64[ndarray, " n"]:
@@ -24,10 +26,15 @@ def fold_of_each(videos: VideoList, count: int, seed: int) -> Int64[ndarray, " n
 
     Returns:
         Number of the fold of each video, from 0.
+
+    Raises:
+        DataError: Segments of one file are in several groups.
     """
     from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold  # slow to import
 
     classes, groups = videos.first_targets(), videos.groups()
+    if groups:
+        _check_files(videos.names(), groups)
     # Sorted names number the units, so that the order of the videos does not matter.
     _, first, units = np.unique(groups or videos.names(), return_index=True, return_inverse=True)
     if not groups:
@@ -46,3 +53,14 @@ def fold_of_each(videos: VideoList, count: int, seed: int) -> Int64[ndarray, " n
         ):
             fold[held] = number
     return fold if groups else fold[units]
+
+
+def _check_files(names: Sequence[str], groups: Sequence[str]) -> None:
+    group_of: dict[str, str] = {}
+    for name, group in zip(names, groups, strict=True):
+        first = group_of.setdefault(name, group)
+        if first != group:
+            raise DataError(
+                f"{name} has segments in the groups {first!r} and {group!r}; all segments of a "
+                "file must be in the same group"
+            )

@@ -43,24 +43,12 @@ def split_validation(
     given = VideoList.of(videos)
     names, groups = given.names(), given.groups()
     if groups:
-        _check_files(names, groups)
         chosen, units = _hold_groups(groups, given, fraction, seed), groups
     else:
         rng = random.Random(seed)
         chosen, units = _hold_files(names, given.first_targets(), fraction, rng), names
     held = np.array([unit in chosen for unit in units])
     return given.take(np.flatnonzero(~held)), given.take(np.flatnonzero(held))
-
-
-def _check_files(names: Sequence[str], groups: Sequence[str]) -> None:
-    group_of: dict[str, str] = {}
-    for name, group in zip(names, groups, strict=True):
-        first = group_of.setdefault(name, group)
-        if first != group:
-            raise DataError(
-                f"{name} has segments in the groups {first!r} and {group!r}; all segments of a "
-                "file must be in the same group"
-            )
 
 
 # This draw must stay as it is: `evaluate` repeats it to find the videos that a run held out.
