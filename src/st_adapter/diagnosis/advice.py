@@ -121,10 +121,14 @@ def _next_folder(folder: Path) -> Path:
 
 
 def _lower_rate(facts: RunFacts) -> str:
+    return _again(facts, **_scaled_rate(facts, 1 / 3), precision="float32")
+
+
+def _scaled_rate(facts: RunFacts, factor: float) -> dict[str, float]:
+    """Return the setting that gives another learning rate."""
     config = facts.config
     name = "lr" if config.lr is not None else "lr_per_256"
-    rate = float(f"{(config.lr or config.lr_per_256 or 0) / 3:.2g}")
-    return _again(facts, **{name: rate}, precision="float32")
+    return {name: float(f"{(config.lr or config.lr_per_256 or 0) * factor:.2g}")}
 
 
 def _whole_sources(facts: RunFacts) -> str:
@@ -181,9 +185,7 @@ def _fit_more(facts: RunFacts) -> str:
         return _again(facts, method="st-adapter")
     if (config.adapter_layers, config.positions) != ("all", "all"):
         return _again(facts, adapter_layers="all", positions="all")
-    name = "lr" if config.lr is not None else "lr_per_256"
-    rate = float(f"{(config.lr or config.lr_per_256 or 0) * 3:.2g}")
-    return _again(facts, kernel_size=(3, 3, 3), **{name: rate})
+    return _again(facts, kernel_size=(3, 3, 3), **_scaled_rate(facts, 3))
 
 
 def _better_model(facts: RunFacts) -> str:

@@ -60,7 +60,7 @@ def fit_temperatures(
         targets: For each video, the indices of its classes.
         task: How the classes belong together.
     """
-    shown = _one_hot(targets, scores.shape[1])
+    shown = one_hot(targets, scores.shape[1])
     if task.multi_label:
         return (_fit(scores, shown, task),)
     slices = [own for _, own in task.slices(scores.shape[1])]
@@ -81,7 +81,8 @@ def _fit(scores: Float[Tensor, "n c"], shown: Float[Tensor, "n c"], task: Task) 
     return round(math.exp(best), 4) if loss(0.0) - loss(best) > _CALLED_FOR else 1.0
 
 
-def _one_hot(targets: Sequence[Sequence[int]], classes: int) -> Float[Tensor, "n classes"]:
+def one_hot(targets: Sequence[Sequence[int]], classes: int) -> Float[Tensor, "n classes"]:
+    """Return 1 for each class of each video, given by their indices, and 0 for all others."""
     shown = torch.zeros(len(targets), classes)
     for row, own in zip(shown, targets, strict=True):
         row[list(own)] = 1
@@ -108,7 +109,7 @@ def reliability(
         The expected calibration error in 0..1, and for each bin with answers the mean score, the
         share of right answers and their number.
     """
-    shown = _one_hot(targets, scores.shape[1])
+    shown = one_hot(targets, scores.shape[1])
     if task.multi_label:
         sure, right = scores.flatten(), shown.flatten()
     else:

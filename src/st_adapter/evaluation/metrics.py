@@ -13,7 +13,8 @@ from torch import Tensor
 
 from st_adapter.common.task import Task
 from st_adapter.errors import DataError
-from st_adapter.evaluation.decisions import has_threshold
+from st_adapter.evaluation.calibration import one_hot
+from st_adapter.evaluation.decisions import has_threshold, predicted_classes
 from st_adapter.evaluation.intervals import (
     Interval,
     class_mean_interval,
@@ -120,16 +121,15 @@ def measure(
     Raises:
         DataError: If videos can have any number of labels and none of them has any.
     """
-    shown = torch.zeros(scores.shape, dtype=torch.bool)
-    for row, own in zip(shown, targets, strict=True):
-        row[list(own)] = True
+    shown = one_hot(targets, len(labels)).bool()
+    predicted = one_hot(predicted_classes(scores, task, threshold), len(labels)).bool()
     if task.multi_label:
         if not shown.any():
             raise DataError(f"cannot compute mAP: no video has a label (0 of {len(targets)})")
-        found = _measure_multi_label(scores, shown, labels, threshold, groups)
+        found = _measure_multi_label(scores, shown, predicted, labels, groups)
     else:
         wanted = torch.tensor([list(own) for own in targets])
-        found = _measure_heads(scores, wanted, shown, labels, task, threshold, groups)
+        found = _measure_heads(scores, wanted, shown, predicted, labels, task, groups)
     return Measures(
         **found,
         num_groups=None if groups is None else len(set(groups)),
@@ -141,33 +141,27 @@ def _measure_heads(
     scores: Float[Tensor, "n classes"],
     targets: Int64[Tensor, "n heads"],
     shown: Bool[Tensor, "n classes"],
+    predicted: Bool[Tensor, "n classes"],
     labels: Sequence[str],
     task: Task,
-    threshold: float,
     groups: Sequence[str] | None,
 ) -> dict[str, Any]:
     """Measure with one label per head. A task without heads counts as one unnamed head."""
     slices = list(task.slices(len(labels)))
     parts = [scores[:, own] for _, own in slices]
     if has_threshold(task, len(labels)):  # of two classes, the predicted one counts as the best
-        second = scores[:, 1] >= threshold
-        parts = [torch.stack([~second, second], dim=1).to(scores.dtype)]
+        parts = [predicted.to(scores.dtype)]
     local = targets - torch.tensor([own.start for _, own in slices])
     confusion = torch.zeros(len(labels), len(labels), dtype=torch.long)
     losses = []
-    for (_, own), part, target in zip(slices, parts, local.T, strict=True):
-        count = part.shape[1]
-        cells = (target * count + part.argmax(1)).bincount(minlength=count * count)
-        confusion[own, own] = cells.view(count, count)
+    for (_, own), target in zip(slices, local.T, strict=True):
+        confusion[own, own] = (shown[:, own].double().T @ predicted[:, own].double()).long()
         losses.append(F.nll_loss(scores[:, own].clamp_min(1e-12).log(), target))
     heads = {
         name: _accuracies([part], local[:, i : i + 1], groups)
         for i, ((name, _), part) in enumerate(zip(slices, parts, strict=True))
     }
     joint = _accuracies(parts, local, groups) if task.heads else heads.pop("")
-    predicted = torch.zeros(shown.shape, dtype=torch.bool)
-    for (_, own), part in zip(slices, parts, strict=True):
-        predicted[:, own] = F.one_hot(part.argmax(1), part.shape[1]).bool()
     _, counts = local.unique(dim=0, return_counts=True)
     return {
         **joint,
@@ -229,12 +223,12 @@ def _hits(
 def _measure_multi_label(
     scores: Float[Tensor, "n classes"],
     shown: Bool[Tensor, "n classes"],
+    predicted: Bool[Tensor, "n classes"],
     labels: Sequence[str],
-    threshold: float,
     groups: Sequence[str] | None,
 ) -> dict[str, Any]:
     """Measure with any number of labels per video."""
-    per_class = _per_class(scores, shown, scores >= threshold, labels, groups, accuracies=False)
+    per_class = _per_class(scores, shown, predicted, labels, groups, accuracies=False)
     known = [values for values in per_class.values() if values["num_videos"]]
     precisions = [values["average_precision"] for values in known]
     hits = shown.gather(1, scores.topk(min(_TOP, len(labels))).indices).numpy()

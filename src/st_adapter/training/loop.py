@@ -177,7 +177,10 @@ def _train_here(
         ):
             check_folder(folder, data, resume)  # another run may have finished there meanwhile
             run = _prepare(data, folder, config, has_state=resume and SavedStates.exist_in(folder))
-            return _run(run, data, recipe, resume, temporal, diagnose)
+            result = _run(run, data, recipe, resume, temporal)
+            if diagnose and run.is_main:
+                diagnose_run(folder, data, run.data, run.config, run.reader.probe)
+            return result
     except Interrupted:
         raise
     except KeyboardInterrupt as error:
@@ -185,9 +188,7 @@ def _train_here(
         raise Interrupted(f"stopped before the run {when}") from error
 
 
-def _run(
-    run: Run, data: Path, recipe: str, resume: bool, temporal: bool, diagnose: bool
-) -> Evaluation:
+def _run(run: Run, data: Path, recipe: str, resume: bool, temporal: bool) -> Evaluation:
     states = SavedStates(run)
     if resume:
         states.restore()
@@ -198,7 +199,7 @@ def _run(
         _announce(run)
         run.start_tracker()
         probe = _train_epochs(run, states)
-        return _finish(run, data, temporal, probe, diagnose)
+        return _finish(run, data, temporal, probe)
 
 
 def _extend(run: Run, data: Path) -> None:
@@ -626,9 +627,7 @@ def _score(
     )
 
 
-def _finish(
-    run: Run, data: Path, temporal: bool, probe: OneFrameProbe | None, diagnose: bool
-) -> Evaluation:
+def _finish(run: Run, data: Path, temporal: bool, probe: OneFrameProbe | None) -> Evaluation:
     """Evaluate the kept adapter with the configured views and write the result."""
     began, kept, clip = time.monotonic(), run.folder / "adapter", run.config.clip
     copy_trained(run.model, read_tensors(kept), str(kept))
@@ -652,8 +651,6 @@ def _finish(
         run.unreported += result.skipped
     run.report_skipped()
     run.accelerator.end_training()
-    if diagnose and run.is_main:
-        diagnose_run(run.folder, data, run.data, run.config, run.reader.probe)
     return result
 
 
