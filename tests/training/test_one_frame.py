@@ -1,4 +1,6 @@
 import json
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -87,3 +89,21 @@ def test_a_run_records_how_to_decide(bright_and_dark, tmp_path):
 
     train(bright_and_dark, tmp_path / "raw", TrainConfig(**TINY, calibrate=False))
     assert read_spec(tmp_path / "raw" / "adapter").temperatures == ()
+
+
+def test_nothing_is_imported_once_a_run_has_begun(bright_and_dark, tmp_path):
+    """A signal in the middle of an import ends the process without saying how to resume."""
+    code = f"""
+import sys
+from pathlib import Path
+from st_adapter import TrainConfig, train
+config, late = Path({str(tmp_path / "run/config.json")!r}), []
+def note(event, given):
+    if event == "import" and given[0].split(".")[0] in ("scipy", "sklearn") and config.exists():
+        late.append(given[0])
+sys.addaudithook(note)
+train({str(bright_and_dark)!r}, config.parent, TrainConfig(**{TINY!r}), diagnose=False)
+print(late)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"

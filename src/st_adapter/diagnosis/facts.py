@@ -132,6 +132,10 @@ def read_facts(folder: Path) -> RunFacts:
     Raises:
         ArgumentError: The folder does not contain a run, or its files are damaged.
     """
+    if not (folder / "config.json").is_file():
+        raise ArgumentError(
+            f"{folder} does not contain the config.json of a run; give the folder of a run"
+        )
     data, _, config = recorded_run(folder)
     lines = read_json_lines(folder / "metrics.jsonl")
     file = folder / "eval.json"

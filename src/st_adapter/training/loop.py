@@ -259,6 +259,11 @@ def _prepare(data: Path, folder: Path, config: TrainConfig, has_state: bool) -> 
 
     With a saved state, the head gets no initial values, because the state replaces them.
     """
+    # Before the run begins, what measures and baselines use: a signal in the middle of an import
+    # ends the process at once, without saying how to resume a run.
+    import sklearn.linear_model
+    import sklearn.pipeline  # noqa: F401
+
     annotations = read_parts(data, config)
     if config.patience and config.keep == "auto" and not can_choose_epoch(annotations):
         raise ArgumentError(
