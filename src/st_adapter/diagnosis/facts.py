@@ -30,7 +30,7 @@ class VideoFacts:
         median_seconds: Median length of a video, or of a segment.
         frames_per_second: Median frame rate.
         scenes: How many validation videos share a scene with a training video.
-        file_facts: How well the classes are told apart without looking at the pictures.
+        file_facts: How well file properties alone separate the classes.
     """
 
     classes: dict[str, tuple[int, int]]

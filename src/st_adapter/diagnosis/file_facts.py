@@ -53,7 +53,7 @@ class FileFacts:
 
     @property
     def label_gain(self) -> float:
-        """Recall of the best class minus its rate of false alarms; 1 if it is told by the files."""
+        """Recall of the best class minus its false alarm rate; 1 if the files alone identify it."""
         others = self.num_videos - self.num_label
         return self.found / self.num_label - self.false_alarms / others if others else 0.0
 

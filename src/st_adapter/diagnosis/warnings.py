@@ -33,7 +33,7 @@ _WEAK_CLASS = 0.5
 recognised."""
 
 _LEAST_IN_CLASS = 4
-"""Fewest validation videos of a class from which anything is said about it."""
+"""Fewest validation videos of a class for a warning about it."""
 
 _LOSS_RISE, _LEAST_LOSS_RISE = 0.1, 0.05
 """How far the validation loss must rise above its lowest value: as a share of it, and in total."""

@@ -54,8 +54,8 @@ class Evaluation(Measures):
             counts by itself.
         baselines: What a classifier has to surpass: "largest_class", the top-1 accuracy of always
             predicting the most frequent class; "one_frame", that of a linear probe on one frame on
-            the frozen image model, which training measures; "prevalence", the mAP of scores that
-            tell nothing.
+            the frozen image model, which training measures; "prevalence", the mAP of
+            uninformative scores.
         loss: Mean loss of the scores: cross-entropy, or binary cross-entropy with any number of
             labels.
         heads: With several heads, top1, top5, mean_class_accuracy and intervals of each, by its

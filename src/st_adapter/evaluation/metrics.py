@@ -298,7 +298,7 @@ def _per_class(
 def _two_classes(
     scores: Float[Tensor, "n 2"], shown: Bool[Tensor, "n 2"], labels: Sequence[str]
 ) -> dict[str, Any] | None:
-    """Measure how well the second of two classes is told from the first at all thresholds."""
+    """Measure how well two classes are distinguished at all thresholds."""
     from sklearn.metrics import (
         average_precision_score,
         precision_recall_curve,
