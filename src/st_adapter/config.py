@@ -203,6 +203,28 @@ class ClipConfig(_Checked):
 
 
 @dataclass(frozen=True, kw_only=True)
+class ClipTiming(_Checked):
+    """Record how much time training clips covered, which is how actions look to a classifier.
+
+    Windows of long videos and of live streams are as long by default.
+
+    Attributes:
+        median_seconds: median time from the first frame of a training clip to the end of its last.
+        p10_seconds: the time that 10 % of the clips stay below.
+        p90_seconds: the time that 90 % of the clips stay below.
+        frames_per_second: median frame rate of the training videos.
+
+    Raises:
+        ArgumentError: a value is of the wrong type or not above 0.
+    """
+
+    median_seconds: float = field(metadata={"limits": {"above": 0}})
+    p10_seconds: float = field(metadata={"limits": {"above": 0}})
+    p90_seconds: float = field(metadata={"limits": {"above": 0}})
+    frames_per_second: float = field(metadata={"limits": {"above": 0}})
+
+
+@dataclass(frozen=True, kw_only=True)
 class DataConfig(_Checked):
     """Set how DATA is read if it is a table or a published data set."""
 

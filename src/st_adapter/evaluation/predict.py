@@ -25,6 +25,14 @@ from st_adapter.errors import ArgumentError, VideoError
 from st_adapter.evaluation.calibration import calibrate
 from st_adapter.evaluation.decisions import decide_by, predicted_classes
 from st_adapter.evaluation.score import score_videos
+from st_adapter.evaluation.stream import LiveScores, StreamScorer, score_stream
+from st_adapter.evaluation.timeline import (
+    Advance,
+    Timeline,
+    TimelineOptions,
+    make_timeline,
+    window_seconds,
+)
 from st_adapter.model.build import load
 from st_adapter.model.classifier import VideoClassifier
 from st_adapter.runtime.compilation import compile_model
@@ -290,6 +298,158 @@ class Predictor:
         )
         # Contiguous, as batches are: with another memory layout, the last bits of scores differ.
         return clips[clip_of].contiguous().to(self.model.device)
+
+    def timeline(
+        self,
+        video: Any,
+        *,
+        window: float | None = None,
+        step: float | None = None,
+        one_pass: bool = False,
+        smooth: float = 0.0,
+        min_seconds: float = 0.0,
+        threshold: float | None = None,
+        background: str | None = None,
+        start_seconds: float | None = None,
+        end_seconds: float | None = None,
+        bgr: bool = False,
+        advance: Advance | None = None,
+    ) -> Timeline:
+        """Find out what happens when in a long video.
+
+        Windows of the video are scored one after the other, and neighbouring windows with the same
+        label are joined to spans. The video is decoded once, in order, and frames are kept in
+        memory only as long as a window needs them.
+
+        There are two ways. By default, each window is scored as if it was a video of its own, so
+        that its scores are those of `predict` for that segment. With `one_pass`, each sampled frame
+        runs through the backbone once and serves all windows that contain it. That is several
+        times as fast if windows overlap, and scores differ slightly, because frames also see what
+        happens around their window.
+
+        Examples:
+            >>> timeline = predictor.timeline("match.mp4", step=0.5)  # doctest: +SKIP
+            >>> timeline.spans[0]  # doctest: +SKIP
+            Span(start_seconds=0.0, end_seconds=12.5, ..., label='Serve', score=0.93)
+
+        Args:
+            video: One video of any kind, as for calling the predictor.
+            window: Length of a window in seconds. By default the median length of the training
+                clips, because actions of other lengths look unlike those in training.
+            step: Seconds from the start of one window to the next. By default a quarter of a
+                window, or with `one_pass` the distance of sampled frames. Spans start and end
+                between the middles of two windows, so that a shorter step finds times more exactly.
+            one_pass: Run each sampled frame through the backbone once.
+            smooth: Average scores over this many seconds, which removes labels that flicker.
+            min_seconds: Shortest span. A shorter one continues the span before it.
+            threshold: Least score of a label in a span, above 0 and below 1. For two classes, and
+                for any number of labels, the score from which a label is predicted. By default
+                the classifier's own rule.
+            background: Label that stands for nothing of interest, of which no spans are reported.
+            start_seconds: Start of the part to look at.
+            end_seconds: End of that part, exclusive.
+            bgr: Colours of arrays are in the order blue, green, red.
+            advance: Is called with the number of seconds of the video that are done.
+
+        Returns:
+            Scores of all windows, and spans by start.
+
+        Raises:
+            VideoError: If the video cannot be read.
+            ArgumentError: If an argument is invalid, or the classifier does not record how long its
+                training clips were and no window is given.
+            MemoryShortError: If a batch does not fit in memory.
+        """
+        if is_batch(video):
+            raise ArgumentError("timeline takes one video; call it for each video of a batch")
+        inputs = Inputs.of([video], bgr=bgr)
+        options = TimelineOptions(
+            window_seconds=window,
+            step_seconds=step,
+            one_pass=one_pass,
+            smooth_seconds=smooth,
+            min_seconds=min_seconds,
+            threshold=threshold,
+            background=background,
+            start_seconds=start_seconds,
+            end_seconds=end_seconds,
+        )
+        return make_timeline(
+            self.model,
+            self.spec,
+            inputs.paths[0],
+            self.clip,
+            options,
+            reader=self._reader(inputs, workers=0),
+            batch_size=self.batch_size,
+            advance=advance or (lambda seconds: None),
+        )
+
+    def stream(
+        self,
+        frames_with_times: Iterable[tuple[Any, float]],
+        *,
+        window: float | None = None,
+        step: float | None = None,
+        one_pass: bool = True,
+        bgr: bool = False,
+    ) -> Iterator[LiveScores]:
+        """Score frames as they come, such as those of a camera.
+
+        Of the frames, as many per second are looked at as in a window of a training clip; all
+        others are left out. In one pass, each of those runs through the backbone once, when it
+        comes, so that a step costs the new frames only.
+
+        Examples:
+            >>> for now in predictor.stream(read_camera()):  # doctest: +SKIP
+            ...     label, score = now.ranked[0]
+            ...     print(f"{now.seconds:.1f} s: {label} {score:.0%}")
+
+        Args:
+            frames_with_times: Pairs of a frame and its time in seconds, in order. A frame is an
+                array or tensor `[h, w, 3]`, a PIL image, or a frame of PyAV.
+            window: How many seconds back a result looks. By default the median length of the
+                training clips.
+            step: Seconds from one result to the next. By default the distance of two frames that
+                are looked at.
+            one_pass: Run each frame through the backbone once. False scores the last frames as a
+                clip, exactly as one of a file, and costs a whole clip per step.
+            bgr: Colours of arrays are in the order blue, green, red.
+
+        Yields:
+            Scores of the last frames. Until a window is full, they are those of fewer frames.
+
+        Raises:
+            ArgumentError: If an argument or a frame is invalid.
+        """
+        scorer, interval = self.live_scorer(window, one_pass=one_pass)
+        yield from score_stream(
+            scorer,
+            frames_with_times,
+            self.clip,
+            interval_seconds=interval,
+            step_seconds=step or interval,
+            bgr=bgr,
+        )
+
+    def live_scorer(
+        self, window: float | None = None, *, one_pass: bool = True
+    ) -> tuple[StreamScorer, float]:
+        """Return the state of a new stream, and the seconds between two frames to look at.
+
+        Use `stream`, unless frames come from several places or some have to be dropped.
+
+        Args:
+            window: How many seconds back a result looks; by default as in `stream`.
+            one_pass: As in `stream`.
+
+        Raises:
+            ArgumentError: If the window is invalid, or none is given and the classifier does not
+                record how long its training clips were.
+        """
+        seconds = window_seconds(window, self.clip, self.spec)
+        scorer = StreamScorer(self.model.eval(), self.spec, self.clip, one_pass=one_pass)
+        return scorer, seconds / self.clip.frames
 
     def _reader(self, inputs: Inputs, workers: int) -> Reader:
         return make_reader(self.decoder, workers, self.model.device, inputs.probe)

@@ -14,7 +14,7 @@ from st_adapter.backbones.sources import NAMED_SOURCES
 from st_adapter.backbones.weight_files.tensors import split_key
 from st_adapter.common.files import atomic_path, no_folder, write_json
 from st_adapter.common.task import Task
-from st_adapter.config import AdapterConfig, ClipConfig, MethodConfig
+from st_adapter.config import AdapterConfig, ClipConfig, ClipTiming, MethodConfig
 from st_adapter.errors import CheckpointError
 from st_adapter.model.spec import ModelSpec
 from st_adapter.wording import setting
@@ -81,6 +81,8 @@ def read_spec(folder: Path) -> ModelSpec:
         record["adapter"] = AdapterConfig(**_tuples(record["adapter"]))
         record["clip"] = ClipConfig(**_tuples(record["clip"]))
         record["method_config"] = MethodConfig(**record.get("method_config", {}))
+        if record.get("timing") is not None:
+            record["timing"] = ClipTiming(**record["timing"])
         task = record.get("task", {})
         heads = tuple((name, count) for name, count in task.get("heads", ()))
         record["task"] = Task(heads=heads, multi_label=task.get("multi_label", False))

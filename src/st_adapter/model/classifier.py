@@ -196,14 +196,39 @@ class VideoClassifier(nn.Module):
         Returns:
             Features [b, c].
         """
-        enabled = not self._times_disabled
-        if self.token_pool is not None and enabled:
-            tokens = _by_clip(self.family.tokens(frames), b, t)
-            return cast(Tensor, self.token_pool(tokens.flatten(1, 2)))
-        pooled = _by_clip(self.family.pool(frames), b, t)
-        if self.frame_mixer is not None and enabled:
-            pooled = self.frame_mixer(pooled)
-        return self.family.finish(pooled.mean(1))
+        return self.pool_clips(_by_clip(self.summarise(frames), b, t))
+
+    def summarise(self, frames: Any) -> Float[Tensor, "n *summary"]:
+        """Reduce the backbone's output to what `pool_clips` needs of each frame.
+
+        Args:
+            frames: what `family.run` returned for n frames.
+
+        Returns:
+            One vector per frame [n, c], or tokens [n, tokens, c] for the method "attentive".
+        """
+        if self._pools_tokens:
+            return self.family.tokens(frames)
+        return self.family.pool(frames)
+
+    def pool_clips(self, summaries: Float[Tensor, "b t *summary"]) -> Float[Tensor, "b c"]:
+        """Pool the summaries of the frames of each clip into one vector per clip.
+
+        Args:
+            summaries: what `summarise` returned for the t frames of b clips.
+
+        Returns:
+            Features [b, c].
+        """
+        if self._pools_tokens:
+            return cast(Tensor, cast(nn.Module, self.token_pool)(summaries.flatten(1, 2)))
+        if self.frame_mixer is not None and not self._times_disabled:
+            summaries = self.frame_mixer(summaries)
+        return self.family.finish(summaries.mean(1))
+
+    @property
+    def _pools_tokens(self) -> bool:
+        return self.token_pool is not None and not self._times_disabled
 
     def classify(self, features: Float[Tensor, "b c"]) -> Float[Tensor, "b classes"]:
         """Compute the logits from what `features` returned.

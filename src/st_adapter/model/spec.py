@@ -6,6 +6,7 @@ from st_adapter.common.task import Task
 from st_adapter.config import (
     AdapterConfig,
     ClipConfig,
+    ClipTiming,
     Head,
     MethodConfig,
     TrainConfig,
@@ -53,6 +54,7 @@ class ModelSpec:
             it was given a function; else empty, for what the model returns.
         temperatures: temperature of each head's scores, fitted on held-out videos; empty for scores
             that are not calibrated.
+        timing: how much time training clips covered; None if that is not known.
         threshold: score from which the second of two classes, or each of any number of labels, is
             predicted; in 0..1.
         digest: SHA-256 of the backbone's weights, with which `load` recognises wrong weights;
@@ -79,6 +81,7 @@ class ModelSpec:
     blocks: str = ""
     features: str = ""
     temperatures: tuple[float, ...] = ()
+    timing: ClipTiming | None = None
     threshold: float = 0.5
     digest: str = ""
 

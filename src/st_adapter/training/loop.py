@@ -29,6 +29,7 @@ from st_adapter.common.ranks import is_first_process
 from st_adapter.common.remarks import console, note, say
 from st_adapter.config import ClipConfig, TrainConfig
 from st_adapter.data.annotations import read_parts
+from st_adapter.data.timing import measure_timing
 from st_adapter.data.video.index import index_of
 from st_adapter.data.video.reader import make_reader
 from st_adapter.diagnosis.record import diagnose_run
@@ -574,6 +575,7 @@ def _validate_epoch(
     """
     values: dict[str, Any] = {}
     result = None
+    _record_timing(run)
     with run.as_kept():
         run.save_adapter("adapter_last")
         if run.config.keep == "last":
@@ -604,6 +606,13 @@ def _validate_epoch(
     if run.is_done and run.at.epochs_done < run.config.epochs:
         epochs = "1 epoch" if run.config.patience == 1 else f"{run.config.patience} epochs"
         say(f"no improvement for {epochs}; training ends early")
+
+
+def _record_timing(run: Run) -> None:
+    """Record how much time training clips cover; by now the index knows the videos."""
+    if run.is_main and run.model.spec.timing is None:
+        timing = measure_timing(run.data.train, run.config.clip, run.reader.probe)
+        run.model.spec = replace(run.model.spec, timing=timing)
 
 
 def _score(
@@ -640,10 +649,11 @@ def _finish(run: Run, data: Path, temporal: bool, probe: OneFrameProbe | None) -
     if scored is None or clip.views != (1, 1) or temporal:
         scored = _score(run, clip, temporal=temporal, probe=probe)
     one_frame = _measured_one_frame(run) if probe is None else probe.accuracy()
+    _record_timing(run)
     if run.calibrates:
         targets = [video.targets for video in scored.videos]
         run.model.spec = fit_decisions(run.model.spec, scored.scores[0], targets)
-        run.save_adapter("adapter")
+    run.save_adapter("adapter")
     result = evaluation_of(scored, run.model.spec, clip)
     result.calibration["fitted_here"] = run.calibrates
     if one_frame is not None:

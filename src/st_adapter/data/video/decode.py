@@ -35,6 +35,9 @@ _SEEK_FRAMES = 12
 _MOST_THREADS = 4
 """Maximum number of threads that decode one video."""
 
+_FRAMES_AT_ONCE = 32
+"""Number of frames that decoders without a stream of their own are asked for at once."""
+
 ByTime = Callable[[Path, Sequence[int], VideoInfo, int | None, Fraction], dict[int, Tensor]]
 """A decoder: maps path, frame numbers, info, short side and pixel aspect to frames [h, w, 3] by
 number. It returns fewer frames if some cannot be decoded.
@@ -73,20 +76,74 @@ def read_frames(
     wanted = sorted(set(indices))
     found: dict[int, Tensor] = {}
     if isinstance(info, FramesInfo):
-        to_rgb = _ToRgb(short_side, pixel_aspect)
-        found = {i: to_rgb(_as_video_frame(info.frames[i])) for i in wanted}
+        to_rgb = FrameScaler(short_side, pixel_aspect)
+        found = {i: to_rgb(info.frames[i]) for i in wanted}
     elif path.is_dir():
-        found = _read_pictures(path, wanted, _ToRgb(short_side, pixel_aspect))
+        found = _read_pictures(path, wanted, FrameScaler(short_side, pixel_aspect))
     elif info is not None and info.stamped and wanted[-1] < info.num_frames:
         found = (by_time or _read_by_time)(path, wanted, info, short_side, pixel_aspect)
     # If the file has no time stamps, is damaged, or ends early, the only way to number the frames
     # is to count them from the first.
     if len(found) < len(wanted):
         place = info.place if info else None
-        found, count = _read_by_count(path, wanted, _ToRgb(short_side, pixel_aspect), place)
+        found, count = _read_by_count(path, wanted, FrameScaler(short_side, pixel_aspect), place)
         if len(found) < len(wanted):
             raise TruncatedError(path, count)
     return torch.stack([found[i] for i in indices]).permute(0, 3, 1, 2)
+
+
+def stream_frames(
+    path: Path,
+    wanted: Sequence[int],
+    short_side: int | None,
+    info: VideoInfo,
+    by_time: ByTime | None = None,
+    *,
+    pixel_aspect: Fraction = Fraction(1),
+) -> Iterator[tuple[int, UInt8[Tensor, "h w 3"]]]:
+    """Yield the frames with the given numbers one by one, in a single pass through the video.
+
+    The frames are those of `read_frames`, but they are never all in memory.
+
+    Args:
+        path: The video.
+        wanted: Frame numbers, ascending, without repetitions.
+        short_side: Scale frames (bicubic) to this many pixels on the shorter side; None keeps their
+            size.
+        info: What `probe` returns for the video.
+        by_time: Replaces the decoder for files that state the time of each frame.
+        pixel_aspect: Width of a stored pixel divided by its height; frames are stretched
+            accordingly.
+
+    Yields:
+        Number and pixels of each frame, RGB and upright.
+
+    Raises:
+        VideoError: If the video cannot be read.
+        TruncatedError: If the video ends before the last wanted frame.
+    """
+    to_rgb = FrameScaler(short_side, pixel_aspect)
+    position = 0  # in `wanted`
+    if isinstance(info, FramesInfo) or path.is_dir():
+        for start in range(0, len(wanted), _FRAMES_AT_ONCE):
+            numbers = wanted[start : start + _FRAMES_AT_ONCE]
+            frames = read_frames(path, numbers, short_side, info, pixel_aspect=pixel_aspect)
+            yield from zip(numbers, frames.permute(0, 2, 3, 1), strict=True)
+        return
+    if info.stamped and by_time is None:
+        for number, frame in _frames_by_time(path, wanted, info, to_rgb):
+            yield number, frame
+            position += 1
+    elif info.stamped and by_time is not None:
+        while position < len(wanted):
+            numbers = wanted[position : position + _FRAMES_AT_ONCE]
+            found = by_time(path, numbers, info, short_side, pixel_aspect)
+            if len(found) < len(numbers):
+                break
+            yield from ((number, found[number]) for number in numbers)
+            position += len(numbers)
+    if position < len(wanted):
+        yield from _frames_by_count(path, wanted[position:], to_rgb, info.place)
 
 
 def _as_video_frame(frame: Frame) -> VideoFrame:
@@ -96,7 +153,7 @@ def _as_video_frame(frame: Frame) -> VideoFrame:
     return VideoFrame.from_ndarray(frame, format="rgb24")
 
 
-def _read_pictures(folder: Path, wanted: Sequence[int], to_rgb: "_ToRgb") -> dict[int, Tensor]:
+def _read_pictures(folder: Path, wanted: Sequence[int], to_rgb: "FrameScaler") -> dict[int, Tensor]:
     files = list_pictures(folder)
     if wanted[-1] >= len(files):
         raise TruncatedError(folder, len(files))
@@ -145,12 +202,17 @@ def _read_by_time(
     short_side: int | None,
     pixel_aspect: Fraction,
 ) -> dict[int, Tensor]:
-    """Find frames by their time stamps, starting at the nearest key frames.
+    """Find frames by their time stamps. Returns fewer frames if some cannot be decoded."""
+    return dict(_frames_by_time(path, wanted, info, FrameScaler(short_side, pixel_aspect)))
 
-    Returns fewer frames if some cannot be decoded.
+
+def _frames_by_time(
+    path: Path, wanted: Sequence[int], info: VideoInfo, to_rgb: "FrameScaler"
+) -> Iterator[tuple[int, Tensor]]:
+    """Yield the wanted frames by their time stamps, starting at the nearest key frames.
+
+    Ends early if the file is damaged.
     """
-    found: dict[int, Tensor] = {}
-    to_rgb = _ToRgb(short_side, pixel_aspect)
     threads = min(torch.get_num_threads(), _MOST_THREADS)
     with open_video(path, info.place, threads) as container:
         for key, numbers in plan_seeks(wanted, info.keys.tolist()):
@@ -159,10 +221,9 @@ def _read_by_time(
             number_of = {int(info.pts[i]): i for i in numbers}
             try:
                 for stamp, frame in _decode_stamps(container, set(number_of)):
-                    found[number_of[stamp]] = to_rgb(frame)
+                    yield number_of[stamp], to_rgb(frame)
             except av.InvalidDataError:  # damaged: the caller then counts frames instead
-                break
-    return found
+                return
 
 
 def _decode_stamps(container: InputContainer, stamps: set[int]) -> Iterator[tuple[int, VideoFrame]]:
@@ -187,19 +248,33 @@ def _decode_stamps(container: InputContainer, stamps: set[int]) -> Iterator[tupl
 
 
 def _read_by_count(
-    path: Path, wanted: Sequence[int], to_rgb: "_ToRgb", place: Place | None
+    path: Path, wanted: Sequence[int], to_rgb: "FrameScaler", place: Place | None
 ) -> tuple[dict[int, Tensor], int]:
     """Find frames by counting all that the decoder outputs; also return how many it has output."""
-    numbers = set(wanted)
     found: dict[int, Tensor] = {}
-    count = 0
+    try:
+        found.update(_frames_by_count(path, wanted, to_rgb, place))
+    except TruncatedError as error:
+        return found, error.num_decoded
+    return found, wanted[-1] + 1
+
+
+def _frames_by_count(
+    path: Path, wanted: Sequence[int], to_rgb: "FrameScaler", place: Place | None
+) -> Iterator[tuple[int, Tensor]]:
+    """Yield the wanted frames by counting all that the decoder outputs.
+
+    Raises:
+        TruncatedError: If the video ends before the last wanted frame.
+    """
+    numbers, count = set(wanted), 0
     with open_video(path, place) as container:
         for count, frame in enumerate(decode_all(container), start=1):
             if count - 1 in numbers:
-                found[count - 1] = to_rgb(frame)
-            if len(found) == len(numbers):
-                break
-    return found, count
+                yield count - 1, to_rgb(frame)
+            if count > wanted[-1]:
+                return
+    raise TruncatedError(path, count)
 
 
 class TruncatedError(VideoError):
@@ -216,16 +291,23 @@ class TruncatedError(VideoError):
         self.num_decoded = num_decoded
 
 
-class _ToRgb:
-    """Converts the frames of one video to RGB, scales them and turns them upright."""
+class FrameScaler:
+    """Converts the frames of one video to RGB, scales them and turns them upright.
 
-    def __init__(self, short_side: int | None, pixel_aspect: Fraction) -> None:
+    Args:
+        short_side: Pixels on the shorter side of the result; None keeps the size.
+        pixel_aspect: Width of a stored pixel divided by its height.
+    """
+
+    def __init__(self, short_side: int | None, pixel_aspect: Fraction = Fraction(1)) -> None:
         self.short_side, self.pixel_aspect = short_side, pixel_aspect
         # Set by the first frame: a stream can change its size, but a clip has one size.
         self.size: tuple[int, int] | None = None
         self.scaler = VideoReformatter()  # reused because it caches its tables
 
-    def __call__(self, frame: VideoFrame) -> UInt8[Tensor, "h w 3"]:
+    def __call__(self, frame: Frame) -> UInt8[Tensor, "h w 3"]:
+        """Convert one frame. All frames get the size of the first."""
+        frame = _as_video_frame(frame)
         width = round(frame.width * self.pixel_aspect)
         self.size = self.size or scaled_size(width, frame.height, self.short_side)
         scaled = self.scaler.reformat(

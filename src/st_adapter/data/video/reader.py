@@ -1,6 +1,6 @@
 """Reading of videos with a choice of decoder."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import partial
@@ -62,11 +62,40 @@ class Reader:
             VideoError: If the video cannot be read or has too few frames, as in
                 `decode.read_frames`.
         """
-        by_time, aspect = None, info.pixel_aspect if square_pixels else Fraction(1)
-        if self.decoder == "torchcodec" and not info.mirrored:  # torchcodec ignores mirroring
-            by_time = partial(torchcodec_decoder.read_by_time, device=self.device)
+        aspect = info.pixel_aspect if square_pixels else Fraction(1)
+        by_time = self._by_time(info)
         frames = decode.read_frames(path, indices, short_side, info, by_time, pixel_aspect=aspect)
         return frames.to(self.device)
+
+    def stream_frames(
+        self,
+        path: Path,
+        indices: Sequence[int],
+        short_side: int | None,
+        info: VideoInfo,
+        square_pixels: bool = False,
+    ) -> Iterator[tuple[int, UInt8[Tensor, "h w 3"]]]:
+        """Yield number and pixels of frames one by one, in a single pass through the video.
+
+        Args:
+            path: The video.
+            indices: Frame numbers, ascending, without repetitions.
+            short_side: Scale frames to this many pixels on the shorter side; None keeps their size.
+            info: The video's description, as returned by `probe`.
+            square_pixels: Stretch frames whose pixels are not square.
+
+        Raises:
+            VideoError: If the video cannot be read or has too few frames, as in
+                `decode.stream_frames`.
+        """
+        aspect = info.pixel_aspect if square_pixels else Fraction(1)
+        by_time = self._by_time(info)
+        return decode.stream_frames(path, indices, short_side, info, by_time, pixel_aspect=aspect)
+
+    def _by_time(self, info: VideoInfo) -> decode.ByTime | None:
+        if self.decoder == "torchcodec" and not info.mirrored:  # torchcodec ignores mirroring
+            return partial(torchcodec_decoder.read_by_time, device=self.device)
+        return None
 
 
 def make_reader(decoder: Decoder, workers: int, device: torch.device, probe: Probe) -> Reader:

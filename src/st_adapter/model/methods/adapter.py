@@ -119,6 +119,28 @@ class STAdapter(nn.Module):
         update: Tensor = self.up(self.activation(hidden))
         return update
 
+    def continued_update(
+        self, features: Float[Tensor, "b t h w c"], past: Float[Tensor, "b k h w d"] | None
+    ) -> tuple[Float[Tensor, "b t h w c"], Float[Tensor, "b kt h w d"]]:
+        """Compute the update of frames that continue earlier ones, which are not computed again.
+
+        Args:
+            features: patch features of the new frames, [b, t, h, w, c].
+            past: output of `down` for the k frames before them, where k is half the kernel's size
+                in time, rounded down; None at the start, where frames before count as zero.
+
+        Returns:
+            The update of the new frames, and the output of `down` for the k earlier frames and the
+            new ones, of which the caller keeps the last k before its next new frame.
+        """
+        hidden = self.down(features)
+        b, _, h, w, d = hidden.shape
+        reach = self.conv.kernel_size[0] // 2
+        past = hidden.new_zeros(b, reach, h, w, d) if past is None else past
+        joined = torch.cat([past, hidden], 1)
+        mixed = depthwise_conv3d(joined, self.conv.weight, self.conv.bias)[:, reach:]
+        return self.up(self.activation(mixed)), joined
+
 
 def depthwise_conv3d(
     x: Float[Tensor, "b t h w d"],

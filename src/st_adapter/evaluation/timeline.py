@@ -1,0 +1,531 @@
+"""Long videos: the scores of windows over time, and the spans that they add up to."""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float, UInt8
+from numpy import ndarray
+from torch import Tensor
+
+from st_adapter.common.remarks import note
+from st_adapter.config import ClipConfig
+from st_adapter.data import frame_sampling
+from st_adapter.data.augment.transform import spatial_views
+from st_adapter.data.timing import frame_rate
+from st_adapter.data.video.decode import TruncatedError
+from st_adapter.data.video.info import VideoInfo
+from st_adapter.data.video.reader import Reader
+from st_adapter.errors import ArgumentError, VideoError
+from st_adapter.evaluation.calibration import calibrate
+from st_adapter.evaluation.decisions import has_threshold, predicted_classes
+from st_adapter.evaluation.score import evaluation_mode, probabilities
+from st_adapter.evaluation.spans import Span, absorb_short, close_gaps, runs_of_labels, smooth
+from st_adapter.model.classifier import VideoClassifier
+from st_adapter.model.frame_stream import FrameStream, classify_clips
+from st_adapter.model.spec import ModelSpec
+from st_adapter.runtime.memory import clear_out_of_memory
+from st_adapter.wording import setting
+
+_WINDOWS_PER_WINDOW = 4
+"""By default, a new window starts after this fraction of its length."""
+
+_CHUNK_FRAMES = 32
+"""Frames that pass the backbone together in one pass, of which each is computed once."""
+
+_LOOKAHEAD_FRAMES = 4
+"""Frames after a chunk that are computed twice, so that the frames before them see what follows.
+
+Without them, every 32nd frame would be scored as the last of its clip.
+"""
+
+Advance = Callable[[float], None]
+"""Is told how many seconds of the video are done, to show progress."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TimelineOptions:
+    """How a long video is cut into windows, and how their scores become spans.
+
+    Attributes:
+        window_seconds: Length of a window; None for the median length of training clips.
+        step_seconds: Time from the start of one window to the next; None for a quarter of a window,
+            or for one sampled frame in one pass.
+        one_pass: Run each sampled frame through the backbone once.
+        smooth_seconds: Average the scores of windows over this much time, 0 or more.
+        min_seconds: Shortest span, 0 or more.
+        threshold: Least score of a label in a span; None for the classifier's own rule.
+        background: Label that stands for nothing of interest, of which no spans are reported.
+        start_seconds: Start of the part to look at; None for the start of the video.
+        end_seconds: End of that part; None for the end of the video.
+    """
+
+    window_seconds: float | None = None
+    step_seconds: float | None = None
+    one_pass: bool = False
+    smooth_seconds: float = 0.0
+    min_seconds: float = 0.0
+    threshold: float | None = None
+    background: str | None = None
+    start_seconds: float | None = None
+    end_seconds: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Timeline:
+    """What happens when in a video.
+
+    Examples:
+        >>> for span in predictor.timeline("match.mp4").spans:  # doctest: +SKIP
+        ...     print(f"{span.start_seconds:.1f} to {span.end_seconds:.1f} s: {span.label}")
+        0.0 to 12.5 s: Serve
+        12.5 to 31.0 s: Rally
+
+    Attributes:
+        path: The video, as passed to the predictor.
+        labels: The classes.
+        duration_seconds: Length of the video.
+        frames_per_second: Average frame rate of the video.
+        window_seconds: Length of a window.
+        step_seconds: Time from the start of one window to the next.
+        one_pass: Whether each frame passed the backbone once.
+        window_starts: Start of each window in seconds.
+        window_ends: End of each window in seconds, exclusive.
+        scores: Scores of each window for each class, in 0..1, before smoothing, calibrated if
+            training did so.
+        spans: Stretches with one label, by start. They overlap if a video can have several labels.
+    """
+
+    path: Path
+    labels: tuple[str, ...]
+    duration_seconds: float
+    frames_per_second: float
+    window_seconds: float
+    step_seconds: float
+    one_pass: bool
+    window_starts: Float[ndarray, " w"]
+    window_ends: Float[ndarray, " w"]
+    scores: Float[ndarray, "w c"]
+    spans: list[Span]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the record that `--out FILE.json` contains."""
+        rows = zip(self.window_starts.tolist(), self.window_ends.tolist(), self.scores, strict=True)
+        return {
+            "format_version": 1,
+            "path": str(self.path),
+            "duration_seconds": self.duration_seconds,
+            "frames_per_second": self.frames_per_second,
+            "window_seconds": self.window_seconds,
+            "step_seconds": self.step_seconds,
+            "way": "one pass" if self.one_pass else "windows",
+            "labels": list(self.labels),
+            "spans": [asdict(span) for span in self.spans],
+            "windows": [
+                {
+                    "start_seconds": start,
+                    "end_seconds": end,
+                    "scores": [round(float(score), 6) for score in scores],
+                }
+                for start, end, scores in rows
+            ],
+        }
+
+
+class _Windows(NamedTuple):
+    """Scores of windows, before calibration."""
+
+    starts: Float[ndarray, " w"]
+    ends: Float[ndarray, " w"]
+    scores: Float[ndarray, "w c"]
+
+
+class _Part(NamedTuple):
+    """The part of a video to look at, and how it is divided into windows."""
+
+    start_seconds: float
+    end_seconds: float
+    window_seconds: float
+    step_seconds: float
+
+
+def make_timeline(
+    model: VideoClassifier,
+    spec: ModelSpec,
+    path: Path,
+    clip: ClipConfig,
+    options: TimelineOptions,
+    *,
+    reader: Reader = Reader(),
+    batch_size: int = 8,
+    advance: Advance = lambda seconds: None,
+) -> Timeline:
+    """Score the windows of a video and find spans. The video is decoded once, in order.
+
+    Args:
+        model: The classifier.
+        spec: Its record, with the temperatures and the threshold to use.
+        path: The video.
+        clip: How many frames of a window are looked at, in which size and how many views.
+        options: Windows and spans.
+        reader: Decodes the video.
+        batch_size: Maximum number of clips in a forward pass.
+        advance: Is told how many seconds of the video are done.
+
+    Raises:
+        VideoError: If the video cannot be read.
+        ArgumentError: If an option is invalid, or the classifier does not record how long its
+            training clips were and no window is given.
+        MemoryShortError: If a batch does not fit in memory.
+    """
+    _check(options, spec)
+    info = reader.probe(path)
+    part = _divide(info, clip, options, spec)
+    score = _score_in_one_pass if options.one_pass else _score_windows
+    with evaluation_mode(model), torch.inference_mode(), clear_out_of_memory(model.device):
+        windows = score(model, info, clip, part, reader, batch_size, advance)
+    calibrated = calibrate(torch.from_numpy(windows.scores), spec.task, spec.temperatures)
+    scores = calibrated.numpy()
+    return Timeline(
+        path=path,
+        labels=spec.labels,
+        duration_seconds=round(_duration(info), 3),
+        frames_per_second=round(frame_rate(info), 3),
+        window_seconds=part.window_seconds,
+        step_seconds=part.step_seconds,
+        one_pass=options.one_pass,
+        window_starts=windows.starts,
+        window_ends=windows.ends,
+        scores=scores,
+        spans=_find_spans(windows._replace(scores=scores), info, part, spec, options),
+    )
+
+
+def _check(options: TimelineOptions, spec: ModelSpec) -> None:
+    if options.step_seconds is not None:
+        _above_zero("step", options.step_seconds)
+    for name, value in (("smooth", options.smooth_seconds), ("min_seconds", options.min_seconds)):
+        if not 0 <= value < math.inf:
+            raise ArgumentError(
+                f"{setting(name)} must be a time in seconds, 0 or more, not {value:g}"
+            )
+    if options.threshold is not None and not 0 < options.threshold < 1:
+        raise ArgumentError(f"threshold must be above 0 and below 1, not {options.threshold}")
+    if options.background is not None and options.background not in spec.labels:
+        raise ArgumentError(
+            f"the background label {options.background!r} is not one of the classes: "
+            f"{', '.join(spec.labels)}"
+        )
+
+
+def _above_zero(name: str, seconds: float) -> float:
+    if not 0 < seconds < math.inf:
+        raise ArgumentError(f"{setting(name)} must be a time above 0 in seconds, not {seconds:g}")
+    return seconds
+
+
+def _duration(info: VideoInfo) -> float:
+    """Return the length of a video in seconds, up to the end of its last frame."""
+    return float(info.start_seconds[-1]) + 1 / frame_rate(info)
+
+
+def _divide(info: VideoInfo, clip: ClipConfig, options: TimelineOptions, spec: ModelSpec) -> _Part:
+    """Decide which part of the video to look at, and how long windows and steps are."""
+    start = options.start_seconds or 0.0
+    end = _duration(info) if options.end_seconds is None else options.end_seconds
+    end = min(end, _duration(info))
+    if start < 0 or start >= end:
+        raise ArgumentError(
+            f"{info.path}: no part from {start:g} to {end:g} s; the video is "
+            f"{_duration(info):.2f} s long"
+        )
+    window = window_seconds(options.window_seconds, clip, spec)
+    if window > end - start:
+        note(
+            f"{info.path}: a window of {window:g} s is longer than the video's "
+            f"{end - start:.2f} s, which is scored as a whole"
+        )
+        window = end - start
+    step = window / (clip.frames if options.one_pass else _WINDOWS_PER_WINDOW)
+    step = options.step_seconds or step
+    return _Part(round(start, 3), round(end, 3), round(window, 3), max(0.001, round(step, 3)))
+
+
+def window_seconds(given: float | None, clip: ClipConfig, spec: ModelSpec) -> float:
+    """Return the length of a window: as given, or so that it looks like a training clip.
+
+    Raises:
+        ArgumentError: If the given length is not above 0, or none is given and the classifier does
+            not record how long its training clips were.
+    """
+    if given is not None:
+        return _above_zero("window", given)
+    if spec.timing is None:
+        raise ArgumentError(
+            "this classifier does not record how long its training clips were; say how many "
+            f"seconds a window takes, with {setting('window')}"
+        )
+    same_stride = clip.stride == spec.clip.stride
+    if clip.stride and not (same_stride and clip.frames == spec.clip.frames):
+        return clip.frames * clip.stride / spec.timing.frames_per_second
+    return spec.timing.median_seconds
+
+
+def _window_starts(part: _Part) -> Float[ndarray, " w"]:
+    """Return when windows start; the last one ends within the part."""
+    room = part.end_seconds - part.start_seconds - part.window_seconds
+    count = 1 + math.floor(room / part.step_seconds + 1e-6)
+    starts: ndarray = part.start_seconds + np.arange(max(1, count)) * part.step_seconds
+    return starts.round(3)  # as they are printed, so that the printed segment has these frames
+
+
+def _frames_shown(info: VideoInfo, start: float, end: float) -> range:
+    """Return the frames of a segment, or the one that is still shown if none starts in it."""
+    try:
+        return info.frame_range(start, end)
+    except VideoError:
+        before = int(np.searchsorted(info.start_seconds, start, side="right"))
+        return range(max(0, before - 1), max(1, before))
+
+
+def _score_windows(
+    model: VideoClassifier,
+    info: VideoInfo,
+    clip: ClipConfig,
+    part: _Part,
+    reader: Reader,
+    batch_size: int,
+    advance: Advance,
+) -> _Windows:
+    """Score each window as if it was a video of its own."""
+    starts = _window_starts(part)
+    ends = np.minimum(starts + part.window_seconds, part.end_seconds).round(3)
+    temporal, spatial = clip.views
+    chosen = []
+    for start, end in zip(starts.tolist(), ends.tolist(), strict=True):
+        shown = _frames_shown(info, start, end)
+        chosen += [
+            [
+                shown[i]
+                for i in frame_sampling.choose(
+                    len(shown), clip.frames, clip.stride, view=view, num_views=temporal
+                )
+            ]
+            for view in range(temporal)
+        ]
+    scores: list[Tensor] = []
+    batch: list[Tensor] = []
+    clips = _read_in_order(reader, info, clip, chosen)
+    at_once = max(1, batch_size // (temporal * spatial)) * temporal
+    for number, frames in enumerate(clips, start=1):
+        batch += spatial_views(frames, clip.size, spatial)
+        if number % at_once == 0 or number == len(chosen):
+            scores += _score_batch(model, batch, temporal * spatial)
+            batch = []
+            advance(float(ends[number // temporal - 1]) - part.start_seconds)
+    if batch:  # the video ended early, in the middle of a batch
+        whole = len(batch) // (temporal * spatial) * (temporal * spatial)
+        scores += _score_batch(model, batch[:whole], temporal * spatial) if whole else []
+    return _as_windows(info, starts, ends, scores)
+
+
+def _as_windows(
+    info: VideoInfo, starts: ndarray, ends: ndarray, scores: Sequence[Tensor]
+) -> _Windows:
+    """Put scores together with their windows, of which the last are missing in a damaged file."""
+    count = len(scores)
+    if not count:
+        raise VideoError(f"{info.path}: too few frames can be decoded for one window")
+    return _Windows(starts[:count], ends[:count], torch.stack([*scores]).numpy())
+
+
+def _score_batch(model: VideoClassifier, clips: Sequence[Tensor], views: int) -> list[Tensor]:
+    """Return the scores of windows, each the mean over its views."""
+    logits = model(torch.stack([*clips]).contiguous().to(model.device))
+    scores = probabilities(logits, model.spec.task).cpu()
+    return [*scores.unflatten(0, (-1, views)).mean(1)]
+
+
+def _read_in_order(
+    reader: Reader, info: VideoInfo, clip: ClipConfig, chosen: Sequence[Sequence[int]]
+) -> Iterator[UInt8[Tensor, "t 3 h w"]]:
+    """Yield clips of a video, which is decoded once. Frames are kept while a later clip needs them.
+
+    Ends early, with a note, if the video is damaged and has fewer frames than it promises.
+
+    Args:
+        reader: Decodes the video.
+        info: The video.
+        clip: Size of the frames.
+        chosen: The frame numbers of each clip. Later clips do not start before earlier ones.
+    """
+    wanted = sorted({number for clip_frames in chosen for number in clip_frames})
+    stream = reader.stream_frames(info.path, wanted, clip.size, info, clip.square_pixels)
+    first_needed = np.minimum.accumulate([min(numbers) for numbers in reversed(chosen)])[::-1]
+    kept: dict[int, Tensor] = {}
+    for place, numbers in enumerate(chosen):
+        for number in [number for number in kept if number < first_needed[place]]:
+            del kept[number]
+        while max(numbers) not in kept:
+            try:
+                number, frame = next(stream)
+            except TruncatedError as error:
+                note(f"{error}, of {info.num_frames} that it promises; the timeline ends there")
+                return
+            kept[number] = frame
+        # Channels last is the layout in memory, as in `read_clips`.
+        yield torch.stack([kept[number] for number in numbers]).permute(0, 3, 1, 2)
+
+
+def _score_in_one_pass(
+    model: VideoClassifier,
+    info: VideoInfo,
+    clip: ClipConfig,
+    part: _Part,
+    reader: Reader,
+    batch_size: int,
+    advance: Advance,
+) -> _Windows:
+    """Run each sampled frame once, and score windows of as many frames as a clip has."""
+    interval = part.window_seconds / clip.frames
+    numbers = _sample_evenly(info, part, interval)
+    per_step = max(1, round(part.step_seconds / interval))
+    spatial = clip.views[1]
+    recent: list[Tensor] = []  # summaries of the frames of the windows to come
+    scores: list[Tensor] = []
+    done = 0  # frames whose windows are scored
+
+    for summaries in _summarise(model, info, clip, numbers, reader, spatial):
+        recent += summaries
+        count = max(0, (len(recent) - clip.frames) // per_step + 1)
+        if count:
+            firsts = [i * per_step for i in range(count)]
+            for low in range(0, count, max(1, batch_size)):
+                clips = [recent[i : i + clip.frames] for i in firsts[low : low + batch_size]]
+                scores += _classify(model, clips)
+            del recent[: count * per_step]
+            done += count * per_step
+            advance((done + clip.frames - per_step) * interval)
+    if not scores and recent:  # the video is shorter than a window
+        scores += _classify(model, [recent])
+    starts = part.start_seconds + np.arange(len(scores)) * per_step * interval
+    ends = np.minimum(starts + part.window_seconds, part.end_seconds)
+    return _as_windows(info, starts.round(3), ends.round(3), scores)
+
+
+def _sample_evenly(info: VideoInfo, part: _Part, interval: float) -> list[int]:
+    """Return the frame that is shown in the middle of each interval of a part."""
+    count = max(1, math.floor((part.end_seconds - part.start_seconds) / interval + 1e-6))
+    middles = part.start_seconds + (np.arange(count) + 0.5) * interval
+    shown: ndarray = np.searchsorted(info.start_seconds, middles, side="right") - 1
+    return [int(number) for number in shown.clip(0)]
+
+
+def _summarise(
+    model: VideoClassifier,
+    info: VideoInfo,
+    clip: ClipConfig,
+    numbers: Sequence[int],
+    reader: Reader,
+    spatial: int,
+) -> Iterator[list[Float[Tensor, "s *summary"]]]:
+    """Yield the summaries of sampled frames in chunks; each has an axis for the spatial views."""
+    stream = FrameStream(model)
+    waiting: list[Tensor] = []
+
+    def push(lookahead: int) -> list[Tensor]:
+        views = spatial_views(torch.cat(waiting), clip.size, spatial)
+        frames = torch.stack(views).contiguous().to(model.device)
+        summaries = stream.push(frames, lookahead)
+        del waiting[: len(waiting) - lookahead]
+        return [*summaries.unbind(1)]
+
+    for frames in _read_in_order(reader, info, clip, [[number] for number in numbers]):
+        waiting.append(frames)
+        if len(waiting) == _CHUNK_FRAMES + _LOOKAHEAD_FRAMES:
+            yield push(_LOOKAHEAD_FRAMES)
+    if waiting:
+        yield push(0)
+
+
+def _classify(
+    model: VideoClassifier, clips: Sequence[Sequence[Float[Tensor, "s *summary"]]]
+) -> list[Float[Tensor, " classes"]]:
+    """Return the scores of clips of summaries, each the mean over its spatial views."""
+    stacked = torch.stack([torch.stack([*frames], 1) for frames in clips])  # [clips, s, t, ...]
+    logits = classify_clips(model, stacked.flatten(0, 1))
+    scores = probabilities(logits, model.spec.task).cpu()
+    return [*scores.unflatten(0, stacked.shape[:2]).mean(1)]
+
+
+def _find_spans(
+    windows: _Windows, info: VideoInfo, part: _Part, spec: ModelSpec, options: TimelineOptions
+) -> list[Span]:
+    """Decide which labels hold in the time around the middle of each window, and join equal ones.
+
+    The time between the middles of two windows is divided between them. The first window also
+    stands for the time before its middle, and the last for the time after it.
+    """
+    middles = (windows.starts + windows.ends) / 2
+    edges = np.concatenate(
+        [[part.start_seconds], (middles[1:] + middles[:-1]) / 2, [windows.ends[-1]]]
+    )
+    if windows.ends[-1] + part.step_seconds > part.end_seconds:  # not cut off by damage
+        edges[-1] = part.end_seconds
+    scores = smooth(windows.scores, round(options.smooth_seconds / part.step_seconds / 2))
+    chosen = _choose(scores, spec, options.threshold)
+    chosen = _without_short(chosen, np.diff(edges), spec, options.min_seconds)
+    spans = []
+    for index, first, end in runs_of_labels(chosen, len(spec.labels)):
+        if spec.labels[index] == options.background:
+            continue
+        start_seconds, end_seconds = (round(float(edges[i]), 3) for i in (first, end))
+        frames = _frames_shown(info, start_seconds, end_seconds)
+        spans.append(
+            Span(
+                start_seconds=start_seconds,
+                end_seconds=end_seconds,
+                start_frame=frames.start,
+                end_frame=frames.stop,
+                label=spec.labels[index],
+                score=round(float(scores[first:end, index].mean()), 6),
+            )
+        )
+    return spans
+
+
+def _choose(
+    scores: Float[ndarray, "w c"], spec: ModelSpec, threshold: float | None
+) -> list[list[int]]:
+    """Return the classes of each window: by the classifier's rule, and not below the threshold."""
+    if has_threshold(spec.task, len(spec.labels)):
+        own = spec.threshold if threshold is None else threshold
+        return predicted_classes(torch.from_numpy(scores), spec.task, own)
+    best = predicted_classes(torch.from_numpy(scores), spec.task, spec.threshold)
+    least = threshold or 0.0
+    return [
+        [i for i in row if window[i] >= least] for row, window in zip(best, scores, strict=True)
+    ]
+
+
+def _without_short(
+    chosen: list[list[int]], seconds: ndarray, spec: ModelSpec, least: float
+) -> list[list[int]]:
+    """Remove what lasts less than `least` seconds."""
+    if not least:
+        return chosen
+    lasts = seconds.tolist()
+    if spec.task.multi_label:
+        present = np.array([[i in row for i in range(len(spec.labels))] for row in chosen])
+        kept = [close_gaps(column, lasts, least) for column in present.T]
+        return [np.flatnonzero(row).tolist() for row in np.stack(kept, axis=1)]
+    heads = []
+    for _, own in spec.task.slices(len(spec.labels)):
+        classes = range(own.start, own.stop)
+        of_head = [next((i for i in row if i in classes), -1) for row in chosen]
+        heads.append(absorb_short(of_head, lasts, least))
+    return [[i for i in row if i >= 0] for row in zip(*heads, strict=True)]

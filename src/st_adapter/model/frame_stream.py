@@ -1,0 +1,84 @@
+"""A classifier over a sequence of frames that goes on: each frame passes the backbone once."""
+
+from functools import partial
+from typing import cast
+
+import torch
+from jaxtyping import Float, Shaped
+from torch import Tensor
+
+from st_adapter.backbones.family import Inserted
+from st_adapter.model.classifier import VideoClassifier, autocast
+from st_adapter.model.methods.adapter import STAdapter
+
+
+class FrameStream:
+    """Run a classifier over a long sequence of frames, in chunks.
+
+    A clip is scored by itself: its first and last frames have no neighbours outside. Here, the
+    adapters convolve over the whole sequence. Of each chunk, every adapter keeps the few values
+    that its convolution needs for the next one, so that no frame passes the backbone twice.
+
+    Examples:
+        >>> stream = FrameStream(model)  # doctest: +SKIP
+        >>> first = stream.push(frames[:, :32])  # doctest: +SKIP
+        >>> second = stream.push(frames[:, 32:64])  # doctest: +SKIP
+        >>> clips = torch.cat([first, second], 1).unfold(1, 8, 1)  # doctest: +SKIP
+
+    Args:
+        model: the classifier, in evaluation mode.
+    """
+
+    def __init__(self, model: VideoClassifier) -> None:
+        self._model = model
+        self._past: dict[str, Tensor] = {}
+
+    @torch.inference_mode()
+    def push(
+        self, frames: Shaped[Tensor, "b t 3 h w"], lookahead: int = 0
+    ) -> Float[Tensor, "b n *summary"]:
+        """Run the next frames of b sequences, and return what `pool_clips` needs of each.
+
+        Args:
+            frames: RGB frames as for the classifier, of the same size in every call.
+            lookahead: how many frames at the end only serve as neighbours of those before them.
+                They are not returned, and must be the first frames of the next call. Without
+                them, the last frames of a chunk do not see what comes after it.
+
+        Returns:
+            One summary of each frame but for the lookahead: n = t - lookahead.
+        """
+        model = self._model
+        b, t = frames.shape[:2]
+        kept = t - lookahead
+        adapters = {
+            name: partial(self._update, name, cast(STAdapter, adapter), b, kept)
+            for name, adapter in model.adapters.items()
+        }
+        with autocast(model):
+            inserted = Inserted(adapters, list(model.prompts))
+            features = model.family.run(model.normalise(frames).flatten(0, 1), inserted)
+            summaries = model.summarise(features)
+        return summaries.reshape(b, t, *summaries.shape[1:])[:, :kept]
+
+    def _update(self, name: str, adapter: STAdapter, b: int, kept: int, features: Tensor) -> Tensor:
+        """Compute the update of an adapter, and keep what its next call needs."""
+        by_sequence = features.reshape(b, -1, *features.shape[1:])
+        update, hidden = adapter.continued_update(by_sequence, self._past.get(name))
+        reach = adapter.conv.kernel_size[0] // 2
+        self._past[name] = hidden[:, kept : kept + reach]
+        return update.flatten(0, 1)
+
+
+@torch.inference_mode()
+def classify_clips(
+    model: VideoClassifier, summaries: Float[Tensor, "b t *summary"]
+) -> Float[Tensor, "b classes"]:
+    """Compute the logits of clips from the summaries of their frames.
+
+    Args:
+        model: the classifier, in evaluation mode.
+        summaries: summaries of the t frames of b clips, as `FrameStream.push` returns them.
+    """
+    with autocast(model):
+        return model.classify(model.pool_clips(summaries))
