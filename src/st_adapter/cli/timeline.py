@@ -98,7 +98,7 @@ def _span_options(function: Any) -> Any:
     "--out",
     type=PATH,
     help="File to write instead of printing spans. Its ending says what: .json, .csv, .vtt, .srt, "
-    ".label-studio.json or .fiftyone.json.",
+    ".html, .label-studio.json or .fiftyone.json.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object per video and line.")
 @click.option(

@@ -215,11 +215,18 @@ def _to_fiftyone(timelines: Sequence[Timeline], path: Path) -> str:
     )
 
 
+def _to_html(timelines: Sequence[Timeline], path: Path) -> str:
+    from st_adapter.report.timeline_page import timeline_page  # imports matplotlib, which is slow
+
+    return timeline_page(timelines[0], path.parent)
+
+
 FORMATS = {
     ".json": _Format(_to_json),
     ".csv": _Format(_to_csv),
     ".vtt": _Format(_to_vtt, one_video=True),
     ".srt": _Format(_to_srt, one_video=True),
+    ".html": _Format(_to_html, one_video=True),
     ".label-studio.json": _Format(_to_label_studio),
     ".fiftyone.json": _Format(_to_fiftyone),
 }
