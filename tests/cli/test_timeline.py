@@ -115,3 +115,13 @@ def test_times_are_written_as_they_are_read():
     for text in ("", "-1", "1:60", "1:2:3:4", "a", "nan", "1e3", "1:"):
         with pytest.raises(ValueError, match="is not a time"):
             parse_clock(text)
+
+
+def test_a_page_has_a_picture_of_every_span_and_the_command(trained_run, match, tmp_path):
+    out, flags = tmp_path / "a.html", ["--window", "1", "--device", "cpu"]
+    assert main(["timeline", str(trained_run), str(match), *flags, "--out", str(out)]) == 0
+    text = out.read_text()
+    assert "Timeline of a match.mp4" in text
+    spans = Predictor(trained_run, device="cpu").timeline(match, window=1).spans
+    assert text.count("data:image/jpeg") == len(spans) >= 1
+    assert "st-adapter timeline" in text

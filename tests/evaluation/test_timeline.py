@@ -77,6 +77,12 @@ def predictor():
     return make_predictor()
 
 
+@pytest.fixture(scope="module")
+def varied():
+    """One whose labels change often in these videos."""
+    return make_predictor(seed=3)
+
+
 def scores_of_segments(predictor, path, timeline):
     """What `predict` computes for the segments of the windows."""
     ends = zip(timeline.window_starts.tolist(), timeline.window_ends.tolist(), strict=True)
@@ -178,10 +184,10 @@ def assert_cover(spans, start, end):
 
 @pytest.mark.parametrize("one_pass", [False, True])
 @pytest.mark.parametrize("kind", KINDS)
-def test_spans_of_one_label_cover_the_part_without_overlap(kind, one_pass, videos):
-    predictor, found = make_predictor(seed=3), set()
+def test_spans_of_one_label_cover_the_part_without_overlap(kind, one_pass, videos, varied):
+    found = set()
     for start, end in ((None, None), (0.5, 2.2)):
-        timeline = predictor.timeline(
+        timeline = varied.timeline(
             videos[kind], window=0.5, one_pass=one_pass, start_seconds=start, end_seconds=end
         )
         assert_cover(timeline.spans, start or 0.0, end or timeline.duration_seconds)
@@ -190,8 +196,8 @@ def test_spans_of_one_label_cover_the_part_without_overlap(kind, one_pass, video
     assert len(found) > 1
 
 
-def test_the_score_of_a_span_is_the_mean_over_its_windows(videos):
-    timeline = make_predictor(seed=3).timeline(videos["plain"], window=0.5, step=0.1)
+def test_the_score_of_a_span_is_the_mean_over_its_windows(videos, varied):
+    timeline = varied.timeline(videos["plain"], window=0.5, step=0.1)
     middles = (timeline.window_starts + timeline.window_ends) / 2
     assert len(timeline.spans) > 2
     for span in timeline.spans:
@@ -200,37 +206,33 @@ def test_the_score_of_a_span_is_the_mean_over_its_windows(videos):
         assert span.score == pytest.approx(scores.mean(), abs=1e-5)
 
 
-def test_the_background_has_no_spans_and_the_others_stay(videos):
-    predictor = make_predictor(seed=3)
-    every = predictor.timeline(videos["plain"], window=0.5).spans
+def test_the_background_has_no_spans_and_the_others_stay(videos, varied):
+    every = varied.timeline(videos["plain"], window=0.5).spans
     label = every[0].label
-    rest = predictor.timeline(videos["plain"], window=0.5, background=label).spans
+    rest = varied.timeline(videos["plain"], window=0.5, background=label).spans
     assert rest == [span for span in every if span.label != label]
     assert 0 < len(rest) < len(every)
 
 
-def test_a_threshold_leaves_gaps(videos):
-    predictor = make_predictor(seed=3)
-    every = predictor.timeline(videos["plain"], window=0.5)
-    some = predictor.timeline(videos["plain"], window=0.5, threshold=0.9)
+def test_a_threshold_leaves_gaps(videos, varied):
+    every = varied.timeline(videos["plain"], window=0.5)
+    some = varied.timeline(videos["plain"], window=0.5, threshold=0.9)
     assert 0 < sum(map(lasts, some.spans)) < sum(map(lasts, every.spans))
     assert all(span.score >= 0.9 for span in some.spans)
 
 
 @pytest.mark.parametrize("least", [0.3, 0.6, 1.0])
-def test_no_span_is_shorter_than_asked(least, videos):
-    predictor = make_predictor(seed=3)
-    before = predictor.timeline(videos["plain"], window=0.3, step=0.1)
+def test_no_span_is_shorter_than_asked(least, videos, varied):
+    before = varied.timeline(videos["plain"], window=0.3, step=0.1)
     assert min(map(lasts, before.spans)) < least
-    after = predictor.timeline(videos["plain"], window=0.3, step=0.1, min_seconds=least)
+    after = varied.timeline(videos["plain"], window=0.3, step=0.1, min_seconds=least)
     assert_cover(after.spans, 0.0, 6.0)
     assert min(map(lasts, after.spans)) >= least - 1e-6
 
 
-def test_smoothing_removes_spans_and_keeps_the_scores(videos):
-    predictor = make_predictor(seed=3)
-    rough = predictor.timeline(videos["plain"], window=0.2, step=0.1)
-    smooth = predictor.timeline(videos["plain"], window=0.2, step=0.1, smooth=2.0)
+def test_smoothing_removes_spans_and_keeps_the_scores(videos, varied):
+    rough = varied.timeline(videos["plain"], window=0.2, step=0.1)
+    smooth = varied.timeline(videos["plain"], window=0.2, step=0.1, smooth=2.0)
     assert len(smooth.spans) < len(rough.spans)
     np.testing.assert_array_equal(smooth.scores, rough.scores)
 

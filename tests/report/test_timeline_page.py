@@ -35,7 +35,9 @@ def scenes(seconds, rate=10):
 @pytest.fixture(scope="module")
 def pages(tmp_path_factory):
     root = tmp_path_factory.mktemp("timelines")
-    webm = write_video(root / "near" / "a match #1.webm", [*scenes(30)], codec="libvpx", options=FAST)
+    webm = write_video(
+        root / "near" / "a match #1.webm", [*scenes(30)], codec="libvpx", options=FAST
+    )
     (root / "near" / "broken.mp4").write_bytes(b"no video")
     made = {
         "playable": (root / "near" / "a.html", make_timeline(webm, LABELS, 30.0)),
@@ -51,7 +53,9 @@ def pages(tmp_path_factory):
         "three hours": (
             root / "near" / "e.html",
             make_timeline(
-                write_video(root / "near" / "long.webm", [*scenes(100, 2)], codec="libvpx", options=FAST),
+                write_video(
+                    root / "near" / "long.webm", [*scenes(100, 2)], codec="libvpx", options=FAST
+                ),
                 [f"class {i} with a name" for i in range(40)],
                 10_800.0,
                 rate=200 / 10_800,

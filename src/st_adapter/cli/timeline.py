@@ -35,7 +35,7 @@ _SPAN_OPTIONS = (
     click.option(
         "--window",
         type=float,
-        help="Seconds of video that are scored together.  [default: the median length of training clips]",
+        help="Seconds that are scored together.  [default: the median length of training clips]",
     ),
     click.option(
         "--step",
