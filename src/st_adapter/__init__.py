@@ -34,6 +34,9 @@ if TYPE_CHECKING:
     from st_adapter.evaluation.predict import Prediction as Prediction
     from st_adapter.evaluation.predict import Predictor as Predictor
     from st_adapter.evaluation.run import evaluate as evaluate
+    from st_adapter.evaluation.spans import Span as Span
+    from st_adapter.evaluation.stream import LiveScores as LiveScores
+    from st_adapter.evaluation.timeline import Timeline as Timeline
     from st_adapter.model.build import attach as attach
     from st_adapter.model.build import create_model as create_model
     from st_adapter.model.build import load as load
@@ -65,6 +68,9 @@ _HOMES = {
     "evaluation.evaluate": ("Evaluation",),
     "evaluation.predict": ("Prediction", "Predictor"),
     "evaluation.run": ("evaluate",),
+    "evaluation.spans": ("Span",),
+    "evaluation.stream": ("LiveScores",),
+    "evaluation.timeline": ("Timeline",),
     "model.methods.adapter": ("STAdapter",),
     "model.build": ("attach", "create_model", "load"),
     "model.classifier": ("VideoClassifier",),

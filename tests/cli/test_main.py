@@ -16,6 +16,7 @@ VERBS = [
     "train",
     "evaluate",
     "predict",
+    "timeline",
     "check",
     "compare",
     "report",

@@ -7,29 +7,14 @@ from pathlib import Path
 
 import made_results
 import pytest
+from browser_checks import SCREENS, VIEWS, checked_page, started_browser
 
 from st_adapter.errors import ArgumentError
 from st_adapter.methods import METHODS
 from st_adapter.report.figures import MethodPoint, frontier
 from st_adapter.report.page import write_report
 
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "chrome"))), None)
-SCREENS = {"desktop": (1280, 900), "phone": (390, 844)}
-WORST = ("serious", "critical")
-LARGEST = 3_000_000
 PAGES = ("run", "comparison", "2 classes", "6 classes", "400 classes", "1 method", "12 methods")
-
-OUTSIDE = """() => [...document.querySelectorAll("body *")].filter(e => {
-    const box = e.getBoundingClientRect(), room = e.closest(".scroll");
-    const scrolls = room && room !== e && room.scrollWidth > room.clientWidth;
-    return box.width && !e.closest("i") && !scrolls
-        && (box.right > innerWidth + 0.5 || box.left < -0.5);
-}).map(e => e.outerHTML.slice(0, 80))"""
-"""Elements that reach beyond the screen."""
-
-CUT_TABLES = """() => [...document.querySelectorAll(".scroll:has(> table:not(.matrix))")]
-    .filter(e => e.scrollWidth > e.clientWidth).map(e => e.ariaLabel)"""
-"""Tables that are wider than their card."""
 
 LABELS = """() => [...document.querySelectorAll(".plot.wide svg")].map(svg =>
     [...svg.querySelectorAll("text")].map(e => [e.textContent, e.getBoundingClientRect()])
@@ -39,14 +24,8 @@ LABELS = """() => [...document.querySelectorAll(".plot.wide svg")].map(svg =>
 
 @pytest.fixture(scope="module")
 def browser():
-    if CHROMIUM is None:
-        pytest.skip("no Chromium is installed")
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        started = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+    with started_browser() as started:
         yield started
-        started.close()
 
 
 @pytest.fixture(scope="module")
@@ -97,33 +76,11 @@ def pages(request, tmp_path_factory):
     return Pages(request, tmp_path_factory.mktemp("report"))
 
 
-# The width decides the layout, and the scheme the colours: each is tried, though not every pair.
-@pytest.mark.parametrize(("screen", "scheme"), [("desktop", "light"), ("phone", "dark")])
+@pytest.mark.parametrize(("screen", "scheme"), VIEWS)
 @pytest.mark.parametrize("name", PAGES)
 def test_pages_fit_need_no_network_and_pass_axe(browser, pages, name, screen, scheme):
-    from axe_playwright_python.sync_playwright import Axe
-
-    assert pages[name].stat().st_size < LARGEST
-    width, height = SCREENS[screen]
-    context = browser.new_context(
-        viewport={"width": width, "height": height}, color_scheme=scheme, offline=True
-    )
-    page = context.new_page()
-    complaints, requests = [], []
-    page.on("console", lambda message: complaints.append(message.text))
-    page.on("pageerror", lambda error: complaints.append(str(error)))
-    page.on("request", lambda request: requests.append(request.url))
-    page.goto(pages[name].as_uri())
-    outside = [url for url in requests if not url.startswith(("file:", "data:"))]
-    assert (complaints, outside) == ([], [])
-    assert page.evaluate("document.documentElement.scrollWidth") <= width
-    assert page.evaluate(OUTSIDE) == []
-    assert page.evaluate(CUT_TABLES) == []
-    assert page.evaluate("[...document.images].every(i => i.naturalWidth > 0)")
-    assert page.locator("svg").count() >= 1
-    found = Axe().run(page).response["violations"]
-    assert [v["id"] for v in found if v["impact"] in WORST] == []
-    context.close()
+    with checked_page(browser, pages[name], screen, scheme):
+        pass
 
 
 @pytest.mark.parametrize("screen", SCREENS)

@@ -8,6 +8,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 
+from st_adapter.common.clock import clock
 from st_adapter.comparison.results import MethodRow, at_edge
 from st_adapter.data.audit import FAULTS, Check, Finding, remarks
 from st_adapter.data.formats.listing import SHOWN, counted
@@ -18,6 +19,7 @@ if TYPE_CHECKING:  # importing these imports triton, which `evaluate` does not n
     from st_adapter.catalogue.backbone_table import BackboneRow
     from st_adapter.catalogue.costs import RecipeCost
     from st_adapter.diagnosis.advice import Advice
+    from st_adapter.evaluation.timeline import Timeline
 
 _UNBOUND = 250
 """Columns of output that does not go to a terminal: enough that nothing is cut or wrapped."""
@@ -111,6 +113,32 @@ def _decisions(result: dict[str, Any]) -> list[str]:
             f"{result['binary']['roc_auc']:.3f}, predicted from a score of {result['threshold']}"
         )
     return lines
+
+
+def print_timeline(timeline: "Timeline", *, with_path: bool) -> None:
+    """Print the spans of a video, one per line.
+
+    Args:
+        timeline: The timeline of the video.
+        with_path: Print the path of the video above them.
+    """
+    if with_path:
+        click.echo(f"{timeline.path}")
+    if not timeline.spans:
+        click.echo(f"no spans in {clock(timeline.duration_seconds)}")
+        return
+    _print_table(
+        (">start", ">end", "label", ">score"),
+        (
+            (
+                clock(span.start_seconds),
+                clock(span.end_seconds),
+                span.label,
+                f"{span.score:.1%}",
+            )
+            for span in timeline.spans
+        ),
+    )
 
 
 def print_advice(found: "Sequence[Advice]") -> None:

@@ -95,7 +95,7 @@ def check_writable(folder: Path, name: str = "out") -> None:
 
 def write_json(path: Path, value: Any) -> None:
     """Write `value` atomically as indented JSON. NaN and infinity become null."""
-    text = json.dumps(_finite(value), indent=2, allow_nan=False)
+    text = json.dumps(finite(value), indent=2, allow_nan=False)
     with atomic_path(path) as temporary:
         temporary.write_text(text + "\n", encoding="utf-8")
 
@@ -103,15 +103,16 @@ def write_json(path: Path, value: Any) -> None:
 def append_json_line(path: Path, value: dict[str, Any]) -> None:
     """Append `value` to a file of JSON lines. NaN and infinity become null."""
     with path.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(_finite(value), allow_nan=False) + "\n")
+        file.write(json.dumps(finite(value), allow_nan=False) + "\n")
 
 
-def _finite(value: Any) -> Any:
+def finite(value: Any) -> Any:
+    """Return plain values with null instead of NaN and infinity, which JSON does not have."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
-    return [_finite(item) for item in value] if isinstance(value, list | tuple) else value
+        return {key: finite(item) for key, item in value.items()}
+    return [finite(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 def read_json_lines(file: Path) -> list[dict[str, Any]]:

@@ -185,6 +185,8 @@ def make_timeline(
     _check(options, spec)
     info = reader.probe(path)
     part = _divide(info, clip, options, spec)
+    if options.one_pass and clip.views[0] > 1:
+        note(f"in one pass, a window has one temporal view, not {clip.views[0]}")
     score = _score_in_one_pass if options.one_pass else _score_windows
     with evaluation_mode(model), torch.inference_mode(), clear_out_of_memory(model.device):
         windows = score(model, info, clip, part, reader, batch_size, advance)
@@ -238,9 +240,11 @@ def _divide(info: VideoInfo, clip: ClipConfig, options: TimelineOptions, spec: M
     start = options.start_seconds or 0.0
     end = _duration(info) if options.end_seconds is None else options.end_seconds
     end = min(end, _duration(info))
-    if start < 0 or start >= end:
-        raise ArgumentError(
-            f"{info.path}: no part from {start:g} to {end:g} s; the video is "
+    if start < 0 or start >= (math.inf if options.end_seconds is None else options.end_seconds):
+        raise ArgumentError(f"no part of a video is from {start:g} to {end:g} s")
+    if start >= end:
+        raise VideoError(
+            f"{info.path}: nothing to look at from {start:g} s on; the video is "
             f"{_duration(info):.2f} s long"
         )
     window = window_seconds(options.window_seconds, clip, spec)

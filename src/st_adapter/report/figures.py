@@ -22,15 +22,16 @@ _COLOURS = {
     "#010205": "var(--main)",
     "#010206": "var(--wrong)",
     "#010207": "var(--quiet)",
+    **{f"#01021{i}": f"var(--series-{i})" for i in range(1, 7)},
 }
 """From placeholder colours to variables of the page's style, which change in dark mode.
 
-matplotlib accepts only real colours, so plots are drawn in the placeholders, and `_to_svg` replaces
+matplotlib accepts only real colours, so plots are drawn in the placeholders, and `to_svg` replaces
 them in the text of the SVG.
 """
 
-INK, LINE, MAIN, WRONG, QUIET = _COLOURS
-_STYLE: dict[Any, Any] = {
+INK, LINE, MAIN, WRONG, QUIET, *SERIES = _COLOURS
+STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "font.family": "sans-serif",
     "font.size": 11,
@@ -84,7 +85,7 @@ def loss_curves(training: Sequence[Point], validation: Sequence[Point], kept_epo
     Returns:
         An SVG element.
     """
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         figure, axes = _axes()
         smooth = smoothed([loss for _, loss in training])
         axes.plot(*zip(*training, strict=True), color=QUIET, linewidth=1, alpha=0.35)
@@ -93,7 +94,7 @@ def loss_curves(training: Sequence[Point], validation: Sequence[Point], kept_epo
         _plot_epochs(axes, validation, "validation", kept_epoch)
         axes.set_ylim(bottom=0)
         axes.set_ylabel("loss")
-        return _to_svg(figure, "training and validation loss by epoch")
+        return to_svg(figure, "training and validation loss by epoch")
 
 
 def score_curve(
@@ -110,14 +111,14 @@ def score_curve(
     Returns:
         An SVG element.
     """
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         figure, axes = _axes()
         for (name, score), style in zip(baselines, (":", "-.", "--"), strict=False):
             axes.axhline(100 * score, color=QUIET, linestyle=style, label=name)
         _plot_epochs(axes, [(e, 100 * s) for e, s in scores], f"validation {metric}", kept_epoch)
         axes.set_ylim(0, 102)
         axes.set_ylabel(f"{metric}, %")
-        return _to_svg(figure, f"validation {metric} by epoch")
+        return to_svg(figure, f"validation {metric} by epoch")
 
 
 def _plot_epochs(axes: Axes, points: Sequence[Point], name: str, kept_epoch: int) -> None:
@@ -158,7 +159,7 @@ def reliability(bins: Sequence[tuple[float, float, int]]) -> str:
     Returns:
         An SVG element.
     """
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         figure, axes = _axes()
         axes.plot([0, 100], [0, 100], color=QUIET, linewidth=1, linestyle="--")
         most = max(count for *_, count in bins)
@@ -167,7 +168,7 @@ def reliability(bins: Sequence[tuple[float, float, int]]) -> str:
             size = 18 + 160 * count / most
             axes.scatter(100 * score, 100 * accuracy, s=size, color=MAIN, zorder=3, clip_on=False)
         _percent_axes(axes, "score of the predicted class", "accuracy")
-        return _to_svg(figure, "accuracy against score")
+        return to_svg(figure, "accuracy against score")
 
 
 def rate_curve(
@@ -184,14 +185,14 @@ def rate_curve(
     Returns:
         An SVG element.
     """
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         figure, axes = _axes()
         axes.plot(*_hundredfold(chance), color=QUIET, linewidth=1, linestyle="--")
         axes.plot(*_hundredfold(points), color=MAIN, linewidth=2)
         if at is not None:
             axes.plot(*_hundredfold([at]), "o", color=WRONG, markersize=8, zorder=3, clip_on=False)
         _percent_axes(axes, *names)
-        return _to_svg(figure, f"{names[1]} against {names[0]}")
+        return to_svg(figure, f"{names[1]} against {names[0]}")
 
 
 def _hundredfold(points: Sequence[Point]) -> list[list[float]]:
@@ -216,7 +217,7 @@ def frontier(points: Sequence[MethodPoint], metric: str, *, narrow: bool = False
     Returns:
         An SVG element.
     """
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         figure, axes = _axes((4.7, 5.4) if narrow else (9.4, 5.8))
         best = undominated([(point.parameters, point.score) for point in points])
         axes.plot(*zip(*[(c, 100 * a) for c, a in best], strict=True), color=LINE, linewidth=2)
@@ -235,7 +236,7 @@ def frontier(points: Sequence[MethodPoint], metric: str, *, narrow: bool = False
         axes.margins(x=0.12)
         axes.grid(axis="x", visible=False)
         _label_apart(figure, axes, points)
-        return _to_svg(figure, f"{metric} against trained parameters{', narrow' * narrow}")
+        return to_svg(figure, f"{metric} against trained parameters{', narrow' * narrow}")
 
 
 def axis_start(values: Sequence[float]) -> int:
@@ -324,7 +325,7 @@ def small_loss_curves(curves: dict[str, list[list[Point]]]) -> dict[str, str]:
     last, highest = (max(column) for column in zip(*values, strict=True))
     plots = {}
     for method, seeds in curves.items():
-        with matplotlib.rc_context(_STYLE | {"font.size": 9}):
+        with matplotlib.rc_context(STYLE | {"font.size": 9}):
             figure, axes = _axes((2.3, 1.5))
             colour = MAIN if method == "st-adapter" else QUIET
             for points in seeds:
@@ -334,7 +335,7 @@ def small_loss_curves(curves: dict[str, list[list[Point]]]) -> dict[str, str]:
             axes.set(xlim=(0, 1.02 * last), ylim=(0, 1.05 * highest))
             axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=3))
             axes.yaxis.set_major_locator(MaxNLocator(nbins=3))
-            plots[method] = _to_svg(figure, f"training loss of {method} by step")
+            plots[method] = to_svg(figure, f"training loss of {method} by step")
     return plots
 
 
@@ -357,7 +358,7 @@ def _axes(size: Point = _SIZE) -> tuple[Figure, Axes]:
     return figure, figure.subplots()
 
 
-def _to_svg(figure: Figure, label: str) -> str:
+def to_svg(figure: Figure, label: str) -> str:
     """Return the figure as an SVG element with a text alternative for screen readers.
 
     Metadata, identifiers and a fixed size are removed: they belong in a file of its own.

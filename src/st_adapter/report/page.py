@@ -1,6 +1,7 @@
 """Write the HTML page of a run or of a comparison, a single file without external parts."""
 
 from pathlib import Path
+from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
@@ -44,6 +45,19 @@ def write_report(folder: Path) -> Path:
             f"{folder} was written by another version of st-adapter (its files do not contain "
             f"{error}); evaluate or compare again"
         ) from error
+    text = render(template, orders=ORDER_NAMES, **values)
+    with atomic_path(folder / "report.html") as temporary:
+        temporary.write_text(text, encoding="utf-8", errors="replace")
+    return folder / "report.html"
+
+
+def render(template: str, **values: Any) -> str:
+    """Fill in a template of this package.
+
+    Args:
+        template: Name of its file in `templates/`.
+        **values: What it shows. A name that is missing is an error.
+    """
     environment = Environment(
         loader=PackageLoader("st_adapter.report"), autoescape=True, undefined=StrictUndefined
     )
@@ -57,7 +71,4 @@ def write_report(folder: Path) -> Path:
     environment.filters["names"] = lambda value: (
         value if isinstance(value, str) else ", ".join(value) or "nothing"
     )
-    text = environment.get_template(template).render(orders=ORDER_NAMES, **values)
-    with atomic_path(folder / "report.html") as temporary:
-        temporary.write_text(text, encoding="utf-8", errors="replace")
-    return folder / "report.html"
+    return environment.get_template(template).render(**values)

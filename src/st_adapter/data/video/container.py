@@ -68,6 +68,20 @@ def _source(path: Path, place: Place | None) -> str | BytesIO:
     return BytesIO(read_bytes(place)) if place else str(path)
 
 
+def stated_seconds(path: Path) -> float:
+    """Return how long a local file says it is, without reading its packets; 0 if it does not.
+
+    Good enough for a progress bar: a damaged file can be shorter.
+    """
+    if not path.is_file():
+        return 0.0
+    try:
+        with open_video(path) as container:
+            return (container.duration or 0) / av.time_base
+    except VideoError:
+        return 0.0
+
+
 def video_stream(container: InputContainer) -> Any:
     """Return the first video stream that is not cover art, or None."""
     still = Disposition.attached_pic

@@ -2,7 +2,7 @@
 const all = (selector, root = document) => [...root.querySelectorAll(selector)];
 all(".tools").forEach(tools => { tools.hidden = false; });
 
-// Sort a table by a column: a number if the cell starts with one, else text.
+// Sort a table by a column: its data-value, or a number if the text starts with one, else the text.
 for (const table of all("table[data-sort]")) {
   const headers = all("thead th", table);
   headers.forEach((header, column) => {
@@ -14,7 +14,7 @@ for (const table of all("table[data-sort]")) {
       const up = header.getAttribute("aria-sort") !== "ascending";
       headers.forEach(other => other.removeAttribute("aria-sort"));
       header.setAttribute("aria-sort", up ? "ascending" : "descending");
-      const key = row => row.cells[column].textContent.trim();
+      const key = row => row.cells[column].dataset.value ?? row.cells[column].textContent.trim();
       const order = (a, b) => (parseFloat(key(a)) - parseFloat(key(b))) || key(a).localeCompare(key(b), undefined, {numeric: true});
       table.tBodies[0].append(...[...table.rows].slice(1).sort((a, b) => up ? order(a, b) : order(b, a)));
     });
@@ -77,6 +77,29 @@ addEventListener("click", event => {
   place.replaceWith(video);
   video.focus();
 });
+
+// Play a span in the player. Where the browser cannot play the video, times are plain text.
+const player = document.querySelector("video[data-src]");
+if (player) {
+  const card = player.closest("section"), links = all("a[data-seek]");
+  const remove = () => { card.remove(); links.forEach(link => link.replaceWith(...link.childNodes)); };
+  player.addEventListener("error", remove);
+  player.addEventListener("loadedmetadata", () => {
+    if (!player.videoWidth) return remove();  // it can only play the sound
+    card.hidden = false;
+    card.classList.add("w5");
+    document.getElementById("spans").classList.add("w7");
+  });
+  addEventListener("click", event => {
+    const link = event.target.closest("a[data-seek]");
+    if (!link || card.hidden || event.ctrlKey || event.metaKey) return;
+    event.preventDefault();
+    player.currentTime = Number(link.dataset.seek);
+    player.play().catch(() => {});
+    card.scrollIntoView({block: "nearest"});
+  });
+  player.src = player.dataset.src;  // now, so that no event comes before it is listened to
+}
 
 // Name the cell of a heat map under the pointer.
 for (const heat of all("[data-heat]")) {
