@@ -14,7 +14,7 @@ from types import FrameType
 import click
 
 from st_adapter import __version__
-from st_adapter.cli import DONE, INVALID, SOME_FAILED, STOPPED, labels, look, train, use
+from st_adapter.cli import DONE, INVALID, SOME_FAILED, STOPPED, labels, live, look, train, use
 from st_adapter.cli.options import DEBUG, Verbs
 from st_adapter.common.interrupt import SAME_SECONDS, STOP_SIGNALS
 from st_adapter.common.provenance import as_command
@@ -48,7 +48,7 @@ def app() -> None:
 
 
 for _command in (
-    *(train.demo, train.train, use.evaluate, use.predict, look.check, train.compare),
+    *(train.demo, train.train, use.evaluate, use.predict, live.watch, look.check, train.compare),
     *(use.report, use.advise),
     labels.labels,
     *(look.inspect, train.bench, look.recipes, look.backbones),
