@@ -128,7 +128,7 @@ def watch(
     )
     drops, part = _Drops(inbox, window_seconds, one_pass), 0
     step = FrameSampler(interval)
-    with reader:
+    with reader.running():
         for frames in _continuous(_take(inbox, source, options)):
             newest = frames[-1]
             if newest.part != part:

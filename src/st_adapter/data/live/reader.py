@@ -3,12 +3,11 @@
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from contextvars import copy_context
 from fractions import Fraction
 from itertools import chain, count, repeat
-from types import TracebackType
-from typing import Self, cast
+from typing import cast
 
 import av
 from av.container import InputContainer
@@ -31,7 +30,6 @@ class LiveReader:
     """Decodes a source in a thread of its own, and puts frames at even distances into an inbox.
 
     It decodes every frame, because those that are sampled need the others, but only scales those.
-    Use it as a context manager: the thread runs inside the block.
 
     Args:
         source: What to read.
@@ -67,17 +65,14 @@ class LiveReader:
             target=copy_context().run, args=(self._run,), name="live reader", daemon=True
         )
 
-    def __enter__(self) -> Self:
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """Run the thread inside the block."""
         self._thread.start()
-        return self
-
-    def __exit__(
-        self,
-        error_type: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._stop.set()
+        try:
+            yield
+        finally:
+            self._stop.set()
 
     def _run(self) -> None:
         try:
@@ -197,8 +192,11 @@ class _Taker:
 
 def is_recording(source: LiveSource, container: InputContainer) -> bool:
     """Return whether a source has an end and is read at any speed: a file, here or on the web."""
-    is_web = source.url.startswith("http")
-    return source.kind == "file" or (is_web and (container.duration or 0) > 0)
+    if source.kind == "file" or not source.url.startswith("http"):
+        return source.kind == "file"
+    # A live playlist has a size as well, namely that of the text.
+    has_size = container.format.name != "hls" and container.size > 0
+    return has_size or (container.duration or 0) > 0
 
 
 def _decode(container: InputContainer) -> Iterator[tuple[list[VideoFrame], float]]:
