@@ -13,6 +13,7 @@ import av
 from av.container import InputContainer
 from av.video.frame import VideoFrame
 
+from st_adapter.common.interrupt import NATIVE_THREAD
 from st_adapter.common.remarks import say
 from st_adapter.data.live.inbox import Inbox, LiveFrame
 from st_adapter.data.live.sampler import FrameSampler, Pace
@@ -62,7 +63,7 @@ class LiveReader:
         # A daemon, because FFmpeg may be waiting for a packet when the program ends. Its messages
         # name settings as those of the caller do, which the context tells.
         self._thread = threading.Thread(
-            target=copy_context().run, args=(self._run,), name="live reader", daemon=True
+            target=copy_context().run, args=(self._run,), name=NATIVE_THREAD, daemon=True
         )
 
     @contextmanager
