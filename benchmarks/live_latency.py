@@ -26,13 +26,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import av
 import numpy as np
 import torch
 
 from st_adapter import ClipConfig, Predictor, create_model
 
-RATE, WIDTH, HEIGHT = 25, 640, 360
 FRAMES, SIZE, WINDOW = 8, 112, 2.56
 SLOW_SIZE, TOO_FAST = 384, 3
 KILLS = 5
@@ -113,40 +111,13 @@ def watching(port: int, arguments: list[str]) -> Iterator[Watch]:
 @contextmanager
 def sending(port: int) -> Iterator[Callable[[], float]]:
     """Run a sender inside the block, then kill it; yield what returns when it began to send."""
-    command = [sys.executable, __file__, "--send", str(port)]
+    command = [sys.executable, str(Path(__file__).with_name("live_sender.py")), str(port)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         out = process.stdout
         assert out is not None
         out.readline()
         yield lambda: float(out.readline())
         process.kill()
-
-
-def send(port: int) -> None:
-    """Send a moving texture to the first who connects."""
-    texture = np.random.default_rng(0).integers(0, 255, (HEIGHT // 8, WIDTH // 8, 3), np.uint8)
-    texture = texture.repeat(8, 0).repeat(8, 1)
-    with socket.create_server(("127.0.0.1", port)) as server:
-        print("ready", flush=True)
-        client, _ = server.accept()
-        out = client.makefile("wb", buffering=0)
-        container = av.open(out, "w", format="mpegts")
-        stream = container.add_stream("libx264", rate=RATE)
-        stream.width, stream.height, stream.pix_fmt, stream.gop_size = (
-            WIDTH,
-            HEIGHT,
-            "yuv420p",
-            RATE,
-        )
-        stream.options = {"preset": "ultrafast", "tune": "zerolatency"}
-        start, number = time.time(), 0
-        print(start, flush=True)
-        while True:
-            time.sleep(max(0.0, start + number / RATE - time.time()))
-            frame = av.VideoFrame.from_ndarray(np.roll(texture, 3 * number, 1), format="rgb24")
-            frame.pts = number
-            container.mux(stream.encode(frame))
-            number += 1
 
 
 def measure_latency(arguments: list[str], seconds: float) -> None:
@@ -236,9 +207,5 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("weights", nargs="?", default="hub")
     parser.add_argument("--seconds", type=float, default=60.0, help="Length of a measurement.")
-    parser.add_argument("--send", type=int, help=argparse.SUPPRESS)
     given = parser.parse_args()
-    if given.send:
-        send(given.send)
-    else:
-        main(given.weights, given.seconds)
+    main(given.weights, given.seconds)
