@@ -194,7 +194,7 @@ def seconds_per_frame(adapter: Path, weights: str, size: int) -> float:
         scorer.push([frame])
         scorer.scores(0.0)
         times.append(time.perf_counter() - start)
-    return statistics.median(times[5:])
+    return min(times)  # other load makes some of them several times as long
 
 
 def free_port() -> int:
