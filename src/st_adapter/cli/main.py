@@ -14,9 +14,20 @@ from types import FrameType
 import click
 
 from st_adapter import __version__
-from st_adapter.cli import DONE, INVALID, SOME_FAILED, STOPPED, labels, look, timeline, train, use
+from st_adapter.cli import (
+    DONE,
+    INVALID,
+    SOME_FAILED,
+    STOPPED,
+    labels,
+    live,
+    look,
+    timeline,
+    train,
+    use,
+)
 from st_adapter.cli.options import DEBUG, Verbs
-from st_adapter.common.interrupt import SAME_SECONDS, STOP_SIGNALS
+from st_adapter.common.interrupt import SAME_SECONDS, STOP_SIGNALS, leave
 from st_adapter.common.provenance import as_command
 from st_adapter.common.remarks import show_remarks
 from st_adapter.errors import MemoryShortError, StAdapterError, TrainingError
@@ -49,7 +60,7 @@ def app() -> None:
 
 for _command in (
     *(train.demo, train.train, use.evaluate, use.predict),
-    timeline.timeline,
+    *(timeline.timeline, live.watch),
     *(look.check, train.compare),
     *(use.report, use.advise),
     labels.labels,
@@ -109,7 +120,7 @@ def entry() -> None:
     code = main()
     for number in STOP_SIGNALS:  # the work is done; a late signal must not change the exit code
         signal.signal(number, signal.SIG_IGN)
-    sys.exit(code)
+    leave(code)
 
 
 class _Interrupts:

@@ -12,13 +12,13 @@ from st_adapter.cli.imports import quick_imports
 from st_adapter.cli.options import DATA_SETTINGS, PATH, RUN_DEFAULTS, RUN_SETTINGS, verb
 from st_adapter.config import DataConfig, parse_views
 
-_THRESHOLD = click.option(
+THRESHOLD = click.option(
     "--threshold",
     type=float,
     help="Score from which the second of two classes, or each of any number of labels, is "
     "predicted.  [default: chosen by training, or 0.5]",
 )
-_UNCALIBRATED = click.option(
+UNCALIBRATED = click.option(
     "--uncalibrated",
     is_flag=True,
     help="Leave out the temperatures that training fitted so that scores tell how often answers "
@@ -39,8 +39,8 @@ _UNCALIBRATED = click.option(
     is_flag=True,
     help="Also evaluate with frames reversed, shuffled and frozen, to see how much order matters.",
 )
-@_THRESHOLD
-@_UNCALIBRATED
+@THRESHOLD
+@UNCALIBRATED
 def evaluate(
     run: Path,
     data: Path,
@@ -91,8 +91,8 @@ def evaluate(
 @click.option(
     "--top", type=click.IntRange(1), default=3, show_default=True, help="Labels per video."
 )
-@_THRESHOLD
-@_UNCALIBRATED
+@THRESHOLD
+@UNCALIBRATED
 def predict(
     run: Path,
     videos: tuple[Path, ...],
@@ -128,10 +128,10 @@ def predict(
                 record = {
                     "path": str(result.path),
                     "predicted": result.predicted,
-                    "predictions": _records(result.scores[:top]),
+                    "predictions": records(result.scores[:top]),
                 }
                 if result.heads:
-                    record["heads"] = {n: _records(s[:top]) for n, s in result.heads.items()}
+                    record["heads"] = {n: records(s[:top]) for n, s in result.heads.items()}
             if as_json:
                 click.echo(json.dumps(record))
             elif not isinstance(result, Skipped):
@@ -142,7 +142,8 @@ def predict(
     return SOME_FAILED if failed else DONE
 
 
-def _records(scores: list[tuple[str, float]]) -> list[dict[str, Any]]:
+def records(scores: list[tuple[str, float]]) -> list[dict[str, Any]]:
+    """Return pairs of label and score as they stand in JSON."""
     return [{"label": name, "score": round(score, 6)} for name, score in scores]
 
 

@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import NoReturn
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 """Signals that ask the command to stop."""
@@ -21,8 +22,25 @@ again to the whole process group.
 """
 
 
+NATIVE_THREAD = "in native code"
+"""Name of a daemon thread that may be waiting inside a native library when the process ends."""
+
+
 class Interrupted(KeyboardInterrupt):
     """The user stopped a run or a comparison. Its state is saved, so it can be resumed."""
+
+
+def leave(code: int) -> NoReturn:
+    """End the process with an exit code.
+
+    If a native library still waits for something in a thread, this skips Python's own shutdown.
+    That would take away what the library uses, and now and then the process would crash.
+    """
+    if any(thread.name == NATIVE_THREAD for thread in threading.enumerate()):
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
 
 
 @contextmanager

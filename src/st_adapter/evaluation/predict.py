@@ -3,7 +3,6 @@
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import product
 from pathlib import Path
 from typing import IO, Any, overload
 
@@ -12,7 +11,6 @@ from torch import Tensor
 
 from st_adapter.common.paths import is_remote
 from st_adapter.common.remarks import say
-from st_adapter.common.task import Task
 from st_adapter.config import ClipConfig
 from st_adapter.data.clips import read_views
 from st_adapter.data.datasets import Skipped
@@ -23,7 +21,8 @@ from st_adapter.data.video.reader import Decoder, Reader, make_reader
 from st_adapter.data.videos import Video
 from st_adapter.errors import ArgumentError, VideoError
 from st_adapter.evaluation.calibration import calibrate
-from st_adapter.evaluation.decisions import decide_by, predicted_classes
+from st_adapter.evaluation.decisions import decide_by
+from st_adapter.evaluation.ranking import rank
 from st_adapter.evaluation.score import score_videos
 from st_adapter.evaluation.stream import LiveScores, StreamScorer, score_stream
 from st_adapter.evaluation.timeline import (
@@ -37,11 +36,6 @@ from st_adapter.model.build import load
 from st_adapter.model.classifier import VideoClassifier
 from st_adapter.runtime.compilation import compile_model
 from st_adapter.runtime.device import check_input_size, choose_device, choose_precision
-
-_COMBINED = 20
-"""Number of combinations to keep. With n classes per head, the n best combinations are always among
-those of the n best classes of each head, so the other classes need not be looked at.
-"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -455,21 +449,9 @@ class Predictor:
         return make_reader(self.decoder, workers, self.model.device, inputs.probe)
 
     def _prediction(self, path: Path, raw: Float[Tensor, "1 classes"]) -> Prediction:
-        task, labels = self.spec.task, self.spec.labels
-        scores = calibrate(raw, task, self.spec.temperatures)
-        pairs = list(zip(labels, scores[0].tolist(), strict=True))
-        heads = {
-            name: _ranked([(label.removeprefix(f"{name}/"), s) for label, s in pairs[own]])
-            for name, own in (task.slices(len(pairs)) if task.heads else ())
-        }
-        chosen = predicted_classes(scores, task, self.spec.threshold)[0]
-        names = [labels[i] for i in chosen]
-        if heads:
-            best = _combinations(list(heads.values()))
-        else:
-            best = sorted(_ranked(pairs), key=lambda pair: pair[0] not in names)
+        ranking = rank(calibrate(raw, self.spec.task, self.spec.temperatures), self.spec)
         return Prediction(
-            path=path, predicted=names[0] if task == Task() else names, scores=best, heads=heads
+            path=path, predicted=ranking.predicted, scores=ranking.scores, heads=ranking.heads
         )
 
 
@@ -483,19 +465,6 @@ def _place(run: str | Path | VideoClassifier, weights: str | None, device: str) 
             "leave it out"
         )
     return run.eval() if device == "auto" else run.eval().to(choose_device(device))
-
-
-def _ranked(pairs: list[tuple[str, float]]) -> list[tuple[str, float]]:
-    return sorted(pairs, key=lambda pair: -pair[1])
-
-
-def _combinations(heads: list[list[tuple[str, float]]]) -> list[tuple[str, float]]:
-    """Return the most probable combinations of one class per head, best first."""
-    best = [("", 1.0)]
-    for ranked in heads:
-        pairs = product(best, ranked[:_COMBINED])
-        best = _ranked([(f"{a} {b}".strip(), p * q) for (a, p), (b, q) in pairs])[:_COMBINED]
-    return best
 
 
 def _expand(item: Path) -> list[Path]:

@@ -2,7 +2,7 @@
 
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -12,10 +12,11 @@ from torch import Tensor
 from st_adapter.config import ClipConfig
 from st_adapter.data.augment.transform import spatial_views
 from st_adapter.data.frames_in_memory import check_frames
+from st_adapter.data.live.sampler import FrameSampler
 from st_adapter.data.video.decode import FrameScaler
 from st_adapter.errors import ArgumentError
 from st_adapter.evaluation.calibration import calibrate
-from st_adapter.evaluation.decisions import predicted_classes
+from st_adapter.evaluation.ranking import rank
 from st_adapter.evaluation.score import probabilities
 from st_adapter.model.classifier import VideoClassifier
 from st_adapter.model.frame_stream import FrameStream, classify_clips
@@ -28,42 +29,15 @@ class LiveScores:
 
     Attributes:
         seconds: Time of the newest frame, as it was passed.
-        ranked: Pairs of label and score, best first. Scores are in 0..1, and calibrated if training
-            did so.
-        predicted: The predicted labels: one, one for each head, or any number.
+        ranked: Pairs of label and score, best first, as `Prediction.scores`.
+        predicted: The predicted label, or a list of labels, as `Prediction.predicted`.
+        heads: The pairs of each head, as `Prediction.heads`.
     """
 
     seconds: float
     ranked: list[tuple[str, float]]
-    predicted: list[str]
-
-
-class FrameSampler:
-    """Picks frames from a stream at even distances in time, whatever its frame rate.
-
-    Args:
-        interval_seconds: Time between two picked frames.
-    """
-
-    def __init__(self, interval_seconds: float) -> None:
-        self._interval = interval_seconds
-        self._due: float | None = None
-
-    def takes(self, seconds: float) -> bool:
-        """Return whether the frame of this time is picked.
-
-        Args:
-            seconds: Time of the frame. If it jumps, because the source was restarted, picking
-                starts again from there.
-        """
-        jumped = self._due is not None and abs(seconds - self._due) > max(1.0, 2 * self._interval)
-        if self._due is None or jumped:
-            self._due = seconds
-        # A frame that comes slightly early is taken: the next would be later by a whole frame.
-        if seconds < self._due - 1e-3:
-            return False
-        self._due += self._interval
-        return True
+    predicted: str | list[str]
+    heads: dict[str, list[tuple[str, float]]] = field(default_factory=dict)
 
 
 class StreamScorer:
@@ -110,14 +84,14 @@ class StreamScorer:
         logits = (
             self._model(recent) if self._stream is None else classify_clips(self._model, recent)
         )
-        task, labels = self._spec.task, self._spec.labels
+        task = self._spec.task
         averaged = probabilities(logits, task).mean(0, keepdim=True).cpu()
-        scores = calibrate(averaged, task, self._spec.temperatures)
-        pairs = zip(labels, scores[0].tolist(), strict=True)
+        ranking = rank(calibrate(averaged, task, self._spec.temperatures), self._spec)
         return LiveScores(
             seconds=seconds,
-            ranked=sorted(pairs, key=lambda pair: -pair[1]),
-            predicted=[labels[i] for i in predicted_classes(scores, task, self._spec.threshold)[0]],
+            ranked=ranking.scores,
+            predicted=ranking.predicted,
+            heads=ranking.heads,
         )
 
 

@@ -16,12 +16,12 @@ from st_adapter.data.archives.members import find
 from st_adapter.data.archives.tar import Place, read_bytes
 from st_adapter.errors import UnreachableError, VideoError
 
-_FORMATS = (
+FORMATS = (
     "mov,matroska,avi,asf,flv,gif,mpegts,mpeg,mpegvideo,m4v,h264,hevc,ivf,ogg,mxf,nut,dv,"
     "jpeg_pipe,png_pipe,bmp_pipe,webp_pipe,mp3,aac,wav,flac"
 )
 """Formats that FFmpeg may open. Playlists are left out."""
-_OPTIONS = {"protocol_whitelist": "file", "format_whitelist": _FORMATS}
+_OPTIONS = {"protocol_whitelist": "file", "format_whitelist": FORMATS}
 """Options that keep a file from making FFmpeg open other files or the network."""
 
 

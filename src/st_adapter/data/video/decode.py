@@ -305,7 +305,7 @@ class FrameScaler:
         self.size: tuple[int, int] | None = None
         self.scaler = VideoReformatter()  # reused because it caches its tables
 
-    def __call__(self, frame: Frame) -> UInt8[Tensor, "h w 3"]:
+    def __call__(self, frame: Frame) -> UInt8[Tensor, "height width 3"]:
         """Convert one frame. All frames get the size of the first."""
         frame = _as_video_frame(frame)
         width = round(frame.width * self.pixel_aspect)

@@ -1,0 +1,1 @@
+"""Cameras and network streams: what they are, and how their newest frames are read."""
