@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from st_adapter.errors import ArgumentError as ArgumentError
     from st_adapter.errors import CheckpointError as CheckpointError
     from st_adapter.errors import DataError as DataError
+    from st_adapter.errors import LabellingError as LabellingError
     from st_adapter.errors import MemoryShortError as MemoryShortError
     from st_adapter.errors import StAdapterError as StAdapterError
     from st_adapter.errors import TrainingError as TrainingError
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
     from st_adapter.evaluation.predict import Prediction as Prediction
     from st_adapter.evaluation.predict import Predictor as Predictor
     from st_adapter.evaluation.run import evaluate as evaluate
+    from st_adapter.labelling.label import Labelled as Labelled
+    from st_adapter.labelling.label import label_videos as label_videos
     from st_adapter.model.build import attach as attach
     from st_adapter.model.build import create_model as create_model
     from st_adapter.model.build import load as load
@@ -59,12 +62,13 @@ _HOMES = {
     "data.videos": ("Video",),
     "diagnosis.advice": ("Advice", "advise"),
     "errors": (
-        *("ArgumentError", "CheckpointError", "DataError", "MemoryShortError"),
-        *("StAdapterError", "TrainingError", "VideoError"),
+        *("ArgumentError", "CheckpointError", "DataError", "LabellingError"),
+        *("MemoryShortError", "StAdapterError", "TrainingError", "VideoError"),
     ),
     "evaluation.evaluate": ("Evaluation",),
     "evaluation.predict": ("Prediction", "Predictor"),
     "evaluation.run": ("evaluate",),
+    "labelling.label": ("Labelled", "label_videos"),
     "model.methods.adapter": ("STAdapter",),
     "model.build": ("attach", "create_model", "load"),
     "model.classifier": ("VideoClassifier",),

@@ -27,6 +27,7 @@ from st_adapter.evaluation.decisions import decide_by, predicted_classes
 from st_adapter.evaluation.score import score_videos
 from st_adapter.model.build import load
 from st_adapter.model.classifier import VideoClassifier
+from st_adapter.model.spec import ModelSpec
 from st_adapter.runtime.compilation import compile_model
 from st_adapter.runtime.device import check_input_size, choose_device, choose_precision
 
@@ -255,7 +256,7 @@ class Predictor:
             if isinstance(result, Skipped):
                 yield result
             else:
-                yield self._prediction(inputs.paths[index], result)
+                yield make_prediction(inputs.paths[index], result, self.spec)
 
     def preprocess(self, video: Any, *, bgr: bool = False) -> UInt8[Tensor, "v t 3 h w"]:
         """Return what the model sees of one video: the frames of all views, scaled and cropped.
@@ -294,23 +295,31 @@ class Predictor:
     def _reader(self, inputs: Inputs, workers: int) -> Reader:
         return make_reader(self.decoder, workers, self.model.device, inputs.probe)
 
-    def _prediction(self, path: Path, raw: Float[Tensor, "1 classes"]) -> Prediction:
-        task, labels = self.spec.task, self.spec.labels
-        scores = calibrate(raw, task, self.spec.temperatures)
-        pairs = list(zip(labels, scores[0].tolist(), strict=True))
-        heads = {
-            name: _ranked([(label.removeprefix(f"{name}/"), s) for label, s in pairs[own]])
-            for name, own in (task.slices(len(pairs)) if task.heads else ())
-        }
-        chosen = predicted_classes(scores, task, self.spec.threshold)[0]
-        names = [labels[i] for i in chosen]
-        if heads:
-            best = _combinations(list(heads.values()))
-        else:
-            best = sorted(_ranked(pairs), key=lambda pair: pair[0] not in names)
-        return Prediction(
-            path=path, predicted=names[0] if task == Task() else names, scores=best, heads=heads
-        )
+
+def make_prediction(path: Path, raw: Float[Tensor, "1 classes"], spec: ModelSpec) -> Prediction:
+    """Turn the scores of a video into its prediction.
+
+    Args:
+        path: The video.
+        raw: Its scores, as `score_videos` yields them.
+        spec: Record of the classifier, with the temperatures and the threshold to use.
+    """
+    task, labels = spec.task, spec.labels
+    scores = calibrate(raw, task, spec.temperatures)
+    pairs = list(zip(labels, scores[0].tolist(), strict=True))
+    heads = {
+        name: _ranked([(label.removeprefix(f"{name}/"), s) for label, s in pairs[own]])
+        for name, own in (task.slices(len(pairs)) if task.heads else ())
+    }
+    chosen = predicted_classes(scores, task, spec.threshold)[0]
+    names = [labels[i] for i in chosen]
+    if heads:
+        best = _combinations(list(heads.values()))
+    else:
+        best = sorted(_ranked(pairs), key=lambda pair: pair[0] not in names)
+    return Prediction(
+        path=path, predicted=names[0] if task == Task() else names, scores=best, heads=heads
+    )
 
 
 def _place(run: str | Path | VideoClassifier, weights: str | None, device: str) -> VideoClassifier:
