@@ -28,7 +28,9 @@ def main(listed: Path, run: Path, kills: int, processes: int, seed: int) -> int:
     with tempfile.TemporaryDirectory() as folder:
         alone, killed = Path(folder, "alone.jsonl"), Path(folder, "killed.jsonl")
         began = time.monotonic()
-        memory = watch(start(listed, run, alone, processes))
+        process = start(listed, run, alone, processes)
+        starting = wait_for_parts(alone)
+        memory = watch(process)
         seconds = time.monotonic() - began
         print(f"left alone: {count_lines(alone):,} rows in {seconds:.0f} s", flush=True)
         show(memory)
@@ -38,7 +40,7 @@ def main(listed: Path, run: Path, kills: int, processes: int, seed: int) -> int:
         began = time.monotonic()
         while done < kills and not killed.exists():
             process = start(listed, run, killed, processes)
-            moment = time.monotonic() + START_SECONDS + rng.uniform(0, longest)
+            moment = time.monotonic() + starting + rng.uniform(0, longest)
             watch(process, until=moment)
             if process.poll() is None:
                 end(process)
@@ -55,15 +57,20 @@ def main(listed: Path, run: Path, kills: int, processes: int, seed: int) -> int:
     return not same
 
 
-START_SECONDS = 8.0
-"""Time in which the command starts; kills come later, so that something was done."""
-
-
 def start(listed: Path, run: Path, out: Path, processes: int) -> subprocess.Popen[bytes]:
     """Start the command in a session of its own."""
     command = [sys.executable, "-m", "st_adapter", "predict", str(run), str(listed)]
     command += ["--out", str(out), "--processes", str(processes), "--workers", "0"]
+    command += ["--device", "cpu"]
     return subprocess.Popen(command, stdout=subprocess.DEVNULL, start_new_session=True)
+
+
+def wait_for_parts(out: Path) -> float:
+    """Wait until a command begins; return the seconds, before which a kill would hit nothing."""
+    began = time.monotonic()
+    while not out.with_name(f"{out.name}.parts").exists():
+        time.sleep(_POLL_SECONDS)
+    return time.monotonic() - began
 
 
 def watch(

@@ -83,7 +83,9 @@ def _results(ray: Any, job: Job, tasks: list[dict[str, int]]) -> Iterator[tuple[
     say(f"Ray: {len(ray.nodes())} machines, up to {most} {'GPUs' if gpus else 'CPU cores'}")
     labelled = ray.data.from_items(tasks, override_num_blocks=min(len(tasks), _BLOCKS)).map_batches(
         Actor,
-        fn_constructor_kwargs={"job": replace(job, workers=0)},
+        # In a list, a reference is handed on as it is: arguments as large as a list of videos would
+        # be in the object store anyway, but lost with the actor.
+        fn_constructor_kwargs={"held": [ray.put(replace(job, workers=0))]},
         batch_size=1,
         num_cpus=1,
         num_gpus=1 if gpus else None,
@@ -98,10 +100,13 @@ class Actor:
     """Labels tasks on a machine of the cluster with a model that is built once.
 
     Args:
-        job: What to label.
+        held: A reference to the job.
     """
 
-    def __init__(self, job: Job) -> None:
+    def __init__(self, held: Sequence[Any]) -> None:
+        import ray
+
+        job: Job = ray.get(held[0])
         self._labeller, self._batch_rows = Labeller(job), job.batch_rows()
 
     def __call__(self, tasks: Mapping[str, ndarray]) -> dict[str, list[Any]]:
@@ -129,21 +134,23 @@ def _connected(address: str) -> Iterator[Any]:
             "labelling on Ray needs the package ray; pip install 'st-adapter[ray]'"
         ) from error
     was_connected = ray.is_initialized()
-    logger = logging.getLogger("ray")
-    level = logger.level
+    loggers = [logging.getLogger(name) for name in ("ray", "ray.data")]
+    levels = [logger.level for logger in loggers]
     context = ray.data.DataContext.get_current()
     shows_bars = context.enable_progress_bars
     try:
         if not was_connected:
             _connect(ray, address)
-        logger.setLevel(logging.ERROR)
+        for logger in loggers:
+            logger.setLevel(logging.ERROR)
         context.enable_progress_bars = False
         yield ray
     finally:
         context.enable_progress_bars = shows_bars
         if not was_connected:
             ray.shutdown()
-        logger.setLevel(level)
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
 
 
 def _connect(ray: Any, address: str) -> None:
