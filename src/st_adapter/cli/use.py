@@ -130,8 +130,8 @@ def evaluate(
 @click.option(
     "--ray",
     metavar="ADDRESS",
-    help="With --out: label on the Ray cluster at this address, or auto for the one that this "
-    "machine belongs to.",
+    help="With --out: label on the Ray cluster at this address; auto is the one that this machine "
+    "belongs to, and local starts one.",
 )
 def predict(
     run: Path,

@@ -99,8 +99,9 @@ def label_videos(
         shard: Label one part only: its number from 1, and the number of parts, such as (1, 4). The
             name of the table gets `-00001-of-00004` before its suffix. All parts in order have each
             video once.
-        ray: Label on a Ray cluster: its address, or "auto" for the one that this machine belongs
-            to. All machines must see the same files. Needs `pip install 'st-adapter[ray]'`.
+        ray: Label on a Ray cluster: its address, "auto" for the one that this machine belongs to,
+            or "local" to start one on this machine. All machines must see the same files. Needs
+            `pip install 'st-adapter[ray]'`.
         videos: Folder that the paths in lists and tables are relative to. By default the folder of
             the list.
         weights, device, precision, views, frames, size, threshold, calibrated, batch_size, decoder,
