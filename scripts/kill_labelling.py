@@ -34,25 +34,26 @@ def main(listed: Path, run: Path, kills: int, processes: int, seed: int) -> int:
         seconds = time.monotonic() - began
         print(f"left alone: {count_lines(alone):,} rows in {seconds:.0f} s", flush=True)
         show(memory)
-        done = 0
-        # Together, the lives of the killed command are about as long as the one left alone.
+        done = tables = 0
+        # Together, the lives of a killed command are about as long as the one left alone.
         longest = 2 * seconds / max(1, kills)
         began = time.monotonic()
-        while done < kills and not killed.exists():
-            process = start(listed, run, killed, processes)
-            moment = time.monotonic() + starting + rng.uniform(0, longest)
-            watch(process, until=moment)
-            if process.poll() is None:
-                end(process)
-                done += 1
-                print(f"kill {done}: {rows_done(killed):,} rows are kept", flush=True)
-        while not killed.exists():
-            watch(start(listed, run, killed, processes))
-        same = filecmp.cmp(alone, killed, shallow=False)
-        again = time.monotonic() - began
+        same = True
+        while done < kills:
+            killed.unlink(missing_ok=True)
+            tables += 1
+            while not killed.exists():
+                process = start(listed, run, killed, processes)
+                moment = time.monotonic() + starting + rng.uniform(0, longest)
+                watch(process, until=moment if done < kills else float("inf"))
+                if process.poll() is None:
+                    end(process)
+                    done += 1
+                    print(f"kill {done}: {rows_done(killed):,} rows are kept", flush=True)
+            same &= filecmp.cmp(alone, killed, shallow=False)
         print(
-            f"{done} kills in {again:.0f} s: {count_lines(killed):,} rows, "
-            f"{'equal to the byte' if same else 'THE TABLES DIFFER'}"
+            f"{done} kills in {time.monotonic() - began:.0f} s, {tables} tables of "
+            f"{count_lines(killed):,} rows: {'equal to the byte' if same else 'THE TABLES DIFFER'}"
         )
     return not same
 

@@ -83,9 +83,7 @@ def _results(ray: Any, job: Job, tasks: list[dict[str, int]]) -> Iterator[tuple[
     say(f"Ray: {len(ray.nodes())} machines, up to {most} {'GPUs' if gpus else 'CPU cores'}")
     labelled = ray.data.from_items(tasks, override_num_blocks=min(len(tasks), _BLOCKS)).map_batches(
         Actor,
-        # In a list, a reference is handed on as it is: arguments as large as a list of videos would
-        # be in the object store anyway, but lost with the actor.
-        fn_constructor_kwargs={"held": [ray.put(replace(job, workers=0))]},
+        fn_constructor_kwargs={"job": replace(job, workers=0)},
         batch_size=1,
         num_cpus=1,
         num_gpus=1 if gpus else None,
@@ -100,13 +98,10 @@ class Actor:
     """Labels tasks on a machine of the cluster with a model that is built once.
 
     Args:
-        held: A reference to the job.
+        job: What to label.
     """
 
-    def __init__(self, held: Sequence[Any]) -> None:
-        import ray
-
-        job: Job = ray.get(held[0])
+    def __init__(self, job: Job) -> None:
         self._labeller, self._batch_rows = Labeller(job), job.batch_rows()
 
     def __call__(self, tasks: Mapping[str, ndarray]) -> dict[str, list[Any]]:
