@@ -53,7 +53,7 @@ def test_a_killed_command_goes_on_to_the_same_table(label_runs, many, tmp_path):
     alone, out = tmp_path / "alone.csv", tmp_path / "l.csv"
     label_videos(label_runs["light"], many, alone, device="cpu", workers=0)
     process = start(label_runs["light"], many, out)
-    wait_for(has_parts(out), process)
+    wait_for(has_parts(out), process, 180)
     process.kill()
     process.communicate()
     assert not out.exists()
@@ -71,9 +71,9 @@ def test_a_killed_command_goes_on_to_the_same_table(label_runs, many, tmp_path):
 def test_a_stopped_command_says_how_to_go_on(label_runs, many, tmp_path, number, flags):
     out = tmp_path / "l.jsonl"
     process = start(label_runs["light"], many, out, *flags)
-    wait_for(has_parts(out), process)
+    wait_for(has_parts(out), process, 180)
     process.send_signal(number)
-    _, error = process.communicate(timeout=60)
+    _, error = process.communicate(timeout=120)
     assert process.returncode == 130
     lines = [line for line in error.splitlines() if line]
     assert lines[-1] == "st-adapter: stopped; run the same command again to continue"
@@ -85,11 +85,11 @@ def test_a_stopped_command_says_how_to_go_on(label_runs, many, tmp_path, number,
 def test_a_killed_process_ends_the_command_and_nothing_is_lost(label_runs, many, tmp_path):
     out = tmp_path / "l.jsonl"
     process = start(label_runs["light"], many, out, "--processes", "2")
-    wait_for(has_parts(out, 6), process)
+    wait_for(has_parts(out, 6), process, 180)
     labelling = [p for p in psutil.Process(process.pid).children() if _is_labelling(p)]
     assert len(labelling) == 2
     labelling[0].kill()
-    _, error = process.communicate(timeout=60)
+    _, error = process.communicate(timeout=120)
     assert process.returncode == 1
     assert error.splitlines()[-1] == (
         "st-adapter: error: a process was killed by signal 9, often because memory ran out; what "
@@ -112,7 +112,7 @@ def test_several_processes_write_the_table_of_one(label_runs, label_clips, tmp_p
 def test_processes_end_with_a_killed_command(label_runs, many, tmp_path):
     out = tmp_path / "l.jsonl"
     process = start(label_runs["light"], many, out, "--processes", "2")
-    wait_for(has_parts(out), process)
+    wait_for(has_parts(out), process, 180)
     labelling = [p for p in psutil.Process(process.pid).children() if _is_labelling(p)]
     process.kill()
     process.communicate()
