@@ -236,6 +236,12 @@ def test_arguments_that_cannot_be(label_runs, label_clips, tmp_path):
         label([], label_clips, tmp_path / "l.jsonl")
 
 
+def test_a_call_that_fails_at_the_start_leaves_nothing(label_runs, label_clips, tmp_path):
+    with pytest.raises(ArgumentError, match="gone.pth"):
+        label(label_runs["light"], label_clips, tmp_path / "l.jsonl", weights="gone.pth")
+    assert list(tmp_path.iterdir()) == []
+
+
 def run(capsys, *arguments):
     code = main([str(argument) for argument in arguments])
     captured = capsys.readouterr()

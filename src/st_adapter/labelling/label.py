@@ -153,7 +153,12 @@ def _label(
             parts.clear()
         else:
             parts.begin(plan)
-            _label_missing(job, parts, processes, ray)
+            try:
+                _label_missing(job, parts, processes, ray)
+            except BaseException:
+                if not parts.done():  # nothing to keep, for example if the weights were not found
+                    parts.clear()
+                raise
             complete = Labelled(
                 file=file, num_videos=len(job.rows), num_failed=parts.join(job.columns())
             )
