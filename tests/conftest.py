@@ -29,9 +29,10 @@ import numpy as np
 import pytest
 import torch
 
-from st_adapter import attach
+from st_adapter import attach, create_model
 from st_adapter.backbones.build import create_backbone
 from st_adapter.common.remarks import show_remarks
+from st_adapter.common.task import Task
 from st_adapter.config import ClipConfig, TrainConfig
 from st_adapter.evaluation.predict import Predictor
 from st_adapter.model.classifier import VideoClassifier
@@ -270,3 +271,45 @@ def start_comparison(
         return subprocess.Popen(
             arguments, stdout=said, stderr=said, start_new_session=start_new_session
         )
+
+
+HEADS = Task(heads=(("verb", 2), ("noun", 3)))
+HEAD_LABELS = ["verb/open", "verb/close", "noun/door", "noun/box", "noun/jar"]
+
+
+def save_run(folder: Path, labels: list[str], seed: int, **options: object) -> Path:
+    """Save a classifier on the tiny ViT, with adapters and a head drawn from a seed."""
+    given: dict[str, object] = {"clip": ClipConfig(frames=4, size=32)} | options
+    model = create_model("test_vit", labels, weights="random", **given)
+    torch.manual_seed(seed)
+    randomise(model)
+    with torch.no_grad():
+        for parameter in model.head.parameters():
+            parameter.normal_(std=0.5)
+    model.save_adapter(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def label_runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Adapter folders: three that share clips and an image model, and some that cannot join."""
+    root = tmp_path_factory.mktemp("labelling runs")
+    clip = ClipConfig(frames=4, size=32)
+    return {
+        "light": save_run(root / "light", ["brightens", "darkens", "stays"], 1),
+        "speed": save_run(root / "speed", ["slow", "fast"], 2),
+        "doing": save_run(root / "doing", HEAD_LABELS, 3, task=HEADS),
+        "tags": save_run(root / "tags", ["a", "b", "c"], 4, task=Task(multi_label=True)),
+        "longer": save_run(root / "longer", ["x", "y"], 5, clip=replace(clip, frames=8, size=48)),
+        "full": save_run(root / "full", ["x", "y"], 6, method="full"),
+    }
+
+
+@pytest.fixture(scope="session")
+def label_clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Twenty videos, of which one is broken."""
+    folder = tmp_path_factory.mktemp("clips to label")
+    for number in range(20):
+        write_video(folder / f"{number:02}.mp4", blinking(number % 2 == 0, number))
+    (folder / "07.mp4").write_bytes(b"not a video")
+    return folder

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from st_adapter.errors import ArgumentError as ArgumentError
     from st_adapter.errors import CheckpointError as CheckpointError
     from st_adapter.errors import DataError as DataError
+    from st_adapter.errors import LabellingError as LabellingError
     from st_adapter.errors import MemoryShortError as MemoryShortError
     from st_adapter.errors import StAdapterError as StAdapterError
     from st_adapter.errors import TrainingError as TrainingError
@@ -37,6 +38,8 @@ if TYPE_CHECKING:
     from st_adapter.evaluation.spans import Span as Span
     from st_adapter.evaluation.stream import LiveScores as LiveScores
     from st_adapter.evaluation.timeline import Timeline as Timeline
+    from st_adapter.labelling.label import Labelled as Labelled
+    from st_adapter.labelling.label import label_videos as label_videos
     from st_adapter.model.build import attach as attach
     from st_adapter.model.build import create_model as create_model
     from st_adapter.model.build import load as load
@@ -62,8 +65,8 @@ _HOMES = {
     "data.videos": ("Video",),
     "diagnosis.advice": ("Advice", "advise"),
     "errors": (
-        *("ArgumentError", "CheckpointError", "DataError", "MemoryShortError"),
-        *("StAdapterError", "TrainingError", "VideoError"),
+        *("ArgumentError", "CheckpointError", "DataError", "LabellingError"),
+        *("MemoryShortError", "StAdapterError", "TrainingError", "VideoError"),
     ),
     "evaluation.evaluate": ("Evaluation",),
     "evaluation.predict": ("Prediction", "Predictor"),
@@ -71,6 +74,7 @@ _HOMES = {
     "evaluation.spans": ("Span",),
     "evaluation.stream": ("LiveScores",),
     "evaluation.timeline": ("Timeline",),
+    "labelling.label": ("Labelled", "label_videos"),
     "model.methods.adapter": ("STAdapter",),
     "model.build": ("attach", "create_model", "load"),
     "model.classifier": ("VideoClassifier",),

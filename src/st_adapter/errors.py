@@ -41,6 +41,13 @@ class DivergedError(TrainingError):
     """The loss was NaN or infinite for several steps in a row."""
 
 
+class LabellingError(StAdapterError):
+    """Labelling cannot continue, for example because a process was killed.
+
+    Rows that are done are kept. The same call goes on from there.
+    """
+
+
 class MemoryShortError(StAdapterError):
     """The CPU or GPU ran out of memory. The message says which settings need less."""
 

@@ -1,6 +1,7 @@
 """The subcommands that use a trained run, and those that convert one from or to other code."""
 
 import json
+import re
 import shlex
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from st_adapter.cli import DONE, SOME_FAILED
 from st_adapter.cli.imports import quick_imports
 from st_adapter.cli.options import DATA_SETTINGS, PATH, RUN_DEFAULTS, RUN_SETTINGS, verb
 from st_adapter.config import DataConfig, parse_views
+from st_adapter.errors import ArgumentError
 
 THRESHOLD = click.option(
     "--threshold",
@@ -24,6 +26,19 @@ UNCALIBRATED = click.option(
     help="Leave out the temperatures that training fitted so that scores tell how often answers "
     "are right.",
 )
+
+
+class _Shard(click.ParamType[tuple[int, int]]):
+    """A part of a table: its number from 1 and the number of parts, as I/N."""
+
+    name = "I/N"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> tuple[int, int]:
+        """Convert "2/4" to (2, 4)."""
+        match = re.fullmatch(r"(\d+)/(\d+)", value)
+        if match is None or not 1 <= int(match[1]) <= int(match[2]):
+            self.fail(f"{value!r} is not a part such as 1/4, the first of four", param, ctx)
+        return int(match[1]), int(match[2])
 
 
 @verb(*DATA_SETTINGS, *RUN_SETTINGS, defaults=RUN_DEFAULTS)
@@ -84,39 +99,119 @@ def evaluate(
     return SOME_FAILED if result.num_skipped else DONE
 
 
-@verb(*RUN_SETTINGS, defaults=RUN_DEFAULTS)
+@verb(*RUN_SETTINGS, "videos", defaults=RUN_DEFAULTS)
 @click.argument("run", type=PATH)
-@click.argument("videos", type=PATH, nargs=-1, required=True)
+@click.argument("inputs", type=PATH, nargs=-1, required=True, metavar="[RUN]... VIDEO...")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object per line.")
 @click.option(
     "--top", type=click.IntRange(1), default=3, show_default=True, help="Labels per video."
 )
 @THRESHOLD
 @UNCALIBRATED
+@click.option(
+    "--out",
+    type=PATH,
+    help="Write a table to this .jsonl, .csv or .parquet file instead of printing. If the command "
+    "is interrupted, run it again to continue.",
+)
+@click.option(
+    "--processes",
+    type=click.IntRange(1),
+    default=1,
+    show_default=True,
+    help="With --out: processes that label, each with a model of its own.",
+)
+@click.option(
+    "--shard",
+    type=_Shard(),
+    help="With --out: label only part I of N, such as 1/4. Its table is FILE with "
+    "-00001-of-00004 before the ending.",
+)
+@click.option(
+    "--ray",
+    metavar="ADDRESS",
+    help="With --out: label on the Ray cluster at this address; auto is the one that this machine "
+    "belongs to, and local starts one.",
+)
 def predict(
     run: Path,
-    videos: tuple[Path, ...],
+    inputs: tuple[Path, ...],
     as_json: bool,
     top: int,
     views: str | None,
     uncalibrated: bool,
+    out: Path | None,
+    processes: int,
+    shard: tuple[int, int] | None,
+    ray: str | None,
+    videos: str | None,
     **options: Any,
 ) -> int:
     """Label videos with the classifier in RUN.
 
-    VIDEOS are video files, URLs of such files, or folders that contain them.
+    VIDEOs are video files, URLs of such files, or folders that contain them.
+
+    With --out, the labels go to a table. VIDEOs can then also be lists of paths (.txt), tables with
+    a column `path` (.csv, .tsv, .parquet) and WebDataset shards (.tar), and several RUNs that were
+    trained on the same image model label the videos together.
     """
-    chosen = parse_views(views) if views else None
+    settings = options | {
+        "views": parse_views(views) if views else None,
+        "calibrated": not uncalibrated,
+    }
+    if out is None:
+        _check_needs_out(processes=processes > 1, shard=shard, ray=ray, videos=videos)
+        return _print_labels(run, inputs, as_json, top, settings)
+    if as_json:
+        raise ArgumentError(
+            "--json prints labels, and --out writes them to a file; use one of them"
+        )
+    with quick_imports():
+        from st_adapter.labelling.label import label_videos
+        from st_adapter.labelling.runs import leading_runs
+
+    count = leading_runs(inputs)
+    if count == len(inputs):
+        raise ArgumentError("no videos were given, only runs; give videos, folders or a list")
+    result = label_videos(
+        [run, *inputs[:count]],
+        inputs[count:],
+        out,
+        top=top,
+        processes=processes,
+        shard=shard,
+        ray=ray,
+        videos=videos,
+        **settings,
+    )
+    if result.was_complete:
+        return DONE
+    failed = f", of which {result.num_failed:,} failed" if result.num_failed else ""
+    click.echo(f"{result.file}: {result.num_videos:,} videos{failed}")
+    return SOME_FAILED if result.num_failed else DONE
+
+
+def _check_needs_out(**flags: Any) -> None:
+    """Raise ArgumentError if a flag was given that has an effect only with --out."""
+    for name, given in flags.items():
+        if given:
+            raise ArgumentError(f"--{name} is for tables; give the table to write with --out FILE")
+
+
+def _print_labels(
+    run: Path, videos: tuple[Path, ...], as_json: bool, top: int, settings: dict[str, Any]
+) -> int:
+    """Label videos and print one line for each."""
     with quick_imports():
         from st_adapter.common.progress import bar
         from st_adapter.data.datasets import Skipped
         from st_adapter.evaluation.predict import Predictor, expand
 
     paths = expand(videos)
-    workers = options.pop("workers")
+    workers = settings.pop("workers")
     if len(paths) <= 8:
         workers = 0  # starting workers takes longer than decoding so few videos
-    predictor = Predictor(run, views=chosen, calibrated=not uncalibrated, **options)
+    predictor = Predictor(run, **settings)
     failed = 0
     with bar("predicting", len(paths)) as progress:
         for result in predictor.predict(paths, workers):

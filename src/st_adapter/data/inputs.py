@@ -72,14 +72,30 @@ class Inputs:
         if held is None:
             return packets.probe(path)
         if isinstance(held, str):
-            # Read once here: probing and decoding would each download the file again.
-            try:
-                held = read_url(held)
-            except OSError as error:
-                raise UnreachableError(f"{path}: {error}") from error
+            return _probe_url(path, held)
         if isinstance(held, bytes):
             return packets.probe(path, Place(str(path), 0, len(held), held))
         return describe_frames(path, held)
+
+
+def probe_file_or_url(path: Path) -> VideoInfo:
+    """Return the description of a video that is a local file, in a shard, or behind a URL.
+
+    Raises:
+        VideoError: If it cannot be read.
+    """
+    if is_remote(path) and split_member(path) is None:
+        return _probe_url(path, absolute(path))
+    return packets.probe(path)
+
+
+def _probe_url(path: Path, url: str) -> VideoInfo:
+    # Read once here: probing and decoding would each download the file again.
+    try:
+        content = read_url(url)
+    except OSError as error:
+        raise UnreachableError(f"{path}: {error}") from error
+    return packets.probe(path, Place(str(path), 0, len(content), content))
 
 
 def _sort_out(video: Any, number: int, bgr: bool) -> tuple[Path, Held | None]:

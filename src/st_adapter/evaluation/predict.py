@@ -34,6 +34,7 @@ from st_adapter.evaluation.timeline import (
 )
 from st_adapter.model.build import load
 from st_adapter.model.classifier import VideoClassifier
+from st_adapter.model.spec import ModelSpec
 from st_adapter.runtime.compilation import compile_model
 from st_adapter.runtime.device import check_input_size, choose_device, choose_precision
 
@@ -257,7 +258,7 @@ class Predictor:
             if isinstance(result, Skipped):
                 yield result
             else:
-                yield self._prediction(inputs.paths[index], result)
+                yield make_prediction(inputs.paths[index], result, self.spec)
 
     def preprocess(self, video: Any, *, bgr: bool = False) -> UInt8[Tensor, "v t 3 h w"]:
         """Return what the model sees of one video: the frames of all views, scaled and cropped.
@@ -448,11 +449,19 @@ class Predictor:
     def _reader(self, inputs: Inputs, workers: int) -> Reader:
         return make_reader(self.decoder, workers, self.model.device, inputs.probe)
 
-    def _prediction(self, path: Path, raw: Float[Tensor, "1 classes"]) -> Prediction:
-        ranking = rank(calibrate(raw, self.spec.task, self.spec.temperatures), self.spec)
-        return Prediction(
-            path=path, predicted=ranking.predicted, scores=ranking.scores, heads=ranking.heads
-        )
+
+def make_prediction(path: Path, raw: Float[Tensor, "1 classes"], spec: ModelSpec) -> Prediction:
+    """Turn the scores of a video into its prediction.
+
+    Args:
+        path: The video.
+        raw: Its scores, as `score_videos` yields them.
+        spec: Record of the classifier, with the temperatures and the threshold to use.
+    """
+    ranking = rank(calibrate(raw, spec.task, spec.temperatures), spec)
+    return Prediction(
+        path=path, predicted=ranking.predicted, scores=ranking.scores, heads=ranking.heads
+    )
 
 
 def _place(run: str | Path | VideoClassifier, weights: str | None, device: str) -> VideoClassifier:

@@ -105,16 +105,10 @@ def average_over_views(
     share = range(len(videos)) if share is None else share
     batch_videos = videos_per_batch(clip, batch_size)
     loader = load_views(videos, clip, batch_videos, workers, reader, share, make_loader)
-    at_once = min(batch_size, clips_at_once(model.device, clip.frames, clip.size))
-
-    @torch.inference_mode()
-    def run(clips: Tensor) -> Float[Tensor, "n k"]:
-        return torch.cat([compute(part.to(model.device)) for part in clips.split(at_once)]).cpu()
-
+    run = in_micro_batches(model, clip, compute, batch_size)
     with evaluation_mode(model):
         for batch in loader:
-            with clear_out_of_memory(model.device):
-                averages = _average_batch(batch, orders, run)
+            averages = average_batch(model, batch, run, orders)
             for views, of_video in zip(batch, averages, strict=True):
                 if of_video is None:
                     path = str(videos[views.index].path)
@@ -129,10 +123,59 @@ def videos_per_batch(clip: ClipConfig, batch_size: int) -> int:
     return max(1, batch_size // (temporal * spatial))
 
 
+def in_micro_batches(
+    model: VideoClassifier,
+    clip: ClipConfig,
+    compute: Callable[[Tensor], Tensor],
+    batch_size: int,
+) -> Callable[[Tensor], Tensor]:
+    """Make a function that computes any number of clips in parts that suit the model's device.
+
+    Args:
+        model: The classifier.
+        clip: Size of the clips.
+        compute: Maps clips on the model's device to values [n, k].
+        batch_size: Maximum number of clips in a part.
+
+    Returns:
+        A function from clips on any device to values [n, k] on the CPU.
+    """
+    at_once = min(batch_size, clips_at_once(model.device, clip.frames, clip.size))
+
+    @torch.inference_mode()
+    def run(clips: Tensor) -> Float[Tensor, "n k"]:
+        return torch.cat([compute(part.to(model.device)) for part in clips.split(at_once)]).cpu()
+
+    return run
+
+
+def average_batch(
+    model: VideoClassifier,
+    batch: Sequence[Views],
+    run: Callable[[Tensor], Tensor],
+    orders: Sequence[Order] = ("in_order",),
+) -> list[Float[Tensor, "orders k"] | None]:
+    """Compute something of each video of a batch and average it over the video's views.
+
+    Args:
+        model: The classifier, whose device is named if memory runs out.
+        batch: Views of each video.
+        run: Maps clips to values [n, k] on the CPU, as `in_micro_batches` returns it.
+        orders: Orders of the frames to compute it for.
+
+    Returns:
+        The values of each video; None for a video that could not be read.
+
+    Raises:
+        MemoryShortError: If the batch does not fit in memory.
+    """
+    with clear_out_of_memory(model.device):
+        return _average_batch(batch, orders, run)
+
+
 def _average_batch(
     batch: Sequence[Views], orders: Sequence[Order], run: Callable[[Tensor], Tensor]
 ) -> list[Float[Tensor, "orders k"] | None]:
-    """Return the values of each video, averaged over its views; None for a video without clips."""
     shown = [
         reorder(views.clips, order, seed=views.index)
         for views in batch

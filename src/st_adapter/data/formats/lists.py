@@ -49,6 +49,30 @@ def read(path: Path, root: Root) -> Listing:
     return listing
 
 
+def read_paths(path: Path, root: Root) -> Listing:
+    """Read the paths of a list, in which each line may have a label. Labels are ignored.
+
+    Args:
+        path: The list.
+        root: The folder of the videos.
+
+    Raises:
+        DataError: A line is neither a path nor a path with a label.
+    """
+    lines = read_lines(path)
+    if lines and re.fullmatch(r"path(\s+label)?", lines[0][1]):
+        del lines[0]  # the header
+    bare = [is_video_name(text) or root.holds(text) for _, text in lines]
+    labelled = iter(
+        _split([line for line, alone in zip(lines, bare, strict=True) if not alone], root)
+    )
+    listing = Listing()
+    for (where, text), alone in zip(lines, bare, strict=True):
+        name = text if alone else next(labelled)[1]
+        _add(listing, root, where, name, "")
+    return listing
+
+
 def is_list(first_line: str) -> bool:
     """Return whether the first line of a .csv names a video and so is not a header."""
     return any(_field(first_line, separator) for separator in _SEPARATORS)

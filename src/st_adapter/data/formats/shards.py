@@ -38,21 +38,47 @@ def read(path: Path, columns: Mapping[str, str]) -> Listing:
         path: A shard, a pattern or address of shards, or a folder of them.
         columns: Maps "label", "labels" or "group" to the key that the .json files use for it.
     """
-    names = list(_in_folder(path)) if path.is_dir() else _expand(absolute(path))
     folder = path if path.is_dir() else path.parent
     labels = columns.get("label", "label").split("+")
     classes = _read_classes(folder) if len(labels) == 1 else Classes()
     listing = Listing(heads=tuple(labels) if len(labels) > 1 else ())
-    store = Store(folder)
+    for shard, sample in _samples(path):
+        _add(listing, shard, sample, labels, columns)
+    classes.name_labels(listing, path, listing.paths)
+    return listing
+
+
+def read_unlabelled(path: Path) -> Listing:
+    """List the videos of all shards, and the segments that their .json files give, without labels.
+
+    Args:
+        path: A shard, a pattern or address of shards, or a folder of them.
+    """
+    listing = Listing()
+    for shard, sample in _samples(path):
+        name = f"{shard}/{sample.name}"
+        start, end = _segment(name, _record(name, sample.texts))
+        listing.add(name, start_seconds=start, end_seconds=end)
+    return listing
+
+
+def _samples(path: Path) -> Iterator[tuple[str, Sample]]:
+    """Yield each video of all shards with the shard that contains it."""
+    names = list(_in_folder(path)) if path.is_dir() else _expand(absolute(path))
+    store = Store(path if path.is_dir() else path.parent)
     for shard in names:
         try:
             samples = read_samples(shard, store)
         except OSError as error:
             raise DataError(f"{shard} cannot be read: {error}") from error
-        for sample in samples:
-            _add(listing, shard, sample, labels, columns)
-    classes.name_labels(listing, path, listing.paths)
-    return listing
+        yield from ((shard, sample) for sample in samples)
+
+
+def _segment(path: str, record: Mapping[str, Any]) -> tuple[float, float]:
+    """Return start and end of the segment that a record gives; NaN is that of the file."""
+    start, end = (seconds(str(record.get(k, "")), path) for k in ("start_seconds", "end_seconds"))
+    check_segment(start, end, path)
+    return start, end
 
 
 def _add(
@@ -70,8 +96,7 @@ def _add(
             f"with the key {' and '.join(labels)}"
         )
     names = [str(name).strip() for name in given]
-    start, end = (seconds(str(record.get(k, "")), path) for k in ("start_seconds", "end_seconds"))
-    check_segment(start, end, path)
+    start, end = _segment(path, record)
     group = str(record.get(columns.get("group", "group"), "")).strip()
     listing.add(
         path, *names, start_seconds=start, end_seconds=end, split=_split(shard), group=group

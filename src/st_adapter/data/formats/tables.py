@@ -21,6 +21,9 @@ from st_adapter.wording import setting
 SEPARATOR = ";"
 """Separator of the labels in the column `labels`."""
 
+_SEGMENT = ("path", "start_seconds", "end_seconds")
+"""Columns that say what to read of which video."""
+
 
 def read(path: Path, root: Root, columns: Mapping[str, str]) -> Listing:
     """Read a table.
@@ -69,6 +72,39 @@ def read(path: Path, root: Root, columns: Mapping[str, str]) -> Listing:
             split=SPLITS[split],
             group=cell(row, "group"),
         )
+    return listing
+
+
+def read_segments(path: Path, root: Root) -> Listing | None:
+    """Read the columns `path`, `start_seconds` and `end_seconds` of a table; ignore all others.
+
+    Args:
+        path: The table, a .parquet file or text separated by tabs, semicolons or commas.
+        root: The folder of the videos.
+
+    Returns:
+        The videos without labels, or None if the table has no column `path`.
+
+    Raises:
+        DataError: The table cannot be read, or a row has no path or an invalid segment.
+    """
+    for separator in ("\t", ";", ","):
+        is_parquet = path.suffix.lower() == ".parquet"
+        header, rows = _read_parquet(path) if is_parquet else read_csv(path, separator)
+        header = _in_small_letters(header, {})
+        if "path" in header:
+            break
+    else:
+        return None
+    place = {name: header.index(name) for name in _SEGMENT if name in header}
+    listing = Listing()
+    for where, row in rows:
+        cells = {name: row[index].strip() for name, index in place.items()}
+        if not cells["path"]:
+            raise DataError(f"{where}: the path is empty")
+        start, end = (seconds(cells.get(name, ""), where) for name in _SEGMENT[1:])
+        check_segment(start, end, where)
+        listing.add(root.join(cells["path"], where), start_seconds=start, end_seconds=end)
     return listing
 
 

@@ -1,0 +1,1 @@
+"""Labelling of many videos with one or more runs into one table, which can be interrupted."""
