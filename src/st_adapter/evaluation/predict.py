@@ -26,12 +26,12 @@ from st_adapter.evaluation.ranking import rank
 from st_adapter.evaluation.score import score_videos
 from st_adapter.evaluation.stream import LiveScores, StreamScorer, score_stream
 from st_adapter.evaluation.timeline import (
-    Advance,
     Timeline,
     TimelineOptions,
     make_timeline,
     window_seconds,
 )
+from st_adapter.evaluation.windows import Advance
 from st_adapter.model.build import load
 from st_adapter.model.classifier import VideoClassifier
 from st_adapter.model.spec import ModelSpec

@@ -74,6 +74,8 @@ def runs_of_labels(chosen: Sequence[Sequence[int]], num_classes: int) -> list[tu
 def absorb_short(chosen: Sequence[int], seconds: Sequence[float], least: float) -> list[int]:
     """Let each short run of windows continue the run before it, or join the first long one.
 
+    If all runs are short, the class that lasts longest in all takes their place.
+
     Args:
         chosen: The class of each window; -1 for none.
         seconds: How much time each window stands for.
@@ -97,7 +99,12 @@ def absorb_short(chosen: Sequence[int], seconds: Sequence[float], least: float) 
             result += [result[-1]] * length
         else:
             waiting += length
-    return result or [*chosen]
+    if result:
+        return result
+    lasts: dict[int, float] = {}
+    for index, own in zip(chosen, seconds, strict=True):
+        lasts[index] = lasts.get(index, 0.0) + own
+    return [max(lasts, key=lasts.__getitem__)] * len(chosen)
 
 
 def close_gaps(

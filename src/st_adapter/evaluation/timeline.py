@@ -1,50 +1,40 @@
 """Long videos: the scores of windows over time, and the spans that they add up to."""
 
 import math
-from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Float
 from numpy import ndarray
-from torch import Tensor
 
 from st_adapter.common.remarks import note
 from st_adapter.config import ClipConfig
-from st_adapter.data import frame_sampling
-from st_adapter.data.augment.transform import spatial_views
 from st_adapter.data.timing import frame_rate
-from st_adapter.data.video.decode import TruncatedError
 from st_adapter.data.video.info import VideoInfo
 from st_adapter.data.video.reader import Reader
 from st_adapter.errors import ArgumentError, VideoError
 from st_adapter.evaluation.calibration import calibrate
 from st_adapter.evaluation.decisions import has_threshold, predicted_classes
-from st_adapter.evaluation.score import evaluation_mode, probabilities
+from st_adapter.evaluation.score import evaluation_mode
 from st_adapter.evaluation.spans import Span, absorb_short, close_gaps, runs_of_labels, smooth
+from st_adapter.evaluation.windows import (
+    Advance,
+    Part,
+    Windows,
+    frames_shown,
+    score_in_one_pass,
+    score_windows,
+)
 from st_adapter.model.classifier import VideoClassifier
-from st_adapter.model.frame_stream import FrameStream, classify_clips
 from st_adapter.model.spec import ModelSpec
 from st_adapter.runtime.memory import clear_out_of_memory
 from st_adapter.wording import setting
 
-_WINDOWS_PER_WINDOW = 4
+_STEPS_PER_WINDOW = 4
 """By default, a new window starts after this fraction of its length."""
-
-_CHUNK_FRAMES = 32
-"""Frames that pass the backbone together in one pass, of which each is computed once."""
-
-_LOOKAHEAD_FRAMES = 4
-"""Frames after a chunk that are computed twice, so that the frames before them see what follows.
-
-Without them, every 32nd frame would be scored as the last of its clip.
-"""
-
-Advance = Callable[[float], None]
-"""Is told how many seconds of the video are done, to show progress."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,23 +126,6 @@ class Timeline:
         }
 
 
-class _Windows(NamedTuple):
-    """Scores of windows, before calibration."""
-
-    starts: Float[ndarray, " w"]
-    ends: Float[ndarray, " w"]
-    scores: Float[ndarray, "w c"]
-
-
-class _Part(NamedTuple):
-    """The part of a video to look at, and how it is divided into windows."""
-
-    start_seconds: float
-    end_seconds: float
-    window_seconds: float
-    step_seconds: float
-
-
 def make_timeline(
     model: VideoClassifier,
     spec: ModelSpec,
@@ -187,7 +160,7 @@ def make_timeline(
     part = _divide(info, clip, options, spec)
     if options.one_pass and clip.views[0] > 1:
         note(f"in one pass, a window has one temporal view, not {clip.views[0]}")
-    score = _score_in_one_pass if options.one_pass else _score_windows
+    score = score_in_one_pass if options.one_pass else score_windows
     with evaluation_mode(model), torch.inference_mode(), clear_out_of_memory(model.device):
         windows = score(model, info, clip, part, reader, batch_size, advance)
     calibrated = calibrate(torch.from_numpy(windows.scores), spec.task, spec.temperatures)
@@ -203,7 +176,7 @@ def make_timeline(
         window_starts=windows.starts,
         window_ends=windows.ends,
         scores=scores,
-        spans=_find_spans(windows._replace(scores=scores), info, part, spec, options),
+        spans=_find_spans(Windows(windows.starts, windows.ends, scores), info, part, spec, options),
     )
 
 
@@ -235,7 +208,7 @@ def _duration(info: VideoInfo) -> float:
     return float(info.start_seconds[-1]) + 1 / frame_rate(info)
 
 
-def _divide(info: VideoInfo, clip: ClipConfig, options: TimelineOptions, spec: ModelSpec) -> _Part:
+def _divide(info: VideoInfo, clip: ClipConfig, options: TimelineOptions, spec: ModelSpec) -> Part:
     """Decide which part of the video to look at, and how long windows and steps are."""
     start = options.start_seconds or 0.0
     end = _duration(info) if options.end_seconds is None else options.end_seconds
@@ -254,9 +227,9 @@ def _divide(info: VideoInfo, clip: ClipConfig, options: TimelineOptions, spec: M
             f"{end - start:.2f} s, which is scored as a whole"
         )
         window = end - start
-    step = window / (clip.frames if options.one_pass else _WINDOWS_PER_WINDOW)
+    step = window / (clip.frames if options.one_pass else _STEPS_PER_WINDOW)
     step = options.step_seconds or step
-    return _Part(round(start, 3), round(end, 3), round(window, 3), max(0.001, round(step, 3)))
+    return Part(round(start, 3), round(end, 3), round(window, 3), max(0.001, round(step, 3)))
 
 
 def window_seconds(given: float | None, clip: ClipConfig, spec: ModelSpec) -> float:
@@ -279,195 +252,8 @@ def window_seconds(given: float | None, clip: ClipConfig, spec: ModelSpec) -> fl
     return spec.timing.median_seconds
 
 
-def _window_starts(part: _Part) -> Float[ndarray, " w"]:
-    """Return when windows start; the last one ends within the part."""
-    room = part.end_seconds - part.start_seconds - part.window_seconds
-    count = 1 + math.floor(room / part.step_seconds + 1e-6)
-    starts: ndarray = part.start_seconds + np.arange(max(1, count)) * part.step_seconds
-    return starts.round(3)  # as they are printed, so that the printed segment has these frames
-
-
-def _frames_shown(info: VideoInfo, start: float, end: float) -> range:
-    """Return the frames of a segment, or the one that is still shown if none starts in it."""
-    try:
-        return info.frame_range(start, end)
-    except VideoError:
-        before = int(np.searchsorted(info.start_seconds, start, side="right"))
-        return range(max(0, before - 1), max(1, before))
-
-
-def _score_windows(
-    model: VideoClassifier,
-    info: VideoInfo,
-    clip: ClipConfig,
-    part: _Part,
-    reader: Reader,
-    batch_size: int,
-    advance: Advance,
-) -> _Windows:
-    """Score each window as if it was a video of its own."""
-    starts = _window_starts(part)
-    ends = np.minimum(starts + part.window_seconds, part.end_seconds).round(3)
-    temporal, spatial = clip.views
-    chosen = []
-    for start, end in zip(starts.tolist(), ends.tolist(), strict=True):
-        shown = _frames_shown(info, start, end)
-        chosen += [
-            [
-                shown[i]
-                for i in frame_sampling.choose(
-                    len(shown), clip.frames, clip.stride, view=view, num_views=temporal
-                )
-            ]
-            for view in range(temporal)
-        ]
-    scores: list[Tensor] = []
-    batch: list[Tensor] = []
-    clips = _read_in_order(reader, info, clip, chosen)
-    at_once = max(1, batch_size // (temporal * spatial)) * temporal
-    for number, frames in enumerate(clips, start=1):
-        batch += spatial_views(frames, clip.size, spatial)
-        if number % at_once == 0 or number == len(chosen):
-            scores += _score_batch(model, batch, temporal * spatial)
-            batch = []
-            advance(float(ends[number // temporal - 1]) - part.start_seconds)
-    if batch:  # the video ended early, in the middle of a batch
-        whole = len(batch) // (temporal * spatial) * (temporal * spatial)
-        scores += _score_batch(model, batch[:whole], temporal * spatial) if whole else []
-    return _as_windows(info, starts, ends, scores)
-
-
-def _as_windows(
-    info: VideoInfo, starts: ndarray, ends: ndarray, scores: Sequence[Tensor]
-) -> _Windows:
-    """Put scores together with their windows, of which the last are missing in a damaged file."""
-    count = len(scores)
-    if not count:
-        raise VideoError(f"{info.path}: too few frames can be decoded for one window")
-    return _Windows(starts[:count], ends[:count], torch.stack([*scores]).numpy())
-
-
-def _score_batch(model: VideoClassifier, clips: Sequence[Tensor], views: int) -> list[Tensor]:
-    """Return the scores of windows, each the mean over its views."""
-    logits = model(torch.stack([*clips]).contiguous().to(model.device))
-    scores = probabilities(logits, model.spec.task).cpu()
-    return [*scores.unflatten(0, (-1, views)).mean(1)]
-
-
-def _read_in_order(
-    reader: Reader, info: VideoInfo, clip: ClipConfig, chosen: Sequence[Sequence[int]]
-) -> Iterator[UInt8[Tensor, "t 3 h w"]]:
-    """Yield clips of a video, which is decoded once. Frames are kept while a later clip needs them.
-
-    Ends early, with a note, if the video is damaged and has fewer frames than it promises.
-
-    Args:
-        reader: Decodes the video.
-        info: The video.
-        clip: Size of the frames.
-        chosen: The frame numbers of each clip. Later clips do not start before earlier ones.
-    """
-    wanted = sorted({number for clip_frames in chosen for number in clip_frames})
-    stream = reader.stream_frames(info.path, wanted, clip.size, info, clip.square_pixels)
-    first_needed = np.minimum.accumulate([min(numbers) for numbers in reversed(chosen)])[::-1]
-    kept: dict[int, Tensor] = {}
-    for place, numbers in enumerate(chosen):
-        for number in [number for number in kept if number < first_needed[place]]:
-            del kept[number]
-        while max(numbers) not in kept:
-            try:
-                number, frame = next(stream)
-            except TruncatedError as error:
-                note(f"{error}, of {info.num_frames} that it promises; the timeline ends there")
-                return
-            kept[number] = frame
-        # Channels last is the layout in memory, as in `read_clips`.
-        yield torch.stack([kept[number] for number in numbers]).permute(0, 3, 1, 2)
-
-
-def _score_in_one_pass(
-    model: VideoClassifier,
-    info: VideoInfo,
-    clip: ClipConfig,
-    part: _Part,
-    reader: Reader,
-    batch_size: int,
-    advance: Advance,
-) -> _Windows:
-    """Run each sampled frame once, and score windows of as many frames as a clip has."""
-    interval = part.window_seconds / clip.frames
-    numbers = _sample_evenly(info, part, interval)
-    per_step = max(1, round(part.step_seconds / interval))
-    spatial = clip.views[1]
-    recent: list[Tensor] = []  # summaries of the frames of the windows to come
-    scores: list[Tensor] = []
-    done = 0  # frames whose windows are scored
-
-    for summaries in _summarise(model, info, clip, numbers, reader, spatial):
-        recent += summaries
-        count = max(0, (len(recent) - clip.frames) // per_step + 1)
-        if count:
-            firsts = [i * per_step for i in range(count)]
-            for low in range(0, count, max(1, batch_size)):
-                clips = [recent[i : i + clip.frames] for i in firsts[low : low + batch_size]]
-                scores += _classify(model, clips)
-            del recent[: count * per_step]
-            done += count * per_step
-            advance((done + clip.frames - per_step) * interval)
-    if not scores and recent:  # the video is shorter than a window
-        scores += _classify(model, [recent])
-    starts = part.start_seconds + np.arange(len(scores)) * per_step * interval
-    ends = np.minimum(starts + part.window_seconds, part.end_seconds)
-    return _as_windows(info, starts.round(3), ends.round(3), scores)
-
-
-def _sample_evenly(info: VideoInfo, part: _Part, interval: float) -> list[int]:
-    """Return the frame that is shown in the middle of each interval of a part."""
-    count = max(1, math.floor((part.end_seconds - part.start_seconds) / interval + 1e-6))
-    middles = part.start_seconds + (np.arange(count) + 0.5) * interval
-    shown: ndarray = np.searchsorted(info.start_seconds, middles, side="right") - 1
-    return [int(number) for number in shown.clip(0)]
-
-
-def _summarise(
-    model: VideoClassifier,
-    info: VideoInfo,
-    clip: ClipConfig,
-    numbers: Sequence[int],
-    reader: Reader,
-    spatial: int,
-) -> Iterator[list[Float[Tensor, "s *summary"]]]:
-    """Yield the summaries of sampled frames in chunks; each has an axis for the spatial views."""
-    stream = FrameStream(model)
-    waiting: list[Tensor] = []
-
-    def push(lookahead: int) -> list[Tensor]:
-        views = spatial_views(torch.cat(waiting), clip.size, spatial)
-        frames = torch.stack(views).contiguous().to(model.device)
-        summaries = stream.push(frames, lookahead)
-        del waiting[: len(waiting) - lookahead]
-        return [*summaries.unbind(1)]
-
-    for frames in _read_in_order(reader, info, clip, [[number] for number in numbers]):
-        waiting.append(frames)
-        if len(waiting) == _CHUNK_FRAMES + _LOOKAHEAD_FRAMES:
-            yield push(_LOOKAHEAD_FRAMES)
-    if waiting:
-        yield push(0)
-
-
-def _classify(
-    model: VideoClassifier, clips: Sequence[Sequence[Float[Tensor, "s *summary"]]]
-) -> list[Float[Tensor, " classes"]]:
-    """Return the scores of clips of summaries, each the mean over its spatial views."""
-    stacked = torch.stack([torch.stack([*frames], 1) for frames in clips])  # [clips, s, t, ...]
-    logits = classify_clips(model, stacked.flatten(0, 1))
-    scores = probabilities(logits, model.spec.task).cpu()
-    return [*scores.unflatten(0, stacked.shape[:2]).mean(1)]
-
-
 def _find_spans(
-    windows: _Windows, info: VideoInfo, part: _Part, spec: ModelSpec, options: TimelineOptions
+    windows: Windows, info: VideoInfo, part: Part, spec: ModelSpec, options: TimelineOptions
 ) -> list[Span]:
     """Decide which labels hold in the time around the middle of each window, and join equal ones.
 
@@ -488,7 +274,7 @@ def _find_spans(
         if spec.labels[index] == options.background:
             continue
         start_seconds, end_seconds = (round(float(edges[i]), 3) for i in (first, end))
-        frames = _frames_shown(info, start_seconds, end_seconds)
+        frames = frames_shown(info, start_seconds, end_seconds)
         spans.append(
             Span(
                 start_seconds=start_seconds,

@@ -1,4 +1,4 @@
-"""A classifier over a sequence of frames that goes on: each frame passes the backbone once."""
+"""A classifier in two steps, so that each frame of a sequence passes the backbone only once."""
 
 from functools import partial
 from typing import cast
@@ -71,6 +71,23 @@ class FrameStream:
 
 
 @torch.inference_mode()
+def summarise_clips(
+    model: VideoClassifier, clips: Shaped[Tensor, "b t 3 h w"]
+) -> Float[Tensor, "b t *summary"]:
+    """Compute what `classify_clips` needs of each frame, with each clip by itself as in training.
+
+    Args:
+        model: the classifier, in evaluation mode.
+        clips: RGB frames as for the classifier.
+    """
+    b, t = clips.shape[:2]
+    with autocast(model):
+        frames = model.normalise(clips).flatten(0, 1)
+        summaries = model.summarise(model.family.run(frames, model.inserted(b, t)))
+    return summaries.reshape(b, t, *summaries.shape[1:])
+
+
+@torch.inference_mode()
 def classify_clips(
     model: VideoClassifier, summaries: Float[Tensor, "b t *summary"]
 ) -> Float[Tensor, "b classes"]:
@@ -78,7 +95,8 @@ def classify_clips(
 
     Args:
         model: the classifier, in evaluation mode.
-        summaries: summaries of the t frames of b clips, as `FrameStream.push` returns them.
+        summaries: summaries of the t frames of b clips, as `summarise_clips` or `FrameStream.push`
+            returns them.
     """
     with autocast(model):
         return model.classify(model.pool_clips(summaries))
