@@ -72,6 +72,12 @@ def test_no_function_has_to_be_scrolled():
     assert {name: lines for name, lines in longest.items() if lines > 60} == {}
 
 
+def test_no_folder_imports_in_a_circle():
+    script = Path(__file__).parents[1] / "scripts" / "draw_house.py"
+    drawn = subprocess.run([sys.executable, script], capture_output=True, text=True, check=True)
+    assert "imports between rooms" in drawn.stdout
+
+
 def test_an_import_starts_nothing(tmp_path):
     """No handler of signals or of forks, no logging, no thread, no file, no changed environment."""
     check = """

@@ -5,6 +5,8 @@ from typing import Literal
 import torch
 from torch import nn
 
+from st_adapter.model.methods.low_rank import is_linear_map
+
 Precision = Literal["float32", "bfloat16", "float16"]
 HALF = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -19,8 +21,3 @@ def hold_maps(backbone: nn.Module, precision: Precision) -> None:
         for parameter in module.parameters(recurse=False) if is_linear_map(module) else ():
             if parameter.dtype == torch.float32 and not parameter.requires_grad:
                 parameter.data = parameter.data.to(HALF[precision])
-
-
-def is_linear_map(module: nn.Module) -> bool:
-    """Whether a module is a linear layer, or an ungrouped convolution, which is one on patches."""
-    return type(module) is nn.Linear or (type(module) is nn.Conv2d and module.groups == 1)

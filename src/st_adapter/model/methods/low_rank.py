@@ -7,7 +7,6 @@ from torch import nn
 
 from st_adapter.backbones.family import Family
 from st_adapter.errors import ArgumentError
-from st_adapter.model.precision import is_linear_map
 
 
 def add_low_rank(family: Family, rank: int) -> list[nn.Parameter]:
@@ -56,3 +55,8 @@ def set_low_rank(backbone: nn.Module, *, enabled: bool) -> None:
     for module in backbone.modules():
         if isinstance(module, LoraLayer):
             module.enable_adapters(enabled)
+
+
+def is_linear_map(module: nn.Module) -> bool:
+    """Whether a module is a linear layer, or an ungrouped convolution, which is one on patches."""
+    return type(module) is nn.Linear or (type(module) is nn.Conv2d and module.groups == 1)
