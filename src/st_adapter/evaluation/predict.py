@@ -319,8 +319,8 @@ class Predictor:
         There are two ways. By default, each window is scored as if it was a video of its own, so
         that its scores are those of `predict` for that segment. With `one_pass`, each sampled frame
         runs through the backbone once and serves all windows that contain it. That is several
-        times as fast if windows overlap, and scores differ slightly, because frames also see what
-        happens around their window.
+        times as fast if windows overlap. Scores differ slightly, because the adapters see other
+        neighbours of a frame than those in the window.
 
         Examples:
             >>> timeline = predictor.timeline("match.mp4", step=0.5)  # doctest: +SKIP

@@ -92,30 +92,36 @@ def score_windows(
     for number, frames in enumerate(clips, start=1):
         batch += spatial_views(frames, clip.size, spatial)
         if number % at_once == 0 or number == len(chosen):
-            scores += _score_batch(model, batch, temporal * spatial)
+            scores.append(_score_batch(model, batch, temporal * spatial))
             batch = []
             advance(float(ends[number // temporal - 1]) - part.start_seconds)
     if batch:  # the video ended early, in the middle of a batch
         whole = len(batch) // (temporal * spatial) * (temporal * spatial)
-        scores += _score_batch(model, batch[:whole], temporal * spatial) if whole else []
+        scores += [_score_batch(model, batch[:whole], temporal * spatial)] if whole else []
     return _as_windows(info, starts, ends, scores)
 
 
 def _as_windows(
-    info: VideoInfo, starts: ndarray, ends: ndarray, scores: Sequence[Tensor]
+    info: VideoInfo,
+    starts: Float[ndarray, " w"],
+    ends: Float[ndarray, " w"],
+    scores: Sequence[Float[Tensor, "n c"]],
 ) -> Windows:
     """Put scores together with their windows, of which the last are missing in a damaged file."""
-    count = len(scores)
-    if not count:
+    if not scores:
         raise VideoError(f"{info.path}: too few frames can be decoded for one window")
-    return Windows(starts[:count], ends[:count], torch.stack([*scores]).numpy())
+    joined = torch.cat([*scores]).numpy()
+    return Windows(starts[: len(joined)], ends[: len(joined)], joined)
 
 
-def _score_batch(model: VideoClassifier, clips: Sequence[Tensor], views: int) -> list[Tensor]:
+def _score_batch(
+    model: VideoClassifier, clips: Sequence[Tensor], views: int
+) -> Float[Tensor, "n classes"]:
     """Return the scores of windows, each the mean over its views."""
     logits = model(torch.stack([*clips]).contiguous().to(model.device))
     scores = probabilities(logits, model.spec.task).cpu()
-    return [*scores.unflatten(0, (-1, views)).mean(1)]
+    averaged: Tensor = scores.unflatten(0, (-1, views)).mean(1)
+    return averaged
 
 
 def _read_in_order(
@@ -171,17 +177,19 @@ def score_in_one_pass(
     per_step = max(1, round(part.step_seconds / interval))
     recent: list[Tensor] = []  # summaries of the frames of the windows to come
     scores: list[Tensor] = []
+    done = 0
     for summaries in _summarise(model, info, clip, numbers, reader, batch_size):
         recent += summaries
         count = max(0, (len(recent) - clip.frames) // per_step + 1)
         for low in range(0, count, batch_size):
             firsts = [i * per_step for i in range(low, min(low + batch_size, count))]
-            scores += _classify(model, [recent[i : i + clip.frames] for i in firsts])
+            scores.append(_classify(model, [recent[i : i + clip.frames] for i in firsts]))
         del recent[: count * per_step]
-        advance((len(scores) * per_step + len(recent)) * interval)
+        done += len(summaries)
+        advance(done * interval)
     if not scores and recent:  # the video is shorter than a window
-        scores += _classify(model, [recent])
-    starts = part.start_seconds + np.arange(len(scores)) * per_step * interval
+        scores.append(_classify(model, [recent]))
+    starts = part.start_seconds + np.arange(done) * per_step * interval
     ends = np.minimum(starts + part.window_seconds, part.end_seconds)
     return _as_windows(info, starts.round(3), ends.round(3), scores)
 
@@ -228,9 +236,10 @@ def _summarise(
 
 def _classify(
     model: VideoClassifier, clips: Sequence[Sequence[Float[Tensor, "s *summary"]]]
-) -> list[Float[Tensor, " classes"]]:
+) -> Float[Tensor, "n classes"]:
     """Return the scores of clips of summaries, each the mean over its spatial views."""
     stacked = torch.stack([torch.stack([*frames], 1) for frames in clips])  # [clips, s, t, ...]
     logits = classify_clips(model, stacked.flatten(0, 1))
     scores = probabilities(logits, model.spec.task).cpu()
-    return [*scores.unflatten(0, stacked.shape[:2]).mean(1)]
+    averaged: Tensor = scores.unflatten(0, stacked.shape[:2]).mean(1)
+    return averaged
