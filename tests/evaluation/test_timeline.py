@@ -5,6 +5,7 @@ from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 import torch
@@ -14,7 +15,10 @@ from conftest import randomise, restamped, rotate_header, write_video
 from st_adapter import ArgumentError, ClipConfig, Predictor, Video, VideoError, create_model
 from st_adapter.common.task import Task
 from st_adapter.config import ClipTiming
+from st_adapter.data.video.decode import read_frames
+from st_adapter.data.video.packets import probe
 from st_adapter.evaluation.score import score_videos
+from st_adapter.model.frame_stream import summarise_clips
 
 LABELS = ["a", "b", "c"]
 MANY, HEADS = Task(multi_label=True), Task(heads=(("x", 2), ("y", 3)))
@@ -130,6 +134,35 @@ def test_one_pass_is_near_the_windows(kind, videos):
     assert differences.mean() < 0.05 < np.ptp(apart.scores, axis=0).min()
 
 
+@pytest.mark.parametrize("step", [0.05, 0.2, 0.3, 0.8, 1.4, 2.2])
+@pytest.mark.parametrize("batch_size", [1, 3, 8])
+def test_a_window_of_one_pass_has_its_score_whatever_the_step(step, batch_size, videos, varied):
+    fine = varied.timeline(videos["plain"], one_pass=True)
+    varied.batch_size = batch_size
+    coarse = varied.timeline(videos["plain"], one_pass=True, step=step)
+    varied.batch_size = 8
+    assert coarse.step_seconds == pytest.approx(max(0.2, round(step / 0.2) * 0.2))
+    np.testing.assert_allclose(np.diff(coarse.window_starts), coarse.step_seconds, atol=1e-6)
+    assert coarse.window_ends[-1] <= 6.0 < coarse.window_ends[-1] + coarse.step_seconds
+    rows = np.searchsorted(fine.window_starts, coarse.window_starts - 1e-6)
+    np.testing.assert_allclose(coarse.scores, fine.scores[rows], atol=1e-5)
+
+
+def test_windows_of_one_pass_are_made_of_clips_that_follow_each_other(videos):
+    predictor = make_predictor()
+    timeline = predictor.timeline(videos["plain"], one_pass=True)  # 30 frames, 4 in a window
+    model, size = predictor.model, predictor.clip.size
+    frames = read_frames(videos["plain"], range(1, 60, 2), size, probe(videos["plain"]))
+    left = (frames.shape[-1] - size) // 2
+    clips = frames[:28, :, :, left : left + size].unflatten(0, (-1, 4)).contiguous()
+    with torch.no_grad():
+        summaries = summarise_clips(model, clips).flatten(0, 1)
+        for number in (0, 1, 4, 7, 23):
+            logits = model.classify(model.pool_clips(summaries[None, number : number + 4]))
+            expected = logits.softmax(1)[0].numpy()
+            np.testing.assert_allclose(timeline.scores[number], expected, atol=1e-5)
+
+
 @pytest.mark.parametrize("method", ["linear", "temporal", "attentive"])
 def test_one_pass_equals_windows_for_methods_without_adapters_over_time(method, tmp_path):
     """Each frame is there twice, because the two ways choose different ones of a pair."""
@@ -154,7 +187,7 @@ def test_the_window_is_as_long_as_training_clips(videos, predictor):
 @pytest.mark.parametrize("one_pass", [False, True])
 def test_a_window_that_is_longer_than_the_video_is_the_video(one_pass, videos, predictor, caplog):
     timeline = predictor.timeline(videos["plain"], window=100, one_pass=one_pass)
-    assert "a window of 100 s is longer than the video's 6.00 s" in caplog.text
+    assert "a window of 100 s is longer than the 6.00 s to look at" in caplog.text
     (span,) = timeline.spans
     assert (span.start_seconds, span.end_seconds, span.end_frame) == (0.0, 6.0, 60)
     if not one_pass:
@@ -280,6 +313,22 @@ def test_a_file_with_fewer_frames_than_it_promises_ends_early(one_pass, tmp_path
         np.testing.assert_allclose(timeline.scores[:count], expected.scores[:count], atol=1e-5)
 
 
+@pytest.mark.parametrize("one_pass", [False, True])
+@pytest.mark.parametrize("codec", ["libx264", "mpeg4", "mpeg2video"])
+def test_a_damaged_frame_in_the_middle_does_not_end_in_an_error(codec, one_pass, tmp_path):
+    whole = write_video(tmp_path / "whole.mp4", scenes(), codec=codec, options={"g": "10"})
+    packets = []
+    with av.open(str(whole)) as container:
+        packets = [(p.pos, p.size) for p in container.demux(video=0) if p.size]
+    content = bytearray(whole.read_bytes())
+    start, size = packets[25]
+    content[start : start + size] = bytes(size)
+    (tmp_path / "damaged.mp4").write_bytes(content)
+    timeline = make_predictor().timeline(tmp_path / "damaged.mp4", one_pass=one_pass, step=0.2)
+    assert len(timeline.scores) >= 20
+    assert np.isfinite(timeline.scores).all()
+
+
 def test_a_video_that_cannot_be_read_is_an_error(tmp_path, predictor):
     (tmp_path / "a.mp4").write_bytes(b"no video")
     for path in (tmp_path / "a.mp4", tmp_path / "gone.mp4"):
@@ -292,8 +341,8 @@ def test_a_video_that_cannot_be_read_is_an_error(tmp_path, predictor):
     [
         ((7.0, None), VideoError, "plain.mp4: nothing to look at from 7 s on; the video is 6.00 s"),
         ((7.0, 9.0), VideoError, "nothing to look at from 7 s on"),
-        ((3.0, 2.0), ArgumentError, "no part of a video is from 3 to 2 s"),
-        ((-1.0, 2.0), ArgumentError, "no part of a video is from -1 to 2 s"),
+        ((3.0, 2.0), ArgumentError, "must end after its start, not at 2 s if it starts at 3 s"),
+        ((-1.0, 2.0), ArgumentError, "must start at 0 s or later, not at -1 s"),
     ],
 )
 def test_a_part_that_does_not_exist(part, error, message, videos, predictor):
@@ -331,8 +380,6 @@ def test_frames_are_freed_when_no_window_needs_them(one_pass, tmp_path):
 
 
 def test_frames_in_memory_have_the_timeline_of_their_file(videos, predictor):
-    import av
-
     with av.open(str(videos["plain"])) as container:
         frames = [*container.decode(video=0)]
     of_file = predictor.timeline(videos["plain"], window=1.0)

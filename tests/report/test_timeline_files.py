@@ -69,7 +69,7 @@ def test_csv_keeps_every_label(tmp_path):
         rows = [*csv.DictReader(file)]
     assert [row["label"] for row in rows] == [*LABELS, *LABELS]
     assert rows[0] == {
-        "path": "a, b.mp4",
+        "path": str(Path.cwd() / "a, b.mp4"),
         "start_seconds": "0.0",
         "end_seconds": "12.4",
         "start_frame": "0",

@@ -10,6 +10,7 @@ import click
 from st_adapter.cli import DONE, SOME_FAILED
 from st_adapter.cli.imports import quick_imports
 from st_adapter.cli.options import PATH, RUN_DEFAULTS, RUN_SETTINGS, verb
+from st_adapter.cli.use import UNCALIBRATED
 from st_adapter.common.clock import clock, parse_clock
 from st_adapter.common.files import finite
 from st_adapter.config import parse_views
@@ -66,7 +67,7 @@ _SPAN_OPTIONS = (
     click.option(
         "--threshold",
         type=float,
-        help="Least score of a label in a span.  [default: as `predict` decides]",
+        help="Lowest score at which a span gets a label.  [default: as `predict` decides]",
     ),
     click.option(
         "--background", metavar="LABEL", help="Class that means that nothing of interest happens."
@@ -101,12 +102,7 @@ def _span_options(function: Any) -> Any:
     ".html, .label-studio.json or .fiftyone.json.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object per video and line.")
-@click.option(
-    "--uncalibrated",
-    is_flag=True,
-    help="Leave out the temperatures that training fitted so that scores tell how often answers "
-    "are right.",
-)
+@UNCALIBRATED
 def timeline(
     run: Path,
     videos: tuple[Path, ...],
@@ -134,21 +130,19 @@ def timeline(
 
         find_format(out, len(paths))
     predictor = Predictor(run, **model)
-    found = []
-    for path in paths:
-        result = _find_spans(predictor, path, options)
-        if isinstance(result, str):
-            click.echo(f"skipped {result}", err=True)
-        else:
-            found.append(result)
-        if as_json:
-            failure = {"path": str(path), "error": result}
-            record = failure if isinstance(result, str) else result.to_json()
-            click.echo(json.dumps(finite(record)))
-        elif out is None and not isinstance(result, str):
-            _print(result, with_path=len(paths) > 1)
-    if out is not None and found:
-        _write(out, found, num_given=len(paths))
+    found: list[Timeline] = []
+    try:
+        for path in paths:
+            result = _find_spans(predictor, path, options)
+            if isinstance(result, str):
+                click.echo(f"skipped {result}", err=True)
+            else:
+                found.append(result)
+            if as_json or out is None:
+                _print(path, result, as_json=as_json, with_path=len(paths) > 1)
+    finally:  # Ctrl-C does not lose the videos that are done
+        if out is not None and found:
+            _write(out, found, num_given=len(paths))
     return DONE if len(found) == len(paths) else SOME_FAILED
 
 
@@ -181,10 +175,15 @@ def _find_spans(predictor: "Predictor", path: Path, options: dict[str, Any]) -> 
             return str(error)
 
 
-def _print(timeline: "Timeline", *, with_path: bool) -> None:
+def _print(path: Path, result: "Timeline | str", *, as_json: bool, with_path: bool) -> None:
     from st_adapter.cli.tables import print_timeline
 
-    print_timeline(timeline, with_path=with_path)
+    if as_json:
+        failure = {"path": str(path), "error": result}
+        record = failure if isinstance(result, str) else result.to_json()
+        click.echo(json.dumps(finite(record)))
+    elif not isinstance(result, str):
+        print_timeline(result, with_path=with_path)
 
 
 def _write(out: Path, found: "list[Timeline]", num_given: int) -> None:

@@ -3,7 +3,7 @@
 import math
 import re
 
-_TIME = re.compile(r"(?:(?:(\d+):)?([0-5]?\d):)?(\d+(?:\.\d*)?|\.\d+)", re.ASCII)
+_TIME = re.compile(r"(?:(?:(\d+):)?(\d+):)?(\d+(?:\.\d*)?|\.\d+)", re.ASCII)
 
 
 def clock(seconds: float) -> str:
@@ -22,8 +22,8 @@ def clock(seconds: float) -> str:
 def parse_clock(text: str) -> float:
     """Read a time.
 
-    >>> parse_clock("90.5"), parse_clock("1:30.5"), parse_clock("1:02:03")
-    (90.5, 90.5, 3723.0)
+    >>> parse_clock("90.5"), parse_clock("75:30.5"), parse_clock("1:02:03")
+    (90.5, 4530.5, 3723.0)
 
     Args:
         text: Seconds, m:ss or h:mm:ss. Seconds may have decimals.
@@ -34,7 +34,8 @@ def parse_clock(text: str) -> float:
     match = _TIME.fullmatch(text.strip())
     hours, minutes, seconds = match.groups() if match else (None, None, "inf")
     value = float(seconds)
-    if not math.isfinite(value) or (minutes is not None and value >= 60):
+    is_carried = (hours is None or int(minutes or 0) < 60) and (minutes is None or value < 60)
+    if not math.isfinite(value) or not is_carried:
         raise ValueError(
             f"{text!r} is not a time; use seconds such as 90.5, or m:ss, or h:mm:ss such as 1:02:03"
         )

@@ -332,14 +332,15 @@ class Predictor:
             window: Length of a window in seconds. By default the median length of the training
                 clips, because actions of other lengths look unlike those in training.
             step: Seconds from the start of one window to the next. By default a quarter of a
-                window, or with `one_pass` the distance of sampled frames. Spans start and end
+                window, or with `one_pass` the time between two sampled frames, of which it is then
+                a multiple. Spans start and end
                 between the middles of two windows, so that a shorter step finds times more exactly.
             one_pass: Run each sampled frame through the backbone once.
             smooth: Average scores over this many seconds, which removes labels that flicker.
             min_seconds: Shortest span. A shorter one continues the span before it.
-            threshold: Least score of a label in a span, above 0 and below 1. For two classes, and
-                for any number of labels, the score from which a label is predicted. By default
-                the classifier's own rule.
+            threshold: Lowest score at which a span gets a label, above 0 and below 1. For two
+                classes, the score from which the second is predicted. By default the classifier's
+                own rule.
             background: Label that stands for nothing of interest, of which no spans are reported.
             start_seconds: Start of the part to look at.
             end_seconds: End of that part, exclusive.

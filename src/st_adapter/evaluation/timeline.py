@@ -33,6 +33,9 @@ from st_adapter.model.spec import ModelSpec
 from st_adapter.runtime.memory import clear_out_of_memory
 from st_adapter.wording import setting
 
+_SHORTEST_SECONDS = 0.001
+"""Shortest window and step; times are written to a thousandth of a second."""
+
 _STEPS_PER_WINDOW = 4
 """By default, a new window starts after this fraction of its length."""
 
@@ -48,7 +51,7 @@ class TimelineOptions:
         one_pass: Run each sampled frame through the backbone once.
         smooth_seconds: Average the scores of windows over this much time, 0 or more.
         min_seconds: Shortest span, 0 or more.
-        threshold: Least score of a label in a span; None for the classifier's own rule.
+        threshold: Lowest score at which a span gets a label; None for the classifier's own rule.
         background: Label that stands for nothing of interest, of which no spans are reported.
         start_seconds: Start of the part to look at; None for the start of the video.
         end_seconds: End of that part; None for the end of the video.
@@ -112,7 +115,7 @@ class Timeline:
             "frames_per_second": self.frames_per_second,
             "window_seconds": self.window_seconds,
             "step_seconds": self.step_seconds,
-            "way": "one pass" if self.one_pass else "windows",
+            "one_pass": self.one_pass,
             "labels": list(self.labels),
             "spans": [asdict(span) for span in self.spans],
             "windows": [
@@ -182,7 +185,7 @@ def make_timeline(
 
 def _check(options: TimelineOptions, spec: ModelSpec) -> None:
     if options.step_seconds is not None:
-        _above_zero("step", options.step_seconds)
+        _checked("step", options.step_seconds)
     for name, value in (("smooth", options.smooth_seconds), ("min_seconds", options.min_seconds)):
         if not 0 <= value < math.inf:
             raise ArgumentError(
@@ -197,9 +200,12 @@ def _check(options: TimelineOptions, spec: ModelSpec) -> None:
         )
 
 
-def _above_zero(name: str, seconds: float) -> float:
-    if not 0 < seconds < math.inf:
-        raise ArgumentError(f"{setting(name)} must be a time above 0 in seconds, not {seconds:g}")
+def _checked(name: str, seconds: float) -> float:
+    if not _SHORTEST_SECONDS <= seconds < math.inf:
+        raise ArgumentError(
+            f"{setting(name)} must be a time of at least {_SHORTEST_SECONDS} seconds, "
+            f"not {seconds:g}"
+        )
     return seconds
 
 
@@ -213,8 +219,13 @@ def _divide(info: VideoInfo, clip: ClipConfig, options: TimelineOptions, spec: M
     start = options.start_seconds or 0.0
     end = _duration(info) if options.end_seconds is None else options.end_seconds
     end = min(end, _duration(info))
-    if start < 0 or start >= (math.inf if options.end_seconds is None else options.end_seconds):
-        raise ArgumentError(f"no part of a video is from {start:g} to {end:g} s")
+    if start < 0:
+        raise ArgumentError(f"a part must start at 0 s or later, not at {start:g} s")
+    if options.end_seconds is not None and start >= options.end_seconds:
+        raise ArgumentError(
+            f"a part must end after its start, not at {options.end_seconds:g} s if it starts at "
+            f"{start:g} s"
+        )
     if start >= end:
         raise VideoError(
             f"{info.path}: nothing to look at from {start:g} s on; the video is "
@@ -223,13 +234,16 @@ def _divide(info: VideoInfo, clip: ClipConfig, options: TimelineOptions, spec: M
     window = window_seconds(options.window_seconds, clip, spec)
     if window > end - start:
         note(
-            f"{info.path}: a window of {window:g} s is longer than the video's "
-            f"{end - start:.2f} s, which is scored as a whole"
+            f"{info.path}: a window of {window:g} s is longer than the {end - start:.2f} s to look "
+            "at, which are scored as a whole"
         )
         window = end - start
-    step = window / (clip.frames if options.one_pass else _STEPS_PER_WINDOW)
-    step = options.step_seconds or step
-    return Part(round(start, 3), round(end, 3), round(window, 3), max(0.001, round(step, 3)))
+    window = round(window, 3)
+    step = options.step_seconds or window / _STEPS_PER_WINDOW
+    if options.one_pass:  # windows start at sampled frames
+        interval = window / clip.frames
+        step = interval * max(1, round((options.step_seconds or 0.0) / interval))
+    return Part(round(start, 3), round(end, 3), window, max(_SHORTEST_SECONDS, round(step, 6)))
 
 
 def window_seconds(given: float | None, clip: ClipConfig, spec: ModelSpec) -> float:
@@ -240,7 +254,7 @@ def window_seconds(given: float | None, clip: ClipConfig, spec: ModelSpec) -> fl
             not record how long its training clips were.
     """
     if given is not None:
-        return _above_zero("window", given)
+        return _checked("window", given)
     if spec.timing is None:
         raise ArgumentError(
             "this classifier does not record how long its training clips were; say how many "

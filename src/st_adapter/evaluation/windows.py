@@ -173,25 +173,28 @@ def score_in_one_pass(
     of top labels where scenes change every three seconds; docs/lab/timelines.md).
     """
     interval = part.window_seconds / clip.frames
+    per_step = round(part.step_seconds / interval)
     numbers = _sample_evenly(info, part, interval)
-    per_step = max(1, round(part.step_seconds / interval))
     recent: list[Tensor] = []  # summaries of the frames of the windows to come
+    first_recent = next_start = 0  # frames: the first in `recent`, and of the next window
     scores: list[Tensor] = []
-    done = 0
     for summaries in _summarise(model, info, clip, numbers, reader, batch_size):
         recent += summaries
-        count = max(0, (len(recent) - clip.frames) // per_step + 1)
-        for low in range(0, count, batch_size):
-            firsts = [i * per_step for i in range(low, min(low + batch_size, count))]
-            scores.append(_classify(model, [recent[i : i + clip.frames] for i in firsts]))
-        del recent[: count * per_step]
-        done += len(summaries)
+        done = first_recent + len(recent)
+        starts = range(next_start, done - clip.frames + 1, per_step)
+        for low in range(0, len(starts), batch_size):
+            places = [start - first_recent for start in starts[low : low + batch_size]]
+            scores.append(_classify(model, [recent[i : i + clip.frames] for i in places]))
+        next_start += len(starts) * per_step
+        unneeded = min(len(recent), next_start - first_recent)
+        del recent[:unneeded]
+        first_recent += unneeded
         advance(done * interval)
     if not scores and recent:  # the video is shorter than a window
         scores.append(_classify(model, [recent]))
-    starts = part.start_seconds + np.arange(done) * per_step * interval
-    ends = np.minimum(starts + part.window_seconds, part.end_seconds)
-    return _as_windows(info, starts.round(3), ends.round(3), scores)
+    times = part.start_seconds + np.arange(0, len(numbers), per_step) * interval
+    ends = np.minimum(times + part.window_seconds, part.end_seconds)
+    return _as_windows(info, times.round(3), ends.round(3), scores)
 
 
 def _sample_evenly(info: VideoInfo, part: Part, interval: float) -> list[int]:

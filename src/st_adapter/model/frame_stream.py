@@ -34,39 +34,32 @@ class FrameStream:
         self._past: dict[str, Tensor] = {}
 
     @torch.inference_mode()
-    def push(
-        self, frames: Shaped[Tensor, "b t 3 h w"], lookahead: int = 0
-    ) -> Float[Tensor, "b n *summary"]:
+    def push(self, frames: Shaped[Tensor, "b t 3 h w"]) -> Float[Tensor, "b t *summary"]:
         """Run the next frames of b sequences, and return what `pool_clips` needs of each.
+
+        A frame sees those before it in all calls, and those after it in this call.
 
         Args:
             frames: RGB frames as for the classifier, of the same size in every call.
-            lookahead: how many frames at the end only serve as neighbours of those before them.
-                They are not returned, and must be the first frames of the next call. Without
-                them, the last frames of a chunk do not see what comes after it.
-
-        Returns:
-            One summary of each frame but for the lookahead: n = t - lookahead.
         """
         model = self._model
         b, t = frames.shape[:2]
-        kept = t - lookahead
         adapters = {
-            name: partial(self._update, name, cast(STAdapter, adapter), b, kept)
+            name: partial(self._update, name, cast(STAdapter, adapter), b)
             for name, adapter in model.adapters.items()
         }
         with autocast(model):
             inserted = Inserted(adapters, list(model.prompts))
             features = model.family.run(model.normalise(frames).flatten(0, 1), inserted)
             summaries = model.summarise(features)
-        return summaries.reshape(b, t, *summaries.shape[1:])[:, :kept]
+        return summaries.reshape(b, t, *summaries.shape[1:])
 
-    def _update(self, name: str, adapter: STAdapter, b: int, kept: int, features: Tensor) -> Tensor:
+    def _update(self, name: str, adapter: STAdapter, b: int, features: Tensor) -> Tensor:
         """Compute the update of an adapter, and keep what its next call needs."""
         by_sequence = features.reshape(b, -1, *features.shape[1:])
         update, hidden = adapter.continued_update(by_sequence, self._past.get(name))
         reach = adapter.conv.kernel_size[0] // 2
-        self._past[name] = hidden[:, kept : kept + reach]
+        self._past[name] = hidden[:, hidden.shape[1] - reach :]
         return update.flatten(0, 1)
 
 

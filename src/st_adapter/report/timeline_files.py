@@ -103,7 +103,9 @@ def _to_csv(timelines: Sequence[Timeline], path: Path) -> str:
     writer.writerow(_COLUMNS)
     for timeline in timelines:
         for span in timeline.spans:
-            writer.writerow([timeline.path, *(getattr(span, name) for name in _COLUMNS[1:])])
+            writer.writerow(
+                [full_path(timeline.path), *(getattr(span, name) for name in _COLUMNS[1:])]
+            )
     return text.getvalue()
 
 

@@ -132,6 +132,8 @@ def stream_frames(
         return
     if info.stamped and by_time is None:
         for number, frame in _frames_by_time(path, wanted, info, to_rgb):
+            if number != wanted[position]:  # damaged: the decoder has left out a frame
+                break
             yield number, frame
             position += 1
     elif info.stamped and by_time is not None:

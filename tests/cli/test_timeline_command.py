@@ -44,7 +44,7 @@ def test_json_is_one_line_per_video_and_a_broken_one_does_not_stop_the_others(
     failure, record = map(json.loads, said.out.splitlines())
     assert failure["path"] == str(broken)
     assert said.err.startswith(f"skipped {broken}: ")
-    assert record["way"] == "one pass"
+    assert record["one_pass"] is True
     assert record["windows"][0]["start_seconds"] == 1.0
     assert record["windows"][-1]["end_seconds"] <= 3.0
     assert {span["label"] for span in record["spans"]} <= {"brightens", "darkens"}
@@ -89,7 +89,7 @@ def test_what_makes_no_sense_is_told_before_the_model_is_loaded(match, flags, me
     ("flags", "message"),
     [
         (["--background", "x"], "the background label 'x' is not one of the classes: brightens"),
-        (["--window", "0"], "--window must be a time above 0 in seconds, not 0"),
+        (["--window", "0"], "--window must be a time of at least 0.001 seconds, not 0"),
         (["--smooth", "-1"], "--smooth must be a time in seconds, 0 or more, not -1"),
         (["--min-seconds", "nan"], "--min-seconds must be a time in seconds, 0 or more, not nan"),
         (["--threshold", "2"], "threshold must be above 0 and below 1, not 2"),
