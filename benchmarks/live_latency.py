@@ -30,6 +30,7 @@ import numpy as np
 import torch
 
 from st_adapter import ClipConfig, Predictor, create_model
+from st_adapter.evaluation.stream import start_scorer
 
 FRAMES, SIZE, WINDOW = 8, 112, 2.56
 SLOW_SIZE, TOO_FAST = 384, 3
@@ -186,7 +187,9 @@ def measure_overload(arguments: list[str], seconds: float) -> None:
 def seconds_per_frame(adapter: Path, weights: str, size: int) -> float:
     """Return how long a frame takes, with its scores."""
     predictor = Predictor(adapter, weights=weights, size=size)
-    scorer, _ = predictor.live_scorer(WINDOW)
+    scorer, _ = start_scorer(
+        predictor.model, predictor.spec, predictor.clip, window=WINDOW, one_pass=True
+    )
     frame = torch.zeros(size, size, 3, dtype=torch.uint8)
     times = []
     for _ in range(20):

@@ -30,7 +30,9 @@ def pictures(count: int, width: int = 96, height: int = 64, seed: int = 0) -> It
         yield (noise + number % 150).astype(np.uint8)
 
 
-def encode(container: av.container.OutputContainer, frames: Iterator[np.ndarray], gop: int) -> None:
+def encode(
+    container: av.container.OutputContainer, frames: Iterator[np.ndarray], gop: int, first: int = 0
+) -> None:
     """Encode without delay; the caller ends a live stream by closing its socket."""
     stream = None
     for number, frame in enumerate(frames):
@@ -40,16 +42,18 @@ def encode(container: av.container.OutputContainer, frames: Iterator[np.ndarray]
             stream.pix_fmt, stream.gop_size = "yuv420p", gop
             stream.options = {"preset": "ultrafast", "tune": "zerolatency"}
         picture = av.VideoFrame.from_ndarray(frame, format="rgb24")
-        picture.pts = number
+        picture.pts = first + number
         container.mux(stream.encode(picture))
     assert stream is not None
     container.mux(stream.encode(None))
 
 
-def write_stream(path: Path, frames: Iterator[np.ndarray], gop: int = RATE) -> bytes:
-    """Write an MPEG transport stream and return its bytes."""
+def write_stream(
+    path: Path, frames: Iterator[np.ndarray], gop: int = RATE, first: int = 0
+) -> bytes:
+    """Write an MPEG transport stream whose frames count from `first`, and return its bytes."""
     with av.open(str(path), "w", format="mpegts") as container:
-        encode(container, frames, gop)
+        encode(container, frames, gop, first)
     return path.read_bytes()
 
 

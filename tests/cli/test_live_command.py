@@ -37,10 +37,11 @@ def said(err):
     return [line for line in err.splitlines() if line and "random weights" not in line]
 
 
-def test_a_line_for_each_step(adapter, tmp_path, capfd):
+@pytest.mark.parametrize("way", ["--one-pass", "--whole-clips"])
+def test_a_line_for_each_step(adapter, tmp_path, capfd, way):
     path = write_video(tmp_path / "a.mp4", [*pictures(10)], rate=10)
     began = datetime.now(UTC)
-    given = ["--window", "0.8", "--top", "1", "--device", "cpu"]
+    given = [way, "--window", "0.8", "--top", "1", "--device", "cpu"]
     assert main(["watch", str(adapter), str(path), *given]) == 0
     records = [json.loads(line) for line in capfd.readouterr().out.splitlines()]
     assert [record["seconds"] for record in records] == [0.0, 0.2, 0.4, 0.6, 0.8]

@@ -35,10 +35,11 @@ _SETTINGS = ("weights", "frames", "size", "views", "precision", "device")
     help="Seconds that a line looks back.  [default: the median length of the training clips]",
 )
 @click.option(
-    "--whole-clips",
-    is_flag=True,
-    help="Score the last frames as a clip, exactly as `predict` does, instead of running each "
-    "frame through the image model once. Costs a whole clip per line.",
+    "--one-pass/--whole-clips",
+    default=True,
+    show_default=True,
+    help="Run each frame through the image model once, when it arrives, or score the last frames "
+    "as a clip, exactly as `predict` does, which costs a whole clip per line.",
 )
 @click.option("--seconds", type=float, help="Stop this long after the first picture.")
 @click.option(
@@ -58,7 +59,7 @@ def watch(
     source: str,
     step: float | None,
     window: float | None,
-    whole_clips: bool,
+    one_pass: bool,
     seconds: float | None,
     timeout: float,
     top: int,
@@ -83,7 +84,7 @@ def watch(
     how = WatchOptions(
         window_seconds=window,
         step_seconds=step,
-        one_pass=not whole_clips,
+        one_pass=one_pass,
         limit_seconds=seconds,
         timeout_seconds=timeout,
     )
@@ -94,15 +95,15 @@ def watch(
 
 
 def _record(result: "LiveResult", top: int) -> dict[str, Any]:
-    scores = result.scores
+    labels = result.labels
     record: dict[str, Any] = {
         "time": result.arrived_at.isoformat(timespec="milliseconds"),
-        "seconds": round(scores.seconds, 3),
-        "predicted": scores.predicted,
-        "predictions": records(scores.ranked[:top]),
+        "seconds": round(labels.seconds, 3),
+        "predicted": labels.predicted,
+        "predictions": records(labels.scores[:top]),
     }
-    if scores.heads:
-        record["heads"] = {name: records(pairs[:top]) for name, pairs in scores.heads.items()}
+    if labels.heads:
+        record["heads"] = {name: records(pairs[:top]) for name, pairs in labels.heads.items()}
     return record | {
         "latency_seconds": round(result.latency_seconds, 3),
         "dropped_frames": result.dropped_frames,

@@ -24,12 +24,11 @@ from st_adapter.evaluation.calibration import calibrate
 from st_adapter.evaluation.decisions import decide_by
 from st_adapter.evaluation.ranking import rank
 from st_adapter.evaluation.score import score_videos
-from st_adapter.evaluation.stream import LiveScores, StreamScorer, score_stream
+from st_adapter.evaluation.stream import LiveScores, check_seconds, score_stream, start_scorer
 from st_adapter.evaluation.timeline import (
     Timeline,
     TimelineOptions,
     make_timeline,
-    window_seconds,
 )
 from st_adapter.evaluation.windows import Advance
 from st_adapter.model.build import load
@@ -394,11 +393,12 @@ class Predictor:
 
         Of the frames, as many per second are looked at as in a window of a training clip; all
         others are left out. In one pass, each of those runs through the backbone once, when it
-        comes, so that a step costs the new frames only.
+        comes, so that a step costs the new frames only. It sees the frames before it, but not
+        those after it.
 
         Examples:
             >>> for now in predictor.stream(read_camera()):  # doctest: +SKIP
-            ...     label, score = now.ranked[0]
+            ...     label, score = now.scores[0]
             ...     print(f"{now.seconds:.1f} s: {label} {score:.0%}")
 
         Args:
@@ -412,14 +412,20 @@ class Predictor:
                 clip, exactly as one of a file, and costs a whole clip per step.
             bgr: Colours of arrays are in the order blue, green, red.
 
-        Yields:
-            Scores of the last frames. Until a window is full, they are those of fewer frames.
+        Returns:
+            An iterator over the scores of the last frames. Until a window is full, they are those
+            of fewer frames.
 
         Raises:
-            ArgumentError: If an argument or a frame is invalid.
+            ArgumentError: If an argument or, while iterating, a frame is invalid. Also if the
+                classifier does not record how long its training clips were and no window is given.
+            MemoryShortError: While iterating, if a clip does not fit in memory.
         """
-        scorer, interval = self.live_scorer(window, one_pass=one_pass)
-        yield from score_stream(
+        check_seconds("step", step)
+        scorer, interval = start_scorer(
+            self.model, self.spec, self.clip, window=window, one_pass=one_pass
+        )
+        return score_stream(
             scorer,
             frames_with_times,
             self.clip,
@@ -427,25 +433,6 @@ class Predictor:
             step_seconds=step or interval,
             bgr=bgr,
         )
-
-    def live_scorer(
-        self, window: float | None = None, *, one_pass: bool = True
-    ) -> tuple[StreamScorer, float]:
-        """Return the state of a new stream, and the seconds between two frames to look at.
-
-        Use `stream`, unless frames come from several places or some have to be dropped.
-
-        Args:
-            window: How many seconds back a result looks; by default as in `stream`.
-            one_pass: As in `stream`.
-
-        Raises:
-            ArgumentError: If the window is invalid, or none is given and the classifier does not
-                record how long its training clips were.
-        """
-        seconds = window_seconds(window, self.clip, self.spec)
-        scorer = StreamScorer(self.model.eval(), self.spec, self.clip, one_pass=one_pass)
-        return scorer, seconds / self.clip.frames
 
     def _reader(self, inputs: Inputs, workers: int) -> Reader:
         return make_reader(self.decoder, workers, self.model.device, inputs.probe)

@@ -8,15 +8,13 @@ from itertools import groupby
 
 import torch
 
-from st_adapter.common.remarks import note
-from st_adapter.config import ClipConfig
+from st_adapter.common.remarks import note, say
 from st_adapter.data.live.inbox import Inbox, LiveFrame
 from st_adapter.data.live.reader import LiveReader
 from st_adapter.data.live.sampler import FrameSampler
 from st_adapter.data.live.source import LiveSource, LiveSourceError
-from st_adapter.errors import ArgumentError
 from st_adapter.evaluation.predict import Predictor
-from st_adapter.evaluation.stream import LiveScores, StreamScorer
+from st_adapter.evaluation.stream import LiveScores, StreamScorer, check_seconds, start_scorer
 from st_adapter.wording import setting
 
 _WAITING_SECONDS = 0.5
@@ -51,25 +49,25 @@ class WatchOptions:
     timeout_seconds: float = 10.0
 
     def __post_init__(self) -> None:
-        for name in ("window", "step", "limit", "timeout"):
-            value = getattr(self, f"{name}_seconds")
-            if value is not None and not 0 < value < float("inf"):
-                flag = setting("seconds" if name == "limit" else name)
-                raise ArgumentError(f"{flag} must be a number of seconds above 0, not {value:g}")
+        check_seconds("window", self.window_seconds)
+        check_seconds("step", self.step_seconds)
+        check_seconds("seconds", self.limit_seconds)
+        check_seconds("timeout", self.timeout_seconds)
 
 
 @dataclass(frozen=True, kw_only=True)
 class LiveResult:
-    """The labels of the newest frames.
+    """What is known of the newest frames.
 
     Attributes:
-        scores: The scores. Their `seconds` count from the first frame of the connection.
+        labels: The labels with their scores. Their `seconds` count from the first frame of the
+            connection, or after the last jump in time.
         arrived: When the newest frame arrived, by `time.monotonic`.
         dropped_frames: Number of sampled frames that were dropped so far, because the model was
             busy.
     """
 
-    scores: LiveScores
+    labels: LiveScores
     arrived: float
     dropped_frames: int
 
@@ -90,11 +88,12 @@ def watch(
     """Label a live source until it ends.
 
     A thread reads the source all the time and keeps the few newest frames. If the model is slower
-    than they come, the oldest are dropped: each result is then of fewer frames, but never late by
-    more than the time for those that waited.
+    than they come, the oldest of those that wait are dropped. A result is then of as many frames as
+    before, which reach further back, and it is late by no more than one pass of the model over the
+    frames that waited, or over a clip if not in one pass.
 
     A network stream or a camera that goes away is tried again, with growing pauses. What is known
-    of its frames is then forgotten.
+    of its frames is then forgotten. The same goes for a source whose times jump.
 
     Args:
         predictor: The classifier.
@@ -109,11 +108,11 @@ def watch(
         ArgumentError: If the classifier does not record how long its training clips were and no
             window is given.
         VideoError: If the source cannot be opened, or no picture arrives in time.
+        MemoryShortError: If the frames do not fit in memory.
     """
-    start, one_pass = predictor.live_scorer, options.one_pass
-    scorer, interval = start(options.window_seconds, one_pass=one_pass)
-    clip, window_seconds = predictor.clip, interval * predictor.clip.frames
-    _warm_up(scorer, clip)
+    clip, one_pass = predictor.clip, options.one_pass
+    interval = _warm_up(predictor, options)
+    window_seconds = interval * clip.frames
     waiting = max(2, round(_WAITING_SECONDS / interval))
     # Without one pass, a clip is scored at once, however many of its frames are new.
     inbox = Inbox(waiting if one_pass else max(waiting, clip.frames))
@@ -126,71 +125,82 @@ def watch(
         square_pixels=clip.square_pixels,
         timeout_seconds=options.timeout_seconds,
     )
-    drops, part = _Drops(inbox, window_seconds, one_pass), 0
-    step = FrameSampler(interval)
+    drops = _Drops(inbox, window_seconds, one_pass)
     with reader.running():
-        for frames in _continuous(_take(inbox, source, options)):
+        for starts_anew, frames in _by_part(_take(inbox, reader, source, options)):
+            if starts_anew:
+                scorer, _ = _start(predictor, options)
+                step = FrameSampler(options.step_seconds or interval)
             newest = frames[-1]
-            if newest.part != part:
-                part, step = newest.part, FrameSampler(options.step_seconds or interval)
-                scorer, _ = start(options.window_seconds, one_pass=one_pass)
             scorer.push([frame.pixels for frame in frames])
-            drops.look(newest.seconds)
+            drops.warn_once(newest.seconds)
             if step.takes(newest.seconds):
                 yield LiveResult(
-                    scores=scorer.scores(newest.seconds),
+                    labels=scorer.scores(newest.seconds),
                     arrived=newest.arrived,
                     dropped_frames=drops.count,
                 )
 
 
-def _warm_up(scorer: StreamScorer, clip: ClipConfig) -> None:
-    """Score grey frames with a scorer that is then thrown away: the first passes are slow."""
+def _start(predictor: Predictor, options: WatchOptions) -> tuple[StreamScorer, float]:
+    return start_scorer(
+        predictor.model,
+        predictor.spec,
+        predictor.clip,
+        window=options.window_seconds,
+        one_pass=options.one_pass,
+    )
+
+
+def _warm_up(predictor: Predictor, options: WatchOptions) -> float:
+    """Score grey frames, because the first passes are slow; return the seconds between frames."""
+    scorer, interval = _start(predictor, options)
+    clip = predictor.clip
     grey = torch.full((clip.size, clip.size, 3), 128, dtype=torch.uint8)
     for count in (clip.frames, 1):
         scorer.push([grey] * count)
         scorer.scores(0.0)
+    return interval
 
 
-def _take(inbox: Inbox, source: LiveSource, options: WatchOptions) -> Iterator[list[LiveFrame]]:
+def _take(
+    inbox: Inbox, reader: LiveReader, source: LiveSource, options: WatchOptions
+) -> Iterator[list[LiveFrame]]:
     """Yield what has arrived, until no more follows or the time is over.
+
+    The reader has limits of its own, after which it tries again. Here, one notices a driver or a
+    name server that does not return to it. Nothing can interrupt those, but they may recover.
 
     Raises:
         LiveSourceError: If there is no picture in time.
     """
-    first = _first_frames(inbox, source, 2 * options.timeout_seconds + 1)
-    ends = time.monotonic() + (options.limit_seconds or float("inf"))
-    frames: list[LiveFrame] | None = first
-    while frames is not None:
-        if frames:
-            yield frames
-        left = ends - time.monotonic()
-        if left <= 0:
-            return
+    ends, is_first, said = float("inf"), True, False
+    while (left := ends - time.monotonic()) > 0:
         frames = inbox.take(min(_POLL_SECONDS, left))
+        if frames is None:
+            return
+        if frames:
+            if is_first:
+                ends = time.monotonic() + (options.limit_seconds or float("inf"))
+            is_first = said = False
+            yield frames
+        elif not reader.hangs:
+            said = False
+        elif not said:
+            reason = f"{source.shown}: no picture arrives, and the system does not answer"
+            if is_first:
+                raise LiveSourceError(reason, source.remedy)
+            say(f"{reason}; still waiting; {source.remedy}")
+            said = True
 
 
-def _first_frames(
-    inbox: Inbox, source: LiveSource, timeout_seconds: float
-) -> list[LiveFrame] | None:
-    """Wait for the first frames.
-
-    The reader has limits of its own. This one is for a driver or a name server that hangs.
-    """
-    ends = time.monotonic() + timeout_seconds
-    while time.monotonic() < ends:
-        frames = inbox.take(_POLL_SECONDS)
-        if frames is None or frames:
-            return frames
-    reason = f"{source.shown}: no picture arrived within {timeout_seconds:g} s"
-    raise LiveSourceError(reason, source.remedy)
-
-
-def _continuous(batches: Iterable[list[LiveFrame]]) -> Iterator[list[LiveFrame]]:
-    """Split batches where frames do not continue those before."""
+def _by_part(batches: Iterable[list[LiveFrame]]) -> Iterator[tuple[bool, list[LiveFrame]]]:
+    """Split batches where another part begins, and tell where that is."""
+    last = None
     for batch in batches:
-        for _, frames in groupby(batch, key=lambda frame: frame.part):
-            yield [*frames]
+        for part, frames in groupby(batch, key=lambda frame: frame.part):
+            yield part != last, [*frames]
+            last = part
 
 
 class _Drops:
@@ -204,8 +214,12 @@ class _Drops:
         self._noted = False
         self.count = 0
 
-    def look(self, seconds: float) -> None:
-        """Look at the count when the newest frame is of this time."""
+    def warn_once(self, seconds: float) -> None:
+        """Update the count, and warn the first time it has grown.
+
+        Args:
+            seconds: Time of the newest frame.
+        """
         before, self.count = self.count, self._inbox.dropped
         if self._noted or self.count == before or seconds <= self._window_seconds:
             return

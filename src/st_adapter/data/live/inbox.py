@@ -14,7 +14,8 @@ class LiveFrame:
 
     Attributes:
         pixels: Upright RGB, scaled.
-        seconds: Time since the first frame of the connection, by the clock of the stream.
+        seconds: Time since the first frame of the connection or after the last jump in time, by
+            the clock of the stream.
         arrived: When it arrived, by `time.monotonic`.
         part: Grows by one when frames no longer continue those before: after a reconnection, a
             change of size, or a jump in time.

@@ -15,16 +15,22 @@ from av.video.frame import VideoFrame
 
 from st_adapter.common.interrupt import NATIVE_THREAD
 from st_adapter.common.remarks import say
-from st_adapter.data.live.inbox import Inbox, LiveFrame
-from st_adapter.data.live.sampler import FrameSampler, Pace
+from st_adapter.data.live.inbox import Inbox
+from st_adapter.data.live.pictures import PictureSampler
+from st_adapter.data.live.sampler import Pace
 from st_adapter.data.live.source import LiveSource, LiveSourceError, open_source
 from st_adapter.data.video.container import video_stream
-from st_adapter.data.video.decode import FrameScaler
 from st_adapter.wording import setting
 
 _PAUSES = (1, 2, 4, 8, 16)
 _LONGEST_PAUSE = 30
 """Seconds before a source that went away is tried again."""
+
+_WITHOUT_TIMES = ("mjpeg", "mpjpeg")
+"""Formats that carry no times. FFmpeg makes some up, as if there were 25 pictures a second."""
+
+_SLACK_SECONDS = 1.0
+"""How much later than its limits the thread may be, on a busy machine."""
 
 
 class LiveReader:
@@ -59,12 +65,21 @@ class LiveReader:
         self._short_side, self._square_pixels = short_side, square_pixels
         self._stop = threading.Event()
         self._num_pictures = 0
+        self._responds_by = float("inf")
         self._parts = count(1)
         # A daemon, because FFmpeg may be waiting for a packet when the program ends. Its messages
         # name settings as those of the caller do, which the context tells.
         self._thread = threading.Thread(
             target=copy_context().run, args=(self._run,), name=NATIVE_THREAD, daemon=True
         )
+
+    @property
+    def hangs(self) -> bool:
+        """Whether the thread is past all its limits, as inside a driver that does not return."""
+        return time.monotonic() > self._responds_by
+
+    def _respond_within(self, seconds: float) -> None:
+        self._responds_by = time.monotonic() + seconds + _SLACK_SECONDS
 
     @contextmanager
     def running(self) -> Iterator[None]:
@@ -85,9 +100,10 @@ class LiveReader:
 
     def _follow(self) -> None:
         """Read one connection after the other."""
-        pauses = _pauses()
+        pauses = reconnection_pauses()
         while not self._stop.is_set():
             before = self._num_pictures
+            self._respond_within(2 * self._timeout)  # to connect, and for the first packet
             try:
                 with open_source(self._source, self._timeout) as container:
                     ends = is_recording(self._source, container)
@@ -100,23 +116,32 @@ class LiveReader:
                     raise
                 reason = error.reason
             if self._num_pictures > before:
-                pauses = _pauses()
+                pauses = reconnection_pauses()
             pause = next(pauses)
+            self._respond_within(pause)
             if not self._stop.is_set():
                 say(f"{reason}; trying again in {pause} s")
             self._stop.wait(pause)
 
     def _read(self, container: InputContainer, paced: bool) -> None:
         """Read until the stream ends or is stopped."""
-        pace = Pace(self._stop) if paced else None
         aspect = Fraction(1)
         if self._square_pixels:
             aspect = video_stream(container).sample_aspect_ratio or aspect
-        taker = _Taker(self._parts, self._interval, self._longest_gap, self._short_side, aspect)
+        sampler = PictureSampler(
+            self._parts,
+            interval_seconds=self._interval,
+            longest_gap_seconds=self._longest_gap,
+            short_side=self._short_side,
+            pixel_aspect=aspect,
+            pace=Pace(self._stop) if paced else None,
+        )
+        has_times = paced or container.format.name not in _WITHOUT_TIMES
         start = time.monotonic()
-        for frame, arrived in self._pictures(container):
-            seconds = arrived - start if frame.time is None else frame.time
-            live = taker.take(frame, seconds, arrived, pace)
+        for picture, arrived in self._pictures(container):
+            seconds = picture.time if has_times else None
+            seconds = arrived - start if seconds is None else seconds
+            live = sampler.sample(picture, seconds, arrived)
             self._num_pictures += 1
             if self._stop.is_set():
                 return
@@ -134,6 +159,8 @@ class LiveReader:
         """
         last = time.monotonic()
         for frames, arrived in _decode(container):
+            # A recording is also held back between two frames.
+            self._respond_within(self._timeout + self._longest_gap)
             for frame in frames:
                 yield frame, arrived if frame.opaque is None else cast(float, frame.opaque)
             if frames:
@@ -144,51 +171,6 @@ class LiveReader:
                     "let the sender send a key frame every second or two, or wait longer with "
                     f"{setting('timeout')}",
                 )
-
-
-class _Taker:
-    """Takes frames of one connection at even distances in time, scales them, and numbers parts."""
-
-    def __init__(
-        self,
-        parts: Iterator[int],
-        interval_seconds: float,
-        longest_gap_seconds: float,
-        short_side: int,
-        pixel_aspect: Fraction,
-    ) -> None:
-        self._parts = parts
-        self._interval, self._longest_gap = interval_seconds, longest_gap_seconds
-        self._short_side, self._pixel_aspect = short_side, pixel_aspect
-        self._begin()
-        self._size: tuple[int, int] | None = None
-        self._start = self._last = 0.0
-
-    def _begin(self) -> None:
-        self._part = next(self._parts)
-        self._scaler = FrameScaler(self._short_side, self._pixel_aspect)
-        self._sampler = FrameSampler(self._interval)
-
-    def take(
-        self, frame: VideoFrame, seconds: float, arrived: float, pace: Pace | None
-    ) -> LiveFrame | None:
-        """Return the scaled frame, or None if it comes too early after the one before."""
-        size = frame.width, frame.height
-        jumped = not -self._interval <= seconds - self._last <= self._longest_gap
-        if self._size is None or (jumped and pace is None):
-            self._start = seconds
-        if self._size is not None and (jumped or size != self._size):
-            self._begin()
-        self._size, self._last = size, seconds
-        since_start = seconds - self._start
-        if pace is not None:
-            pace.wait(since_start)
-            arrived = time.monotonic()
-        if not self._sampler.takes(since_start):
-            return None
-        return LiveFrame(
-            pixels=self._scaler(frame), seconds=since_start, arrived=arrived, part=self._part
-        )
 
 
 def is_recording(source: LiveSource, container: InputContainer) -> bool:
@@ -221,5 +203,6 @@ def _decode(container: InputContainer) -> Iterator[tuple[list[VideoFrame], float
         return
 
 
-def _pauses() -> Iterator[int]:
+def reconnection_pauses() -> Iterator[int]:
+    """Yield the seconds to wait before each new try, for ever."""
     return chain(_PAUSES, repeat(_LONGEST_PAUSE))

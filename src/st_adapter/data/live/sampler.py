@@ -55,6 +55,10 @@ class Pace:
         self._stop = stop
         self._start: float | None = None
 
+    def restart(self) -> None:
+        """Let the next frame be due at once, whatever its time."""
+        self._start = None
+
     def wait(self, seconds: float) -> None:
         """Wait until the frame of this time is due.
 
