@@ -169,7 +169,7 @@ def score_in_one_pass(
     Frames pass the backbone in clips that follow each other without overlap, and a window takes the
     features of its frames from the one or two clips that they are in. Adapters so see each frame as
     in training, at some place in a clip that starts and ends in zeros; of any window, one frame is
-    at each place. Sequences without these ends agree with windows less often (86 % instead of 89 %
+    at each place. Sequences without these ends agree with windows less often (85 % instead of 89 %
     of top labels where scenes change every three seconds; docs/lab/timelines.md).
     """
     interval = part.window_seconds / clip.frames
