@@ -262,15 +262,31 @@ def test_on_the_command_line_runs_come_first(capsys, label_runs, label_clips, tm
     assert out.read_text().startswith("path,light.predicted,light.labels,light.scores,speed.")
     code, said, error = run(capsys, "predict", *given, *flags)
     assert (code, said) == (0, "")
-    assert "is complete: it has a row for each of the 2 videos" in error
+    assert "is complete: it has 2 rows, one for each video" in error
     code, said, error = run(capsys, "predict", label_runs["light"], label_clips, *flags)
     assert code == 2
     assert "choose another --out" in error
-    code, said, error = run(
-        capsys, "predict", label_runs["light"], label_clips, "--out", tmp_path / "m.jsonl"
-    )
+    given = [label_runs["light"], label_clips, "--out", tmp_path / "m.jsonl"]
+    code, said, error = run(capsys, "predict", *given)
     assert (code, said) == (1, f"{tmp_path}/m.jsonl: 20 videos, of which 1 failed\n")
     assert f"skipped {label_clips}/07.mp4: " in error
+    code, said, error = run(capsys, "predict", *given)
+    assert (code, said) == (1, "")  # the same answer as before
+    assert "is complete" in error
+
+
+def test_a_run_that_is_not_finished_or_misspelt_is_not_left_out(
+    capsys, label_runs, label_clips, tmp_path
+):
+    (tmp_path / "run").mkdir()
+    for second, message in (
+        (tmp_path / "run", "no videos found; if it is a run, it is not finished"),
+        (tmp_path / "rnu", "no such file or folder"),
+    ):
+        given = [label_runs["light"], second, label_clips, "--out", tmp_path / "l.csv"]
+        code, _, error = run(capsys, "predict", *given)
+        assert (code, error) == (2, f"st-adapter: error: {second}: {message}\n")
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
 
 
 @pytest.mark.parametrize(

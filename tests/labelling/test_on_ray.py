@@ -19,6 +19,8 @@ def test_ray_writes_the_table_of_one_process(label_runs, label_clips, tmp_path):
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 1, done.stderr  # one of the videos is broken
     assert done.stdout == f"{out}: 20 videos, of which 1 failed\n"
+    assert "Ray: 1 machine, up to " in done.stderr
+    assert f"skipped {label_clips}/07.mp4: " in done.stderr
     assert out.read_bytes() == alone.read_bytes()
 
 

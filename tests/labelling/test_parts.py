@@ -1,6 +1,7 @@
 """Rows that are done are found again, whatever happened."""
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -47,6 +48,24 @@ def test_a_table_is_not_written_while_rows_are_missing(parts):
         parts.join(COLUMNS)
     assert not parts.file.exists()
     assert parts.missing() == [range(12, 20)]
+
+
+def test_a_kill_while_parts_are_removed_leaves_a_folder_that_goes_on(parts, monkeypatch):
+    parts.write(range(20), lines(range(20)))
+    unlink = Path.unlink
+
+    def killed_half_way(path, **options):
+        if len([*parts.folder.iterdir()]) == 1:
+            raise KeyboardInterrupt
+        unlink(path, **options)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Path, "unlink", killed_half_way)
+        parts.join(COLUMNS)
+    assert [path.name for path in parts.folder.iterdir()] == ["plan.json"]
+    parts.begin(PLAN)
+    parts.clear()
+    assert [*parts.folder.iterdir()] == []
 
 
 def test_a_writer_takes_rows_in_any_order_and_joins_neighbours(parts):

@@ -167,6 +167,7 @@ def predict(
             "--json prints labels, and --out writes them to a file; use one of them"
         )
     with quick_imports():
+        from st_adapter.data.formats.listing import counted
         from st_adapter.labelling.label import label_videos
         from st_adapter.labelling.runs import leading_runs
 
@@ -184,10 +185,9 @@ def predict(
         videos=videos,
         **settings,
     )
-    if result.was_complete:
-        return DONE
-    failed = f", of which {result.num_failed:,} failed" if result.num_failed else ""
-    click.echo(f"{result.file}: {result.num_videos:,} videos{failed}")
+    if not result.was_complete:
+        failed = f", of which {result.num_failed:,} failed" if result.num_failed else ""
+        click.echo(f"{result.file}: {counted(result.num_videos, 'video')}{failed}")
     return SOME_FAILED if result.num_failed else DONE
 
 

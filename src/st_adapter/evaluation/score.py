@@ -170,27 +170,21 @@ def average_batch(
         MemoryShortError: If the batch does not fit in memory.
     """
     with clear_out_of_memory(model.device):
-        return _average_batch(batch, orders, run)
-
-
-def _average_batch(
-    batch: Sequence[Views], orders: Sequence[Order], run: Callable[[Tensor], Tensor]
-) -> list[Float[Tensor, "orders k"] | None]:
-    shown = [
-        reorder(views.clips, order, seed=views.index)
-        for views in batch
-        if views.clips is not None
-        for order in orders
-    ]
-    if not shown:
-        return [None] * len(batch)
-    values = iter(run(torch.cat(shown)).split([len(clips) for clips in shown]))
-    return [
-        None
-        if views.clips is None
-        else torch.stack([next(values)[views.clip_of].mean(0) for _ in orders])
-        for views in batch
-    ]
+        shown = [
+            reorder(views.clips, order, seed=views.index)
+            for views in batch
+            if views.clips is not None
+            for order in orders
+        ]
+        if not shown:
+            return [None] * len(batch)
+        values = iter(run(torch.cat(shown)).split([len(clips) for clips in shown]))
+        return [
+            None
+            if views.clips is None
+            else torch.stack([next(values)[views.clip_of].mean(0) for _ in orders])
+            for views in batch
+        ]
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from st_adapter.errors import ArgumentError
-from st_adapter.labelling.records import Columns, Record
+from st_adapter.labelling.records import TIMES, Columns, Record
 from st_adapter.wording import setting
 
 SUFFIXES = (".jsonl", ".csv", ".parquet")
@@ -67,7 +67,7 @@ def write_table(file: Path, suffix: str, columns: Columns, lines: Iterable[str])
 def read_table(file: Path) -> Iterator[Record]:
     """Yield the rows of a table, as far as they are needed to recognise it.
 
-    Values in a .csv stay text. From a .parquet, paths, times and errors are read.
+    Values in a .csv stay text. Of a .parquet, only paths, times and errors are read.
 
     Raises:
         OSError, ValueError, csv.Error: The file cannot be read as such a table.
@@ -86,7 +86,8 @@ def read_table(file: Path) -> Iterator[Record]:
         from pyarrow import parquet
 
         table = parquet.ParquetFile(file)
-        for batch in table.iter_batches(batch_size=_GROUP_ROWS):
+        needed = [name for name in ("path", *TIMES, "error") if name in table.schema_arrow.names]
+        for batch in table.iter_batches(batch_size=_GROUP_ROWS, columns=needed):
             yield from batch.to_pylist()
 
 

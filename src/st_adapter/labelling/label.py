@@ -10,6 +10,7 @@ from st_adapter.common.interrupt import Interrupted, deferred_interrupt
 from st_adapter.common.lock import alone_in
 from st_adapter.common.progress import bar
 from st_adapter.common.remarks import say
+from st_adapter.data.formats.listing import counted
 from st_adapter.data.video.reader import Decoder
 from st_adapter.errors import ArgumentError
 from st_adapter.labelling.earlier import check_earlier
@@ -170,8 +171,8 @@ def _label(
 def _complete(job: Job, file: Path) -> Labelled:
     failed = check_earlier(file, job.columns(), job.rows)
     say(
-        f"{file} is complete: it has a row for each of the {len(job.rows):,} videos; to label "
-        "them again, remove it"
+        f"{file} is complete: it has {counted(len(job.rows), 'row')}, one for each video; to "
+        "label again, remove it"
     )
     return Labelled(file=file, num_videos=len(job.rows), num_failed=failed, was_complete=True)
 
@@ -183,7 +184,8 @@ def _label_missing(job: Job, parts: Parts, processes: int, ray: str | None) -> N
         return
     before = len(job.rows) - left
     say(
-        f"{len(job.rows):,} videos" + (f", of which {before:,} are labelled already" * bool(before))
+        counted(len(job.rows), "video")
+        + (f", of which {before:,} are labelled already" if before else "")
     )
     with deferred_interrupt() as stop, bar("labelling", len(job.rows), before) as progress:
         if ray is not None:
@@ -193,15 +195,11 @@ def _label_missing(job: Job, parts: Parts, processes: int, ray: str | None) -> N
         elif processes > 1:
             label_in_processes(job, missing, parts, processes, progress.advance, stop.is_set)
         else:
-            labeller = Labeller(job if left > _FEW_ROWS else _without_workers(job))
+            labeller = Labeller(job if left > _FEW_ROWS else replace(job, workers=0))
             batches = Batches(missing, job.batch_rows())
             label_ranges(labeller, batches, parts, progress.advance, stop.is_set)
         if stop.is_set() and parts.missing():
             raise Interrupted(_STOPPED)
-
-
-def _without_workers(job: Job) -> Job:
-    return replace(job, workers=0)
 
 
 def _table(out: Path, shard: tuple[int, int] | None) -> Path:

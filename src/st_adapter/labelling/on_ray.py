@@ -1,6 +1,8 @@
 """Labelling on a Ray cluster: actors on all machines label, and this process writes the parts."""
 
+import json
 import logging
+import queue
 import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -10,17 +12,23 @@ from typing import Any
 
 from numpy import ndarray
 
+from st_adapter.common.interrupt import NATIVE_THREAD
 from st_adapter.common.remarks import say
+from st_adapter.data.formats.listing import counted
 from st_adapter.errors import ArgumentError, LabellingError, StAdapterError
+from st_adapter.labelling.formats import to_line
 from st_adapter.labelling.labeller import Job, Labeller
-from st_adapter.labelling.parts import Parts, PartWriter, to_lines
-from st_adapter.labelling.work import Batches, divide
+from st_adapter.labelling.parts import Parts, PartWriter
+from st_adapter.labelling.work import Batches, divide, say_skipped
 
 _TASK_ROWS = 64
 """About how many rows an actor labels before it hands them over. A lost machine loses as many."""
 
 _BLOCKS = 1000
 """Most blocks of a Ray data set, each of which costs the scheduler some time and memory."""
+
+_POLL_SECONDS = 0.1
+"""Seconds between two checks for Ctrl-C."""
 
 
 def label_on_ray(
@@ -42,7 +50,7 @@ def label_on_ray(
         parts: Where this process writes.
         address: Address of the cluster, or "auto".
         advance: Told how many rows are done.
-        should_stop: Asked after each task.
+        should_stop: Asked every 0.1 seconds.
 
     Raises:
         ArgumentError: Ray is not installed, or there is no cluster at the address.
@@ -53,11 +61,11 @@ def label_on_ray(
     writer = PartWriter(parts)
     with _connected(address) as ray:
         try:
-            for start, lines in _results(ray, job, tasks):
+            for start, lines in _until(should_stop, _labelled(ray, job, tasks)):
+                for line in lines:
+                    say_skipped(json.loads(line))
                 writer.add(range(start, start + len(lines)), lines)
                 advance(len(lines))
-                if should_stop():
-                    break
         except ray.exceptions.RayError as error:
             raise _explained(error) from error
         finally:
@@ -75,14 +83,58 @@ def _tasks(ranges: Sequence[range], batch_rows: int) -> list[dict[str, int]]:
     ]
 
 
-def _results(ray: Any, job: Job, tasks: list[dict[str, int]]) -> Iterator[tuple[int, list[str]]]:
-    """Yield the first row of each task and its lines, in the order in which tasks end."""
+def _until(should_stop: Callable[[], bool], labelled: Any) -> Iterator[tuple[int, list[str]]]:
+    """Yield the first row of each task and its lines, in the order in which tasks end.
+
+    Ray waits without end while a cluster has nothing free, so it waits in a thread of its own. That
+    thread is left behind after a stop; it ends with the connection, or after the next task.
+
+    Args:
+        should_stop: Asked every 0.1 seconds.
+        labelled: The data set of labelled tasks.
+    """
+    results: queue.SimpleQueue[Any] = queue.SimpleQueue()
+    left = threading.Event()
+    threading.Thread(
+        target=_collect, args=(labelled, results, left), name=NATIVE_THREAD, daemon=True
+    ).start()
+    try:
+        while not should_stop():
+            try:
+                result = results.get(timeout=_POLL_SECONDS)
+            except queue.Empty:
+                continue
+            if result is None:
+                return
+            if isinstance(result, BaseException):
+                raise result
+            yield int(result["start"]), str(result["lines"]).splitlines(keepends=True)
+    finally:
+        left.set()
+
+
+def _collect(labelled: Any, results: "queue.SimpleQueue[Any]", left: threading.Event) -> None:
+    """Put all rows of a data set into a queue, and at last None, or the error that ended them."""
+    try:
+        for row in labelled.iter_rows():
+            if left.is_set():
+                return
+            results.put(row)
+        results.put(None)
+    except BaseException as error:  # raised again in the thread that reads the queue
+        results.put(error)
+
+
+def _labelled(ray: Any, job: Job, tasks: list[dict[str, int]]) -> Any:
+    """Return the Ray data set of the tasks' lines, which are computed as it is iterated."""
     resources = ray.cluster_resources()
     gpus = 0 if job.settings["device"] == "cpu" else int(resources.get("GPU", 0))
     most = gpus or max(1, int(resources.get("CPU", 1)))
-    say(f"Ray: {len(ray.nodes())} machines, up to {most} {'GPUs' if gpus else 'CPU cores'}")
-    labelled = ray.data.from_items(tasks, override_num_blocks=min(len(tasks), _BLOCKS)).map_batches(
-        Actor,
+    machines = counted(sum(node["Alive"] for node in ray.nodes()), "machine")
+    say(f"Ray: {machines}, up to {counted(most, 'GPU' if gpus else 'CPU core')}")
+    blocks = min(len(tasks), _BLOCKS)
+    return ray.data.from_items(tasks, override_num_blocks=blocks).map_batches(
+        RayLabeller,
         fn_constructor_kwargs={"job": replace(job, workers=0)},
         batch_size=1,
         num_cpus=1,
@@ -90,11 +142,9 @@ def _results(ray: Any, job: Job, tasks: list[dict[str, int]]) -> Iterator[tuple[
         # Not a fixed number of actors, which could not go on while a lost machine is missing.
         compute=ray.data.ActorPoolStrategy(min_size=1, max_size=most),
     )
-    for row in labelled.iter_rows():
-        yield int(row["start"]), str(row["lines"]).splitlines(keepends=True)
 
 
-class Actor:
+class RayLabeller:
     """Labels tasks on a machine of the cluster with a model that is built once.
 
     Args:
@@ -110,7 +160,7 @@ class Actor:
         for start, stop in zip(tasks["start"].tolist(), tasks["stop"].tolist(), strict=True):
             batches = Batches([range(start, stop)], self._batch_rows)
             labelled = self._labeller.label(batches)
-            texts.append("".join(line for records in labelled for line in to_lines(records)))
+            texts.append("".join(to_line(record) for records in labelled for record in records))
         return {"start": tasks["start"].tolist(), "lines": texts}
 
 

@@ -20,9 +20,9 @@ from typing import Any
 from st_adapter.common.files import atomic_path, read_json, remove_unfinished, write_json
 from st_adapter.common.lock import LOCK_FILE
 from st_adapter.errors import ArgumentError, LabellingError
-from st_adapter.labelling.formats import to_line, write_table
+from st_adapter.labelling.formats import write_table
 from st_adapter.labelling.plan import differences
-from st_adapter.labelling.records import Columns, Record
+from st_adapter.labelling.records import Columns
 from st_adapter.wording import setting
 
 _PLAN = "plan.json"
@@ -113,8 +113,10 @@ class Parts:
     def clear(self) -> None:
         """Remove all parts. The lock stays: whoever locked the folder removes it."""
         for path in self.folder.iterdir():
-            if path.name != LOCK_FILE:
+            if path.name not in (LOCK_FILE, _PLAN):
                 path.unlink()
+        # Last: parts without a plan, which a kill would leave behind, could not be continued.
+        (self.folder / _PLAN).unlink(missing_ok=True)
 
     def _lines(self) -> Iterator[str]:
         """Yield each row once, in order.
@@ -170,11 +172,6 @@ class PartWriter:
             self._parts.write(rows, lines)
         self._pending.clear()
         self._written = time.monotonic()
-
-
-def to_lines(records: Sequence[Record]) -> list[str]:
-    """Convert rows to the lines of a part."""
-    return [to_line(record) for record in records]
 
 
 class _FailureCounter:

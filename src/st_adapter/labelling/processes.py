@@ -107,12 +107,12 @@ def _start(job: Job, ranges: list[range], parts: Parts, number: int, count: int)
         command=command(),
     )
     context = get_context("spawn")
-    theirs, ours = context.Pipe(duplex=False)
+    receiver, sender = context.Pipe(duplex=False)
     # Not a daemon, which could not have dataloader workers. It watches its parent by itself.
-    process = context.Process(target=_run_member, args=(ours, share), name=f"labelling {number}")
+    process = context.Process(target=_run_member, args=(sender, share), name=f"labelling {number}")
     process.start()
-    ours.close()  # so that the end of the process is the end of the pipe
-    return _Member(process, theirs)
+    sender.close()  # so that the end of the process is the end of the pipe
+    return _Member(process, receiver)
 
 
 def _device(job: Job, number: int) -> str:

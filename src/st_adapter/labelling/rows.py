@@ -55,7 +55,8 @@ def read_rows(inputs: Sequence[str | Path], videos: str | Path | None = None) ->
             the list.
 
     Raises:
-        ArgumentError: None of the inputs exists, or they name no video.
+        ArgumentError: An input does not exist (a video may be missing unless all are), or an input
+            folder or all of the inputs have no video.
         DataError: A list, a table or a shard cannot be read.
     """
     given = [Path(item) for item in inputs]
@@ -66,6 +67,8 @@ def read_rows(inputs: Sequence[str | Path], videos: str | Path | None = None) ->
         raise ArgumentError(f"{shown}: no such file or folder")
     found = Listing()
     for item in given:
+        if not (item.exists() or is_remote(item) or _is_shard(item) or is_video_name(item.name)):
+            raise ArgumentError(f"{item}: no such file or folder")
         listing = _read(item, None if videos is None else Path(videos))
         found.paths += listing.paths
         found.start_seconds += listing.start_seconds
@@ -73,11 +76,11 @@ def read_rows(inputs: Sequence[str | Path], videos: str | Path | None = None) ->
     if not found.paths:
         raise ArgumentError(f"{shown}: no videos found")
     times = (found.start_seconds, found.end_seconds)
+    # A start or an end of NaN, which is not equal to itself, is that of the file.
+    has_segments = any(time == time for column in times for time in column)
     return Rows(
         videos=VideoList(found.paths, [()] * len(found.paths), *times),
-        has_segments=any(
-            time == time for column in times for time in column
-        ),  # NaN: the whole file
+        has_segments=has_segments,
     )
 
 
@@ -102,7 +105,9 @@ def _read_folder(folder: Path) -> Listing:
         return _listed([str(path) for path in found])
     if holds_pictures(os.listdir(folder)):
         return _listed([str(folder)])
-    return shards.read_unlabelled(folder) if shards.matches(folder) else Listing()
+    if shards.matches(folder):
+        return shards.read_unlabelled(folder)
+    raise ArgumentError(f"{folder}: no videos found; if it is a run, it is not finished")
 
 
 def _read_list(file: Path, root: Root) -> Listing:

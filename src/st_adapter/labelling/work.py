@@ -6,8 +6,10 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from st_adapter.common.remarks import say
+from st_adapter.labelling.formats import to_line
 from st_adapter.labelling.labeller import Labeller
-from st_adapter.labelling.parts import Parts, PartWriter, to_lines
+from st_adapter.labelling.parts import Parts, PartWriter
+from st_adapter.labelling.records import Record
 
 
 @dataclass(frozen=True)
@@ -53,14 +55,19 @@ def label_ranges(
         with closing(labeller.label(batches)) as labelled:
             for rows, records in zip(batches, labelled, strict=True):
                 for record in records:
-                    if record["error"] is not None:
-                        say(f"skipped {record['error']}")
-                writer.add(range(rows[0], rows[-1] + 1), to_lines(records))
+                    say_skipped(record)
+                writer.add(range(rows[0], rows[-1] + 1), [to_line(record) for record in records])
                 advance(len(rows))
                 if should_stop():
                     return
     finally:
         writer.flush()
+
+
+def say_skipped(record: Record) -> None:
+    """Name the video of a row on stderr if it could not be read."""
+    if record["error"] is not None:
+        say(f"skipped {record['error']}")
 
 
 def divide(ranges: Sequence[range], count: int, size: int) -> list[list[range]]:

@@ -371,7 +371,7 @@ def examples(items: Iterable[Any]) -> str:
 def counted(number: int, singular: str, plural: str = "") -> str:
     """Return a number with its noun in the right form.
 
-    >>> counted(1, "video"), counted(2, "video"), counted(0, "class", "classes")
-    ('1 video', '2 videos', '0 classes')
+    >>> counted(1, "video"), counted(2000, "video"), counted(0, "class", "classes")
+    ('1 video', '2,000 videos', '0 classes')
     """
-    return f"{number} {singular if number == 1 else plural or singular + 's'}"
+    return f"{number:,} {singular if number == 1 else plural or singular + 's'}"

@@ -88,14 +88,13 @@ def read_segments(path: Path, root: Root) -> Listing | None:
     Raises:
         DataError: The table cannot be read, or a row has no path or an invalid segment.
     """
-    for separator in ("\t", ";", ","):
-        is_parquet = path.suffix.lower() == ".parquet"
-        header, rows = _read_parquet(path) if is_parquet else read_csv(path, separator)
-        header = _in_small_letters(header, {})
-        if "path" in header:
-            break
-    else:
+    is_parquet = path.suffix.lower() == ".parquet"
+    tables = [_read_parquet(path)] if is_parquet else (read_csv(path, s) for s in "\t;,")
+    in_small = ((_in_small_letters(header, {}), rows) for header, rows in tables)
+    found = next((table for table in in_small if "path" in table[0]), None)
+    if found is None:
         return None
+    header, rows = found
     place = {name: header.index(name) for name in _SEGMENT if name in header}
     listing = Listing()
     for where, row in rows:
