@@ -57,9 +57,7 @@ class FrameStream:
     def _update(self, name: str, adapter: STAdapter, b: int, features: Tensor) -> Tensor:
         """Compute the update of an adapter, and keep what its next call needs."""
         by_sequence = features.reshape(b, -1, *features.shape[1:])
-        update, hidden = adapter.continued_update(by_sequence, self._past.get(name))
-        reach = adapter.conv.kernel_size[0] // 2
-        self._past[name] = hidden[:, hidden.shape[1] - reach :]
+        update, self._past[name] = adapter.continued_update(by_sequence, self._past.get(name))
         return update.flatten(0, 1)
 
 

@@ -121,8 +121,11 @@ class STAdapter(nn.Module):
 
     def continued_update(
         self, features: Float[Tensor, "b t h w c"], past: Float[Tensor, "b k h w d"] | None
-    ) -> tuple[Float[Tensor, "b t h w c"], Float[Tensor, "b kt h w d"]]:
+    ) -> tuple[Float[Tensor, "b t h w c"], Float[Tensor, "b k h w d"]]:
         """Compute the update of frames that continue earlier ones, which are not computed again.
+
+        After the last frame, the convolution sees that frame again. Zeros, as at the end of a clip,
+        would make every frame look like the last of its clip when frames come one by one.
 
         Args:
             features: patch features of the new frames, [b, t, h, w, c].
@@ -130,16 +133,17 @@ class STAdapter(nn.Module):
                 in time, rounded down; None at the start, where frames before count as zero.
 
         Returns:
-            The update of the new frames, and the output of `down` for the k earlier frames and the
-            new ones, of which the caller keeps the last k before its next new frame.
+            The update of the new frames, and the output of `down` for the last k frames, which is
+            the `past` of the next call.
         """
         hidden = self.down(features)
-        b, _, h, w, d = hidden.shape
+        b, t, h, w, d = hidden.shape
         reach = self.conv.kernel_size[0] // 2
         past = hidden.new_zeros(b, reach, h, w, d) if past is None else past
         joined = torch.cat([past, hidden], 1)
-        mixed = depthwise_conv3d(joined, self.conv.weight, self.conv.bias)[:, reach:]
-        return self.up(self.activation(mixed)), joined
+        padded = torch.cat([joined, joined[:, -1:].expand(-1, reach, -1, -1, -1)], 1)
+        mixed = depthwise_conv3d(padded, self.conv.weight, self.conv.bias)[:, reach : reach + t]
+        return self.up(self.activation(mixed)), joined[:, t:]
 
 
 def depthwise_conv3d(
