@@ -27,7 +27,8 @@ _SETTINGS = ("weights", "frames", "size", "views", "precision", "device")
 @click.option(
     "--step",
     type=float,
-    help="Seconds from one line to the next.  [default: the distance of sampled frames]",
+    help="Seconds from one line to the next, to the nearest frame that is looked at.  [default: a "
+    "line for each of those]",
 )
 @click.option(
     "--window",

@@ -14,6 +14,9 @@ from st_adapter.cli.options import DATA_SETTINGS, PATH, RUN_DEFAULTS, RUN_SETTIN
 from st_adapter.config import DataConfig, parse_views
 from st_adapter.errors import ArgumentError
 
+_NEED_OUT = (".txt", ".csv", ".tsv", ".parquet", ".tar")
+"""Suffixes of lists, tables and shards, whose videos are only labelled into a table."""
+
 THRESHOLD = click.option(
     "--threshold",
     type=float,
@@ -202,6 +205,11 @@ def _print_labels(
     run: Path, videos: tuple[Path, ...], as_json: bool, top: int, settings: dict[str, Any]
 ) -> int:
     """Label videos and print one line for each."""
+    lists = [path for path in videos if path.suffix.lower() in _NEED_OUT]
+    if lists:
+        raise ArgumentError(
+            f"{lists[0]} is a list of videos; add --out FILE to label them into a table"
+        )
     with quick_imports():
         from st_adapter.common.progress import bar
         from st_adapter.data.datasets import Skipped

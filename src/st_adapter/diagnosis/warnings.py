@@ -45,9 +45,10 @@ In the official split of UCF101, archives of the same broadcast are in both part
 validation videos of six classes have such a twin.
 """
 
-_LEAST_ALIKE, _APART = 8, 0.25
-"""Fewest pairs of training videos that look the same, and share of them with different labels, from
-which labels are in doubt. In UCF101 and ARID, none of 139 such pairs has different labels.
+_LEAST_APART, _APART = 2, 0.25
+"""Fewest pairs of training videos that look the same and have different labels, and their share of
+all pairs that look the same, from which labels are in doubt. In UCF101 and ARID, none of 139 such
+pairs has different labels.
 """
 
 _TOLD_BY_FILES, _LABEL_TOLD_BY_FILES = 0.5, 0.9
@@ -239,7 +240,7 @@ def shared_scenes(videos: VideoFacts) -> str | None:
 def labels_of_alike(videos: VideoFacts) -> str | None:
     """Warn if training videos that look the same have different labels."""
     scenes = videos.scenes
-    if not scenes or scenes.alike < _LEAST_ALIKE or scenes.alike_apart < _APART * scenes.alike:
+    if not scenes or scenes.alike_apart < max(_LEAST_APART, _APART * scenes.alike):
         return None
     return (
         f"{scenes.alike_apart} of {counted(scenes.alike, 'pair')} of training videos that look the "

@@ -13,6 +13,7 @@ from st_adapter.common.task import Task
 from st_adapter.errors import ArgumentError
 from st_adapter.evaluation.calibration import calibrate, fit_temperatures
 from st_adapter.model.spec import ModelSpec
+from st_adapter.wording import setting
 
 _FEWEST = 10
 """Videos of each class from which a threshold between two is chosen."""
@@ -60,7 +61,8 @@ def decide_by(spec: ModelSpec, threshold: float | None, calibrated: bool) -> Mod
     """
     if threshold is not None:
         if not 0 < threshold < 1:
-            raise ArgumentError(f"threshold must be above 0 and below 1, not {threshold}")
+            name = setting("threshold")
+            raise ArgumentError(f"{name} must be above 0 and below 1, not {threshold}")
         if not has_threshold(spec.task, len(spec.labels)):
             raise ArgumentError(
                 "a threshold is for classifiers with two classes, or with any number of labels per "

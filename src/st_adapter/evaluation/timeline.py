@@ -192,7 +192,9 @@ def _check(options: TimelineOptions, spec: ModelSpec) -> None:
                 f"{setting(name)} must be a time in seconds, 0 or more, not {value:g}"
             )
     if options.threshold is not None and not 0 < options.threshold < 1:
-        raise ArgumentError(f"threshold must be above 0 and below 1, not {options.threshold}")
+        raise ArgumentError(
+            f"{setting('threshold')} must be above 0 and below 1, not {options.threshold}"
+        )
     if options.background is not None and options.background not in spec.labels:
         raise ArgumentError(
             f"the background label {options.background!r} is not one of the classes: "
