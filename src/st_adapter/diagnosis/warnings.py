@@ -45,6 +45,9 @@ In the official split of UCF101, archives of the same broadcast are in both part
 validation videos of six classes have such a twin.
 """
 
+_LEAST_OF_LABEL = 3
+"""Fewest validation videos of a class from which file facts are said to recognise it."""
+
 _LEAST_APART, _APART = 2, 0.25
 """Fewest pairs of training videos that look the same and have different labels, and their share of
 all pairs that look the same, from which labels are in doubt. In UCF101 and ARID, none of 139 such
@@ -274,6 +277,8 @@ def _told_classes(files: FileFacts) -> str | None:
 def _told_class(files: FileFacts) -> str | None:
     others = files.num_videos - files.num_label
     low, _ = wilson(files.found / files.num_label, files.num_label)
+    if files.num_label < _LEAST_OF_LABEL:
+        return None
     if files.label_gain < _LABEL_TOLD_BY_FILES or low <= files.false_alarms / others:
         return None
     return (

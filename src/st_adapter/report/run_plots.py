@@ -72,11 +72,15 @@ def _calibration(calibration: dict[str, Any]) -> dict[str, str]:
     error, before = calibration["error"], calibration.get("error_uncalibrated")
     text = "On the dashed line, scores are honest. Larger points are more videos. "
     text += f"Expected calibration error {percent(error)}"
-    if temperatures := calibration["temperatures"]:
+    temperatures = calibration["temperatures"]
+    changes = any(value != 1 for value in temperatures)
+    if changes:
         text += f" with temperature {', '.join(f'{value:.2f}' for value in temperatures)}"
         text += f", {percent(before)} without" if before is not None else ""
     text += "."
-    if calibration.get("fitted_here"):
+    if temperatures and not changes:
+        text += " The temperature is 1, because the held-out videos do not call for another."
+    elif calibration.get("fitted_here"):
         text += " Fitted on these videos: new ones have a larger error."
     return _plot("Calibration", reliability(calibration["bins"]), text)
 

@@ -68,8 +68,8 @@ def _read_classes(folder: Path, split: str, listing: Listing) -> None:
     if len(listing.paths) > before:
         return
     loose = len(find_videos(folder))
-    lists = [p.name for base in (folder, folder.parent) for p in sorted(base.glob("*.csv"))]
-    hint = f"; or use one of the lists found there: {examples(lists)}" if lists else ""
+    lists = [str(p) for base in (folder, folder.parent) for p in sorted(base.glob("*.csv"))]
+    hint = f"; or use one of these lists: {examples(lists)}" if lists else ""
     found = f"{counted(loose, 'video')} but no folder per class" if loose else "no videos"
     raise DataError(
         f"{folder} contains {found}; give a folder with one folder of videos per class{hint}"
