@@ -17,6 +17,7 @@ VERBS = [
     "evaluate",
     "predict",
     "timeline",
+    "watch",
     "check",
     "compare",
     "report",
