@@ -72,7 +72,7 @@ def library_of(name: str) -> tuple[Library, str] | None:
 
 
 def image_part(model: nn.Module) -> nn.Module:
-    """Return the part of a model that turns pictures into features: itself, if there is no other.
+    """Return the part of a model that turns pictures into features, or the model itself.
 
     Args:
         model: an image model, or a model of pictures and text that contains one.

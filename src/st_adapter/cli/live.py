@@ -113,7 +113,7 @@ def _record(result: "LiveResult", top: int) -> dict[str, Any]:
 
 @contextmanager
 def _quiet_end_of_pipe() -> Iterator[None]:
-    """End without an error if nobody reads stdout any more, as after `| head`."""
+    """End without an error if stdout is closed, as after `| head`."""
     try:
         yield
     except BrokenPipeError:

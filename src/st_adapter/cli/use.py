@@ -246,7 +246,7 @@ def _print_labels(
 
 
 def records(scores: list[tuple[str, float]]) -> list[dict[str, Any]]:
-    """Return pairs of label and score as they stand in JSON."""
+    """Return pairs of label and score in the form of the JSON output."""
     return [{"label": name, "score": round(score, 6)} for name, score in scores]
 
 

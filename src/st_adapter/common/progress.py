@@ -52,7 +52,7 @@ class Bar:
 def bar(text: str, total: int, done: int = 0) -> Iterator[Bar]:
     """Show a progress bar with the time elapsed and left; remove it at the end of the block.
 
-    Nothing is shown if there are no steps, if stderr is not a terminal, or in any but the first of
+    Nothing is shown without steps, if stderr is not a terminal, or in any but the first of
     several processes.
 
     Args:

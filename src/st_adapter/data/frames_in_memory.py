@@ -39,7 +39,7 @@ def check_frames(clip: Any, *, bgr: bool = False) -> list[Frame]:
         bgr: Colours of arrays are in the order blue, green, red.
 
     Raises:
-        ArgumentError: If the shape or the values are not valid, or there are no frames.
+        ArgumentError: If the shape or the values are not valid, or the list of frames is empty.
     """
     if isinstance(clip, VideoFrame | Image):
         raise ArgumentError("one picture is not a clip; pass a list, such as [picture]")

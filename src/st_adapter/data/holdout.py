@@ -51,7 +51,7 @@ def split_validation(
     return given.take(np.flatnonzero(~held)), given.take(np.flatnonzero(held))
 
 
-# This draw must stay as it is: `evaluate` repeats it to find the videos that a run held out.
+# This draw must not change: `evaluate` repeats it to find the videos that a run held out.
 def _hold_files(
     names: Sequence[str], classes: ndarray, fraction: float, rng: random.Random
 ) -> set[str]:

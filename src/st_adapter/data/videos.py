@@ -49,7 +49,7 @@ class VideoList(Sequence[Video]):
         start_seconds: Start of each segment; NaN or None is the start of the file. Empty if all
             videos are whole files.
         end_seconds: End of each segment, in the same way.
-        groups: What each video was taken from, such as a film. Empty if there are no groups.
+        groups: What each video was taken from, such as a film. Empty without groups.
     """
 
     def __init__(

@@ -339,4 +339,4 @@ IDEAS: tuple[Rule, ...] = (
 """What may improve a result without a visible fault."""
 
 _ONLY_ALONE = (reasons.could_be_better, reasons.looks_good)
-"""Reasons that apply only where there is no other."""
+"""Reasons that apply only without any other."""

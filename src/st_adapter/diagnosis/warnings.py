@@ -46,7 +46,7 @@ validation videos of six classes have such a twin.
 """
 
 _LEAST_OF_LABEL = 3
-"""Fewest validation videos of a class from which file facts are said to recognise it."""
+"""Fewest validation videos of a class from which a warning names the class."""
 
 _LEAST_APART, _APART = 2, 0.25
 """Fewest pairs of training videos that look the same and have different labels, and their share of

@@ -32,7 +32,7 @@ def calibrate(
         scores: Scores in 0..1, averaged over views.
         task: How the classes belong together.
         temperatures: One for each head, above 0. Above 1 makes scores less extreme. Empty for
-            scores that are not calibrated: they are returned as they are.
+            scores that are not calibrated: they are returned unchanged.
 
     Source: Guo et al., "On calibration of modern neural networks", ICML 2017.
     """

@@ -331,9 +331,9 @@ class Predictor:
             window: Length of a window in seconds. By default the median length of the training
                 clips, because actions of other lengths look unlike those in training.
             step: Seconds from the start of one window to the next. By default a quarter of a
-                window, or with `one_pass` the time between two sampled frames, of which it is then
-                a multiple. Spans start and end
-                between the middles of two windows, so that a shorter step finds times more exactly.
+                window. With `one_pass`, a multiple of the time between two sampled frames, and by
+                default that time. Spans start and end between the middles of two windows, so that
+                a shorter step finds times more exactly.
             one_pass: Run each sampled frame through the backbone once.
             smooth: Average scores over this many seconds, which removes labels that flicker.
             min_seconds: Shortest span. A shorter one continues the span before it.

@@ -32,7 +32,7 @@ class LiveScores:
     """The scores of the last frames of a stream.
 
     Attributes:
-        seconds: Time of the newest frame, as it was passed.
+        seconds: Time that was passed with the newest frame.
         scores: Pairs of label and score, best first, as `Prediction.scores`.
         predicted: The predicted label, or a list of labels, as `Prediction.predicted`.
         heads: The pairs of each head, as `Prediction.heads`.

@@ -150,7 +150,7 @@ def make_timeline(
         options: Windows and spans.
         reader: Decodes the video.
         batch_size: Maximum number of clips in a forward pass.
-        advance: Is told how many seconds of the video are done.
+        advance: Called with the number of seconds of the video are done.
 
     Raises:
         VideoError: If the video cannot be read.

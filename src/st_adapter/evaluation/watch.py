@@ -172,7 +172,7 @@ def _take(
     name server that does not return to it. Nothing can interrupt those, but they may recover.
 
     Raises:
-        LiveSourceError: If there is no picture in time.
+        LiveSourceError: If no picture arrives in time.
     """
     ends, is_first, said = float("inf"), True, False
     while (left := ends - time.monotonic()) > 0:

@@ -23,7 +23,7 @@ from st_adapter.model.classifier import VideoClassifier
 from st_adapter.model.frame_stream import classify_clips, summarise_clips
 
 Advance = Callable[[float], None]
-"""Is told how many seconds of the video are done, to show progress."""
+"""Called with the number of seconds of the video that are done, to show progress."""
 
 
 class Windows(NamedTuple):
@@ -48,7 +48,7 @@ def _window_starts(part: Part) -> Float[ndarray, " w"]:
     room = part.end_seconds - part.start_seconds - part.window_seconds
     count = 1 + math.floor(room / part.step_seconds + 1e-6)
     starts: ndarray = part.start_seconds + np.arange(max(1, count)) * part.step_seconds
-    return starts.round(3)  # as they are printed, so that the printed segment has these frames
+    return starts.round(3)  # as printed, so that the printed segment has these frames
 
 
 def frames_shown(info: VideoInfo, start: float, end: float) -> range:

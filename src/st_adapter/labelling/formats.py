@@ -65,7 +65,7 @@ def write_table(file: Path, suffix: str, columns: Columns, lines: Iterable[str])
 
 
 def read_table(file: Path) -> Iterator[Record]:
-    """Yield the rows of a table, as far as they are needed to recognise it.
+    """Yield the rows of a table, only those columns that identify it.
 
     Values in a .csv stay text. Of a .parquet, only paths, times and errors are read.
 

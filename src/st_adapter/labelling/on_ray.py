@@ -53,7 +53,7 @@ def label_on_ray(
         should_stop: Asked every 0.1 seconds.
 
     Raises:
-        ArgumentError: Ray is not installed, or there is no cluster at the address.
+        ArgumentError: Ray is not installed, or no cluster answers at the address.
         StAdapterError: What an actor raised.
         LabellingError: Ray gave up.
     """
@@ -126,7 +126,7 @@ def _collect(labelled: Any, results: "queue.SimpleQueue[Any]", left: threading.E
 
 
 def _labelled(ray: Any, job: Job, tasks: list[dict[str, int]]) -> Any:
-    """Return the Ray data set of the tasks' lines, which are computed as it is iterated."""
+    """Return the Ray data set of the tasks' lines, which are computed during iteration."""
     resources = ray.cluster_resources()
     gpus = 0 if job.settings["device"] == "cpu" else int(resources.get("GPU", 0))
     most = gpus or max(1, int(resources.get("CPU", 1)))
@@ -166,10 +166,10 @@ class RayLabeller:
 
 @contextmanager
 def _connected(address: str) -> Iterator[Any]:
-    """Connect to a cluster inside this block, quietly, and leave this process as it was.
+    """Connect to a cluster inside this block, quietly, and leave this process unchanged.
 
     Raises:
-        ArgumentError: Ray is not installed, or there is no cluster at the address.
+        ArgumentError: Ray is not installed, or no cluster answers at the address.
     """
     try:
         import ray

@@ -22,7 +22,7 @@ _MEANINGS = {
 
 
 def make_plan(job: Job, suffix: str, shard: tuple[int, int] | None) -> dict[str, Any]:
-    """Return digests of everything that decides what stands in the table.
+    """Return digests of everything that decides the content of the table.
 
     Args:
         job: What is labelled.

@@ -37,7 +37,7 @@ _GRACE_SECONDS = 60.0
 
 @dataclass(frozen=True, kw_only=True)
 class _Share:
-    """What one process does, and what it takes over from its parent."""
+    """The work of one process, and the settings of its parent."""
 
     job: Job
     parts: Parts

@@ -70,7 +70,7 @@ class VideoClassifier(nn.Module):
         mean: mean of RGB values in 0..1 that the backbone expects, [3, 1, 1].
         std: standard deviation of those values, [3, 1, 1].
         notes_default_clip: whether `save_adapter` should note that `spec.clip` is the default,
-            because nobody said how clips are cut. It does so once.
+            because it is not known how clips are cut. It does so once.
 
     Raises:
         ArgumentError: the backbone or the settings of the method do not fit.

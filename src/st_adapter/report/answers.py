@@ -108,7 +108,7 @@ def _strip(prediction: Prediction, clip: ClipConfig) -> str | None:
 
 
 def _link(prediction: Prediction, folder: Path) -> str | None:
-    """Return the address of a video: relative if it is beside the page or below, else absolute."""
+    """Return the address of a video: relative if it is in the folder of the page, else absolute."""
     path = Path(prediction["path"])
     if is_remote(prediction["path"]) or not path.is_file():
         return None

@@ -103,7 +103,7 @@ def cross_validate(
 
 
 def _count_units(annotations: Annotations) -> dict[str, int]:
-    """Return the number of groups, or of files if there are no groups, of each class."""
+    """Return the number of groups, or of files without groups, of each class."""
     videos = annotations.joined()
     units_of: dict[int, set[str]] = defaultdict(set)
     for i, unit in enumerate(videos.groups() or videos.names()):
@@ -160,7 +160,7 @@ def _train_fold(
     temporal: bool,
     folder: Path,
 ) -> None:
-    """Train one fold, go on with it, or leave it as it is if it is finished."""
+    """Train one fold, go on with it, or leave it unchanged if it is finished."""
     if (place / "eval.json").exists():
         return
     say(f"fold {config.fold} of {config.folds}")

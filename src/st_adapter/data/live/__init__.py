@@ -1,1 +1,1 @@
-"""Cameras and network streams: what they are, and how their newest frames are read."""
+"""Cameras and network streams: their kinds, and how their newest frames are read."""

@@ -49,7 +49,7 @@ class Inbox:
         return self._dropped
 
     def put(self, frame: LiveFrame) -> None:
-        """Add a frame, and drop the oldest one if there is no room."""
+        """Add a frame, and drop the oldest one if the inbox is full."""
         with self._changed:
             self._dropped += len(self._frames) == self._frames.maxlen
             self._frames.append(frame)
