@@ -1,3 +1,4 @@
+import re
 import shutil
 from fractions import Fraction
 from pathlib import Path
@@ -33,6 +34,27 @@ def numbered(tmp_path_factory):
 def test_every_frame_is_the_one_asked_for(numbered):
     assert packets.probe(numbered).num_frames == 60
     assert numbers(decode.read_frames(numbered, range(60))) == list(range(60))
+
+
+def test_full_colour_is_right_wherever_decoding_would_start(tmp_path):
+    """That old versions of x264 wrote it otherwise, FFmpeg knows from the first packet alone."""
+    across, down = np.meshgrid(np.linspace(0, 8, 160), np.linspace(0, 3, 96))
+    noise = np.random.default_rng(0).normal(0, 6, (96, 160, 3))
+    with av.open(str(tmp_path / "a.mp4"), "w") as container:
+        stream = container.add_stream("libx264", rate=25, options={"g": "15", "crf": "18"})
+        stream.width, stream.height, stream.pix_fmt = 160, 96, "yuv444p"
+        for i in range(60):
+            waves = np.sin((across + down + i / 5)[..., None] + np.array([0, 2, 4]))
+            pixels = (127 + 100 * waves + noise).astype(np.uint8)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels)))
+        container.mux(stream.encode(None))
+    content = (tmp_path / "a.mp4").read_bytes()
+    assert re.search(rb"x264 - core \d{3}", content)
+    (tmp_path / "a.mp4").write_bytes(re.sub(rb"x264 - core \d{3}", b"x264 - core 142", content))
+    info = packets.probe(tmp_path / "a.mp4")
+    assert len(info.keys) > 2
+    in_order = decode.read_frames(info.path, range(60), info=info)
+    assert torch.equal(decode.read_frames(info.path, [50], info=info)[0], in_order[50])
 
 
 def test_frames_come_in_the_order_asked_for_and_may_repeat(numbered):

@@ -4,6 +4,7 @@ import bisect
 from collections.abc import Callable, Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -217,7 +218,7 @@ def _frames_by_time(
     """
     threads = min(torch.get_num_threads(), _MOST_THREADS)
     with open_video(path, info.place, threads) as container:
-        for key, numbers in plan_seeks(wanted, info.keys.tolist()):
+        for key, numbers in plan_seeks(wanted, _usable_keys(video_stream(container), info)):
             if key is not None:
                 container.seek(int(info.pts[key]), stream=video_stream(container))
             number_of = {int(info.pts[i]): i for i in numbers}
@@ -226,6 +227,16 @@ def _frames_by_time(
                     yield number_of[stamp], to_rgb(frame)
             except av.InvalidDataError:  # damaged: the caller then counts frames instead
                 return
+
+
+def _usable_keys(stream: Any, info: VideoInfo) -> list[int]:
+    """Return the numbers of the key frames from which decoding can start."""
+    # Old versions of x264 wrote H.264 with full colour differently. FFmpeg knows the version from
+    # the first packet of the file. Without it, such pictures come out green.
+    context = stream.codec_context
+    if context.name == "h264" and "444" in (context.pix_fmt or ""):
+        return []
+    return [int(key) for key in info.keys]
 
 
 def _decode_stamps(container: InputContainer, stamps: set[int]) -> Iterator[tuple[int, VideoFrame]]:
