@@ -128,7 +128,7 @@ def test_folder_without_videos_or_without_classes_is_named(tmp_path):
         read_annotations(tmp_path)
     (tmp_path / "a.mp4").touch()
     (tmp_path / "list.csv").touch()
-    with pytest.raises(DataError, match=r"1 video but no folder per class; .* list\.csv"):
+    with pytest.raises(DataError, match=r"1 video but no folder per class; .*lists: .*list\.csv"):
         read_annotations(tmp_path)
     with pytest.raises(DataError, match="does not exist"):
         read_annotations(tmp_path / "gone")
