@@ -42,17 +42,11 @@ class FrameStream:
         Args:
             frames: RGB frames as for the classifier, of the same size in every call.
         """
-        model = self._model
-        b, t = frames.shape[:2]
         adapters = {
-            name: partial(self._update, name, cast(STAdapter, adapter), b)
-            for name, adapter in model.adapters.items()
+            name: partial(self._update, name, cast(STAdapter, adapter), len(frames))
+            for name, adapter in self._model.adapters.items()
         }
-        with autocast(model):
-            inserted = Inserted(adapters, list(model.prompts))
-            features = model.family.run(model.normalise(frames).flatten(0, 1), inserted)
-            summaries = model.summarise(features)
-        return summaries.reshape(b, t, *summaries.shape[1:])
+        return _summarise(self._model, frames, Inserted(adapters, list(self._model.prompts)))
 
     def _update(self, name: str, adapter: STAdapter, b: int, features: Tensor) -> Tensor:
         """Compute the update of an adapter, and keep what its next call needs."""
@@ -71,11 +65,16 @@ def summarise_clips(
         model: the classifier, in evaluation mode.
         clips: RGB frames as for the classifier.
     """
-    b, t = clips.shape[:2]
+    return _summarise(model, clips, model.inserted(*clips.shape[:2]))
+
+
+def _summarise(
+    model: VideoClassifier, frames: Shaped[Tensor, "b t 3 h w"], inserted: Inserted
+) -> Float[Tensor, "b t *summary"]:
     with autocast(model):
-        frames = model.normalise(clips).flatten(0, 1)
-        summaries = model.summarise(model.family.run(frames, model.inserted(b, t)))
-    return summaries.reshape(b, t, *summaries.shape[1:])
+        normalised = model.normalise(frames).flatten(0, 1)
+        summaries = model.summarise(model.family.run(normalised, inserted))
+    return summaries.reshape(*frames.shape[:2], *summaries.shape[1:])
 
 
 @torch.inference_mode()
