@@ -1,8 +1,9 @@
 """Decoding of frames by number. Only the requested frames are converted and scaled."""
 
 import bisect
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from fractions import Fraction
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -123,28 +124,25 @@ def stream_frames(
         VideoError: If the video cannot be read.
         TruncatedError: If the video ends before the last wanted frame.
     """
-    to_rgb = FrameScaler(short_side, pixel_aspect)
-    position = 0  # in `wanted`
+    pieces = [wanted[i : i + _FRAMES_AT_ONCE] for i in range(0, len(wanted), _FRAMES_AT_ONCE)]
     if isinstance(info, FramesInfo) or path.is_dir():
-        for start in range(0, len(wanted), _FRAMES_AT_ONCE):
-            numbers = wanted[start : start + _FRAMES_AT_ONCE]
+        for numbers in pieces:
             frames = read_frames(path, numbers, short_side, info, pixel_aspect=pixel_aspect)
             yield from zip(numbers, frames.permute(0, 2, 3, 1), strict=True)
         return
-    if info.stamped and by_time is None:
-        for number, frame in _frames_by_time(path, wanted, info, to_rgb):
-            if number != wanted[position]:  # damaged: the decoder has left out a frame
-                break
-            yield number, frame
-            position += 1
-    elif info.stamped and by_time is not None:
-        while position < len(wanted):
-            numbers = wanted[position : position + _FRAMES_AT_ONCE]
-            found = by_time(path, numbers, info, short_side, pixel_aspect)
-            if len(found) < len(numbers):
-                break
-            yield from ((number, found[number]) for number in numbers)
-            position += len(numbers)
+    to_rgb = FrameScaler(short_side, pixel_aspect)
+    found: Iterable[tuple[int, Tensor]] = ()
+    if info.stamped and by_time is not None:
+        decoded = (by_time(path, numbers, info, short_side, pixel_aspect) for numbers in pieces)
+        found = chain.from_iterable(frames.items() for frames in decoded)
+    elif info.stamped:
+        found = _frames_by_time(path, wanted, info, to_rgb)
+    position = 0  # in `wanted`
+    for number, frame in found:
+        if number != wanted[position]:  # damaged: the decoder has left out a frame
+            break
+        yield number, frame
+        position += 1
     if position < len(wanted):
         yield from _frames_by_count(path, wanted[position:], to_rgb, info.place)
 
