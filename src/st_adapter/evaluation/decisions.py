@@ -60,9 +60,7 @@ def decide_by(spec: ModelSpec, threshold: float | None, calibrated: bool) -> Mod
         ArgumentError: If the threshold is not between 0 and 1, or the classifier has none.
     """
     if threshold is not None:
-        if not 0 < threshold < 1:
-            name = setting("threshold")
-            raise ArgumentError(f"{name} must be above 0 and below 1, not {threshold}")
+        check_threshold(threshold)
         if not has_threshold(spec.task, len(spec.labels)):
             raise ArgumentError(
                 "a threshold is for classifiers with two classes, or with any number of labels per "
@@ -77,6 +75,13 @@ def decide_by(spec: ModelSpec, threshold: float | None, calibrated: bool) -> Mod
         threshold=spec.threshold if threshold is None else threshold,
         temperatures=spec.temperatures if calibrated else (),
     )
+
+
+def check_threshold(threshold: float) -> None:
+    """Raise ArgumentError if a threshold is not between 0 and 1."""
+    if not 0 < threshold < 1:
+        name = setting("threshold")
+        raise ArgumentError(f"{name} must be above 0 and below 1, not {threshold}")
 
 
 def fit_decisions(

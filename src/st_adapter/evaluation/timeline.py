@@ -17,7 +17,7 @@ from st_adapter.data.video.info import VideoInfo
 from st_adapter.data.video.reader import Reader
 from st_adapter.errors import ArgumentError, VideoError
 from st_adapter.evaluation.calibration import calibrate
-from st_adapter.evaluation.decisions import has_threshold, predicted_classes
+from st_adapter.evaluation.decisions import check_threshold, has_threshold, predicted_classes
 from st_adapter.evaluation.score import evaluation_mode
 from st_adapter.evaluation.spans import Span, absorb_short, close_gaps, runs_of_labels, smooth
 from st_adapter.evaluation.windows import (
@@ -191,10 +191,8 @@ def _check(options: TimelineOptions, spec: ModelSpec) -> None:
             raise ArgumentError(
                 f"{setting(name)} must be a time in seconds, 0 or more, not {value:g}"
             )
-    if options.threshold is not None and not 0 < options.threshold < 1:
-        raise ArgumentError(
-            f"{setting('threshold')} must be above 0 and below 1, not {options.threshold}"
-        )
+    if options.threshold is not None:
+        check_threshold(options.threshold)
     if options.background is not None and options.background not in spec.labels:
         raise ArgumentError(
             f"the background label {options.background!r} is not one of the classes: "
