@@ -1,7 +1,5 @@
 """How much time the training clips of a data set cover."""
 
-import random
-
 import numpy as np
 
 from st_adapter.config import ClipConfig, ClipTiming
@@ -25,11 +23,8 @@ def measure_timing(videos: VideoList, clip: ClipConfig, probe: Probe) -> ClipTim
     Returns:
         None if no video can be read.
     """
-    count = min(len(videos), _MOST)
-    numbers = sorted(random.Random(0).sample(range(len(videos)), count))
     lengths, rates = [], []
-    for number in numbers:
-        video = videos[number]
+    for video in videos.sample(_MOST):
         try:
             info = probe(video.path)
             shown = info.frame_range(video.start_seconds, video.end_seconds)

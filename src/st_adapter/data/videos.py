@@ -1,6 +1,7 @@
 """Labelled videos: single ones, and compact lists of millions."""
 
 import os
+import random
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
@@ -149,6 +150,12 @@ class VideoList(Sequence[Video]):
         taken._times = self._times[:, chosen]
         taken._groups = self._groups.take(chosen)
         return taken
+
+    def sample(self, most: int) -> "VideoList":
+        """Return at most so many of the videos, in order: always the same for the same list."""
+        if len(self) <= most:
+            return self
+        return self.take(sorted(random.Random(0).sample(range(len(self)), most)))
 
     def digest(self) -> str:
         """Return the SHA-256 of all paths, targets and segments.

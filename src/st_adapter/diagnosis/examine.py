@@ -1,6 +1,5 @@
 """Examine the videos of both parts: one look at each of a sample of them."""
 
-import random
 from collections import Counter
 from operator import itemgetter
 from typing import NamedTuple
@@ -50,8 +49,8 @@ def examine(
         held_out: Whether the validation videos were held out from DATA.
         workers: Worker processes; 0 works in the main process.
     """
-    train, train_looks = _look_at("training", _sample(parts.train, _MOST_TRAIN), probe, workers)
-    val, val_looks = _look_at("validation", _sample(parts.val, _MOST_VAL), probe, workers)
+    train, train_looks = _look_at("training", parts.train.sample(_MOST_TRAIN), probe, workers)
+    val, val_looks = _look_at("validation", parts.val.sample(_MOST_VAL), probe, workers)
     facts = np.array([look.facts for look in train_looks]).reshape(-1, 4)
     counts = [Counter(t for v in part for t in v.targets) for part in (parts.train, parts.val)]
     single = not parts.task.multi_label and not parts.task.heads
@@ -73,12 +72,6 @@ def examine(
         if single
         else None,
     )
-
-
-def _sample(videos: VideoList, most: int) -> VideoList:
-    if len(videos) <= most:
-        return videos
-    return videos.take(sorted(random.Random(0).sample(range(len(videos)), most)))
 
 
 def _look_at(
