@@ -275,10 +275,10 @@ def _told_classes(files: FileFacts) -> str | None:
 
 
 def _told_class(files: FileFacts) -> str | None:
-    others = files.num_videos - files.num_label
-    low, _ = wilson(files.found / files.num_label, files.num_label)
     if files.num_label < _LEAST_OF_LABEL:
         return None
+    others = files.num_videos - files.num_label
+    low, _ = wilson(files.found / files.num_label, files.num_label)
     if files.label_gain < _LABEL_TOLD_BY_FILES or low <= files.false_alarms / others:
         return None
     return (
