@@ -6,8 +6,8 @@ import re
 _TIME = re.compile(r"(?:(?:(\d+):)?(\d+):)?(\d+(?:\.\d*)?|\.\d+)", re.ASCII)
 
 
-def clock(seconds: float) -> str:
-    """Write a time to a tenth of a second.
+def clock(seconds: float, *, with_tenths: bool = True) -> str:
+    """Write a time to a tenth of a second, or cut off to a whole second.
 
     >>> clock(12.44), clock(59.96), clock(3723.5)
     ('0:12.4', '1:00.0', '1:02:03.5')
@@ -16,7 +16,7 @@ def clock(seconds: float) -> str:
     minutes, rest = divmod(tenths, 600)
     hours, minutes = divmod(minutes, 60)
     start = f"{hours}:{minutes:02}" if hours else f"{minutes}"
-    return f"{start}:{rest // 10:02}.{rest % 10}"
+    return f"{start}:{rest // 10:02}" + (f".{rest % 10}" if with_tenths else "")
 
 
 def parse_clock(text: str) -> float:

@@ -1,7 +1,5 @@
 """Predictions as a page shows them: mistakes first, with film strips and links to the videos."""
 
-import base64
-import io
 import json
 import time
 from collections.abc import Iterable, Sequence
@@ -19,6 +17,7 @@ from st_adapter.data.clips import read_views
 from st_adapter.data.film_strip import film_strip
 from st_adapter.data.videos import Video
 from st_adapter.errors import VideoError
+from st_adapter.report.parts import data_uri
 
 _SHOWN_ROWS = 200
 """Rows of the table in the page; further ones are a list that a script searches."""
@@ -101,10 +100,7 @@ def _strip(prediction: Prediction, clip: ClipConfig) -> str | None:
         clips, _ = read_views(video, clip)
     except VideoError:
         return None
-    stream = io.BytesIO()
-    picture = Image.fromarray(film_strip(clips[0], gap=2).numpy())
-    picture.save(stream, format="JPEG", quality=60, optimize=True)
-    return f"data:image/jpeg;base64,{base64.b64encode(stream.getvalue()).decode()}"
+    return data_uri(Image.fromarray(film_strip(clips[0], gap=2).numpy()), "jpeg")
 
 
 def _link(prediction: Prediction, folder: Path) -> str | None:

@@ -3,7 +3,7 @@
 import base64
 import io
 from datetime import datetime
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from PIL import Image
@@ -91,9 +91,15 @@ def heat_map(confusion: list[list[int]]) -> str:
     pixels = np.zeros((*share.shape, 4), np.uint8)
     pixels[..., :3] = np.where(np.eye(len(share), dtype=bool)[..., None], _BLUE, _ORANGE)
     pixels[..., 3] = np.where(share > 0, 60 + 195 * share, 0)
+    return data_uri(Image.fromarray(pixels, "RGBA"), "png")
+
+
+def data_uri(picture: Image.Image, kind: Literal["png", "jpeg"]) -> str:
+    """Return a picture as an address that contains it, so that a page needs no other file."""
     stream = io.BytesIO()
-    Image.fromarray(pixels, "RGBA").save(stream, format="PNG", optimize=True)
-    return f"data:image/png;base64,{base64.b64encode(stream.getvalue()).decode()}"
+    quality = {"quality": 60} if kind == "jpeg" else {}
+    picture.save(stream, format=kind.upper(), optimize=True, **quality)
+    return f"data:image/{kind};base64,{base64.b64encode(stream.getvalue()).decode()}"
 
 
 def class_score(values: dict[str, Any], metric: str) -> float | None:

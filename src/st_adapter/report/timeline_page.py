@@ -1,7 +1,5 @@
 """The HTML page of a timeline: scores over time, and a table of spans with a picture each."""
 
-import base64
-import io
 import time
 from collections.abc import Sequence
 from os.path import relpath
@@ -19,7 +17,7 @@ from st_adapter.errors import VideoError
 from st_adapter.evaluation.spans import Span
 from st_adapter.evaluation.timeline import Timeline
 from st_adapter.report.page import render
-from st_adapter.report.parts import moment, percent
+from st_adapter.report.parts import data_uri, moment, percent
 from st_adapter.report.timeline_plot import choose_lanes, is_condensed, timeline_plot
 
 _MOST_ROWS = 3000
@@ -158,7 +156,5 @@ def _middle_frames(path: Path, spans: Sequence[Span]) -> dict[int, str]:
 
 
 def _to_uri(picture: Image.Image) -> str:
-    stream = io.BytesIO()
     picture.thumbnail((2 * _PICTURE_HEIGHT, 2 * _PICTURE_HEIGHT))
-    picture.save(stream, format="JPEG", quality=60, optimize=True)
-    return f"data:image/jpeg;base64,{base64.b64encode(stream.getvalue()).decode()}"
+    return data_uri(picture, "jpeg")

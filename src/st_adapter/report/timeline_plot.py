@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator
 
+from st_adapter.common.clock import clock
 from st_adapter.evaluation.spans import Span
 from st_adapter.evaluation.timeline import Timeline
 from st_adapter.report.figures import QUIET, SERIES, STYLE, to_svg
@@ -152,15 +153,7 @@ def _label_times(axes: Axes, start: float, end: float, most: int) -> None:
     step = next((s for s in _TICK_SECONDS if (end - start) / s <= most), _TICK_SECONDS[-1])
     ticks = np.arange(np.ceil(start / step), np.floor(end / step) + 1) * step
     axes.xaxis.set_major_locator(FixedLocator(ticks.tolist()))
-    axes.xaxis.set_ticklabels([_tick(seconds, with_tenths=step < 1) for seconds in ticks])
-
-
-def _tick(seconds: float, *, with_tenths: bool) -> str:
-    minutes, rest = divmod(round(10 * seconds), 600)
-    hours, minutes = divmod(minutes, 60)
-    tenths = f".{rest % 10}" if with_tenths else ""
-    last = f"{rest // 10:02}{tenths}"
-    return f"{hours}:{minutes:02}:{last}" if hours else f"{minutes}:{last}"
+    axes.xaxis.set_ticklabels([clock(seconds, with_tenths=step < 1) for seconds in ticks])
 
 
 def _placeholder(number: int) -> str:
