@@ -401,7 +401,7 @@ def test_too_few_validation_videos_keep_the_last_epoch_and_say_so(
     train(folder_data, tmp_path / "auto", replace(tiny, epochs=3))
     said = capsys.readouterr().err
     assert "the last epoch will be kept: 2 validation videos are too few" in said
-    assert "(best " not in said
+    assert "; best " not in said
     last, kept = (
         (tmp_path / "auto" / name / "adapter_model.safetensors").read_bytes()
         for name in ("adapter_last", "adapter")
@@ -410,7 +410,7 @@ def test_too_few_validation_videos_keep_the_last_epoch_and_say_so(
     train(folder_data, tmp_path / "best", replace(tiny, keep="best"))
     said = capsys.readouterr().err
     assert "too few" not in said
-    assert "(best " in said
+    assert "; best " in said
     with pytest.raises(ArgumentError, match="patience chooses an epoch, but 2 validation videos"):
         train(folder_data, tmp_path / "patient", replace(tiny, patience=1))
 
@@ -432,7 +432,8 @@ def test_a_line_per_epoch_has_losses_accuracy_and_times(folder_data, tmp_path, t
     said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("epoch ")]
     loss, seconds = r"loss \d+\.\d{3}", r"\d+ s"
     whole = (
-        rf"epoch 1/2: {loss}, validation {loss}, top-1 \d+\.\d%, {seconds}, about {seconds} left"
+        rf"epoch 1/2: {loss}, validation {loss}, top-1 \d+\.\d% \(\d+ to \d+\), {seconds}, "
+        rf"about {seconds} left"
     )
     assert re.fullmatch(whole, said[0])
     assert re.fullmatch(rf"epoch 1/1: {loss}, {seconds}", said[2])

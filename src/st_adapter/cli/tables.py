@@ -169,10 +169,11 @@ def print_folds(folds: dict[str, Any], pooled: dict[str, Any]) -> None:
 def print_comparison(rows: Sequence[MethodRow]) -> None:
     """Print a table of accuracy and one of costs, each with one line per method."""
     metric = METRICS[rows[0].metric] if rows else METRICS["top1"]
-    numbers = (metric, "spread", "reversed", "shuffled", "frozen", "lr")
+    numbers = (metric, "95%", "seeds", "reversed", "shuffled", "frozen", "lr")
     _print_table(("method", *(f">{name}" for name in numbers)), map(accuracy_cells, rows))
     click.echo(
-        f"{metric}: mean over seeds in %; spread: lowest to highest.\n"
+        f"{metric}: mean over seeds in %. 95%: interval of a seed, by the number of videos.\n"
+        "seeds: lowest to highest.\n"
         f"reversed, shuffled, frozen: {metric} with frames in that order, or all the same.\n"
         "lr: learning rate that the trials chose; * marks the lowest or highest tried.\n"
     )
@@ -189,10 +190,12 @@ def accuracy_cells(row: MethodRow) -> list[str]:
     percent = "–" if row.score is None else f"{100 * row.score:.1f}"
     if row.diverged:
         percent += f" ({len(row.seeds) - len(row.diverged)} of {len(row.seeds)})"
+    interval = "" if row.interval is None else "–".join(f"{100 * end:.0f}" for end in row.interval)
     spread = "" if row.lowest is None else f"{100 * row.lowest:.1f}–{100 * (row.highest or 0):.1f}"
     return [
         row.method,
         percent,
+        interval,
         spread,
         *(
             f"{100 * row.temporal[order]:.1f}" if row.temporal else "–"

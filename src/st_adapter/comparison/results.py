@@ -2,6 +2,7 @@
 
 import math
 import statistics
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,8 @@ class MethodRow:
         score: Mean score over the seeds that did not diverge, or None if all did.
         lowest: Lowest score of a seed.
         highest: Highest score of a seed.
+        interval: Lower and upper end of the 95 % interval of a seed's score, which the number of
+            videos determines; None if all seeds diverged.
         temporal: Mean score by order of frames.
         trained_parameters: Number of trained parameters, including the head's.
         share: Ratio of trained parameters to the parameters of the image model.
@@ -55,6 +58,7 @@ class MethodRow:
     score: float | None
     lowest: float | None
     highest: float | None
+    interval: tuple[float, float] | None
     temporal: dict[str, float]
     trained_parameters: int
     share: float
@@ -149,6 +153,7 @@ def _row(
         score=statistics.fmean(scores) if scores else None,
         lowest=min(scores, default=None),
         highest=max(scores, default=None),
+        interval=interval_of(found),
         temporal={o: statistics.fmean(r["temporal"][o] for r in found) for o in orders},
         stored_bytes=max((file.stat().st_size for file in tensors if file.exists()), default=0),
         train_seconds=statistics.fmean(_highest("train_seconds", lines) for lines in metrics),
@@ -161,6 +166,20 @@ def _row(
         },
         **costs[method],
     )
+
+
+def interval_of(evaluations: Sequence[dict[str, Any]]) -> tuple[float, float] | None:
+    """Return the 95 % interval of the score: the mean of those of the seeds.
+
+    Returns:
+        Its lower and upper end, or None if there are no evaluations, or earlier ones without
+        intervals.
+    """
+    ends = [(found.get("intervals") or {}).get(found["metric"]) for found in evaluations]
+    if not ends or not all(ends):
+        return None
+    low, high = zip(*ends, strict=True)
+    return statistics.fmean(low), statistics.fmean(high)
 
 
 def _highest(name: str, lines: list[dict[str, Any]]) -> float:

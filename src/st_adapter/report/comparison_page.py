@@ -7,7 +7,7 @@ from statistics import fmean
 from typing import Any
 
 from st_adapter.common.files import read_json, read_json_lines
-from st_adapter.comparison.results import at_edge, read_skipped
+from st_adapter.comparison.results import at_edge, interval_of, read_skipped
 from st_adapter.evaluation.metrics import METRICS
 from st_adapter.report.answers import is_right, with_strips
 from st_adapter.report.figures import MethodPoint, frontier, small_loss_curves
@@ -40,7 +40,7 @@ def comparison_values(folder: Path) -> dict[str, Any]:
     record = read_json(folder / "results.json")
     plan = record["plan"]
     measured = _read_evaluations(folder, record["results"])
-    intervals = {method: _interval(found) for method, found in measured.items()}
+    intervals = {method: interval_of(found) for method, found in measured.items()}
     rows = [
         row | {"edge": at_edge(row["lr"], row["search"]), "interval": intervals.get(row["method"])}
         for row in record["results"]
@@ -89,14 +89,6 @@ def _read_evaluations(folder: Path, rows: list[dict[str, Any]]) -> _Evaluations:
 
 def _run(folder: Path, method: str, seed: str) -> Path:
     return folder / "runs" / method / f"seed_{seed}"
-
-
-def _interval(evaluations: list[dict[str, Any]]) -> list[float] | None:
-    """Return the 95 % interval for the number of test videos: the mean of those of the seeds."""
-    found = [(e["intervals"] or {}).get(e["metric"]) for e in evaluations]
-    if not all(found):
-        return None
-    return [fmean(ends) for ends in zip(*found, strict=True)]
 
 
 def _meta(

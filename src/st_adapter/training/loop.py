@@ -480,9 +480,13 @@ class _View:
         facts = [f"loss {statistics.fmean(self.epoch_losses):.3f}"] if self.epoch_losses else []
         if result is not None:
             self.last_score = result.score
-            best = f" (best {run.at.best_score:.1%})" if run.keeps_best else ""
+            low, high = result.intervals[result.metric]
+            best = f"; best {run.at.best_score:.1%}" if run.keeps_best else ""
             facts.append(f"validation loss {result.loss:.3f}")
-            facts.append(f"{METRICS[result.metric]} {result.score:.1%}{best}")
+            facts.append(
+                f"{METRICS[result.metric]} {result.score:.1%} "
+                f"({100 * low:.0f} to {100 * high:.0f}{best})"
+            )
         facts.append(duration(time.monotonic() - self._epoch_began))
         if run.at.epochs_done < run.config.epochs:
             facts.append(f"about {duration(self._seconds_left(run))} left")
@@ -594,6 +598,7 @@ def _validate_epoch(
                 "top5": result.top5,
                 "mean_class_accuracy": result.mean_class_accuracy,
                 result.metric: result.score,
+                "interval": result.intervals[result.metric],
                 "val_loss": result.loss,
                 "kept": run.at.best_epoch == run.at.epochs_done + 1,
             }
