@@ -50,7 +50,8 @@ class _Shard(click.ParamType[tuple[int, int]]):
 @click.option(
     "--out",
     type=PATH,
-    help="File to write.  [default: eval.json in RUN, or no file if RUN is an adapter folder]",
+    help="File to write.  [default: eval.json in RUN, or no file if RUN is an adapter folder or on "
+    "the hub]",
 )
 @click.option(
     "--temporal",

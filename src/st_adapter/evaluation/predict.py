@@ -105,9 +105,10 @@ class Predictor:
         ('Diving', 0.412)
 
     Args:
-        run: A run folder, an adapter folder (one that contains `adapter_config.json`), or a
-            `VideoClassifier`. A classifier is used itself, not copied: it is put in evaluation mode
-            and moved to `device`.
+        run: A run folder, an adapter folder (one that contains `adapter_config.json`), a name on
+            the hub ("hf:user/name" or "hf:user/name@revision"), or a `VideoClassifier`. A
+            classifier is used itself, not copied: it is put in evaluation mode and moved to
+            `device`.
         weights: Where to find the backbone's weights: "hub", "package", "random" or a file. By
             default they come from the source that the folder records. Not for a classifier, which
             has its weights.
@@ -140,7 +141,8 @@ class Predictor:
         decoder: Name of the decoder.
 
     Raises:
-        CheckpointError: If the folder cannot be read or does not fit the backbone.
+        CheckpointError: If the folder cannot be read, does not fit the backbone, or cannot be
+            downloaded.
         ArgumentError: If an argument is invalid, the weights or the device are not available, the
             backbone does not accept frames of this size, or the model cannot be compiled.
         MemoryShortError: If a clip does not fit in memory.

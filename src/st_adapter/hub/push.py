@@ -65,6 +65,7 @@ def push(
     """
     repository, branch = parse_hub_name(name)
     hub_name = f"hf:{repository}{f'@{branch}' if branch else ''}"
+    _check_login(repository, out)
     if out is not None:
         folder = Path(out)
         if folder.exists():
@@ -79,28 +80,39 @@ def push(
         except ArgumentError:
             raise
         except Exception as error:
-            # Uploads in threads wrap the error of the request.
-            problem = hub_problem(error, repository, branch)
-            if problem is None and isinstance(error.__cause__, Exception):
-                problem = hub_problem(error.__cause__, repository, branch)
-            if problem is None and isinstance(error, ValueError):  # the hub refuses the model card
-                problem = str(error)
+            problem = _problem(error, repository, branch)
             if problem is None:
                 raise
             raise ArgumentError(f"{repository} was not uploaded: {problem}") from error
+
+
+def _problem(error: Exception, repository: str, branch: str | None) -> str | None:
+    """Say in one line what went wrong with an upload; return None for an error of another kind."""
+    if isinstance(error.__cause__, Exception) and isinstance(error, RuntimeError):
+        error = error.__cause__  # uploads in threads wrap the error of the request
+    problem = hub_problem(error, repository, branch)
+    if problem is None and isinstance(error, ValueError):  # the hub refuses the model card
+        return str(error)
+    return problem
+
+
+def _check_login(repository: str, out: str | Path | None) -> None:
+    """Raise ArgumentError if an upload would be refused, before anything is computed."""
+    from huggingface_hub import get_token
+
+    if out is None and get_token() is None:
+        raise ArgumentError(
+            f"{repository} was not uploaded: you are not logged in to the hub; make a token that "
+            "may write, and log in with `hf auth login` or set HF_TOKEN"
+        )
 
 
 def _upload(
     folder: Path, repository: str, branch: str | None, private: bool | None, message: str
 ) -> str:
     """Make the repository and the branch if they do not exist, and one commit."""
-    from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, get_token
+    from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 
-    if get_token() is None:
-        raise ArgumentError(
-            f"{repository} was not uploaded: you are not logged in to the hub; make a token that "
-            "may write, and log in with `hf auth login` or set HF_TOKEN"
-        )
     api = HfApi()
     before = _repository(api, repository, branch, private)
     new = sorted(path.name for path in folder.iterdir())
@@ -156,7 +168,7 @@ def _check_visibility(info: "ModelInfo", private: bool | None) -> None:
         found = "private" if info.private else "public"
         raise ArgumentError(
             f"{info.id} was not uploaded: it exists and is {found}; change that in its settings on "
-            "the hub first, or leave it as it is"
+            "the hub first"
         )
 
 
