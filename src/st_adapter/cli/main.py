@@ -40,6 +40,8 @@ Exit codes:
   2    invalid arguments or data
   130  stopped by Ctrl-C or SIGTERM
 
+A RUN is a run folder, an adapter folder, or hf:USER/NAME on the Hugging Face hub.
+
 Run `st-adapter COMMAND --help` for the options of a command.
 """
 """Shown below the list of subcommands. \\b keeps click from joining the lines."""
