@@ -67,7 +67,7 @@ class HubServer(ThreadingHTTPServer):
         self.large: dict[str, bytes] = {}
         self.served: dict[str, bytes] = {}  # by name of file: instead of its content
         self.asked: list[str] = []
-        self.mood = "well"  # or "hangs", "fails"
+        self.mood = "well"  # or "hangs", "drops", "fails"
         self.released = threading.Event()
 
     @property
@@ -91,6 +91,9 @@ class Handler(BaseHTTPRequestHandler):
         self.server.asked.append(f"{self.command} {path}")
         if self.server.mood == "hangs":
             self.server.released.wait(30)
+            self.close_connection = True
+            return
+        if self.server.mood == "drops":
             self.close_connection = True
             return
         if self.server.mood == "fails":

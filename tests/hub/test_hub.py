@@ -290,7 +290,11 @@ def test_what_does_not_exist_or_differs_is_said_in_one_line(
 
 @pytest.mark.parametrize(
     ("mood", "problem"),
-    [("hangs", "the hub did not answer in time"), ("fails", "the hub answered with error 500")],
+    [
+        ("hangs", "the hub did not answer in time"),
+        ("drops", "the hub cannot be reached (RemoteProtocolError)"),
+        ("fails", "the hub answered with error 500"),
+    ],
 )
 def test_a_hub_that_does_not_answer_costs_a_note_if_the_files_are_cached(
     pushed, worker, server, trained_run, video, mood, problem

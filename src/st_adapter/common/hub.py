@@ -102,10 +102,14 @@ def hub_problem(error: Exception, repository: str, revision: str | None = None) 
     if isinstance(error, errors.HFValidationError):
         return str(error)
     if is_outage(error):
-        name = type(error).__name__
+        name = type(error.__cause__ or error).__name__
         if "Timeout" in name:
             return "the hub did not answer in time"
         return f"the hub cannot be reached ({name})"
+    # Errors of hf_xet, which transfers large files, are of its own classes or RuntimeErrors.
+    library = type(error).__module__.partition(".")[0]
+    if library in ("huggingface_hub", "hf_xet") or isinstance(error, RuntimeError):
+        return f"the transfer failed ({' '.join(str(error).split()) or type(error).__name__})"
     return None
 
 

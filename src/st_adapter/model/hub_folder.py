@@ -86,10 +86,11 @@ def _cached(repository: str, revision: str | None, files: tuple[str, ...]) -> Pa
 
 
 def _check_content(name: str, file: Path) -> None:
-    """Check a file in the cache against its digest, which the hub gave and the cache is named by.
+    """Check a file in the cache against the digest that the hub states, which is its name there.
 
-    Neither huggingface_hub nor safetensors notices a changed byte. Without symbolic links, as on
-    some Windows machines, the cache does not keep the digest.
+    The digest is the SHA-256 of a large file, and the one of git for a small file, as the docs of
+    `huggingface_hub.hf_hub_url` say. Neither huggingface_hub nor safetensors notices a changed
+    byte. Without symbolic links, as on some Windows machines, the cache does not keep the digest.
     """
     if not file.is_symlink():
         return
