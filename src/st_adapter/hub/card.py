@@ -89,6 +89,7 @@ def card_text(card: Card) -> str:
         image_model=_image_model(card.spec),
         needs_model=_needs_model(card.spec),
         needs_function=card.spec.features == OWN_FUNCTION,
+        package=_package(card.spec),
         weights_file="" if card.spec.weights in NAMED_SOURCES else card.spec.weights,
         version=card.record.get("versions", {}).get("st-adapter") or __version__,
     )
@@ -163,18 +164,30 @@ def _image_model(spec: ModelSpec) -> str:
     """Say in a sentence which weights the image model has, and their licence."""
     if spec.weights == "package":
         package = PACKAGED[spec.backbone.partition(".")[0]]
-        return f"Its weights are those of the Python package `{package}`, which has their licence."
+        return (
+            f"The weights of the image model are in the Python package `{package}`, which states "
+            "their licence."
+        )
     if spec.weights == "random":
-        return "Its weights are random, so that this adapter can only be a test."
+        return "The weights of the image model are random, so that this adapter is only a test."
     if spec.weights not in NAMED_SOURCES:
         return (
-            f"Its weights are in the file `{spec.weights}`, which is not part of this repository "
-            "and has its own licence."
+            f"The weights of the image model are in the file `{spec.weights}`, which has its own "
+            "licence."
         )
     if _needs_model(spec) or library_of(spec.backbone):
-        return "Its weights have their own licence."
+        return "The weights of the image model have their own licence."
     config = timm.get_pretrained_cfg(spec.backbone)
     licence = config.license if config else None
     if not licence:
-        return "timm does not record the licence of its weights."
-    return f"Its weights have the licence {licence}, as far as timm records it."
+        return "timm does not record the licence of the weights of the image model."
+    return f"The weights of the image model have the licence {licence}, as far as timm records it."
+
+
+def _package(spec: ModelSpec) -> str:
+    """Return what to install, with the extra that the image model needs."""
+    extras = {"hf:": "transformers", "open_clip:": "open-clip"}
+    found = [extra for prefix, extra in extras.items() if spec.backbone.startswith(prefix)]
+    if spec.weights == "package":
+        found.append("demo")
+    return f"'st-adapter[{','.join(found)}]'" if found else "st-adapter"
