@@ -332,9 +332,14 @@ class Worker:
     def _ask(self, question: dict[str, object]) -> Done:
         assert self.process.stdin
         assert self.process.stdout
+        limit = threading.Timer(120, self.process.kill)
+        limit.start()
         self.process.stdin.write(json.dumps(question) + "\n")
         self.process.stdin.flush()
-        return Done(*json.loads(self.process.stdout.readline()))
+        answer = self.process.stdout.readline()
+        limit.cancel()
+        assert answer, "the process ended, or took more than two minutes"
+        return Done(*json.loads(answer))
 
     def stop(self) -> None:
         """End the process."""
