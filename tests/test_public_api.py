@@ -73,7 +73,9 @@ def test_every_public_function_is_annotated():
         assert signature.return_annotation is not signature.empty, name
 
 
-@pytest.mark.parametrize("name", ["attach", "create_model", "load", "train", "evaluate", "advise"])
+@pytest.mark.parametrize(
+    "name", ["attach", "create_model", "load", "train", "evaluate", "advise", "push"]
+)
 def test_types_in_the_signatures_of_functions_are_public(name):
     hints = get_type_hints(PUBLIC[name])
     assert {own for hint in hints.values() for own in own_types(hint)} <= PUBLIC.keys()

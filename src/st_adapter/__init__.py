@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from st_adapter.evaluation.spans import Span as Span
     from st_adapter.evaluation.stream import LiveScores as LiveScores
     from st_adapter.evaluation.timeline import Timeline as Timeline
+    from st_adapter.hub.push import push as push
     from st_adapter.labelling.label import Labelled as Labelled
     from st_adapter.labelling.label import label_videos as label_videos
     from st_adapter.model.build import attach as attach
@@ -73,6 +74,7 @@ _HOMES = {
     "evaluation.spans": ("Span",),
     "evaluation.stream": ("LiveScores",),
     "evaluation.timeline": ("Timeline",),
+    "hub.push": ("push",),
     "labelling.label": ("Labelled", "label_videos"),
     "model.methods.adapter": ("STAdapter",),
     "model.build": ("attach", "create_model", "load"),

@@ -331,6 +331,16 @@ def test_a_folder_of_save_pretrained_is_a_backbone(tmp_path):
     assert st_adapter.load(tmp_path / "attached").spec.backbone == name
 
 
+def test_code_in_a_folder_of_a_model_is_not_run(tmp_path):
+    """Nor is the user asked for permission, which would wait for an answer in the terminal."""
+    own = {"AutoConfig": "own.Config", "AutoModel": "own.Model"}
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "own", "auto_map": own}))
+    (tmp_path / "own.py").write_text(f"open({str(tmp_path / 'was run')!r}, 'w')")
+    with pytest.raises(ArgumentError, match="contains custom code"):
+        st_adapter.create_model(f"hf:{tmp_path}", LABELS)
+    assert not (tmp_path / "was run").exists()
+
+
 def test_the_image_part_of_a_model_of_pictures_and_text(tmp_path):
     config = transformers.CLIPConfig(vision_config=SLIM, text_config={"num_hidden_layers": 1})
     model = transformers.CLIPModel(config).eval()

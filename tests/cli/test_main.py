@@ -22,6 +22,7 @@ VERBS = [
     "compare",
     "report",
     "advise",
+    "push",
     "labels",
     "inspect",
     "bench",

@@ -189,12 +189,16 @@ def make(name: str, pretrained: bool) -> nn.Module:
         ArgumentError: transformers is not installed, or the model cannot be found.
     """
     transformers = _import()
-    options = {"dtype": torch.float32}  # else that of the file, which may be half precision
+    # By default, transformers asks in the terminal whether to run code of the repository, whose
+    # name may come from an adapter of someone else.
+    no_code = {"trust_remote_code": False}
+    # The default is the type of the file, which may be half precision.
+    options = {"dtype": torch.float32, **no_code}
     where = _where(name)
     if where["local_files_only"] and not Path(name).is_dir() and not is_hub_offline():
         say("the model hub cannot be reached; looking in its cache on this machine")
     try:
-        config = transformers.AutoConfig.from_pretrained(name, **where)
+        config = transformers.AutoConfig.from_pretrained(name, **where, **no_code)
         config = getattr(config, "vision_config", config)
         if pretrained:
             model = transformers.AutoModel.from_pretrained(name, config=config, **where, **options)

@@ -22,6 +22,7 @@ from st_adapter.cli import (
     labels,
     live,
     look,
+    share,
     timeline,
     train,
     use,
@@ -38,6 +39,8 @@ Exit codes:
   1    some videos failed, `check` found problems, or training or labelling failed
   2    invalid arguments or data
   130  stopped by Ctrl-C or SIGTERM
+
+A RUN is a run folder, an adapter folder, or hf:USER/NAME on the Hugging Face hub.
 
 Run `st-adapter COMMAND --help` for the options of a command.
 """
@@ -62,7 +65,7 @@ for _command in (
     *(train.demo, train.train, use.evaluate, use.predict),
     *(timeline.timeline, live.watch),
     *(look.check, train.compare),
-    *(use.report, use.advise),
+    *(use.report, use.advise, share.push),
     labels.labels,
     *(look.inspect, train.bench, look.recipes, look.backbones),
     *(use.import_official, use.export_official),

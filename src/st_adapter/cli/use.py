@@ -11,6 +11,7 @@ import click
 from st_adapter.cli import DONE, SOME_FAILED
 from st_adapter.cli.imports import import_predictor, quick_imports
 from st_adapter.cli.options import DATA_SETTINGS, PATH, RUN_DEFAULTS, RUN_SETTINGS, verb
+from st_adapter.common.hub import is_hub_name
 from st_adapter.config import DataConfig, parse_views
 from st_adapter.errors import ArgumentError
 
@@ -50,7 +51,8 @@ class _Shard(click.ParamType[tuple[int, int]]):
 @click.option(
     "--out",
     type=PATH,
-    help="File to write.  [default: eval.json in RUN, or no file if RUN is an adapter folder]",
+    help="File to write.  [default: eval.json in RUN, or no file if RUN is an adapter folder or on "
+    "the hub]",
 )
 @click.option(
     "--temporal",
@@ -206,6 +208,8 @@ def _print_labels(
     run: Path, videos: tuple[Path, ...], as_json: bool, top: int, settings: dict[str, Any]
 ) -> int:
     """Label videos and print one line for each."""
+    if runs := [path for path in videos if is_hub_name(path)]:
+        raise ArgumentError(f"{runs[0]} is another run; add --out FILE to label with several runs")
     lists = [path for path in videos if path.suffix.lower() in _NEED_OUT]
     if lists:
         raise ArgumentError(

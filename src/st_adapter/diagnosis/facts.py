@@ -8,6 +8,7 @@ from statistics import fmean, median
 from typing import Any
 
 from st_adapter.common.files import read_json, read_json_lines
+from st_adapter.common.hub import refuse_hub_name
 from st_adapter.config import TrainConfig
 from st_adapter.diagnosis.file_facts import FileFacts
 from st_adapter.diagnosis.measures import guess_of, interval_of, score_of
@@ -132,6 +133,7 @@ def read_facts(folder: Path) -> RunFacts:
     Raises:
         ArgumentError: The folder does not contain a run, or its files are damaged.
     """
+    refuse_hub_name(folder)
     if not (folder / "config.json").is_file():
         raise ArgumentError(
             f"{folder} does not contain the config.json of a run; give the folder of a run"

@@ -234,9 +234,10 @@ def shared_scenes(videos: VideoFacts) -> str | None:
     if scenes.by_name:
         ways.append(f"{scenes.by_name} by name")
     pairs = [" and ".join(PurePath(path).name for path in pair) for pair in scenes.examples[:1]]
+    such = f", such as {examples(pairs)}" if pairs else ""
     return (
         f"{scenes.shared} of {counted(scenes.num_videos, 'validation video')} share a scene with a "
-        f"training video ({', '.join(ways)}), such as {examples(pairs)}"
+        f"training video ({', '.join(ways)}){such}"
     )
 
 

@@ -34,7 +34,7 @@ def add_label(
     """Write a copy of a run with one class more. The logits of the other classes do not change.
 
     Args:
-        run: Run folder or adapter folder of a classifier with a cosine head.
+        run: Run folder, adapter folder or name on the hub of a classifier with a cosine head.
         label: Name of the new class.
         out: Folder to create. It gets `adapter/`, and `config.json` if the run has one.
         vectors: File with a vector of the class, in which other classes are ignored. For a head

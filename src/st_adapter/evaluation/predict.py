@@ -106,10 +106,10 @@ class Predictor:
         ('Diving', 0.412)
 
     Args:
-        run: A run folder, an adapter folder (one that contains `adapter_config.json`), an exported
-            file (`model.onnx`), or a `VideoClassifier`. A classifier is used itself, not copied: it
-            is put in evaluation mode and moved to `device`. An exported file runs on the CPU in its
-            own precision.
+        run: A run folder, an adapter folder (one that contains `adapter_config.json`), a name on
+            the hub ("hf:user/name" or "hf:user/name@revision"), an exported file (`model.onnx`), or
+            a `VideoClassifier`. A classifier is used itself, not copied: it is put in evaluation
+            mode and moved to `device`. An exported file runs on the CPU in its own precision.
         weights: Where to find the backbone's weights: "hub", "package", "random" or a file. By
             default they come from the source that the folder records. Not for a classifier, which
             has its weights.
@@ -142,7 +142,8 @@ class Predictor:
         decoder: Name of the decoder.
 
     Raises:
-        CheckpointError: If the folder cannot be read or does not fit the backbone.
+        CheckpointError: If the folder cannot be read, does not fit the backbone, or cannot be
+            downloaded.
         ArgumentError: If an argument is invalid or does not apply to an exported file, the weights
             or the device are not available, the backbone does not accept frames of this size, or
             the model cannot be compiled.

@@ -39,7 +39,8 @@ def evaluate(
     If `data` has a validation part, that part is used, otherwise all of it. If `data` is what the
     run was trained on and has no validation part, only the videos that training held out are used.
     Videos that cannot be read are listed in the result and do not count. The result is also written
-    to `eval.json` in a run folder; for an adapter folder it is written only if `out` is given.
+    to `eval.json` in a run folder; for an adapter folder, or one on the hub, it is written only if
+    `out` is given.
 
     Examples:
         >>> evaluation = evaluate("run", "my_videos/", views=(3, 1))  # doctest: +SKIP
@@ -47,7 +48,7 @@ def evaluate(
         '93.1% of 120'
 
     Args:
-        run: A run folder or an adapter folder.
+        run: A run folder, an adapter folder, or a name on the hub such as "hf:user/name".
         data: Labelled videos, as a folder or list in any form that `train` accepts, or what
             `read_parts` returned.
         out: File to write instead of `eval.json` in the run folder. An existing file is replaced

@@ -85,8 +85,8 @@ def label_videos(
         12000 3
 
     Args:
-        runs: One or more run folders or adapter folders. Several must have been trained on the same
-            image model, with methods that leave it unchanged.
+        runs: One or more run folders, adapter folders or names on the hub ("hf:user/name"). Several
+            must have been trained on the same image model, with methods that leave it unchanged.
         inputs: Video files, folders of them, lists (.txt with a path per line), tables (.csv, .tsv
             or .parquet with the column `path` and perhaps `start_seconds` and `end_seconds`),
             WebDataset shards (.tar), or URLs. Labels in them are ignored.

@@ -7,6 +7,7 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
+from st_adapter.common.hub import is_hub_name
 from st_adapter.errors import ArgumentError
 from st_adapter.evaluation.predict import Predictor
 from st_adapter.methods import METHODS
@@ -39,11 +40,13 @@ class Run:
 
 
 def leading_runs(paths: Sequence[Path]) -> int:
-    """Return how many of the first paths are run folders or adapter folders."""
+    """Return how many of the first paths are run folders, adapter folders or names on the hub."""
     return len([*takewhile(_is_run, paths)])
 
 
 def _is_run(path: Path) -> bool:
+    if is_hub_name(path):
+        return True
     return any((path / part / checkpoint.CONFIG_FILE).is_file() for part in ("", "adapter"))
 
 
@@ -51,10 +54,10 @@ def find_runs(paths: Sequence[str | Path]) -> tuple[Run, ...]:
     """Read the records of runs that are to share one image model.
 
     Args:
-        paths: Run folders or adapter folders, one or more.
+        paths: Run folders, adapter folders, or names on the hub such as hf:user/name; one or more.
 
     Raises:
-        CheckpointError: A folder cannot be read.
+        CheckpointError: A folder cannot be read, or a download failed.
         ArgumentError: The runs cannot share an image model, or one is given twice.
     """
     if not paths:
@@ -64,7 +67,7 @@ def find_runs(paths: Sequence[str | Path]) -> tuple[Run, ...]:
         raise ArgumentError(
             f"{exported[0]} is an exported file; a table needs the run that it was made from"
         )
-    places = [Path(path).absolute() for path in paths]
+    places = [Path(path) if is_hub_name(path) else Path(path).absolute() for path in paths]
     folders = [checkpoint.find(place) for place in places]
     if len({folder.resolve() for folder in folders}) < len(folders):
         raise ArgumentError(f"a run is given twice: {', '.join(map(str, paths))}")

@@ -281,7 +281,8 @@ def load(
         >>> model = st_adapter.load("my_adapter", backbone=build_mine())  # doctest: +SKIP
 
     Args:
-        path: run folder of `train`, or the adapter folder in it.
+        path: run folder of `train`, or the adapter folder in it. Or a name on the hub,
+            "hf:user/name" or "hf:user/name@revision", as `push` makes it.
         weights: source of the backbone's weights: "hub", "package", "random", or the path of a
             file. None uses the source that the folder records, or timm's hub if the classifier was
             made with `attach`.
@@ -293,7 +294,7 @@ def load(
         The classifier, in evaluation mode and on the CPU, or where you put `backbone`.
 
     Raises:
-        CheckpointError: the folder cannot be read, or was trained on other weights.
+        CheckpointError: the folder cannot be read or downloaded, or was trained on other weights.
         ArgumentError: the backbone's weights cannot be found, or both `weights` and `backbone` are
             given.
     """

@@ -11,7 +11,9 @@ from torch import Tensor
 from st_adapter.backbones.sources import NAMED_SOURCES
 from st_adapter.backbones.weight_files.tensors import split_key
 from st_adapter.common.files import atomic_path, no_folder, write_json
+from st_adapter.common.hub import is_hub_name
 from st_adapter.errors import CheckpointError
+from st_adapter.model.hub_folder import fetch
 from st_adapter.model.record import from_record, to_record
 from st_adapter.model.spec import ModelSpec
 from st_adapter.wording import setting
@@ -40,9 +42,14 @@ def write(folder: Path, spec: ModelSpec, tensors: Mapping[str, Tensor]) -> None:
 def find(path: Path) -> Path:
     """Return the adapter folder: `path` itself, or `adapter/` inside it.
 
+    The adapter of a name such as hf:user/name is downloaded from the hub first.
+
     Raises:
-        CheckpointError: neither is an adapter folder.
+        CheckpointError: neither is an adapter folder, or the download failed.
+        ArgumentError: a name on the hub is invalid.
     """
+    if is_hub_name(path):
+        return fetch(str(path), (CONFIG_FILE, TENSOR_FILE))
     for folder in (path, path / "adapter"):
         if (folder / CONFIG_FILE).is_file():
             return folder

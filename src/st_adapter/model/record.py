@@ -30,6 +30,10 @@ def from_record(record: dict[str, Any], file: Path) -> ModelSpec:
         CheckpointError: the record is damaged, or is of another format version.
     """
     try:
+        if "peft_type" in record:
+            raise CheckpointError(
+                f"{file} was written by the library PEFT, and describes an adapter of another kind"
+            )
         values = _tuples(record)
         version = values.pop("format_version")
         if version != FORMAT_VERSION:

@@ -6,6 +6,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from st_adapter.common.files import atomic_path, no_folder
+from st_adapter.common.hub import refuse_hub_name
 from st_adapter.errors import ArgumentError
 from st_adapter.report.answers import COMPACT
 from st_adapter.report.comparison_page import comparison_values
@@ -25,6 +26,7 @@ def write_report(folder: Path) -> Path:
     Raises:
         ArgumentError: The folder contains neither a finished run nor a finished comparison.
     """
+    refuse_hub_name(folder)
     if (folder / "results.json").is_file():
         template, values_of = "comparison.html", comparison_values
     elif (folder / "eval.json").is_file():

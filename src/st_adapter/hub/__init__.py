@@ -1,0 +1,1 @@
+"""Trained classifiers on the Hugging Face hub: model cards and uploads."""
