@@ -1,0 +1,46 @@
+// The tasks of the server, and which of them are asked for.
+
+import { count, find, make, percent, show } from "./dom.js";
+
+const MOST_LABELS = 12;
+
+let boxes = [];
+
+/** List tasks, and those that did not load. Tasks chosen before stay chosen, and new ones are. */
+export function showTasks(tasks, errors) {
+  const left = new Set(boxes.filter(box => !box.checked).map(box => box.value));
+  boxes = [];
+  find("meta").replaceChildren(...facts(tasks).map(([name, value]) => make("li", {}, `${name} `, make("b", {}, value))));
+  const entries = tasks.map(task => entry(task, tasks.length > 1, !left.has(task.name)));
+  find("tasks").replaceChildren(...[...entries, ...errors.map(failed)].map(parts => make("li", {}, ...parts)));
+  show(find("tasks-card"));
+}
+
+/** Names of the chosen tasks; all, if there is only one. */
+export const chosenTasks = () => boxes.filter(box => box.checked).map(box => box.value);
+
+const facts = tasks => {
+  const distinct = key => [...new Set(tasks.map(task => task[key]).filter(Boolean))].join(", ");
+  return [["Image model", distinct("backbone")], ["Method", distinct("method")]].filter(([, value]) => value);
+};
+
+const failed = ({ name, error }) => [make("b", {}, name), make("p", { className: "wrong small" }, `Not available: ${error}`)];
+
+function entry(task, withBox, checked) {
+  const box = make("input", { type: "checkbox", value: task.name, checked });
+  boxes.push(box);
+  const name = withBox ? make("label", {}, box, " ", make("b", {}, task.name)) : make("b", {}, task.name);
+  return [name, make("p", { className: "small" }, labelList(task.labels)),
+    make("p", { className: "quiet small" }, sampling(task))];
+}
+
+const labelList = labels => labels.slice(0, MOST_LABELS).join(", ")
+  + (labels.length > MOST_LABELS ? ` and ${labels.length - MOST_LABELS} more` : "");
+
+function sampling({ labels, frames, views, window_seconds, top1 }) {
+  const clips = views[0] * views[1];
+  const facts = [count(labels.length, "label"), clips > 1 ? `${clips} × ${frames} frames` : count(frames, "frame")];
+  if (window_seconds) facts.push(`trained on clips of ${window_seconds.toFixed(1)} s`);
+  if (typeof top1 === "number") facts.push(`top-1 accuracy ${percent(top1)}`);
+  return facts.join(" · ");
+}
