@@ -12,8 +12,12 @@ const LONG = 1.5;  // a video this many times longer than training clips gets a 
 
 const state = { tasks: [], limits: {}, video: null, job: null, watching: null };
 
-// The same text again would be read out again.
-function say(text) { if (find("status").textContent !== text) find("status").textContent = text; }
+/** Say how the work goes. What is `spoken` can be seen elsewhere, and is only for screen readers. */
+function say(text, spoken = false) {
+  const status = find("status");
+  status.classList.toggle("spoken", spoken || !text);
+  if (status.textContent !== text) status.textContent = text;  // the same again would be read again
+}
 
 function showError(text) { find("error").textContent = text; }
 
@@ -25,12 +29,13 @@ function showProgress(share) {
 }
 
 /** Ask for the token in the page, and return what was entered. */
-function askForToken(refused) {
+function askForToken(refused, signal) {
   const [form, input] = [find("token-form"), find("token")];
   show(form);
   if (refused) showError("The token is not right.");
   input.focus();
-  return new Promise(resolve => {
+  return new Promise((resolve, reject) => {
+    signal?.addEventListener("abort", () => { show(form, false); reject(signal.reason); });
     form.onsubmit = event => {
       event.preventDefault();
       show(form, false);
@@ -66,17 +71,18 @@ const fileName = video => video.name ?? clipName(video);
  * @returns whether there was an answer.
  */
 async function classify(video, { watching = false } = {}) {
-  const names = chosenTasks();
-  const refusal = reasonAgainst(video, names);
-  if (refusal) { showError(refusal); return false; }
   const signal = beginJob(watching);
   try {
+    const names = chosenTasks();
     if (!watching) openVideo(video);
+    refuseEarly(video, names);
     await answer(video, names.map(name => ["task", name]), signal, watching);
     return true;
   } catch (error) {
-    if (error.name !== "AbortError") showError(error.message);
-    if (!signal.aborted || signal === state.job?.signal) say(error.name === "AbortError" ? "Cancelled." : "");
+    const cancelled = error.name === "AbortError";
+    if (!cancelled) showError(error.message);
+    // Work that another video ended has nothing to say.
+    if (signal === state.job?.signal) say(cancelled ? "Cancelled." : "");
     return false;
   } finally {
     if (signal === state.job?.signal) endJob();
@@ -87,17 +93,19 @@ async function answer(video, tasks, signal, watching) {
   if (!watching) say("Sending the video…");
   const found = await post("v1/predict", [["file", video], ["top", TOP], ["frames", true], ...tasks], signal);
   showAnswer(found, state.tasks, !watching);
-  describeVideo(found.video.seconds, found.frames ?? []);
-  say(summary(found));
-  const long = watching ? [] : tasks.filter(([, name]) => isLong(found.video.seconds, name));
+  say(summary(found), true);
+  if (watching) return;
+  describeVideo(found.video.seconds, found.frames);
+  const long = tasks.filter(([, name]) => isLong(found.video.seconds, name));
   if (!long.length) return;
   noteTime("Looking for what happens when…");
   try {
     const { results } = await post("v1/timeline", [["file", video], ...long], signal);
     addTimelines(results);
-  } finally {
+    say(summary(found), true);
+  } catch (error) {
     noteTime("");
-    say(summary(found));
+    throw error;
   }
 }
 
@@ -106,13 +114,13 @@ function isLong(seconds, name) {
   return Boolean(window) && seconds > LONG * window;
 }
 
-function reasonAgainst(video, names) {
-  const most = state.limits?.megabytes;
-  if (!names.length) return "Choose at least one task.";
-  if (most && video.size > most * 1e6) {
-    return `${fileName(video)} has ${Math.ceil(video.size / 1e6)} MB; this server takes up to ${most} MB.`;
+/** Throw what the server would say, before the video is sent. */
+function refuseEarly(video, names) {
+  const most = state.limits.megabytes;
+  if (!names.length) throw new Error("Choose at least one task.");
+  if (video.size > most * 1e6) {
+    throw new Error(`${fileName(video)} has ${Math.ceil(video.size / 1e6)} MB; this server takes up to ${most} MB.`);
   }
-  return null;
 }
 
 function beginJob(watching) {
@@ -140,9 +148,9 @@ function take(files) {
   state.video = video;
   find("h-video").textContent = video.name;
   document.body.classList.add("has-video");
-  show(find("again"));
+  show(find("again"), state.tasks.length > 1);
   classify(video).then(() => {
-    if (files.length > 1) say(`${find("status").textContent} (the first of ${count(files.length, "file")})`);
+    if (files.length > 1) say(`This is the first of ${count(files.length, "file")}.`);
   });
 }
 
@@ -154,29 +162,24 @@ async function watch() {
     const stream = await openCamera();
     state.watching = new AbortController();
     beginWatching(stream);
-    try {
-      await watchStream(stream, state.watching);
-    } finally {
-      state.watching = null;
-      closeCamera(stream);
-      endWatching();
-    }
+    const clip = await watchStream(stream, state.watching).finally(() => endWatching(stream));
+    if (clip) take([new File([clip], clipName(clip), { type: clip.type })]);
   } catch (error) {
     showError(error.message);
   }
 }
 
+/** Send all clips but the last, which is returned; null if it is no longer wanted. */
 async function watchStream(stream, watching) {
   const onSecond = left => { find("camera-note").textContent = `Recording, ${count(left, "second")} left`; };
-  let [clip, answered] = [null, Promise.resolve(true)];
-  do {
-    clip = await record(stream, clipSeconds(), watching.signal, onSecond);
+  const goesOn = () => find("keep").checked && !watching.signal.aborted;
+  for (let answered = true; ;) {
+    const clip = await record(stream, clipSeconds(), watching.signal, onSecond);
     // One clip is under way at a time: a slow server gets fewer clips, not a queue of them.
-    if (!await answered || watching.discarded) return;
-    if (find("keep").checked && !watching.signal.aborted) answered = classify(clip, { watching: true });
-  } while (find("keep").checked && !watching.signal.aborted);
-  state.watching = null;
-  take([new File([clip], clipName(clip), { type: clip.type })]);
+    if (!await answered || watching.discarded) return null;
+    if (!goesOn()) return clip;
+    answered = classify(clip, { watching: true });
+  }
 }
 
 function beginWatching(stream) {
@@ -191,7 +194,9 @@ function beginWatching(stream) {
   find("camera-stop").focus();
 }
 
-function endWatching() {
+function endWatching(stream) {
+  closeCamera(stream);
+  state.watching = null;
   find("live").srcObject = null;
   ["live", "camera-bar"].forEach(id => show(find(id), false));
   show(find("drop"));
@@ -203,7 +208,6 @@ function stopWatching() {
   if (!state.watching) return;
   state.watching.discarded = true;
   state.watching.abort();
-  state.watching = null;
 }
 
 /** As long as the clips of training, within what a person waits for. */

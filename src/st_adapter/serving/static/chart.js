@@ -46,7 +46,7 @@ function redraw() {
   const width = chart.clientWidth;
   if (!width) return;
   const plot = now.timeline ? (width < 500 ? 120 : 170) : 0;
-  const area = { left: plot ? 38 : 8, right: width - 14, plot, foot: plot + now.lanes.length * LANE + 16 };
+  const area = { left: plot ? 46 : 8, right: width - 14, plot, foot: plot + now.lanes.length * LANE + 16 };
   const x = seconds => area.left + (area.right - area.left) * seconds / now.seconds;
   now.area = area;
   now.playhead = draw("line", { class: "playhead", y1: 2, y2: area.foot + 6 });

@@ -25,7 +25,7 @@ export const show = (element, visible = true) => { element.hidden = !visible; };
 
 export const clamp = (value, lowest, highest) => Math.min(highest, Math.max(lowest, value));
 
-export const percent = share => `${(100 * share).toFixed(1)} %`;
+export const percent = share => `${(100 * share).toFixed(1)}\u00a0%`;
 
 export const count = (number, noun) => `${number.toLocaleString("en")} ${noun}${number === 1 ? "" : "s"}`;
 

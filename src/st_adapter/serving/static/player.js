@@ -30,7 +30,7 @@ export function closeVideo() {
 /** Tell the player what the server read: how long the video is, and pictures from it. */
 export function describeVideo(duration, frames) {
   Object.assign(state, { duration, frames });
-  if (!state.playable) seek(0);
+  if (!state.playable) showPictures();
 }
 
 /** Go to a time in seconds; also start to play there, if asked to. */
@@ -66,9 +66,13 @@ function giveUpPlaying() {
   state.playable = false;
   show(video, false);
   show(stage, false);
-  note.textContent = "This browser cannot play this format. The answer does not depend on it.";
+  if (state.frames.length) showPictures();
+}
+
+function showPictures() {
+  note.textContent = "This browser cannot play this format. These are the frames that the model saw.";
   show(note);
-  if (state.frames.length) seek(0);
+  seek(0);
 }
 
 // Events of time come four times a second. In between, the position is read before each repaint.

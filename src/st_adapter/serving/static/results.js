@@ -25,7 +25,7 @@ export function showAnswer(answer, tasks, withTime) {
   Object.assign(shown, { answer, timelines: {}, tasks: new Map(tasks.map(each => [each.name, each])) });
   show(find("answer-card"));
   show(find("time-card"), withTime);
-  showFrames(answer.frames ?? []);
+  showFrames(answer.frames);
   showTask(task);
 }
 
@@ -51,7 +51,7 @@ function showTask(task) {
   const timeline = shown.timelines[task];
   const several = Object.keys(results).length > 1;
   find("h-time").textContent = several ? `Over time: ${task}` : "Over time";
-  showChart(video.seconds, (frames ?? []).map(frame => frame.seconds), timeline);
+  showChart(video.seconds, frames.map(frame => frame.seconds), timeline);
   showSpans(timeline?.spans);
 }
 

@@ -30,9 +30,12 @@ function entry(task, withBox, checked) {
   const box = make("input", { type: "checkbox", value: task.name, checked });
   boxes.push(box);
   const name = withBox ? make("label", {}, box, " ", make("b", {}, task.name)) : make("b", {}, task.name);
-  return [name, make("p", { className: "small" }, labelList(task.labels)),
+  return [name, ...labelLists(task).map(text => make("p", { className: "small" }, text)),
     make("p", { className: "quiet small" }, sampling(task))];
 }
+
+const labelLists = ({ labels, heads }) => (Object.keys(heads).length
+  ? Object.entries(heads).map(([name, own]) => `${name}: ${labelList(own)}`) : [labelList(labels)]);
 
 const labelList = labels => labels.slice(0, MOST_LABELS).join(", ")
   + (labels.length > MOST_LABELS ? ` and ${labels.length - MOST_LABELS} more` : "");
