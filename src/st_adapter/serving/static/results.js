@@ -2,16 +2,17 @@
 
 import { clock, count, find, make, percent, show } from "./dom.js";
 import { showChart, spansAt } from "./chart.js";
-import { onMove, seek } from "./player.js";
+import { onMove, position, seek } from "./player.js";
 
 const MOST_ROWS = 300;
 
 const [tabs, panel] = ["tabs", "answer"].map(find);
 
-const shown = { answer: null, timelines: {}, task: null };
+// The task stays from one video to the next.
+const shown = { answer: null, timelines: {}, task: null, tasks: new Map() };
 
 export function clearResults() {
-  Object.assign(shown, { answer: null, timelines: {}, task: null });
+  Object.assign(shown, { answer: null, timelines: {} });
   ["answer-card", "time-card"].forEach(id => show(find(id), false));
 }
 
@@ -49,21 +50,24 @@ function showTask(task) {
   showTabs(Object.keys(results));
   panel.replaceChildren(...describe(results[task], shown.tasks.get(task)));
   const timeline = shown.timelines[task];
-  const several = Object.keys(results).length > 1;
+  const [first, ...others] = Object.keys(results);
+  const several = others.length > 0;
+  find("h-frames").textContent = several ? `Frames that the model saw for ${first}` : "Frames that the model saw";
   find("h-time").textContent = several ? `Over time: ${task}` : "Over time";
   showChart(video.seconds, frames.map(frame => frame.seconds), timeline);
   showSpans(timeline?.spans);
+  showNow(position());
 }
 
 function showTabs(names) {
   const focused = tabs.contains(document.activeElement);
   show(tabs, names.length > 1);
-  panel.role = names.length > 1 ? "tabpanel" : null;
   tabs.replaceChildren(...names.map((name, i) => make("button", {
     id: `tab-${i}`, role: "tab", "aria-selected": name === shown.task, "aria-controls": "answer",
     tabIndex: name === shown.task ? 0 : -1, onclick: () => showTask(name),
   }, make("b", {}, name), make("span", {}, verdict(shown.answer.results[name])))));
   const selected = tabs.querySelector("[aria-selected=true]");
+  panel.role = names.length > 1 ? "tabpanel" : "group";
   panel.setAttribute("aria-labelledby", names.length > 1 ? selected.id : "h-answer");
   if (focused) selected.focus();
 }
@@ -139,11 +143,13 @@ function spanRow({ label, start_seconds, end_seconds, score }) {
     ...[clock(end_seconds), (end_seconds - start_seconds).toFixed(1), percent(score)].map(text => make("td", {}, text)));
 }
 
-// The label at the playhead, as a line and as a mark in the table.
-onMove(seconds => {
+/** Tell the labels at the playhead, as a line and as a mark in the table. */
+function showNow(seconds) {
   const labels = spansAt(seconds).map(({ label, score }) => `${label} ${percent(score)}`);
   find("now").textContent = [clock(seconds), ...labels].join("  ·  ");
   for (const { span, row } of rows) {
     row.classList.toggle("current", span.start_seconds <= seconds && seconds < span.end_seconds);
   }
-});
+}
+
+onMove(showNow);
