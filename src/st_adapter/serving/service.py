@@ -1,62 +1,138 @@
-"""What a server does for a request, once its body has arrived."""
+"""The answers to requests whose upload has arrived."""
 
 import base64
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator
+from concurrent.futures import TimeoutError as FutureTimeoutError
+from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
 from typing import Any
 
+from jaxtyping import UInt8
 from PIL import Image
+from torch import Tensor
 
+from st_adapter.config import ClipConfig
 from st_adapter.data import frame_sampling
-from st_adapter.data.timing import frame_rate
-from st_adapter.data.video import decode, packets
-from st_adapter.data.video.info import VideoInfo
-from st_adapter.errors import VideoError
-from st_adapter.evaluation.predict import Prediction
-from st_adapter.data.datasets import Skipped
+from st_adapter.data.datasets import Views
+from st_adapter.data.video.decode import TruncatedError
+from st_adapter.errors import ArgumentError, MemoryShortError, VideoError
+from st_adapter.evaluation.predict import Prediction, make_prediction
+from st_adapter.evaluation.timeline import TimelineOptions, make_timeline
 from st_adapter.serving.answers import PredictForm, TimelineForm
+from st_adapter.serving.deadlines import Deadline
+from st_adapter.serving.decoding import DecoderPool, OpenVideo
+from st_adapter.serving.metrics import Metrics
 from st_adapter.serving.refusals import Refusal
-from st_adapter.serving.tasks import Task, load_tasks
+from st_adapter.serving.tasks import Task, Tasks
+
+_SHORT_SIDE = 120
+"""Shorter side in pixels of the pictures that show which frames were looked at."""
+
+_MOST_SCORES = 2_000_000
+"""Largest number of scores in a timeline, windows times labels: about 20 MB of JSON."""
+
+_WINDOWS_PER_LENGTH = 4
+"""Windows that start within the length of one, unless a request says otherwise."""
 
 
 class Service:
-    def __init__(self, runs: Sequence[str | Path], settings: dict[str, Any]) -> None:
-        self.tasks = {task.name: task for task in load_tasks(runs, settings)}
-        self.folder = Path()
+    """Answers one request per call, in the thread of the caller.
 
-    def health(self) -> dict[str, Any]:
-        return {"status": "ok", "tasks": len(self.tasks), "waiting": 0}
+    Args:
+        tasks: The classifiers.
+        decoders: Decode the videos.
+        metrics: Record how long that takes.
+    """
 
-    def task_list(self) -> dict[str, Any]:
-        return {"tasks": [task.record() for task in self.tasks.values()], "errors": []}
+    def __init__(self, tasks: Tasks, decoders: DecoderPool, metrics: Metrics) -> None:
+        self._tasks, self._decoders, self._metrics = tasks, decoders, metrics
 
-    def choose(self, names: list[str]) -> list[Task]:
-        for name in names:
-            if name not in self.tasks:
-                raise Refusal(404, f"unknown task {name!r}; tasks are {', '.join(self.tasks)}")
-        return [self.tasks[name] for name in dict.fromkeys(names or self.tasks)]
+    def predict(self, path: Path, form: PredictForm, deadline: Deadline) -> dict[str, Any]:
+        """Classify a video.
 
-    def predict(self, path: Path, form: PredictForm) -> dict[str, Any]:
-        tasks = self.choose(form.task)
-        info = packets.probe(path)
+        Args:
+            path: The video.
+            form: What was asked.
+            deadline: When the answer is due.
+
+        Raises:
+            Refusal: It cannot be answered.
+        """
+        tasks = self._tasks.choose(form.task)
+        with _refusals(path):
+            with self._decoders.open(path, deadline) as video:
+                started = time.monotonic()
+                clips = dict.fromkeys(task.predictor.clip for task in tasks)
+                views = {clip: _views(video, clip) for clip in clips}
+                frames = _pictures(video, tasks[0].predictor.clip) if form.frames else []
+                self._metrics.decoded(time.monotonic() - started)
+            predictions = _score(tasks, views, path, deadline)
+        results = {name: _scores(result, form.top) for name, result in predictions.items()}
+        return {"video": _describe(video), "results": results, "frames": frames}
+
+    def timeline(self, path: Path, form: TimelineForm, deadline: Deadline) -> dict[str, Any]:
+        """Find out what happens when in a video.
+
+        Args:
+            path: The video.
+            form: What was asked.
+            deadline: When the answer is due.
+
+        Raises:
+            Refusal: It cannot be answered.
+        """
+        options = TimelineOptions(
+            window_seconds=form.window,
+            step_seconds=form.step,
+            smooth_seconds=form.smooth,
+            min_seconds=form.min_seconds,
+            background=form.background,
+        )
         results = {}
-        for task in tasks:
-            (result,) = task.predictor.predict([path])
-            if isinstance(result, Skipped):
-                raise VideoError(result.reason)
-            results[task.name] = _scores(result, form.top)
-        frames = _frames(info, tasks[0]) if form.frames else []
-        return {"video": _video(info), "results": results, "frames": frames}
+        tasks = self._tasks.choose(form.task)
+        with _refusals(path), self._decoders.open(path, deadline) as video:
+            for task in tasks:
+                _check_size(video, task, form)
+                results[task.run.name] = _timeline(video, task, options, deadline)
+        return {"video": _describe(video), "results": results}
 
-    def timeline(self, path: Path, form: TimelineForm) -> dict[str, Any]:
-        options = form.model_dump(exclude={"task"})
-        info = packets.probe(path)
-        results = {}
-        for task in self.choose(form.task):
-            record = task.predictor.timeline(path, **options).to_json()
-            results[task.name] = {key: record[key] for key in ("labels", "windows", "spans")}
-        return {"video": _video(info), "results": results}
+
+@contextmanager
+def _refusals(path: Path) -> Iterator[None]:
+    """Turn the errors of a video into answers, which do not say where it was kept."""
+    try:
+        yield
+    except (VideoError, ArgumentError) as error:
+        text = str(error).removeprefix(f"{path}: ").replace(str(path), "the video")
+        raise Refusal(422, " ".join(text.split())) from error
+    except MemoryShortError as error:
+        raise Refusal(503, "the server is short of memory; try again", retry_seconds=5) from error
+
+
+def _views(video: OpenVideo, clip: ClipConfig) -> Views:
+    clips, clip_of = video.views(clip)
+    return Views(index=0, clips=clips, clip_of=clip_of)
+
+
+def _score(
+    tasks: list[Task], views: dict[ClipConfig, Views], path: Path, deadline: Deadline
+) -> dict[str, Prediction]:
+    """Let the threads of the models score a video with all tasks, and wait for them."""
+    waiting = [task.thread.score(task.predictor, views[task.predictor.clip]) for task in tasks]
+    try:
+        return {
+            task.run.name: make_prediction(
+                path, future.result(deadline.left()), task.predictor.spec
+            )
+            for task, future in zip(tasks, waiting, strict=True)
+        }
+    except FutureTimeoutError:
+        raise deadline.refusal() from None
+    finally:
+        for future in waiting:
+            future.cancel()
 
 
 def _scores(result: Prediction, top: int) -> dict[str, Any]:
@@ -70,35 +146,72 @@ def _scores(result: Prediction, top: int) -> dict[str, Any]:
     }
 
 
-def _video(info: VideoInfo) -> dict[str, Any]:
+def _describe(video: OpenVideo) -> dict[str, Any]:
+    info = video.info
+    size = (info.width, info.height) if info.rotation % 180 == 0 else (info.height, info.width)
     return {
-        "seconds": round(float(info.start_seconds[-1]) + 1 / frame_rate(info), 3),
-        "width": info.width,
-        "height": info.height,
+        "seconds": round(video.seconds, 3),
+        "width": size[0],
+        "height": size[1],
         "num_frames": info.num_frames,
     }
 
 
-def _frames(info: VideoInfo, task: Task) -> list[dict[str, Any]]:
-    clip = task.predictor.clip
-    temporal = clip.views[0]
-    numbers = sorted(
-        {
-            number
-            for view in range(temporal)
-            for number in frame_sampling.choose(
-                info.num_frames, clip.frames, clip.stride, view=view, num_views=temporal
-            )
-        }
+def _check_size(video: OpenVideo, task: Task, form: TimelineForm) -> None:
+    """Raise Refusal if the timeline of a video would be too large to send."""
+    window = form.window or task.window_seconds or video.seconds
+    step = form.step or min(window, video.seconds) / _WINDOWS_PER_LENGTH
+    windows = video.seconds / step
+    if windows * len(task.predictor.spec.labels) > _MOST_SCORES:
+        raise Refusal(422, f"{windows:,.0f} windows are too many; use a longer step")
+
+
+def _timeline(
+    video: OpenVideo, task: Task, options: TimelineOptions, deadline: Deadline
+) -> dict[str, Any]:
+    record = make_timeline(
+        task.predictor.model,
+        task.predictor.spec,
+        video.info.path,
+        task.predictor.clip,
+        options,
+        reader=video.reader(),
+        batch_size=task.predictor.batch_size,
+        advance=lambda seconds: deadline.check(),
+    ).to_json()
+    return {key: record[key] for key in ("labels", "windows", "spans")}
+
+
+def _pictures(video: OpenVideo, clip: ClipConfig) -> list[dict[str, Any]]:
+    """Return the frames that a classifier looks at as small pictures."""
+    count, times = video.info.num_frames, video.info.start_seconds
+    found: list[dict[str, Any]] = []
+    for _ in range(2):
+        numbers = _chosen(count, clip)
+        try:
+            found = []
+            for number, frame in video.frames(numbers, _SHORT_SIDE):
+                seconds = round(float(times[number]), 3)
+                found.append({"seconds": seconds, "image": _data_uri(frame)})
+            break
+        except TruncatedError as error:  # as `read_views`, choose among those that it has
+            count = min(count, error.num_decoded)
+            if not count:
+                break
+    return found
+
+
+def _chosen(num_frames: int, clip: ClipConfig) -> list[int]:
+    """Return the frames of all temporal views, ascending."""
+    count = clip.views[0]
+    views = (
+        frame_sampling.choose(num_frames, clip.frames, clip.stride, view=view, num_views=count)
+        for view in range(count)
     )
-    frames = decode.read_frames(info.path, numbers, 120, info)
-    return [
-        {"seconds": round(float(info.start_seconds[number]), 3), "image": _data_uri(frame)}
-        for number, frame in zip(numbers, frames.permute(0, 2, 3, 1).numpy(), strict=True)
-    ]
+    return sorted({number for view in views for number in view})
 
 
-def _data_uri(frame: Any) -> str:
+def _data_uri(frame: UInt8[Tensor, "h w 3"]) -> str:
     buffer = BytesIO()
-    Image.fromarray(frame).save(buffer, "JPEG", quality=80)
+    Image.fromarray(frame.numpy()).save(buffer, "JPEG", quality=80)
     return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"

@@ -1,37 +1,45 @@
 """The classifiers that are served, each under a name of its own."""
 
-from collections.abc import Sequence
+import threading
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 from st_adapter.common.files import read_json
+from st_adapter.data.formats.listing import counted
 from st_adapter.errors import ArgumentError
 from st_adapter.evaluation.predict import Predictor
 from st_adapter.evaluation.timeline import window_seconds
-from st_adapter.labelling.runs import Run, load_predictors, read_runs
+from st_adapter.labelling.runs import Run
 from st_adapter.methods import METHODS
-from st_adapter.serving.answers import TaskRecord
+from st_adapter.model.build import load_beside
+from st_adapter.serving.answers import TaskError, TaskList, TaskRecord
+from st_adapter.serving.model_thread import ModelThread
+from st_adapter.serving.refusals import Refusal
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Task:
     """A classifier under its name.
 
     Attributes:
         run: Its run.
-        predictor: Scores videos. Predictors of tasks on one image model share it.
+        predictor: The classifier. Those of tasks on one image model share it.
+        thread: Scores videos of all tasks on that image model.
     """
 
     run: Run
     predictor: Predictor
+    thread: ModelThread
 
     @property
-    def name(self) -> str:
-        """The name by which requests ask for it."""
-        return self.run.name
+    def window_seconds(self) -> float | None:
+        """Length of a window of a timeline; None if the run does not record it."""
+        with suppress(ArgumentError):
+            return window_seconds(None, self.predictor.clip, self.predictor.spec)
+        return None
 
     def record(self) -> TaskRecord:
         """Describe it to clients."""
@@ -40,11 +48,8 @@ class Task:
             name: [label.removeprefix(f"{name}/") for label in spec.labels[own]]
             for name, own in (spec.task.slices(len(spec.labels)) if spec.task.heads else ())
         }
-        window = None
-        with suppress(ArgumentError):  # how long training clips were is not recorded
-            window = window_seconds(None, clip, spec)
         return TaskRecord(
-            name=self.name,
+            name=self.run.name,
             labels=list(spec.labels),
             kind="heads" if heads else "multi" if spec.task.multi_label else "single",
             heads=heads,
@@ -55,7 +60,7 @@ class Task:
             size=clip.size,
             views=clip.views,
             threshold=spec.threshold,
-            window_seconds=window,
+            window_seconds=self.window_seconds,
             top1=_top1(self.run.folder.parent),
         )
 
@@ -67,30 +72,99 @@ def _top1(run: Path) -> float | None:
     return None
 
 
-def load_tasks(paths: Sequence[str | Path], settings: dict[str, Any]) -> list[Task]:
-    """Load runs. Each image model is in memory once.
+class Tasks:
+    """The tasks of a server. They can be added and removed while others are used.
 
     Args:
-        paths: Run folders or adapter folders.
         settings: Keyword arguments of `Predictor`.
-
-    Raises:
-        CheckpointError, ArgumentError, MemoryShortError: As for `Predictor`.
+        observe: As for `ModelThread`.
     """
-    runs = read_runs(paths)
-    tasks = []
-    for _, group in groupby(sorted(runs, key=_backbone), key=_backbone):
-        together = [*group]
-        predictors = load_predictors(together, settings)
-        tasks += [
-            Task(run=run, predictor=predictor)
-            for run, predictor in zip(together, predictors, strict=True)
-        ]
-    order = {run.name: place for place, run in enumerate(runs)}
-    return sorted(tasks, key=lambda task: order[task.name])
+
+    def __init__(self, settings: dict[str, Any], observe: Callable[[int, float], None]) -> None:
+        self._settings, self._observe = settings, observe
+        self._tasks: dict[str, Task] = {}
+        self._errors: dict[str, str] = {}
+        self._changing = threading.Lock()
+
+    def __len__(self) -> int:
+        return len(self._tasks)
+
+    def names(self) -> frozenset[str]:
+        """Return the names of the tasks."""
+        return frozenset(self._tasks)
+
+    def summary(self) -> str:
+        """Name the tasks in a line."""
+        names = ", ".join(self._tasks)
+        return f"{counted(len(self._tasks), 'task')}: {names}" if names else "no task yet"
+
+    def describe(self) -> TaskList:
+        """Describe all tasks, and the runs that could not be loaded."""
+        return TaskList(
+            tasks=[task.record() for task in self._tasks.values()],
+            errors=[TaskError(name=name, error=text) for name, text in self._errors.items()],
+        )
+
+    def choose(self, names: list[str]) -> list[Task]:
+        """Return the tasks with these names, or all.
+
+        Raises:
+            Refusal: There is no task of a name, or none at all.
+        """
+        tasks = self._tasks  # replaced, never changed, so that it stays the same meanwhile
+        for name in names:
+            if name not in tasks:
+                known = ", ".join(tasks) or "none"
+                raise Refusal(404, f"unknown task {name[:100]!r}; tasks are: {known}")
+        if not tasks:
+            raise Refusal(503, "there are no tasks yet", retry_seconds=5)
+        return [tasks[name] for name in dict.fromkeys(names or tasks)]
+
+    def add(self, run: Run) -> None:
+        """Load a run. It takes the place of a task of its name.
+
+        Raises:
+            CheckpointError, ArgumentError, MemoryShortError: As for `Predictor`.
+        """
+        with self._changing:
+            beside = next((t for t in self._tasks.values() if _share(t.run, run)), None)
+            if beside is None:
+                predictor = Predictor(run.folder, **self._settings)
+                thread = ModelThread(self._observe)
+            else:
+                own = {"precision": beside.predictor.model.precision, "weights": None}
+                model = load_beside(run.folder, beside.predictor.model)
+                predictor, thread = Predictor(model, **self._settings | own), beside.thread
+            task = Task(run=run, predictor=predictor, thread=thread)
+            self._put(self._tasks | {run.name: task})
+            self._errors = {n: text for n, text in self._errors.items() if n != run.name}
+
+    def remove(self, name: str, error: str | None = None) -> None:
+        """Remove a task, or its error. Requests that use it are still answered.
+
+        Args:
+            name: Its name.
+            error: Why its run cannot be loaded, if it is still there.
+        """
+        with self._changing:
+            self._put({n: task for n, task in self._tasks.items() if n != name})
+            errors = {n: text for n, text in self._errors.items() if n != name}
+            self._errors = errors | ({name: error} if error else {})
+
+    def close(self) -> None:
+        """End the threads of all models."""
+        with self._changing:
+            self._put({})
+
+    def _put(self, tasks: dict[str, Task]) -> None:
+        unused = {t.thread for t in self._tasks.values()} - {t.thread for t in tasks.values()}
+        self._tasks = tasks
+        for thread in unused:
+            thread.close()
 
 
-def _backbone(run: Run) -> tuple[str, str, str]:
-    """Return what runs must have in common to share an image model."""
-    own = run.name if METHODS[run.spec.method].changes_backbone else ""
-    return run.spec.backbone, run.spec.digest, own
+def _share(a: Run, b: Run) -> bool:
+    """Return whether two runs can share an image model."""
+    first, second = a.spec, b.spec
+    own = METHODS[first.method].changes_backbone or METHODS[second.method].changes_backbone
+    return not own and (first.backbone, first.digest) == (second.backbone, second.digest)

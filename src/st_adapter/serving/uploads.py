@@ -5,7 +5,6 @@ import shutil
 import tempfile
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
 from email.message import Message
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -44,22 +43,9 @@ def upload_folder() -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-@dataclass
-class Upload:
-    """What a request has sent.
-
-    Attributes:
-        path: The file, under a name of our own.
-        fields: The values of each other field.
-    """
-
-    path: Path
-    fields: dict[str, list[str]] = field(default_factory=dict)
-
-
 async def receive(
     chunks: AsyncIterator[bytes], content_type: str, path: Path, max_bytes: int
-) -> Upload:
+) -> dict[str, list[str]]:
     """Write the file of a multipart body to a path.
 
     Args:
@@ -67,6 +53,9 @@ async def receive(
         content_type: The header of that name.
         path: File to create.
         max_bytes: Largest body.
+
+    Returns:
+        The values of each other field.
 
     Raises:
         Refusal: The body is too large (413) or not a form with one file (400, 422).
@@ -80,7 +69,7 @@ async def receive(
                 raise too_large(max_bytes)
             body.write(chunk)
         body.end()
-    return Upload(path, body.fields)
+    return body.fields
 
 
 def too_large(max_bytes: int) -> Refusal:
