@@ -15,6 +15,8 @@ from st_adapter.training.loop import train
 
 FAKE_CAMERA = ("--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream")
 FILES = files("st_adapter.serving") / "static"
+TOKEN = "a token of the tests"
+KEPT_TOKEN = f"sessionStorage.setItem('st-adapter-token', '{TOKEN}')"
 ANSWERED = "#answer-card .verdict"
 CURRENT_TIME = "document.querySelector('#player').currentTime"
 DROP = """async ([name, text]) => {
@@ -59,16 +61,16 @@ def colours(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def served(colours, label_runs, tmp_path_factory):
-    """Address of a server with three tasks."""
-    log = tmp_path_factory.mktemp("server") / "log.txt"
+    """Address of a server with three tasks, which asks for a token."""
+    root = tmp_path_factory.mktemp("server")
+    (root / "token").write_text(TOKEN)
     runs = [colours, label_runs["doing"], label_runs["tags"]]
-    command = [sys.executable, "-m", "st_adapter", "serve", *map(str, runs), "--port", "0"]
-    with (
-        log.open("w") as said,
-        subprocess.Popen(command, stdout=said, stderr=said, text=True) as process,
-    ):
+    flags = ["--port", "0", "--token-file", root / "token"]
+    command = [sys.executable, "-m", "st_adapter", "serve", *runs, *flags]
+    log = root / "log.txt"
+    with log.open("w") as said, subprocess.Popen(command, stdout=said, stderr=said) as process:
         try:
-            wait_for(lambda: "running on http" in log.read_text(), process)
+            wait_for(lambda: "http://" in log.read_text(), process)
             yield re.search(r"http://[\w.]+:\d+", log.read_text())[0] + "/"
         finally:
             process.terminate()
@@ -92,6 +94,7 @@ def open_page(browser, served):
         )
         contexts.append(context)
         page = context.new_page()
+        page.add_init_script(KEPT_TOKEN)
         page.on("console", lambda message: complaints.append(message.text))
         page.on("pageerror", lambda error: complaints.append(str(error)))
         page.on("request", lambda request: requests.append(request.url))
@@ -262,10 +265,30 @@ def test_without_a_camera_the_page_says_so(browser, served):
     plain = browser.browser_type.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
     page = plain.new_page()
     page.goto(served)
+    page.locator("#token-form").wait_for()
     page.get_by_role("button", name="Use the camera").click()
     page.get_by_role("alert").get_by_text(re.compile("camera")).wait_for()
     assert page.get_by_role("button", name="Choose a video").is_visible()
     plain.close()
+
+
+def test_a_token_is_asked_for_and_kept_until_the_tab_is_closed(browser, served):
+    context = browser.new_context()
+    page = context.new_page()
+    page.goto(served)
+    field = page.get_by_label("Token")
+    field.fill("a wrong one")
+    page.keyboard.press("Enter")
+    page.get_by_text("The token is not right.").wait_for()
+    field.fill(TOKEN)
+    page.get_by_role("button", name="Continue").click()
+    page.locator("#tasks li").first.wait_for()
+    assert page.locator("#error").inner_text() == ""
+    page.reload()
+    page.locator("#tasks li").first.wait_for()
+    assert not field.is_visible()
+    assert context.cookies() == [] and page.evaluate("localStorage.length") == 0
+    context.close()
 
 
 def test_a_busy_server_is_asked_again_when_it_says(open_page, videos):
