@@ -50,7 +50,7 @@ def run(app: FastAPI, listener: socket.socket) -> None:
         app,
         http=type("Protocol", (_Protocol,), {"most_connections": backend.limits.connections}),
         ws="none",
-        log_level="warning",
+        log_level="error",
         access_log=False,
         server_header=False,
         timeout_graceful_shutdown=5,
