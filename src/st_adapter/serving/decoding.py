@@ -16,9 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from jaxtyping import UInt8
-from torch import Tensor
+from numpy import ndarray
 
 from st_adapter.config import ClipConfig
 from st_adapter.data.timing import frame_rate
@@ -108,13 +107,13 @@ class Decoder:
             VideoError(text) if num_decoded < 0 else TruncatedError(Path("the video"), num_decoded)
         )
 
-    def next_array(self, shape: Sequence[int], dtype: torch.dtype = torch.uint8) -> Tensor:
+    def next_array(self, shape: Sequence[int], dtype: str = "u1") -> ndarray:
         """Return an array whose bytes the child sends next."""
         with _agreed():
-            data = bytearray(prod(shape) * dtype.itemsize)
+            data = bytearray(prod(shape) * np.dtype(dtype).itemsize)
             if self._pipe.recv_bytes_into(data) != len(data):
                 raise EOFError
-        return torch.frombuffer(data, dtype=dtype).view(*shape)
+        return np.frombuffer(data, dtype).reshape(shape)
 
 
 class DecoderPool:
@@ -237,7 +236,7 @@ class OpenVideo:
             count = int(answer["num_frames"])
             if not 0 < count < _MOST_FRAMES:
                 raise ValueError(f"{count} frames")
-            pts = decoder.next_array([count], torch.int64).numpy()
+            pts = decoder.next_array([count], "<i8")
             decoder.is_idle = True
             self.info = VideoInfo(
                 path=path,
@@ -279,7 +278,7 @@ class OpenVideo:
                 f"{limits.max_seconds:g} s",
             )
 
-    def views(self, clip: ClipConfig) -> tuple[UInt8[Tensor, "d t 3 h w"], list[int]]:
+    def views(self, clip: ClipConfig) -> tuple[UInt8[ndarray, "d t h w 3"], list[int]]:
         """Return the distinct test views of the video, and for each view its index among them."""
         answer = self._decoder.ask(ask="views", path=str(self._path), clip=asdict(clip))
         with _agreed():
@@ -292,11 +291,11 @@ class OpenVideo:
                 raise ValueError(f"{clip_of}")
         pixels = self._decoder.next_array(shape)
         self._decoder.is_idle = True
-        return pixels.permute(0, 1, 4, 2, 3).contiguous(), clip_of
+        return pixels, clip_of
 
     def frames(
         self, numbers: Sequence[int], short_side: int, *, square_pixels: bool = False
-    ) -> Iterator[tuple[int, UInt8[Tensor, "h w 3"]]]:
+    ) -> Iterator[tuple[int, UInt8[ndarray, "h w 3"]]]:
         """Yield frames with ascending numbers one by one.
 
         Raises:
@@ -333,6 +332,6 @@ class _ChildReader(Reader):
         short_side: int | None,
         info: VideoInfo,
         square_pixels: bool = False,
-    ) -> Iterator[tuple[int, UInt8[Tensor, "h w 3"]]]:
+    ) -> Iterator[tuple[int, UInt8[ndarray, "h w 3"]]]:
         assert short_side is not None
         return self.video.frames(indices, short_side, square_pixels=square_pixels)
