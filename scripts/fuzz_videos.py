@@ -21,8 +21,8 @@ from pathlib import Path
 
 from st_adapter.config import ClipConfig
 from st_adapter.data.augment.transform import TrainTransform
-from st_adapter.data.clips import read_views
 from st_adapter.data.datasets import TrainDataset
+from st_adapter.data.reading import read_views
 from st_adapter.data.videos import Video
 from st_adapter.errors import VideoError
 
@@ -93,7 +93,7 @@ def read(path: Path, sound: Path) -> str:
     """Read a damaged file as evaluation does, then as training; its label is 1, another's 0."""
     try:
         clips, clip_of = read_views(Video(path=path), CLIP)
-        assert clips[clip_of].shape == (3, 8, 3, 64, 64)
+        assert clips[clip_of].shape == (3, 8, 64, 64, 3)
         outcome = "frames"
     except VideoError as error:
         outcome = "a reason" if str(error).startswith(str(path)) else f"no path: {error}"

@@ -83,7 +83,7 @@ def commands(data, folder):
         file = folder / "out.json"
         record = json.loads(file.read_text()) if file.exists() else {}
         file.unlink(missing_ok=True)
-        return {k: v for k, v in record.items() if k not in ("command",)}
+        return {k: v for k, v in record.items() if k not in ("command", "date", "seconds")}
 
     def table(_said):
         file = folder / "out" / "results.json"

@@ -62,9 +62,8 @@ def _write_arrow(
 def write_both_directions(folder: Path, path: Path) -> tuple[str, str]:
     """Write every second frame of a clip forwards and backwards; return both names."""
     frames = decode.read_frames(path, range(0, packets.probe(path).num_frames, 2))
-    pixels = np.ascontiguousarray(frames.permute(0, 2, 3, 1).numpy())
     names = (f"forward/{path.stem}.mp4", f"backward/{path.stem}.mp4")
-    for name, ordered in zip(names, (pixels, pixels[::-1]), strict=True):
+    for name, ordered in zip(names, (frames, frames[::-1]), strict=True):
         write_frames(folder / name, ordered)
     return names
 

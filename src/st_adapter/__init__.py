@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from st_adapter.data.annotations import read_parts as read_parts
     from st_adapter.data.augment.transform import TrainTransform as TrainTransform
     from st_adapter.data.clip_dataset import ClipDataset as ClipDataset
-    from st_adapter.data.datasets import Skipped as Skipped
+    from st_adapter.data.videos import Skipped as Skipped
     from st_adapter.data.videos import Video as Video
     from st_adapter.diagnosis.advice import Advice as Advice
     from st_adapter.diagnosis.advice import advise as advise
@@ -61,8 +61,7 @@ _HOMES = {
     "data.annotations": ("Annotations", "read_parts"),
     "data.augment.transform": ("TrainTransform",),
     "data.clip_dataset": ("ClipDataset",),
-    "data.datasets": ("Skipped",),
-    "data.videos": ("Video",),
+    "data.videos": ("Skipped", "Video"),
     "diagnosis.advice": ("Advice", "advise"),
     "errors": (
         *("ArgumentError", "CheckpointError", "DataError", "LabellingError"),

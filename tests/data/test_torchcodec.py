@@ -31,8 +31,8 @@ for path in map(Path, sys.argv[1:]):
     try:
         info = packets.probe(path)
         wanted = sorted({*range(0, info.num_frames, 7), info.num_frames - 1})
-        frames = [reader.read_frames(path, wanted, None, info).float() for reader in (pyav, other)]
-        small = [reader.read_frames(path, wanted, 32, info).float() for reader in (pyav, other)]
+        frames = [r.read_frames(path, wanted, None, info).astype(float) for r in (pyav, other)]
+        small = [r.read_frames(path, wanted, 32, info).astype(float) for r in (pyav, other)]
     except VideoError:
         continue
     used = info.stamped and bool(torchcodec_decoder.read_by_time(
@@ -40,8 +40,8 @@ for path in map(Path, sys.argv[1:]):
     ))
     found[str(path)] = {
         "used": used,
-        "whole": (frames[0] - frames[1]).abs().amax(dim=(1, 2, 3)).tolist(),
-        "small": (small[0] - small[1]).abs().mean(dim=(1, 2, 3)).tolist(),
+        "whole": abs(frames[0] - frames[1]).max((1, 2, 3)).tolist(),
+        "small": abs(small[0] - small[1]).mean((1, 2, 3)).tolist(),
         "shapes": [list(frames[1].shape), list(small[0].shape), list(small[1].shape)],
     }
 print(json.dumps(found))
@@ -83,7 +83,7 @@ def test_every_frame_is_the_same(compare, tmp_path):
         assert max(values["whole"]) == 0
         assert max(values["small"]) < 6  # two ways of shrinking hard edges
         assert values["shapes"][1] == values["shapes"][2]
-    assert found[str(rotated)]["shapes"][0][2:] == [128, 64]
+    assert found[str(rotated)]["shapes"][0][1:3] == [128, 64]
 
 
 AWKWARD = Path(os.environ.get("ST_ADAPTER_AWKWARD_VIDEOS", "/nonexistent"))

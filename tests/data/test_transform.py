@@ -5,7 +5,7 @@ import torch
 
 from st_adapter.data.augment.mixup import Mixer
 from st_adapter.data.augment.randaugment import OPERATIONS, randaugment
-from st_adapter.data.augment.transform import TrainTransform, random_area_box, spatial_views
+from st_adapter.data.augment.transform import TrainTransform, random_area_box
 
 
 def still_clip(height=60, width=80, frames=4):
@@ -65,16 +65,6 @@ def test_area_boxes_stay_inside_and_cover_the_range():
         areas.append(h * w / 4800)
     assert min(areas) < 0.12
     assert max(areas) > 0.85
-
-
-def test_three_spatial_views_run_along_the_long_side():
-    columns = torch.arange(80, dtype=torch.uint8).expand(2, 3, 40, 80)
-    views = spatial_views(columns, 40, 3)
-    assert [int(view[0, 0, 0, 0]) for view in views] == [0, 20, 40]
-    rows = columns.transpose(-1, -2)
-    assert [int(view[0, 0, 0, 0]) for view in spatial_views(rows, 40, 3)] == [0, 20, 40]
-    (centre,) = spatial_views(columns, 40, 1)
-    assert int(centre[0, 0, 0, 0]) == 20
 
 
 @pytest.mark.parametrize("name", list(OPERATIONS))

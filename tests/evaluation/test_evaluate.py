@@ -14,7 +14,8 @@ from st_adapter.catalogue.costs import inspect_backbone, inspect_run
 from st_adapter.common.task import Task
 from st_adapter.config import ClipConfig
 from st_adapter.data.annotations import read_annotations
-from st_adapter.data.clips import read_views
+from st_adapter.data.clips import as_clips
+from st_adapter.data.reading import read_views
 from st_adapter.data.videos import Video
 from st_adapter.errors import ArgumentError, DataError, VideoError
 from st_adapter.evaluation.calibration import calibrate
@@ -25,10 +26,11 @@ from st_adapter.evaluation.predict import Predictor, expand
 def test_views_are_fused_by_the_mean_of_their_softmax(predictor, folder_data):
     video = read_annotations(folder_data).train[0]
     clip = ClipConfig(frames=4, size=32, views=(2, 3))
-    clips, clip_of = read_views(video, clip)
+    views, clip_of = read_views(video, clip)
     assert len(clip_of) == 6
     with torch.no_grad():
-        fused = predictor.model(clips[clip_of]).softmax(-1).mean(0, keepdim=True)
+        logits = predictor.model(as_clips(views[clip_of]))
+    fused = logits.softmax(-1).mean(0, keepdim=True).numpy()
     expected = calibrate(fused, Task(), predictor.spec.temperatures)
     result = evaluate_videos(predictor.model, [video], clip, workers=0, batch_size=4)
     assert result.predictions[0]["score"] == pytest.approx(float(expected.max()), abs=1e-6)
@@ -38,11 +40,11 @@ def test_a_view_counts_as_often_as_it_is_shown(predictor, tmp_path):
     noise = np.random.default_rng(0).integers(0, 255, (14, 64, 64, 3), np.uint8)
     video = Video(path=write_video(tmp_path / "n.mp4", list(noise)), targets=(0,))
     clip = ClipConfig(frames=4, stride=4, size=32, views=(3, 1))
-    clips, clip_of = read_views(video, clip)
+    views, clip_of = read_views(video, clip)
     assert clip_of == [0, 0, 1]
     with torch.no_grad():
-        first, last = predictor.model(clips).softmax(-1)
-    assert not torch.allclose(first, last, atol=1e-5)
+        first, last = predictor.model(as_clips(views)).softmax(-1).numpy()
+    assert not np.allclose(first, last, atol=1e-5)
     result = evaluate_videos(predictor.model, [video], clip, workers=0)
     expected = calibrate((2 * first + last)[None] / 3, Task(), predictor.spec.temperatures)
     assert result.predictions[0]["score"] == pytest.approx(float(expected.max()), abs=1e-6)
@@ -99,11 +101,11 @@ def test_precision_is_a_property_of_the_classifier(precision, trained_run, folde
     predictor.model.head.register_forward_hook(lambda *given: kinds.append(given[-1].dtype))
     video = read_annotations(folder_data).train[0]
     scores = dict(predictor(video.path))
-    clips, _ = read_views(video, predictor.clip)
+    views, _ = read_views(video, predictor.clip)
     with torch.no_grad():
-        logits = predictor.model(clips)
+        logits = predictor.model(as_clips(views))
     assert logits.dtype == torch.float32
-    expected = calibrate(logits.softmax(-1), Task(), predictor.spec.temperatures)
+    expected = calibrate(logits.softmax(-1).numpy(), Task(), predictor.spec.temperatures)
     for label, score in zip(predictor.model.labels, expected[0].tolist(), strict=True):
         assert scores[label] == pytest.approx(score, abs=1e-6)
     result = evaluate_videos(predictor.model, [video], predictor.clip, workers=0)

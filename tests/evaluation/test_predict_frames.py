@@ -14,7 +14,7 @@ from PIL import Image
 import st_adapter
 from conftest import restamped, rotate_header, write_video
 from st_adapter import ClipConfig, Prediction, Predictor, create_model
-from st_adapter.data.datasets import Skipped
+from st_adapter.data.videos import Skipped
 from st_adapter.errors import ArgumentError, VideoError
 
 

@@ -12,9 +12,8 @@ from conftest import write_audio, write_video
 from st_adapter.cli.main import main
 from st_adapter.config import ClipConfig
 from st_adapter.data.annotations import read_parts
-from st_adapter.data.datasets import Skipped
 from st_adapter.data.video.reader import Reader
-from st_adapter.data.videos import Video, VideoList
+from st_adapter.data.videos import Skipped, Video, VideoList
 from st_adapter.errors import ArgumentError, DataError
 from st_adapter.evaluation.evaluate import evaluate_videos
 from st_adapter.evaluation.features import video_features

@@ -212,7 +212,7 @@ def _print_labels(
         )
     with quick_imports():
         from st_adapter.common.progress import bar
-        from st_adapter.data.datasets import Skipped
+        from st_adapter.data.videos import Skipped
         from st_adapter.evaluation.predict import Predictor, expand
 
     paths = expand(videos)

@@ -9,7 +9,8 @@ import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
-from st_adapter.data.datasets import Skipped, TrainItem
+from st_adapter.data.datasets import TrainItem
+from st_adapter.data.videos import Skipped
 from st_adapter.errors import DataError
 
 

@@ -11,7 +11,8 @@ from torch.utils.data import Dataset
 
 from st_adapter.config import ClipConfig
 from st_adapter.data.augment.transform import TrainTransform
-from st_adapter.data.clips import draw_clips, read_views
+from st_adapter.data.clips import as_clips, draw_clips
+from st_adapter.data.reading import read_views
 from st_adapter.data.videos import Video, VideoList
 from st_adapter.errors import ArgumentError
 
@@ -64,7 +65,7 @@ class ClipDataset(Dataset[tuple[UInt8[Tensor, "t 3 h w"], int]]):
         video = self._videos[index]
         if self._transform is None:
             views, _ = read_views(video, self._clip)
-            return views[0], video.targets[0]
+            return as_clips(views[0]), video.targets[0]
         rng = random.Random(int(torch.randint(2**62, ())))
         (clip,) = draw_clips(video, self._clip, self._transform, rng)
         if self._transform.flip and rng.random() < 0.5:

@@ -12,27 +12,15 @@ from torch.utils.data import Dataset
 
 from st_adapter.config import ClipConfig
 from st_adapter.data.augment.transform import TrainTransform
-from st_adapter.data.clips import draw_clips, read_views
+from st_adapter.data.clips import as_clips, draw_clips
 from st_adapter.data.loading import BatchLoader
+from st_adapter.data.reading import read_views
 from st_adapter.data.video.reader import Reader
-from st_adapter.data.videos import Video, VideoList
+from st_adapter.data.videos import Skipped, Video, VideoList
 from st_adapter.errors import VideoError
 
 _SUBSTITUTES = 20
 """Number of videos to try instead of a broken one: first of its class, then of other classes."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Skipped:
-    """A video that could not be read.
-
-    Attributes:
-        path: The video.
-        reason: What was wrong. Starts with the path.
-    """
-
-    path: str
-    reason: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -181,8 +169,8 @@ class ViewDataset(Dataset[Views]):
 
     def __getitem__(self, index: int) -> Views:
         try:
-            clips, clip_of = read_views(self.videos[index], self.clip, self.reader)
-            return Views(index=index, clips=clips, clip_of=clip_of)
+            views, clip_of = read_views(self.videos[index], self.clip, self.reader)
+            return Views(index=index, clips=as_clips(views), clip_of=clip_of)
         except VideoError as error:
             return Views(index=index, clips=None, reason=str(error))
 

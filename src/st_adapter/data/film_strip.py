@@ -1,14 +1,13 @@
 """Draw the frames of a clip next to each other."""
 
-import torch
+import numpy as np
 from jaxtyping import UInt8
-from torch import Tensor
-from torch.nn.functional import pad
+from numpy import ndarray
 
 
 def film_strip(
-    frames: UInt8[Tensor, "t 3 h w"], count: int = 8, gap: int = 0
-) -> UInt8[Tensor, "h width 3"]:
+    frames: UInt8[ndarray, "t h w 3"], count: int = 8, gap: int = 0
+) -> UInt8[ndarray, "h width 3"]:
     """Join evenly spaced frames of a clip into one picture, from left to right.
 
     Args:
@@ -16,11 +15,11 @@ def film_strip(
         count: Largest number of frames in the picture.
         gap: Width of the white gap between two frames, in pixels.
 
-    >>> frames = torch.arange(12, dtype=torch.uint8).view(12, 1, 1, 1).expand(12, 3, 4, 4)
+    >>> frames = np.arange(12, dtype=np.uint8).reshape(12, 1, 1, 1) + np.zeros((4, 4, 3), np.uint8)
     >>> film_strip(frames, count=3, gap=1)[0, :, 0].tolist()
     [0, 0, 0, 0, 255, 6, 6, 6, 6, 255, 11, 11, 11, 11]
     """
-    picks = torch.linspace(0, len(frames) - 1, min(count, len(frames))).round().long()
-    tiles = pad(frames[picks], (0, gap), value=255)
-    strip = torch.cat(list(tiles), dim=2).permute(1, 2, 0)
+    picks = np.linspace(0, len(frames) - 1, min(count, len(frames))).round().astype(int)
+    tiles = np.pad(frames[picks], ((0, 0), (0, 0), (0, gap), (0, 0)), constant_values=255)
+    strip: ndarray = np.concatenate([*tiles], axis=1)
     return strip[:, : strip.shape[1] - gap]

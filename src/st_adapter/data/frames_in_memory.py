@@ -5,12 +5,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from av.video.frame import VideoFrame
 from jaxtyping import Shaped, UInt8
 from numpy import ndarray
 from PIL.Image import Image
-from torch import Tensor
 
 from st_adapter.data.video.info import Frame, FramesInfo
 from st_adapter.errors import ArgumentError
@@ -18,7 +16,7 @@ from st_adapter.errors import ArgumentError
 
 def is_array(value: object) -> bool:
     """Return whether a value is a torch tensor, a numpy array, or converts to one."""
-    return isinstance(value, Tensor) or hasattr(value, "__array__")
+    return hasattr(value, "__array__")
 
 
 def is_frame(value: Any) -> bool:
@@ -86,9 +84,10 @@ def _from_frame(frame: Any, bgr: bool) -> list[Frame]:
 
 
 def _to_numpy(array: Any) -> Shaped[ndarray, "..."]:
-    if isinstance(array, Tensor):
+    if hasattr(array, "detach"):  # a tensor of torch
         array = array.detach().cpu()
-        array = array.float() if array.dtype == torch.bfloat16 else array  # numpy has no bfloat16
+        # numpy has no bfloat16
+        array = array.float() if array.is_floating_point() and array.itemsize == 2 else array
     return np.asarray(array)
 
 

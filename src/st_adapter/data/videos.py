@@ -37,6 +37,19 @@ class Video:
     group: str | None = None
 
 
+@dataclass(frozen=True, kw_only=True)
+class Skipped:
+    """A video that could not be read.
+
+    Attributes:
+        path: The video.
+        reason: What was wrong. Starts with the path.
+    """
+
+    path: str
+    reason: str
+
+
 class VideoList(Sequence[Video]):
     """The videos of a data set, stored in arrays that dataloader workers share.
 

@@ -30,7 +30,7 @@ def draw_comparison(path: Path, test_clips: Path, bars: dict[str, dict[str, floa
         for row, pair in zip(axes[1:], clips.PAIRS, strict=True):
             video = sorted((test_clips / pair.forward).glob("*.mp4"))[0]
             frames = decode.read_frames(video, range(clips.CLIP_FRAMES))
-            row.imshow(film_strip(frames, gap=3).numpy())
+            row.imshow(film_strip(frames, gap=3))
             row.set_title(f"→ {pair.forward}          ← {pair.backward}", fontsize=10)
             row.axis("off")
         figure.savefig(path, dpi=110)

@@ -78,7 +78,7 @@ class SharedScenes:
     alike_apart: int = 0
 
 
-def digest_frame(frame: UInt8[Tensor, "3 h w"]) -> Digest | None:
+def digest_frame(frame: UInt8[ndarray, "h w 3"]) -> Digest | None:
     """Reduce a frame to whether its brightness rises or falls between neighbouring cells.
 
     This is a difference hash (dHash) in both directions. It also records where brightness stays
@@ -87,7 +87,7 @@ def digest_frame(frame: UInt8[Tensor, "3 h w"]) -> Digest | None:
     Returns:
         None if the frame is too uniform to be recognised.
     """
-    grey = _without_bars(frame.float().mean(0))
+    grey = _without_bars(torch.from_numpy(frame).float().mean(2))
     cells = F.adaptive_avg_pool2d(grey[None], _GRID + 1)[0]
     steps = torch.cat([cells.diff(dim=1)[:-1].flatten(), cells.diff(dim=0)[:, :-1].flatten()])
     digest: ndarray = torch.stack([steps > _LEAST_STEP, steps < -_LEAST_STEP]).numpy()

@@ -4,10 +4,10 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-import torch
-import torch.nn.functional as F
+import numpy as np
 from jaxtyping import Float
-from torch import Tensor
+from numpy import ndarray
+from scipy.special import expit, logit, softmax
 
 from st_adapter.common.task import Task
 
@@ -24,8 +24,8 @@ _SMALLEST = 1e-12
 
 
 def calibrate(
-    scores: Float[Tensor, "n classes"], task: Task, temperatures: Sequence[float]
-) -> Float[Tensor, "n classes"]:
+    scores: Float[ndarray, "n classes"], task: Task, temperatures: Sequence[float]
+) -> Float[ndarray, "n classes"]:
     """Make scores more or less extreme, without changing which class of a head is best.
 
     Args:
@@ -39,15 +39,18 @@ def calibrate(
     if not temperatures:
         return scores
     if task.multi_label:
-        return (scores.logit(_SMALLEST) / temperatures[0]).sigmoid()
-    logs = scores.clamp_min(_SMALLEST).log()
+        scaled: ndarray = expit(logit(scores.clip(_SMALLEST)) / np.float32(temperatures[0]))
+        return scaled
+    logs = np.log(scores.clip(_SMALLEST))
     slices = [own for _, own in task.slices(scores.shape[1])]
     parts = zip(slices, temperatures, strict=True)
-    return torch.cat([(logs[:, own] / value).softmax(1) for own, value in parts], dim=1)
+    return np.concatenate(
+        [softmax(logs[:, own] / np.float32(value), axis=1) for own, value in parts], axis=1
+    )
 
 
 def fit_temperatures(
-    scores: Float[Tensor, "n classes"], targets: Sequence[Sequence[int]], task: Task
+    scores: Float[ndarray, "n classes"], targets: Sequence[Sequence[int]], task: Task
 ) -> tuple[float, ...]:
     """Find the temperature of each head under which the labels of held-out videos are likeliest.
 
@@ -67,12 +70,12 @@ def fit_temperatures(
     return tuple(_fit(scores[:, own], shown[:, own], Task()) for own in slices)
 
 
-def _fit(scores: Float[Tensor, "n c"], shown: Float[Tensor, "n c"], task: Task) -> float:
+def _fit(scores: Float[ndarray, "n c"], shown: Float[ndarray, "n c"], task: Task) -> float:
     """Find the temperature of one head."""
     from scipy.optimize import minimize_scalar  # here, because the import takes a while
 
     def loss(logarithm: float) -> float:
-        return float(_loss(calibrate(scores, task, (math.exp(logarithm),)), shown, task))
+        return _loss(calibrate(scores, task, (math.exp(logarithm),)), shown, task)
 
     def cost(logarithm: float) -> float:
         return loss(logarithm) + (logarithm / _SPREAD) ** 2 / 2
@@ -81,24 +84,25 @@ def _fit(scores: Float[Tensor, "n c"], shown: Float[Tensor, "n c"], task: Task) 
     return round(math.exp(best), 4) if loss(0.0) - loss(best) > _CALLED_FOR else 1.0
 
 
-def one_hot(targets: Sequence[Sequence[int]], classes: int) -> Float[Tensor, "n classes"]:
+def one_hot(targets: Sequence[Sequence[int]], classes: int) -> Float[ndarray, "n classes"]:
     """Return 1 for each class of each video, given by their indices, and 0 for all others."""
-    shown = torch.zeros(len(targets), classes)
+    shown = np.zeros((len(targets), classes), np.float32)
     for row, own in zip(shown, targets, strict=True):
         row[list(own)] = 1
     return shown
 
 
-def _loss(scores: Tensor, shown: Tensor, task: Task) -> Tensor:
+def _loss(scores: Float[ndarray, "n c"], shown: Float[ndarray, "n c"], task: Task) -> float:
     """Return the negative logarithm of the likelihood of all labels."""
     if task.multi_label:
         # The mean over classes: the labels of a video depend on each other, and count as one.
-        return F.binary_cross_entropy(scores.nan_to_num(), shown, reduction="sum") / shown.shape[1]
-    return -(shown * scores.clamp_min(_SMALLEST).log()).sum()
+        likely = np.where(shown > 0, scores, 1 - scores)
+        return -float(np.log(np.nan_to_num(likely).clip(_SMALLEST)).sum() / shown.shape[1])
+    return -float((shown * np.log(scores.clip(_SMALLEST))).sum())
 
 
 def reliability(
-    scores: Float[Tensor, "n classes"], targets: Sequence[Sequence[int]], task: Task
+    scores: Float[ndarray, "n classes"], targets: Sequence[Sequence[int]], task: Task
 ) -> tuple[float, list[tuple[float, float, int]]]:
     """Compare how sure a classifier is with how often it is right.
 
@@ -114,16 +118,16 @@ def reliability(
         sure, right = scores.flatten(), shown.flatten()
     else:
         slices = [own for _, own in task.slices(scores.shape[1])]
-        best = [scores[:, own].max(1) for own in slices]
-        sure = torch.cat([top.values for top in best])
+        sure = np.concatenate([scores[:, own].max(1) for own in slices])
+        best = [scores[:, own].argmax(1)[:, None] for own in slices]
         hits = [
-            shown[:, own].gather(1, b.indices[:, None]) for own, b in zip(slices, best, strict=True)
+            np.take_along_axis(shown[:, own], b, 1) for own, b in zip(slices, best, strict=True)
         ]
-        right = torch.cat(hits)[:, 0]
-    sure = sure.nan_to_num()  # of a model that diverged
-    index = (sure * _BINS).long().clamp_max(_BINS - 1)
+        right = np.concatenate(hits)[:, 0]
+    sure = np.nan_to_num(sure)  # of a model that diverged
+    index = (sure * _BINS).astype(int).clip(max=_BINS - 1)
     bins = []
-    for number in index.unique().tolist():
+    for number in np.unique(index).tolist():
         own = index == number
         bins.append((float(sure[own].mean()), float(right[own].mean()), int(own.sum())))
     error = sum(abs(score - share) * count for score, share, count in bins) / len(sure)
@@ -131,8 +135,8 @@ def reliability(
 
 
 def calibration_record(
-    raw: Float[Tensor, "n classes"],
-    calibrated: Float[Tensor, "n classes"],
+    raw: Float[ndarray, "n classes"],
+    calibrated: Float[ndarray, "n classes"],
     targets: Sequence[Sequence[int]],
     task: Task,
     temperatures: Sequence[float],

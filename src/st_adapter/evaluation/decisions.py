@@ -4,10 +4,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
-import torch
 from jaxtyping import Float
 from numpy import ndarray
-from torch import Tensor
 
 from st_adapter.common.task import Task
 from st_adapter.errors import ArgumentError
@@ -29,7 +27,7 @@ def has_threshold(task: Task, num_classes: int) -> bool:
 
 
 def predicted_classes(
-    scores: Float[Tensor, "n classes"], task: Task, threshold: float
+    scores: Float[ndarray, "n classes"], task: Task, threshold: float
 ) -> list[list[int]]:
     """Return the indices of the predicted classes of each video: one, one per head, or any number.
 
@@ -40,11 +38,12 @@ def predicted_classes(
             predicted.
     """
     if task.multi_label:
-        return [row.nonzero()[:, 0].tolist() for row in scores >= threshold]
+        return [np.flatnonzero(row).tolist() for row in scores >= threshold]
     if has_threshold(task, scores.shape[1]):
         return [[int(second >= threshold)] for second in scores[:, 1].tolist()]
     slices = [own for _, own in task.slices(scores.shape[1])]
-    return torch.stack([scores[:, own].argmax(1) + own.start for own in slices], dim=1).tolist()
+    best = [(scores[:, own].argmax(1) + own.start).tolist() for own in slices]
+    return [list(row) for row in zip(*best, strict=True)]
 
 
 def decide_by(spec: ModelSpec, threshold: float | None, calibrated: bool) -> ModelSpec:
@@ -85,7 +84,7 @@ def check_threshold(threshold: float) -> None:
 
 
 def fit_decisions(
-    spec: ModelSpec, scores: Float[Tensor, "n classes"], targets: Sequence[Sequence[int]]
+    spec: ModelSpec, scores: Float[ndarray, "n classes"], targets: Sequence[Sequence[int]]
 ) -> ModelSpec:
     """Return the record of a classifier with temperatures and threshold from held-out videos.
 
@@ -97,7 +96,7 @@ def fit_decisions(
     temperatures = fit_temperatures(scores, targets, spec.task)
     threshold = spec.threshold
     if spec.task == Task() and len(spec.labels) == 2:
-        second = calibrate(scores, spec.task, temperatures)[:, 1].numpy()
+        second = calibrate(scores, spec.task, temperatures)[:, 1]
         threshold = choose_threshold(second, np.array([own[0] == 1 for own in targets]))
     return replace(spec, temperatures=temperatures, threshold=threshold)
 

@@ -6,19 +6,18 @@ from dataclasses import asdict, dataclass, field
 from operator import itemgetter
 from typing import Any
 
-import torch
+import numpy as np
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 from jaxtyping import Float
-from torch import Tensor
+from numpy import ndarray
 
 from st_adapter.common.paths import full_path
 from st_adapter.common.progress import bar
 from st_adapter.common.task import Task
 from st_adapter.config import ClipConfig
-from st_adapter.data.datasets import Skipped
 from st_adapter.data.video.reader import Reader
-from st_adapter.data.videos import Video
+from st_adapter.data.videos import Skipped, Video
 from st_adapter.errors import DataError
 from st_adapter.evaluation.calibration import calibrate, calibration_record
 from st_adapter.evaluation.decisions import predicted_classes
@@ -117,7 +116,7 @@ class ScoredVideos:
     """
 
     videos: Sequence[Video]
-    scores: Float[Tensor, "orders n classes"]
+    scores: Float[ndarray, "orders n classes"]
     orders: Sequence[Order]
     skipped: list[Skipped]
 
@@ -174,7 +173,7 @@ def score_labelled(
         MemoryShortError: If a batch does not fit in memory.
     """
     orders = ORDERS if temporal else ORDERS[:1]
-    scored: list[tuple[int, Tensor]] = []
+    scored: list[tuple[int, Float[ndarray, "orders classes"]]] = []
     skipped: list[Skipped] = []
     share = _share(len(videos), videos_per_batch(clip, batch_size), accelerator)
     options = {"batch_size": batch_size, "workers": workers, "orders": orders, "reader": reader}
@@ -183,7 +182,7 @@ def score_labelled(
             if isinstance(result, Skipped):
                 skipped.append(result)
             else:
-                scored.append((index, result))
+                scored.append((index, result.numpy()))
             progress.advance()
     if accelerator is not None:
         scored = sorted(gather_object(scored), key=itemgetter(0))
@@ -193,7 +192,7 @@ def score_labelled(
         raise DataError(f"no video could be read (0 of {len(videos)}){first}")
     return ScoredVideos(
         videos=[videos[i] for i, _ in scored],
-        scores=torch.stack([scores for _, scores in scored], dim=1),
+        scores=np.stack([scores for _, scores in scored], axis=1),
         orders=orders,
         skipped=skipped,
     )
@@ -255,7 +254,9 @@ def _groups(videos: Sequence[Video]) -> list[str] | None:
     return units if len(set(units)) < len(units) else None
 
 
-def _prediction(video: Video, scores: Float[Tensor, " classes"], spec: ModelSpec) -> dict[str, Any]:
+def _prediction(
+    video: Video, scores: Float[ndarray, " classes"], spec: ModelSpec
+) -> dict[str, Any]:
     """Return the entry of `Evaluation.predictions` for one video."""
     task, labels = spec.task, spec.labels
     record: dict[str, Any] = {"path": full_path(video.path)}

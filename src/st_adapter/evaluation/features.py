@@ -7,9 +7,8 @@ from torch import Tensor
 
 from st_adapter.common.progress import bar
 from st_adapter.config import ClipConfig
-from st_adapter.data.datasets import Skipped
 from st_adapter.data.video.reader import Reader
-from st_adapter.data.videos import Video
+from st_adapter.data.videos import Skipped, Video
 from st_adapter.evaluation.score import average_over_views
 from st_adapter.model.classifier import VideoClassifier
 

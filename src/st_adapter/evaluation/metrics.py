@@ -96,7 +96,7 @@ class Measures:
 
 
 def measure(
-    scores: Float[Tensor, "n classes"],
+    scores: Float[ndarray, "n classes"],
     targets: Sequence[Sequence[int]],
     labels: Sequence[str],
     task: Task,
@@ -121,15 +121,18 @@ def measure(
     Raises:
         DataError: If videos can have any number of labels and none of them has any.
     """
-    shown = one_hot(targets, len(labels)).bool()
-    predicted = one_hot(predicted_classes(scores, task, threshold), len(labels)).bool()
+    shown = torch.from_numpy(one_hot(targets, len(labels))).bool()
+    chosen = predicted_classes(scores, task, threshold)
+    predicted = torch.from_numpy(one_hot(chosen, len(labels))).bool()
     if task.multi_label:
         if not shown.any():
             raise DataError(f"cannot compute mAP: no video has a label (0 of {len(targets)})")
-        found = _measure_multi_label(scores, shown, predicted, labels, groups)
+        found = _measure_multi_label(torch.from_numpy(scores), shown, predicted, labels, groups)
     else:
         wanted = torch.tensor([list(own) for own in targets])
-        found = _measure_heads(scores, wanted, shown, predicted, labels, task, groups)
+        found = _measure_heads(
+            torch.from_numpy(scores), wanted, shown, predicted, labels, task, groups
+        )
     return Measures(
         **found,
         num_groups=None if groups is None else len(set(groups)),

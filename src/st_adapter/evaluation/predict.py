@@ -2,28 +2,24 @@
 
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any, overload
+from typing import IO, TYPE_CHECKING, Any, overload
 
 from jaxtyping import Float, UInt8
-from torch import Tensor
+from numpy import ndarray
 
 from st_adapter.common.paths import is_remote
-from st_adapter.common.remarks import say
-from st_adapter.config import ClipConfig
-from st_adapter.data.clips import read_views
-from st_adapter.data.datasets import Skipped
 from st_adapter.data.formats.folders import find_videos
 from st_adapter.data.inputs import Inputs, is_batch
+from st_adapter.data.reading import read_views
 from st_adapter.data.video.picture_folders import holds_pictures
 from st_adapter.data.video.reader import Decoder, Reader, make_reader
-from st_adapter.data.videos import Video
+from st_adapter.data.videos import Skipped, Video
 from st_adapter.errors import ArgumentError, VideoError
 from st_adapter.evaluation.calibration import calibrate
 from st_adapter.evaluation.decisions import decide_by
 from st_adapter.evaluation.ranking import rank
-from st_adapter.evaluation.score import score_videos
 from st_adapter.evaluation.stream import LiveScores, check_seconds, score_stream, start_scorer
 from st_adapter.evaluation.timeline import (
     Timeline,
@@ -31,11 +27,12 @@ from st_adapter.evaluation.timeline import (
     make_timeline,
 )
 from st_adapter.evaluation.windows import Advance
-from st_adapter.model.build import load
-from st_adapter.model.classifier import VideoClassifier
 from st_adapter.model.spec import ModelSpec
-from st_adapter.runtime.compilation import compile_model
-from st_adapter.runtime.device import check_input_size, choose_device, choose_precision
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from st_adapter.model.classifier import VideoClassifier
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,7 +130,7 @@ class Predictor:
             many videos.
 
     Attributes:
-        model: The `VideoClassifier`, in evaluation mode on its device.
+        scorer: Runs the classifier.
         clip: The `ClipConfig` in use: frames, stride, size and views.
         spec: The record of the classifier, with the temperatures and the threshold in use.
         batch_size: Maximum number of clips in a forward pass.
@@ -148,7 +145,7 @@ class Predictor:
 
     def __init__(
         self,
-        run: str | Path | VideoClassifier,
+        run: "str | Path | VideoClassifier",
         *,
         weights: str | None = None,
         device: str = "auto",
@@ -162,28 +159,29 @@ class Predictor:
         decoder: Decoder = "pyav",
         compile: bool = False,
     ) -> None:
+        from st_adapter.evaluation.torch_scorer import make_scorer
+
         if batch_size < 1:
             raise ArgumentError(f"batch_size must be at least 1, not {batch_size}")
-        self.model = _place(run, weights, device)
         changes = {"views": views, "frames": frames, "size": size}
         given: dict[str, Any] = {k: v for k, v in changes.items() if v is not None}
-        self.clip: ClipConfig = replace(self.model.spec.clip, **given)
-        self.spec = decide_by(self.model.spec, threshold, calibrated)
+        self.scorer, self.clip = make_scorer(
+            run,
+            given,
+            weights=weights,
+            device=device,
+            precision=precision,
+            batch_size=batch_size,
+            compile=compile,
+        )
+        self.spec = decide_by(self.scorer.spec, threshold, calibrated)
         self.batch_size = batch_size
         self.decoder = decoder
-        check_input_size(self.model, self.clip.size)
-        chosen_precision, reason = choose_precision(
-            precision or self.model.precision,
-            self.model,
-            clip_frames=self.clip.frames,
-            size=self.clip.size,
-            scoring=True,
-        )
-        self.model.set_precision(chosen_precision)
-        if precision == "auto":
-            say(f"{self.model.device}, {chosen_precision}: {reason}")
-        if compile:
-            compile_model(self.model, self.clip, batch_size, scoring=True)
+
+    @property
+    def model(self) -> "VideoClassifier":
+        """The classifier, in evaluation mode on its device."""
+        return self.scorer.model
 
     @overload
     def __call__(
@@ -246,20 +244,14 @@ class Predictor:
         if isinstance(videos, str | os.PathLike | bytes):
             raise ArgumentError("predict takes a list of videos; for one, call predictor(video)")
         inputs = Inputs.of(videos, bgr=bgr)
-        for index, result in score_videos(
-            self.model,
-            [Video(path=path) for path in inputs.paths],
-            self.clip,
-            batch_size=self.batch_size,
-            workers=workers,
-            reader=self._reader(inputs, workers),
-        ):
+        videos, reader = [Video(path=p) for p in inputs.paths], self._reader(inputs, workers)
+        for index, result in self.scorer.score_videos(videos, self.clip, workers, reader):
             if isinstance(result, Skipped):
                 yield result
             else:
                 yield make_prediction(inputs.paths[index], result, self.spec)
 
-    def preprocess(self, video: Any, *, bgr: bool = False) -> UInt8[Tensor, "v t 3 h w"]:
+    def preprocess(self, video: Any, *, bgr: bool = False) -> "UInt8[Tensor, 'v t 3 h w']":
         """Return what the model sees of one video: the frames of all views, scaled and cropped.
 
         The predictor's scores are the average over the views of the scores of these clips, then
@@ -284,14 +276,14 @@ class Predictor:
             VideoError: If the video cannot be read.
             ArgumentError: If several videos are given, or as for calling the predictor.
         """
+        from st_adapter.data.clips import as_clips
+
         if is_batch(video):
             raise ArgumentError("preprocess takes one video; call it for each video of a batch")
         inputs = Inputs.of([video], bgr=bgr)
-        clips, clip_of = read_views(
-            Video(path=inputs.paths[0]), self.clip, self._reader(inputs, workers=0)
-        )
-        # Contiguous, as batches are: with another memory layout, the last bits of scores differ.
-        return clips[clip_of].contiguous().to(self.model.device)
+        reader = self._reader(inputs, workers=0)
+        views, clip_of = read_views(Video(path=inputs.paths[0]), self.clip, reader)
+        return as_clips(views[clip_of]).to(self.scorer.device)
 
     def timeline(
         self,
@@ -370,13 +362,12 @@ class Predictor:
             end_seconds=end_seconds,
         )
         return make_timeline(
-            self.model,
+            self.scorer,
             self.spec,
             inputs.paths[0],
             self.clip,
             options,
             reader=self._reader(inputs, workers=0),
-            batch_size=self.batch_size,
             advance=advance or (lambda seconds: None),
         )
 
@@ -423,7 +414,7 @@ class Predictor:
         """
         check_seconds("step", step)
         scorer, interval = start_scorer(
-            self.model, self.spec, self.clip, window=window, one_pass=one_pass
+            self.scorer, self.spec, self.clip, window=window, one_pass=one_pass
         )
         return score_stream(
             scorer,
@@ -435,33 +426,21 @@ class Predictor:
         )
 
     def _reader(self, inputs: Inputs, workers: int) -> Reader:
-        return make_reader(self.decoder, workers, self.model.device, inputs.probe)
+        return make_reader(self.decoder, workers, self.scorer.device, inputs.probe)
 
 
-def make_prediction(path: Path, raw: Float[Tensor, "1 classes"], spec: ModelSpec) -> Prediction:
+def make_prediction(path: Path, raw: Float[ndarray, "1 classes"], spec: ModelSpec) -> Prediction:
     """Turn the scores of a video into its prediction.
 
     Args:
         path: The video.
-        raw: Its scores, as `score_videos` yields them.
+        raw: Its scores before calibration.
         spec: Record of the classifier, with the temperatures and the threshold to use.
     """
     ranking = rank(calibrate(raw, spec.task, spec.temperatures), spec)
     return Prediction(
         path=path, predicted=ranking.predicted, scores=ranking.scores, heads=ranking.heads
     )
-
-
-def _place(run: str | Path | VideoClassifier, weights: str | None, device: str) -> VideoClassifier:
-    """Load a classifier, or take the one that was given, and bring it to the device."""
-    if not isinstance(run, VideoClassifier):
-        return load(run, weights).to(choose_device(device))
-    if weights is not None:
-        raise ArgumentError(
-            f"weights={weights!r} does not apply to a VideoClassifier, which has its weights; "
-            "leave it out"
-        )
-    return run.eval() if device == "auto" else run.eval().to(choose_device(device))
 
 
 def _expand(item: Path) -> list[Path]:

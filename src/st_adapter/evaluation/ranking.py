@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from itertools import product
 
 from jaxtyping import Float
-from torch import Tensor
+from numpy import ndarray
 
 from st_adapter.common.task import Task
 from st_adapter.evaluation.decisions import predicted_classes
@@ -31,7 +31,7 @@ class Ranking:
     heads: dict[str, list[tuple[str, float]]]
 
 
-def rank(scores: Float[Tensor, "1 classes"], spec: ModelSpec) -> Ranking:
+def rank(scores: Float[ndarray, "1 classes"], spec: ModelSpec) -> Ranking:
     """Rank the labels of a video.
 
     Args:

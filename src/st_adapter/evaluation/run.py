@@ -85,7 +85,7 @@ def evaluate(
         batch_size=classifier.batch_size,
         workers=workers,
         temporal=temporal,
-        reader=make_reader(classifier.decoder, workers, model.device, probe),
+        reader=make_reader(classifier.decoder, workers, str(model.device), probe),
     )
     result = evaluation_of(scored, classifier.spec, classifier.clip)
     keep_what_training_found(folder, result, origin)

@@ -11,10 +11,10 @@ from torch import Tensor, nn
 
 from st_adapter.common.task import Task
 from st_adapter.config import ClipConfig
-from st_adapter.data.datasets import Skipped, Views, load_views
+from st_adapter.data.datasets import Views, load_views
 from st_adapter.data.loading import BatchLoader
 from st_adapter.data.video.reader import Reader
-from st_adapter.data.videos import Video
+from st_adapter.data.videos import Skipped, Video
 from st_adapter.model.classifier import VideoClassifier
 from st_adapter.runtime.memory import clear_out_of_memory
 from st_adapter.runtime.micro_batches import clips_at_once

@@ -2,28 +2,24 @@
 
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
-from jaxtyping import UInt8
-from torch import Tensor
+import numpy as np
+from jaxtyping import Float, UInt8
+from numpy import ndarray
 
 from st_adapter.config import ClipConfig
-from st_adapter.data.augment.transform import spatial_views
 from st_adapter.data.frames_in_memory import check_frames
 from st_adapter.data.live.sampler import FrameSampler
+from st_adapter.data.reading import spatial_views
 from st_adapter.data.video.decode import FrameScaler
 from st_adapter.errors import ArgumentError
 from st_adapter.evaluation.calibration import calibrate
 from st_adapter.evaluation.ranking import rank
-from st_adapter.evaluation.score import probabilities
+from st_adapter.evaluation.scorer import RecentFrames, Scorer
 from st_adapter.evaluation.timeline import window_seconds
-from st_adapter.model.classifier import VideoClassifier
-from st_adapter.model.frame_stream import FrameStream, classify_clips
 from st_adapter.model.spec import ModelSpec
-from st_adapter.runtime.memory import clear_out_of_memory
 from st_adapter.wording import setting
 
 
@@ -44,6 +40,24 @@ class LiveScores:
     heads: dict[str, list[tuple[str, float]]] = field(default_factory=dict)
 
 
+class _RecentClip:
+    """The last frames of a stream, which are scored as a clip, exactly as one of a file."""
+
+    def __init__(self, scorer: Scorer, clip: ClipConfig) -> None:
+        self._scorer, self._clip = scorer, clip
+        self._recent: deque[ndarray] = deque(maxlen=clip.frames)  # of each frame [s, h, w, 3]
+
+    def push(self, frames: Sequence[UInt8[ndarray, "h w 3"]]) -> None:
+        frames = frames[-self._clip.frames :]
+        views = spatial_views(np.stack(frames), self._clip.size, self._clip.views[1])
+        self._recent.extend(np.stack(views, axis=1))
+
+    def scores(self) -> Float[ndarray, "1 classes"]:
+        scores = self._scorer.score_clips(np.stack(self._recent, axis=1))
+        averaged: ndarray = scores.mean(0, keepdims=True)
+        return averaged
+
+
 class StreamScorer:
     """Keeps what the next scores need of the frames that came before.
 
@@ -52,40 +66,27 @@ class StreamScorer:
     frames are scored as a clip, exactly as one of a file, at the cost of a whole clip per step.
 
     Args:
-        model: The classifier, in evaluation mode.
-        spec: Its record, with the temperatures to use.
+        scorer: Runs the classifier.
+        spec: Record of the classifier, with the temperatures to use.
         clip: Frames, size and spatial views.
         one_pass: Whether each frame runs through the backbone once.
     """
 
     def __init__(
-        self, model: VideoClassifier, spec: ModelSpec, clip: ClipConfig, *, one_pass: bool
+        self, scorer: Scorer, spec: ModelSpec, clip: ClipConfig, *, one_pass: bool
     ) -> None:
-        self._model, self._spec, self._clip = model, spec, clip
-        self._stream = FrameStream(model) if one_pass else None
-        self._recent: deque[Tensor] = deque(maxlen=clip.frames)
+        self._spec = spec
+        self._recent: RecentFrames = (
+            scorer.keep_summaries(clip) if one_pass else _RecentClip(scorer, clip)
+        )
 
-    @contextmanager
-    def _computing(self) -> Iterator[None]:
-        advice = f"lower {setting('frames')} or {setting('size')}"
-        with torch.inference_mode(), clear_out_of_memory(self._model.device, advice):
-            yield
-
-    def push(self, frames: Sequence[UInt8[Tensor, "h w 3"]]) -> None:
+    def push(self, frames: Sequence[UInt8[ndarray, "h w 3"]]) -> None:
         """Add the next frames, upright RGB with a short side of `clip.size` pixels.
 
         Raises:
             MemoryShortError: If the frames do not fit in memory.
         """
-        if self._stream is None:
-            frames = frames[-self._clip.frames :]
-        with self._computing():
-            clip = torch.stack([*frames]).permute(0, 3, 1, 2)
-            views = torch.stack(spatial_views(clip, self._clip.size, self._clip.views[1]))
-            views = views.contiguous().to(self._model.device)
-            if self._stream is not None:
-                views = self._stream.push(views)
-            self._recent.extend(views.unbind(1))
+        self._recent.push(frames)
 
     def scores(self, seconds: float) -> LiveScores:
         """Return the scores of the last frames: as many as a clip has, or all so far.
@@ -96,13 +97,8 @@ class StreamScorer:
         Raises:
             MemoryShortError: If the clip does not fit in memory.
         """
-        task = self._spec.task
-        with self._computing():
-            recent = torch.stack([*self._recent], 1)
-            in_one_pass = self._stream is not None
-            logits = classify_clips(self._model, recent) if in_one_pass else self._model(recent)
-            averaged = probabilities(logits, task).mean(0, keepdim=True).cpu()
-        ranking = rank(calibrate(averaged, task, self._spec.temperatures), self._spec)
+        spec = self._spec
+        ranking = rank(calibrate(self._recent.scores(), spec.task, spec.temperatures), spec)
         return LiveScores(
             seconds=seconds,
             scores=ranking.scores,
@@ -112,7 +108,7 @@ class StreamScorer:
 
 
 def start_scorer(
-    model: VideoClassifier,
+    scorer: Scorer,
     spec: ModelSpec,
     clip: ClipConfig,
     *,
@@ -122,8 +118,8 @@ def start_scorer(
     """Return the state of a new stream, and the seconds between two frames to look at.
 
     Args:
-        model: The classifier, which is put in evaluation mode.
-        spec: Its record, with the temperatures to use.
+        scorer: Runs the classifier.
+        spec: Record of the classifier, with the temperatures to use.
         clip: Frames, size and spatial views.
         window: How many seconds back a result looks; None for the median length of the training
             clips.
@@ -131,11 +127,10 @@ def start_scorer(
 
     Raises:
         ArgumentError: If the window is invalid, or none is given and the classifier does not
-            record how long its training clips were.
+            record how long its training clips were. Also if the scorer needs whole clips.
     """
     seconds = window_seconds(window, clip, spec)
-    scorer = StreamScorer(model.eval(), spec, clip, one_pass=one_pass)
-    return scorer, seconds / clip.frames
+    return StreamScorer(scorer, spec, clip, one_pass=one_pass), seconds / clip.frames
 
 
 def check_seconds(name: str, seconds: float | None) -> None:

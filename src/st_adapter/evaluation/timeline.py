@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from jaxtyping import Float
 from numpy import ndarray
 
@@ -18,19 +17,16 @@ from st_adapter.data.video.reader import Reader
 from st_adapter.errors import ArgumentError, VideoError
 from st_adapter.evaluation.calibration import calibrate
 from st_adapter.evaluation.decisions import check_threshold, has_threshold, predicted_classes
-from st_adapter.evaluation.score import evaluation_mode
+from st_adapter.evaluation.scorer import Scorer
 from st_adapter.evaluation.spans import Span, absorb_short, close_gaps, runs_of_labels, smooth
 from st_adapter.evaluation.windows import (
     Advance,
     Part,
     Windows,
     frames_shown,
-    score_in_one_pass,
     score_windows,
 )
-from st_adapter.model.classifier import VideoClassifier
 from st_adapter.model.spec import ModelSpec
-from st_adapter.runtime.memory import clear_out_of_memory
 from st_adapter.wording import setting
 
 _SHORTEST_SECONDS = 0.001
@@ -130,26 +126,24 @@ class Timeline:
 
 
 def make_timeline(
-    model: VideoClassifier,
+    scorer: Scorer,
     spec: ModelSpec,
     path: Path,
     clip: ClipConfig,
     options: TimelineOptions,
     *,
     reader: Reader = Reader(),
-    batch_size: int = 8,
     advance: Advance = lambda seconds: None,
 ) -> Timeline:
     """Score the windows of a video and find spans. The video is decoded once, in order.
 
     Args:
-        model: The classifier.
-        spec: Its record, with the temperatures and the threshold to use.
+        scorer: Runs the classifier.
+        spec: Record of the classifier, with the temperatures and the threshold to use.
         path: The video.
         clip: How many frames of a window are looked at, in which size and how many views.
         options: Windows and spans.
         reader: Decodes the video.
-        batch_size: Maximum number of clips in a forward pass.
         advance: Called with the number of seconds of the video are done.
 
     Raises:
@@ -163,11 +157,13 @@ def make_timeline(
     part = _divide(info, clip, options, spec)
     if options.one_pass and clip.views[0] > 1:
         note(f"in one pass, a window has one temporal view, not {clip.views[0]}")
-    score = score_in_one_pass if options.one_pass else score_windows
-    with evaluation_mode(model), torch.inference_mode(), clear_out_of_memory(model.device):
-        windows = score(model, info, clip, part, reader, batch_size, advance)
-    calibrated = calibrate(torch.from_numpy(windows.scores), spec.task, spec.temperatures)
-    scores = calibrated.numpy()
+    if options.one_pass:
+        windows = scorer.score_in_one_pass(info, clip, part, reader, advance)
+    else:
+        windows = score_windows(
+            scorer.score_clips, info, clip, part, reader, scorer.batch_size, advance
+        )
+    scores = calibrate(windows.scores, spec.task, spec.temperatures)
     return Timeline(
         path=path,
         labels=spec.labels,
@@ -308,8 +304,8 @@ def _choose(
     """Return the classes of each window: by the classifier's rule, and not below the threshold."""
     if has_threshold(spec.task, len(spec.labels)):
         own = spec.threshold if threshold is None else threshold
-        return predicted_classes(torch.from_numpy(scores), spec.task, own)
-    best = predicted_classes(torch.from_numpy(scores), spec.task, spec.threshold)
+        return predicted_classes(scores, spec.task, own)
+    best = predicted_classes(scores, spec.task, spec.threshold)
     least = threshold or 0.0
     return [
         [i for i in row if window[i] >= least] for row, window in zip(best, scores, strict=True)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from itertools import groupby
 
-import torch
+import numpy as np
 
 from st_adapter.common.remarks import note, say
 from st_adapter.data.live.inbox import Inbox, LiveFrame
@@ -144,7 +144,7 @@ def watch(
 
 def _start(predictor: Predictor, options: WatchOptions) -> tuple[StreamScorer, float]:
     return start_scorer(
-        predictor.model,
+        predictor.scorer,
         predictor.spec,
         predictor.clip,
         window=options.window_seconds,
@@ -156,7 +156,7 @@ def _warm_up(predictor: Predictor, options: WatchOptions) -> float:
     """Score grey frames, because the first passes are slow; return the seconds between frames."""
     scorer, interval = _start(predictor, options)
     clip = predictor.clip
-    grey = torch.full((clip.size, clip.size, 3), 128, dtype=torch.uint8)
+    grey = np.full((clip.size, clip.size, 3), 128, np.uint8)
     for count in (clip.frames, 1):
         scorer.push([grey] * count)
         scorer.scores(0.0)

@@ -9,13 +9,13 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from st_adapter.config import ClipConfig
-from st_adapter.data.datasets import Skipped, ViewDataset, Views
+from st_adapter.data.datasets import ViewDataset, Views
 from st_adapter.data.inputs import probe_file_or_url
 from st_adapter.data.loading import BatchLoader
 from st_adapter.data.video.info import VideoInfo
 from st_adapter.data.video.packets import Probe
 from st_adapter.data.video.reader import Reader, make_reader
-from st_adapter.data.videos import VideoList
+from st_adapter.data.videos import Skipped, VideoList
 from st_adapter.evaluation.predict import Prediction, Predictor, make_prediction
 from st_adapter.evaluation.score import (
     average_batch,
@@ -92,7 +92,7 @@ class Labeller:
             MemoryShortError: If a batch does not fit in memory.
         """
         first, workers = self._predictors[0], self._job.workers
-        reader = make_reader(first.decoder, workers, first.model.device, probe_file_or_url)
+        reader = make_reader(first.decoder, workers, str(first.model.device), probe_file_or_url)
         dataset = SharedDataset(self._job.rows.videos, self._clips, reader)
         for loaded in BatchLoader(dataset, list, workers).batches(batches):
             yield self._records(loaded)
@@ -129,7 +129,7 @@ def _result(
     path = videos.name(views.index)
     if scores is None:
         return Skipped(path=path, reason=views.reason)
-    return make_prediction(Path(path), scores, predictor.spec)
+    return make_prediction(Path(path), scores.numpy(), predictor.spec)
 
 
 class SharedDataset(Dataset[tuple[Views, ...]]):

@@ -5,8 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from st_adapter.common.task import Task
-from st_adapter.data.datasets import Skipped
-from st_adapter.data.videos import Video
+from st_adapter.data.videos import Skipped, Video
 from st_adapter.evaluation.predict import Prediction
 from st_adapter.labelling.runs import Run
 

@@ -13,8 +13,8 @@ from PIL import Image
 from st_adapter.common.paths import is_remote
 from st_adapter.common.progress import bar
 from st_adapter.config import ClipConfig
-from st_adapter.data.clips import read_views
 from st_adapter.data.film_strip import film_strip
+from st_adapter.data.reading import read_views
 from st_adapter.data.videos import Video
 from st_adapter.errors import VideoError
 from st_adapter.report.parts import data_uri
@@ -100,7 +100,7 @@ def _strip(prediction: Prediction, clip: ClipConfig) -> str | None:
         clips, _ = read_views(video, clip)
     except VideoError:
         return None
-    return data_uri(Image.fromarray(film_strip(clips[0], gap=2).numpy()), "jpeg")
+    return data_uri(Image.fromarray(film_strip(clips[0], gap=2)), "jpeg")
 
 
 def _link(prediction: Prediction, folder: Path) -> str | None:

@@ -144,7 +144,7 @@ def _middle_frames(path: Path, spans: Sequence[Span]) -> dict[int, str]:
         frames = reader.stream_frames(path, sorted(spans_of), _PICTURE_HEIGHT, info, True)
         with bar("pictures of spans", len(spans_of)) as progress:
             for number, frame in frames:
-                picture = _to_uri(Image.fromarray(frame.numpy()))
+                picture = _to_uri(Image.fromarray(frame))
                 left -= len(picture) * len(spans_of[number])
                 if left < 0 or time.monotonic() > end:
                     break

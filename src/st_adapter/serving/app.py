@@ -11,6 +11,7 @@ from fastapi.params import Depends as Dependency
 from fastapi.responses import JSONResponse
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from pydantic import ValidationError
+from starlette.requests import ClientDisconnect
 
 from st_adapter import __version__
 from st_adapter.serving.access import check_token
@@ -161,7 +162,8 @@ async def _work(
     """Receive an upload, answer the request in a thread, and remove the upload."""
     backend.check_room()
     limits, path = backend.limits, new_path(backend.folder)
-    if int(request.headers.get("content-length", 0)) > limits.max_bytes:
+    length = request.headers.get("content-length", "")
+    if length.isdecimal() and int(length) > limits.max_bytes:
         raise too_large(limits.max_bytes)
     try:
         async with asyncio.timeout(limits.upload_seconds):
@@ -177,6 +179,8 @@ async def _work(
         raise Refusal(
             408, f"the upload did not arrive within {limits.upload_seconds:g} s", close=True
         ) from error
+    except ClientDisconnect as error:
+        raise Refusal(400, "the connection was closed before the upload was whole") from error
     finally:
         path.unlink(missing_ok=True)
 

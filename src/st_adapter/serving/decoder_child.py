@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from st_adapter.config import ClipConfig
-from st_adapter.data.clips import read_views
+from st_adapter.data.reading import read_views
 from st_adapter.data.video.decode import TruncatedError
 from st_adapter.data.video.info import VideoInfo
 from st_adapter.data.video.packets import probe
@@ -76,15 +76,13 @@ def _answer(request: dict[str, Any], opened: dict[str, VideoInfo]) -> Iterator[b
     if request["ask"] == "views":
         clip = ClipConfig(**request["clip"] | {"views": tuple(request["clip"]["views"])})
         clips, clip_of = read_views(Video(path=path), clip, reader)
-        pixels = np.ascontiguousarray(clips.permute(0, 1, 3, 4, 2).numpy())
-        yield _json(shape=pixels.shape, clip_of=clip_of)
-        yield pixels.data.cast("B")
+        yield _json(shape=clips.shape, clip_of=clip_of)
+        yield np.ascontiguousarray(clips).data.cast("B")
         return
     numbers, side, square = (request[key] for key in ("numbers", "short_side", "square_pixels"))
     for number, frame in reader.stream_frames(path, numbers, side, info, square):
-        pixels = np.ascontiguousarray(frame.numpy())
-        yield _json(number=number, shape=pixels.shape)
-        yield pixels.data.cast("B")
+        yield _json(number=number, shape=frame.shape)
+        yield np.ascontiguousarray(frame).data.cast("B")
     yield _json(ended=True)
 
 

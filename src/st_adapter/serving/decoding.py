@@ -11,14 +11,13 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from fractions import Fraction
 from math import prod
-from multiprocessing import Pipe
+from multiprocessing import BufferTooShort, Pipe
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from jaxtyping import UInt8
-from torch import Tensor
+from numpy import ndarray
 
 from st_adapter.config import ClipConfig
 from st_adapter.data.timing import frame_rate
@@ -31,7 +30,27 @@ from st_adapter.serving.decoder_child import MESSAGE_BYTES
 from st_adapter.serving.limits import Limits
 from st_adapter.serving.refusals import Refusal
 
-_BUSY = "the decoder ended without an answer; try again"
+
+class _LostError(Exception):
+    """A decoder has ended, or what it sent has not the agreed form."""
+
+
+@contextmanager
+def _agreed() -> Iterator[None]:
+    """Turn whatever can go wrong with a message of a decoder into `_LostError`."""
+    try:
+        yield
+    except (EOFError, OSError, ValueError, KeyError, TypeError, ArithmeticError) as error:
+        raise _LostError from error
+    except (BufferTooShort, RecursionError) as error:
+        raise _LostError from error
+
+
+_MOST_FRAMES = 2**24
+"""Frames of which a decoder may tell, whatever the limits are."""
+
+_MOST_STRETCHED = 1000
+"""Largest ratio of the sides of a frame; scaled to a short side, longer ones would fill memory."""
 
 
 class Decoder:
@@ -69,28 +88,32 @@ class Decoder:
 
         Raises:
             VideoError: The child cannot read the video.
-            OSError, EOFError: The child has ended.
+            _LostError: The child has ended.
         """
         self.is_idle = False
-        self._pipe.send_bytes(json.dumps(request).encode())
+        with _agreed():
+            self._pipe.send_bytes(json.dumps(request).encode())
         return self.next_message()
 
     def next_message(self) -> dict[str, Any]:
         """Return the next message of the child; raises as `ask` does."""
-        answer: dict[str, Any] = json.loads(self._pipe.recv_bytes(MESSAGE_BYTES))
-        if "error" not in answer:
-            return answer
+        with _agreed():
+            answer: dict[str, Any] = dict(json.loads(self._pipe.recv_bytes(MESSAGE_BYTES)))
+            if "error" not in answer:
+                return answer
+            text, num_decoded = str(answer["error"]), int(answer.get("num_decoded", -1))
         self.is_idle = True
-        if answer.get("num_decoded") is not None:
-            raise TruncatedError(Path("the video"), int(answer["num_decoded"]))
-        raise VideoError(str(answer["error"]))
+        raise (
+            VideoError(text) if num_decoded < 0 else TruncatedError(Path("the video"), num_decoded)
+        )
 
-    def next_array(self, shape: Sequence[int], dtype: torch.dtype = torch.uint8) -> Tensor:
+    def next_array(self, shape: Sequence[int], dtype: str = "u1") -> ndarray:
         """Return an array whose bytes the child sends next."""
-        data = bytearray(prod(shape) * dtype.itemsize)
-        if self._pipe.recv_bytes_into(data) != len(data):
-            raise EOFError
-        return torch.frombuffer(data, dtype=dtype).view(*shape)
+        with _agreed():
+            data = bytearray(prod(shape) * np.dtype(dtype).itemsize)
+            if self._pipe.recv_bytes_into(data) != len(data):
+                raise EOFError
+        return np.frombuffer(data, dtype).reshape(shape)
 
 
 class DecoderPool:
@@ -148,8 +171,7 @@ class DecoderPool:
             video = OpenVideo(path, decoder, deadline.left())
             video.check(self._limits)
             yield video
-        except (EOFError, OSError, ValueError, KeyError, TypeError) as error:
-            # ValueError and the others: what a child sent has not the agreed form.
+        except _LostError as error:
             raise self._explain(decoder, deadline) from error
         finally:
             watchdog.cancel()
@@ -204,34 +226,32 @@ class OpenVideo:
 
     Attributes:
         info: Description of the video.
+        seconds: Length of the video, up to the end of its last frame.
     """
 
     def __init__(self, path: Path, decoder: Decoder, cpu_seconds: float) -> None:
         self._decoder, self._path = decoder, path
         answer = decoder.ask(ask="open", path=str(path), cpu_seconds=cpu_seconds)
-        count = int(answer["num_frames"])
-        if not 0 < count < 2**24:
-            raise ValueError(f"{count} frames")
-        pts = decoder.next_array([count], torch.int64).numpy()
-        decoder.is_idle = True
-        self.info = VideoInfo(
-            path=path,
-            pts=pts,
-            time_base=Fraction(*map(int, answer["time_base"])),
-            keys=np.zeros(0, np.int64),  # only the decoder seeks
-            stamped=bool(answer["stamped"]),
-            width=int(answer["width"]),
-            height=int(answer["height"]),
-            rotation=int(answer["rotation"]),
-            digest="",
-            mirrored=bool(answer["mirrored"]),
-            pixel_aspect=Fraction(*map(int, answer["pixel_aspect"])),
-        )
-
-    @property
-    def seconds(self) -> float:
-        """Length of the video, up to the end of its last frame."""
-        return float(self.info.start_seconds[-1]) + 1 / frame_rate(self.info)
+        with _agreed():
+            count = int(answer["num_frames"])
+            if not 0 < count < _MOST_FRAMES:
+                raise ValueError(f"{count} frames")
+            pts = decoder.next_array([count], "<i8")
+            decoder.is_idle = True
+            self.info = VideoInfo(
+                path=path,
+                pts=pts,
+                time_base=Fraction(*map(int, answer["time_base"])),
+                keys=np.zeros(0, np.int64),  # only the decoder seeks
+                stamped=bool(answer["stamped"]),
+                width=int(answer["width"]),
+                height=int(answer["height"]),
+                rotation=int(answer["rotation"]),
+                digest="",
+                mirrored=bool(answer["mirrored"]),
+                pixel_aspect=Fraction(*map(int, answer["pixel_aspect"])),
+            )
+            self.seconds = float(self.info.start_seconds[-1]) + 1 / frame_rate(self.info)
 
     def reader(self) -> Reader:
         """Return a reader of this video for functions that decode by themselves."""
@@ -258,23 +278,24 @@ class OpenVideo:
                 f"{limits.max_seconds:g} s",
             )
 
-    def views(self, clip: ClipConfig) -> tuple[UInt8[Tensor, "d t 3 h w"], list[int]]:
+    def views(self, clip: ClipConfig) -> tuple[UInt8[ndarray, "d t h w 3"], list[int]]:
         """Return the distinct test views of the video, and for each view its index among them."""
         answer = self._decoder.ask(ask="views", path=str(self._path), clip=asdict(clip))
-        most, shape = prod(clip.views), [int(n) for n in answer["shape"]]
-        clip_of = [int(i) for i in answer["clip_of"]]
-        whole = [clip.frames, clip.size, clip.size, 3]
-        if shape[1:] != whole or not 0 < shape[0] <= most or len(clip_of) != most:
-            raise ValueError(f"{shape}")
-        if not all(0 <= i < shape[0] for i in clip_of):
-            raise ValueError(f"{clip_of}")
+        with _agreed():
+            most, shape = prod(clip.views), [int(n) for n in answer["shape"]]
+            clip_of = [int(i) for i in answer["clip_of"]]
+            whole = [clip.frames, clip.size, clip.size, 3]
+            if shape[1:] != whole or not 0 < shape[0] <= most or len(clip_of) != most:
+                raise ValueError(f"{shape}")
+            if not all(0 <= i < shape[0] for i in clip_of):
+                raise ValueError(f"{clip_of}")
         pixels = self._decoder.next_array(shape)
         self._decoder.is_idle = True
-        return pixels.permute(0, 1, 4, 2, 3).contiguous(), clip_of
+        return pixels, clip_of
 
     def frames(
         self, numbers: Sequence[int], short_side: int, *, square_pixels: bool = False
-    ) -> Iterator[tuple[int, UInt8[Tensor, "h w 3"]]]:
+    ) -> Iterator[tuple[int, UInt8[ndarray, "h w 3"]]]:
         """Yield frames with ascending numbers one by one.
 
         Raises:
@@ -288,11 +309,12 @@ class OpenVideo:
             square_pixels=square_pixels,
         )
         while "number" in answer:
-            height, width, channels = (int(n) for n in answer["shape"])
-            # The longer side is that of the largest picture at most.
-            if min(height, width) > short_side or max(height, width) > 2**16 or channels != 3:
-                raise ValueError(f"{answer['shape']}")
-            yield int(answer["number"]), self._decoder.next_array([height, width, 3])
+            with _agreed():
+                number = int(answer["number"])
+                height, width, channels = (int(n) for n in answer["shape"])
+                if not 0 < height * width <= _MOST_STRETCHED * short_side**2 or channels != 3:
+                    raise ValueError(f"{answer['shape']}")
+            yield number, self._decoder.next_array([height, width, 3])
             answer = self._decoder.next_message()
         self._decoder.is_idle = True
 
@@ -310,6 +332,6 @@ class _ChildReader(Reader):
         short_side: int | None,
         info: VideoInfo,
         square_pixels: bool = False,
-    ) -> Iterator[tuple[int, UInt8[Tensor, "h w 3"]]]:
+    ) -> Iterator[tuple[int, UInt8[ndarray, "h w 3"]]]:
         assert short_side is not None
         return self.video.frames(indices, short_side, square_pixels=square_pixels)

@@ -3,28 +3,39 @@
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import Any
+from typing import NamedTuple
 
-from torch import Tensor
+import numpy as np
+from jaxtyping import Float, UInt8
+from numpy import ndarray
 
 from st_adapter.common.interrupt import NATIVE_THREAD
-from st_adapter.data.datasets import Views
 from st_adapter.evaluation.predict import Predictor
-from st_adapter.evaluation.score import average_batch, in_micro_batches, probabilities
+from st_adapter.runtime.micro_batches import clips_at_once
+
+Scores = Float[ndarray, "1 classes"]
+
+
+class Views(NamedTuple):
+    """The test views of a video.
+
+    Attributes:
+        clips: The distinct ones.
+        clip_of: Index into `clips` of each view.
+    """
+
+    clips: UInt8[ndarray, "d t h w 3"]
+    clip_of: list[int]
 
 
 @dataclass(frozen=True, eq=False)
 class _Item:
     predictor: Predictor
     views: Views
-    scores: "Future[Tensor]"
-
-    @property
-    def num_clips(self) -> int:
-        return 0 if self.views.clips is None else len(self.views.clips)
+    scores: "Future[Scores]"
 
 
 class ModelThread:
@@ -43,7 +54,7 @@ class ModelThread:
         self._changed = threading.Condition()
         self._running = self._closed = False
 
-    def score(self, predictor: Predictor, views: Views) -> "Future[Tensor]":
+    def score(self, predictor: Predictor, views: Views) -> "Future[Scores]":
         """Score the views of a video.
 
         Args:
@@ -92,21 +103,25 @@ class ModelThread:
                 self._running = False
                 return []
             batch = [self._waiting.popleft()]
-            predictor, count = batch[0].predictor, batch[0].num_clips
+            predictor, count = batch[0].predictor, len(batch[0].views.clips)
             for item in [*self._waiting]:
-                if item.predictor is predictor and count + item.num_clips <= predictor.batch_size:
+                total = count + len(item.views.clips)
+                if item.predictor is predictor and total <= predictor.batch_size:
                     self._waiting.remove(item)
                     batch.append(item)
-                    count += item.num_clips
+                    count = total
             return batch
 
 
-def _compute(predictor: Predictor, views: list[Views]) -> list[Any]:
-    model = predictor.model
-    run = in_micro_batches(
-        model,
-        predictor.clip,
-        lambda clips: probabilities(model(clips), model.spec.task),
-        predictor.batch_size,
-    )
-    return average_batch(model, views, run)
+def _compute(predictor: Predictor, batch: Sequence[Views]) -> list[Scores]:
+    """Score the clips of a batch together, and average over the views of each video."""
+    scorer, clip = predictor.scorer, predictor.clip
+    clips = np.concatenate([views.clips for views in batch])
+    at_once = clips_at_once(scorer.device, clip.frames, clip.size)
+    parts = [scorer.score_clips(clips[i : i + at_once]) for i in range(0, len(clips), at_once)]
+    ends = np.cumsum([len(views.clips) for views in batch])
+    of_videos = np.split(np.concatenate(parts), ends[:-1])
+    return [
+        scores[views.clip_of].mean(0, keepdims=True)
+        for scores, views in zip(of_videos, batch, strict=True)
+    ]

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from fastapi import FastAPI
+from jinja2 import ChainableUndefined, Environment, PackageLoader
 from starlette.requests import Request
 from starlette.responses import FileResponse, HTMLResponse, Response
 from starlette.routing import Route
@@ -25,10 +26,13 @@ def add_pages(app: FastAPI) -> None:
         app.router.routes.append(_file_route(f"/{file.name}", file))
     app.router.routes.append(_file_route("/", _STATIC / "index.html"))
 
+    environment = Environment(
+        loader=PackageLoader("st_adapter.serving"), autoescape=True, undefined=ChainableUndefined
+    )
+    template = environment.get_template("docs.html")
+
     async def docs(request: Request) -> Response:
-        return HTMLResponse(
-            "<!doctype html><a href=openapi.json>openapi.json</a>", headers=_HEADERS
-        )
+        return HTMLResponse(template.render(api=app.openapi()), headers=_HEADERS)
 
     app.router.routes.append(Route("/docs", docs))
 

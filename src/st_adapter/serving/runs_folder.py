@@ -19,7 +19,8 @@ class RunsFolder:
     """Keeps tasks in step with a folder, in a thread.
 
     A run is loaded when its files have not changed since the last look, so that a copy that is
-    under way is left alone. One that cannot be loaded is reported once and tried again when it changes.
+    under way is left alone. A run that cannot be loaded is reported once, and tried again when it
+    changes.
 
     Args:
         folder: The folder. Its subfolders that are runs are served under their names.

@@ -46,11 +46,16 @@ def run(app: FastAPI, listener: socket.socket) -> None:
         listener: What `listen` returned.
     """
     backend: Backend = app.state.backend
+    limits = backend.limits
+    bounds = {
+        "most_connections": limits.connections,
+        "header_seconds": min(_HEADER_SECONDS, limits.upload_seconds),
+    }
     config = uvicorn.Config(
         app,
-        http=type("Protocol", (_Protocol,), {"most_connections": backend.limits.connections}),
+        http=type("Protocol", (_Protocol,), bounds),
         ws="none",
-        log_level="warning",
+        log_level="error",
         access_log=False,
         server_header=False,
         timeout_graceful_shutdown=5,
@@ -90,11 +95,12 @@ class _Protocol(H11Protocol):
     """A connection whose client must send the header of each request in time."""
 
     most_connections: int
+    header_seconds: float
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Begin, or refuse a connection too many."""
         super().connection_made(transport)
-        self._timer = self.loop.call_later(_HEADER_SECONDS, self._end_if_late)
+        self._timer = self.loop.call_later(self.header_seconds, self._end_if_late)
         if len(self.connections) > self.most_connections:
             self._end(_FULL)
 
@@ -106,7 +112,7 @@ class _Protocol(H11Protocol):
     def on_response_complete(self) -> None:
         """Wait for the next request, and for what a refused client is still sending."""
         self._timer.cancel()
-        self._timer = self.loop.call_later(_HEADER_SECONDS, self._end_if_late)
+        self._timer = self.loop.call_later(self.header_seconds, self._end_if_late)
         super().on_response_complete()
 
     def _end_if_late(self) -> None:

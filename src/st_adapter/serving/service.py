@@ -10,12 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from jaxtyping import UInt8
+from numpy import ndarray
 from PIL import Image
-from torch import Tensor
 
 from st_adapter.config import ClipConfig
 from st_adapter.data import frame_sampling
-from st_adapter.data.datasets import Views
 from st_adapter.data.video.decode import TruncatedError
 from st_adapter.errors import ArgumentError, MemoryShortError, VideoError
 from st_adapter.evaluation.predict import Prediction, make_prediction
@@ -24,6 +23,7 @@ from st_adapter.serving.answers import PredictForm, TimelineForm
 from st_adapter.serving.deadlines import Deadline
 from st_adapter.serving.decoding import DecoderPool, OpenVideo
 from st_adapter.serving.metrics import Metrics
+from st_adapter.serving.model_thread import Views
 from st_adapter.serving.refusals import Refusal
 from st_adapter.serving.tasks import Task, Tasks
 
@@ -65,7 +65,7 @@ class Service:
             with self._decoders.open(path, deadline) as video:
                 started = time.monotonic()
                 clips = dict.fromkeys(task.predictor.clip for task in tasks)
-                views = {clip: _views(video, clip) for clip in clips}
+                views = {clip: Views(*video.views(clip)) for clip in clips}
                 frames = _pictures(video, tasks[0].predictor.clip) if form.frames else []
                 self._metrics.decoded(time.monotonic() - started)
             predictions = _score(tasks, views, path, deadline)
@@ -95,7 +95,7 @@ class Service:
         with _refusals(path), self._decoders.open(path, deadline) as video:
             for task in tasks:
                 _check_size(video, task, form)
-                results[task.run.name] = _timeline(video, task, options, deadline)
+                results[task.name] = _timeline(video, task, options, deadline)
         return {"video": _describe(video), "results": results}
 
 
@@ -111,11 +111,6 @@ def _refusals(path: Path) -> Iterator[None]:
         raise Refusal(503, "the server is short of memory; try again", retry_seconds=5) from error
 
 
-def _views(video: OpenVideo, clip: ClipConfig) -> Views:
-    clips, clip_of = video.views(clip)
-    return Views(index=0, clips=clips, clip_of=clip_of)
-
-
 def _score(
     tasks: list[Task], views: dict[ClipConfig, Views], path: Path, deadline: Deadline
 ) -> dict[str, Prediction]:
@@ -123,9 +118,7 @@ def _score(
     waiting = [task.thread.score(task.predictor, views[task.predictor.clip]) for task in tasks]
     try:
         return {
-            task.run.name: make_prediction(
-                path, future.result(deadline.left()), task.predictor.spec
-            )
+            task.name: make_prediction(path, future.result(deadline.left()), task.predictor.spec)
             for task, future in zip(tasks, waiting, strict=True)
         }
     except FutureTimeoutError:
@@ -170,13 +163,12 @@ def _timeline(
     video: OpenVideo, task: Task, options: TimelineOptions, deadline: Deadline
 ) -> dict[str, Any]:
     record = make_timeline(
-        task.predictor.model,
+        task.predictor.scorer,
         task.predictor.spec,
         video.info.path,
         task.predictor.clip,
         options,
         reader=video.reader(),
-        batch_size=task.predictor.batch_size,
         advance=lambda seconds: deadline.check(),
     ).to_json()
     return {key: record[key] for key in ("labels", "windows", "spans")}
@@ -211,7 +203,7 @@ def _chosen(num_frames: int, clip: ClipConfig) -> list[int]:
     return sorted({number for view in views for number in view})
 
 
-def _data_uri(frame: UInt8[Tensor, "h w 3"]) -> str:
+def _data_uri(frame: UInt8[ndarray, "h w 3"]) -> str:
     buffer = BytesIO()
-    Image.fromarray(frame.numpy()).save(buffer, "JPEG", quality=80)
+    Image.fromarray(frame).save(buffer, "JPEG", quality=80)
     return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"

@@ -15,6 +15,7 @@ from st_adapter.evaluation.timeline import window_seconds
 from st_adapter.labelling.runs import Run
 from st_adapter.methods import METHODS
 from st_adapter.model.build import load_beside
+from st_adapter.model.spec import ModelSpec
 from st_adapter.serving.answers import TaskError, TaskList, TaskRecord
 from st_adapter.serving.model_thread import ModelThread
 from st_adapter.serving.refusals import Refusal
@@ -25,12 +26,14 @@ class Task:
     """A classifier under its name.
 
     Attributes:
-        run: Its run.
+        name: The name by which requests ask for it.
+        folder: Its adapter folder.
         predictor: The classifier. Those of tasks on one image model share it.
         thread: Scores videos of all tasks on that image model.
     """
 
-    run: Run
+    name: str
+    folder: Path
     predictor: Predictor
     thread: ModelThread
 
@@ -49,7 +52,7 @@ class Task:
             for name, own in (spec.task.slices(len(spec.labels)) if spec.task.heads else ())
         }
         return TaskRecord(
-            name=self.run.name,
+            name=self.name,
             labels=list(spec.labels),
             kind="heads" if heads else "multi" if spec.task.multi_label else "single",
             heads=heads,
@@ -61,7 +64,7 @@ class Task:
             views=clip.views,
             threshold=spec.threshold,
             window_seconds=self.window_seconds,
-            top1=_top1(self.run.folder.parent),
+            top1=_top1(self.folder.parent),
         )
 
 
@@ -127,7 +130,9 @@ class Tasks:
             CheckpointError, ArgumentError, MemoryShortError: As for `Predictor`.
         """
         with self._changing:
-            beside = next((t for t in self._tasks.values() if _share(t.run, run)), None)
+            beside = next(
+                (t for t in self._tasks.values() if _share(t.predictor.spec, run.spec)), None
+            )
             if beside is None:
                 predictor = Predictor(run.folder, **self._settings)
                 thread = ModelThread(self._observe)
@@ -135,7 +140,7 @@ class Tasks:
                 own = {"precision": beside.predictor.model.precision, "weights": None}
                 model = load_beside(run.folder, beside.predictor.model)
                 predictor, thread = Predictor(model, **self._settings | own), beside.thread
-            task = Task(run=run, predictor=predictor, thread=thread)
+            task = Task(name=run.name, folder=run.folder, predictor=predictor, thread=thread)
             self._put(self._tasks | {run.name: task})
             self._errors = {n: text for n, text in self._errors.items() if n != run.name}
 
@@ -163,8 +168,7 @@ class Tasks:
             thread.close()
 
 
-def _share(a: Run, b: Run) -> bool:
-    """Return whether two runs can share an image model."""
-    first, second = a.spec, b.spec
+def _share(first: ModelSpec, second: ModelSpec) -> bool:
+    """Return whether two classifiers can share an image model."""
     own = METHODS[first.method].changes_backbone or METHODS[second.method].changes_backbone
     return not own and (first.backbone, first.digest) == (second.backbone, second.digest)

@@ -58,17 +58,21 @@ async def receive(
         The values of each other field.
 
     Raises:
-        Refusal: The body is too large (413) or not a form with one file (400, 422).
+        Refusal: The body is too large (413) or not a form with one file (400, 415, 422), or the
+            disk is full (503).
     """
     received = 0
-    with path.open("xb") as file:
-        body = _Body(content_type, file)
-        async for chunk in chunks:
-            received += len(chunk)
-            if received > max_bytes:
-                raise too_large(max_bytes)
-            body.write(chunk)
-        body.end()
+    try:
+        with path.open("xb") as file:
+            body = _Body(content_type, file)
+            async for chunk in chunks:
+                received += len(chunk)
+                if received > max_bytes:
+                    raise too_large(max_bytes)
+                body.write(chunk)
+            body.end()
+    except OSError as error:
+        raise Refusal(503, "the server has no room for the upload", retry_seconds=30) from error
     return body.fields
 
 

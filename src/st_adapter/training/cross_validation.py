@@ -213,7 +213,7 @@ def _evaluate(
         batch_size=config.batch_size,
         workers=config.workers,
         temporal=temporal,
-        reader=make_reader(config.decoder, config.workers, first.model.device, index_of(data)),
+        reader=make_reader(config.decoder, config.workers, str(first.model.device), index_of(data)),
         score=score,
     )
 

@@ -11,9 +11,8 @@ from accelerate.utils import gather_object
 from st_adapter.common.remarks import say
 from st_adapter.config import TrainConfig
 from st_adapter.data.annotations import Annotations
-from st_adapter.data.datasets import Skipped
 from st_adapter.data.video.reader import Reader
-from st_adapter.data.videos import VideoList
+from st_adapter.data.videos import Skipped, VideoList
 from st_adapter.errors import ArgumentError, DataError, did_you_mean
 from st_adapter.evaluation.features import video_features
 from st_adapter.model.class_vectors import match_vectors, read_vectors

@@ -283,7 +283,7 @@ def _prepare(data: Path, folder: Path, config: TrainConfig, has_state: bool) -> 
         inspect_spec(spec_of(config, annotations.labels), 1, config.size)
     model = build_model(config, annotations.labels, task=annotations.task).to(device)
     config = settle(model, config, copies=2 if reversal else 1)
-    reader = make_reader(config.decoder, config.workers, device, index_of(data))
+    reader = make_reader(config.decoder, config.workers, str(device), index_of(data))
     drawn_by = {
         "reader": [config.decoder, str(reader.device)],
         "transform": asdict(train_transform(config)),

@@ -11,8 +11,7 @@ from numpy import ndarray
 from torch import Tensor
 
 from st_adapter.data.batches import TrainBatch
-from st_adapter.data.datasets import Skipped
-from st_adapter.data.videos import Video
+from st_adapter.data.videos import Skipped, Video
 from st_adapter.errors import DataError
 from st_adapter.evaluation.score import Scored, average_over_views, probabilities
 from st_adapter.methods import METHODS

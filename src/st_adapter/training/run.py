@@ -19,8 +19,8 @@ from st_adapter.common.remarks import say
 from st_adapter.config import TrainConfig
 from st_adapter.data.annotations import Annotations
 from st_adapter.data.augment.mixup import Mixer
-from st_adapter.data.datasets import Skipped
 from st_adapter.data.video.reader import Reader
+from st_adapter.data.videos import Skipped
 from st_adapter.evaluation.evaluate import ScoredVideos
 from st_adapter.model.classifier import VideoClassifier
 from st_adapter.training.epoch_choice import can_choose_epoch

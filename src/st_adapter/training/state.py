@@ -12,7 +12,7 @@ from torch import Tensor
 
 from st_adapter.common.files import atomic_path, read_json_lines, remove_unfinished
 from st_adapter.common.remarks import note
-from st_adapter.data.datasets import Skipped
+from st_adapter.data.videos import Skipped
 from st_adapter.errors import ArgumentError, CheckpointError, TrainingError
 from st_adapter.model.build import copy_trained
 from st_adapter.training.run import Position, Run

@@ -1,8 +1,7 @@
-"""Turns decoded frames into clips of one size: random ones for training, and test views."""
+"""Turns decoded frames into random clips of one size, for training."""
 
 import math
 import random
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -125,19 +124,3 @@ def random_area_box(
     w = min(width, round(height * 4 / 3))
     h = min(height, round(width * 4 / 3))
     return (height - h) // 2, (width - w) // 2, h, w
-
-
-def spatial_views(frames: Frames, size: int, num_views: int) -> list[Squares]:
-    """Cut square test views from frames.
-
-    Args:
-        frames: Frames with a short side of `size`.
-        size: Height and width of a view in pixels.
-        num_views: 1 for the centre, or 3 along the long side: start, centre and end.
-    """
-    height, width = frames.shape[-2:]
-    fractions: Sequence[float] = (0, 0.5, 1) if num_views == 3 else (0.5,)
-    return [
-        F.crop(frames, int((height - size) * f), int((width - size) * f), size, size)
-        for f in fractions
-    ]

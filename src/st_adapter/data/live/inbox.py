@@ -5,7 +5,7 @@ from collections import deque
 from dataclasses import dataclass
 
 from jaxtyping import UInt8
-from torch import Tensor
+from numpy import ndarray
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -21,7 +21,7 @@ class LiveFrame:
             change of size, or a jump in time.
     """
 
-    pixels: UInt8[Tensor, "h w 3"]
+    pixels: UInt8[ndarray, "h w 3"]
     seconds: float
     arrived: float
     part: int

@@ -1,6 +1,8 @@
 """Decoding of frames by number. Only the requested frames are converted and scaled."""
 
 import bisect
+import os
+import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from fractions import Fraction
 from itertools import chain
@@ -9,14 +11,14 @@ from typing import Any
 
 import av
 import numpy as np
-import torch
 from av.container import InputContainer
 from av.video.frame import VideoFrame
 from av.video.reformatter import Interpolation, VideoReformatter
 from jaxtyping import UInt8
-from torch import Tensor
+from numpy import ndarray
 
 from st_adapter.data.archives.tar import Place
+from st_adapter.data.video.arrays import stack
 from st_adapter.data.video.container import (
     decode_all,
     open_video,
@@ -40,7 +42,7 @@ _MOST_THREADS = 4
 _FRAMES_AT_ONCE = 32
 """Number of frames that decoders without a stream of their own are asked for at once."""
 
-ByTime = Callable[[Path, Sequence[int], VideoInfo, int | None, Fraction], dict[int, Tensor]]
+ByTime = Callable[[Path, Sequence[int], VideoInfo, int | None, Fraction], dict[int, Any]]
 """A decoder: maps path, frame numbers, info, short side and pixel aspect to frames [h, w, 3] by
 number. It returns fewer frames if some cannot be decoded.
 """
@@ -54,11 +56,10 @@ def read_frames(
     by_time: ByTime | None = None,
     *,
     pixel_aspect: Fraction = Fraction(1),
-) -> UInt8[Tensor, "t 3 h w"]:
+) -> UInt8[Any, "t h w 3"]:
     """Return the frames with the given numbers, RGB and upright, in the given order.
 
-    Frame i is the i-th one that the decoder outputs. In memory, channels are last: that is how
-    decoders write them, and it makes resizing fastest.
+    Frame i is the i-th one that the decoder outputs.
 
     Args:
         path: The video.
@@ -76,7 +77,7 @@ def read_frames(
         TruncatedError: If the video ends before the last requested frame.
     """
     wanted = sorted(set(indices))
-    found: dict[int, Tensor] = {}
+    found: dict[int, Any] = {}
     if isinstance(info, FramesInfo):
         to_rgb = FrameScaler(short_side, pixel_aspect)
         found = {i: to_rgb(info.frames[i]) for i in wanted}
@@ -91,7 +92,7 @@ def read_frames(
         found, count = _read_by_count(path, wanted, FrameScaler(short_side, pixel_aspect), place)
         if len(found) < len(wanted):
             raise TruncatedError(path, count)
-    return torch.stack([found[i] for i in indices]).permute(0, 3, 1, 2)
+    return stack([found[i] for i in indices])
 
 
 def stream_frames(
@@ -102,7 +103,7 @@ def stream_frames(
     by_time: ByTime | None = None,
     *,
     pixel_aspect: Fraction = Fraction(1),
-) -> Iterator[tuple[int, UInt8[Tensor, "h w 3"]]]:
+) -> Iterator[tuple[int, UInt8[Any, "h w 3"]]]:
     """Yield the frames with the given numbers one by one, in a single pass through the video.
 
     The frames are those of `read_frames`, but they are never all in memory.
@@ -128,10 +129,10 @@ def stream_frames(
     if isinstance(info, FramesInfo) or path.is_dir():
         for numbers in pieces:
             frames = read_frames(path, numbers, short_side, info, pixel_aspect=pixel_aspect)
-            yield from zip(numbers, frames.permute(0, 2, 3, 1), strict=True)
+            yield from zip(numbers, frames, strict=True)
         return
     to_rgb = FrameScaler(short_side, pixel_aspect)
-    found: Iterable[tuple[int, Tensor]] = ()
+    found: Iterable[tuple[int, Any]] = ()
     if info.stamped and by_time is not None:
         decoded = (by_time(path, numbers, info, short_side, pixel_aspect) for numbers in pieces)
         found = chain.from_iterable(frames.items() for frames in decoded)
@@ -154,11 +155,11 @@ def _as_video_frame(frame: Frame) -> VideoFrame:
     return VideoFrame.from_ndarray(frame, format="rgb24")
 
 
-def _read_pictures(folder: Path, wanted: Sequence[int], to_rgb: "FrameScaler") -> dict[int, Tensor]:
+def _read_pictures(folder: Path, wanted: Sequence[int], to_rgb: "FrameScaler") -> dict[int, Any]:
     files = list_pictures(folder)
     if wanted[-1] >= len(files):
         raise TruncatedError(folder, len(files))
-    found: dict[int, Tensor] = {}
+    found: dict[int, ndarray] = {}
     for number in wanted:
         with open_video(files[number]) as container:
             frame = next(decode_all(container), None)
@@ -202,19 +203,19 @@ def _read_by_time(
     info: VideoInfo,
     short_side: int | None,
     pixel_aspect: Fraction,
-) -> dict[int, Tensor]:
+) -> dict[int, Any]:
     """Find frames by their time stamps. Returns fewer frames if some cannot be decoded."""
     return dict(_frames_by_time(path, wanted, info, FrameScaler(short_side, pixel_aspect)))
 
 
 def _frames_by_time(
     path: Path, wanted: Sequence[int], info: VideoInfo, to_rgb: "FrameScaler"
-) -> Iterator[tuple[int, Tensor]]:
+) -> Iterator[tuple[int, Any]]:
     """Yield the wanted frames by their time stamps, starting at the nearest key frames.
 
     Ends early if the file is damaged.
     """
-    threads = min(torch.get_num_threads(), _MOST_THREADS)
+    threads = min(_available_threads(), _MOST_THREADS)
     with open_video(path, info.place, threads) as container:
         for key, numbers in plan_seeks(wanted, _usable_keys(video_stream(container), info)):
             if key is not None:
@@ -225,6 +226,13 @@ def _frames_by_time(
                     yield number_of[stamp], to_rgb(frame)
             except av.InvalidDataError:  # damaged: the caller then counts frames instead
                 return
+
+
+def _available_threads() -> int:
+    """Return how many threads this process may use: as many as torch, if it is there."""
+    # Dataloader workers, and processes that share a machine, have torch use fewer than there are.
+    torch = sys.modules.get("torch")
+    return torch.get_num_threads() if torch else os.cpu_count() or 1
 
 
 def _usable_keys(stream: Any, info: VideoInfo) -> list[int]:
@@ -260,9 +268,9 @@ def _decode_stamps(container: InputContainer, stamps: set[int]) -> Iterator[tupl
 
 def _read_by_count(
     path: Path, wanted: Sequence[int], to_rgb: "FrameScaler", place: Place | None
-) -> tuple[dict[int, Tensor], int]:
+) -> tuple[dict[int, Any], int]:
     """Find frames by counting all that the decoder outputs; also return how many it has output."""
-    found: dict[int, Tensor] = {}
+    found: dict[int, Any] = {}
     try:
         found.update(_frames_by_count(path, wanted, to_rgb, place))
     except TruncatedError as error:
@@ -272,7 +280,7 @@ def _read_by_count(
 
 def _frames_by_count(
     path: Path, wanted: Sequence[int], to_rgb: "FrameScaler", place: Place | None
-) -> Iterator[tuple[int, Tensor]]:
+) -> Iterator[tuple[int, Any]]:
     """Yield the wanted frames by counting all that the decoder outputs.
 
     Raises:
@@ -316,7 +324,7 @@ class FrameScaler:
         self.size: tuple[int, int] | None = None
         self.scaler = VideoReformatter()  # reused because it caches its tables
 
-    def __call__(self, frame: Frame) -> UInt8[Tensor, "height width 3"]:
+    def __call__(self, frame: Frame) -> UInt8[ndarray, "height width 3"]:
         """Convert one frame. All frames get the size of the first."""
         frame = _as_video_frame(frame)
         width = round(frame.width * self.pixel_aspect)
@@ -330,7 +338,7 @@ class FrameScaler:
             threads=1,
         )
         pixels = orientation_of(frame).apply(scaled.to_ndarray())
-        return torch.from_numpy(np.ascontiguousarray(pixels))
+        return np.ascontiguousarray(pixels)
 
 
 def scaled_size(width: int, height: int, short_side: int | None) -> tuple[int, int]:

@@ -5,13 +5,11 @@ from dataclasses import dataclass
 from fractions import Fraction
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-import torch
 from jaxtyping import UInt8
-from torch import Tensor
 
-from st_adapter.data.video import decode, packets, torchcodec_decoder
+from st_adapter.data.video import decode, packets
 from st_adapter.data.video.info import VideoInfo
 from st_adapter.data.video.packets import Probe
 
@@ -27,7 +25,7 @@ class Reader:
         probe: Returns the description of a video: `packets.probe`, or an index that remembers it.
         decoder: "pyav" or "torchcodec". Torchcodec decodes files that state the time of each frame;
             PyAV decodes the others.
-        device: Device that frames are returned on. Torchcodec also decodes on it.
+        device: Device on which torchcodec decodes and returns frames.
 
     Raises:
         ArgumentError: If the decoder is torchcodec and it cannot be used.
@@ -39,7 +37,9 @@ class Reader:
 
     def __post_init__(self) -> None:
         if self.decoder == "torchcodec":
-            torchcodec_decoder.check_torchcodec()
+            from st_adapter.data.video.torchcodec_decoder import check_torchcodec
+
+            check_torchcodec()
 
     def read_frames(
         self,
@@ -48,7 +48,7 @@ class Reader:
         short_side: int | None,
         info: VideoInfo,
         square_pixels: bool = False,
-    ) -> UInt8[Tensor, "t 3 h w"]:
+    ) -> UInt8[Any, "t h w 3"]:
         """Return the frames with the given numbers, RGB and upright, in the given order.
 
         Args:
@@ -65,7 +65,11 @@ class Reader:
         aspect = info.pixel_aspect if square_pixels else Fraction(1)
         by_time = self._by_time(info)
         frames = decode.read_frames(path, indices, short_side, info, by_time, pixel_aspect=aspect)
-        return frames.to(self.device)
+        if self.device == "cpu":
+            return frames
+        import torch
+
+        return torch.as_tensor(frames).to(self.device)  # not every file can be decoded there
 
     def stream_frames(
         self,
@@ -74,7 +78,7 @@ class Reader:
         short_side: int | None,
         info: VideoInfo,
         square_pixels: bool = False,
-    ) -> Iterator[tuple[int, UInt8[Tensor, "h w 3"]]]:
+    ) -> Iterator[tuple[int, UInt8[Any, "h w 3"]]]:
         """Yield number and pixels of frames one by one, in a single pass through the video.
 
         Args:
@@ -94,21 +98,23 @@ class Reader:
 
     def _by_time(self, info: VideoInfo) -> decode.ByTime | None:
         if self.decoder == "torchcodec" and not info.mirrored:  # torchcodec ignores mirroring
-            return partial(torchcodec_decoder.read_by_time, device=self.device)
+            from st_adapter.data.video.torchcodec_decoder import read_by_time
+
+            return partial(read_by_time, device=self.device)
         return None
 
 
-def make_reader(decoder: Decoder, workers: int, device: torch.device, probe: Probe) -> Reader:
+def make_reader(decoder: Decoder, workers: int, device: str, probe: Probe) -> Reader:
     """Create a reader. With torchcodec on a GPU, it decodes on the GPU.
 
     Args:
         decoder: "pyav" or "torchcodec".
         workers: Number of worker processes. They do not use the GPU, so only 0 decodes on it.
-        device: Device of the model.
+        device: Device of the model, such as "cpu" or "cuda:0".
         probe: Returns the description of a video.
 
     Raises:
         ArgumentError: If the decoder is torchcodec and it cannot be used.
     """
-    on_device = decoder == "torchcodec" and device.type == "cuda" and not workers
-    return Reader(probe=probe, decoder=decoder, device=str(device) if on_device else "cpu")
+    on_device = decoder == "torchcodec" and device.startswith("cuda") and not workers
+    return Reader(probe=probe, decoder=decoder, device=device if on_device else "cpu")

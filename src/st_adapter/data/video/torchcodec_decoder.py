@@ -4,10 +4,10 @@ import warnings
 from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import UInt8
-from torch import Tensor
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as F
 
@@ -51,7 +51,7 @@ def read_by_time(
     short_side: int | None,
     pixel_aspect: Fraction,
     device: str,
-) -> dict[int, UInt8[Tensor, "h w 3"]]:
+) -> dict[int, UInt8[Any, "h w 3"]]:
     """Decode frames with torchcodec; a drop-in for the decoder in `decode`, except for `device`.
 
     Args:
@@ -63,7 +63,8 @@ def read_by_time(
         device: Device to decode on.
 
     Returns:
-        All frames by number, or an empty dictionary if one of them cannot be decoded.
+        All frames by number, as tensors if they are on a GPU. An empty dictionary if one of them
+        cannot be decoded.
     """
     from torchcodec.decoders import VideoDecoder  # type: ignore[attr-defined]
 
@@ -87,4 +88,5 @@ def read_by_time(
     if (height, width) != frames.shape[-2:]:
         bicubic = InterpolationMode.BICUBIC
         frames = F.resize(frames, [height, width], bicubic, antialias=True)
-    return dict(zip(wanted, frames.permute(0, 2, 3, 1), strict=True))
+    pixels = frames.permute(0, 2, 3, 1)
+    return dict(zip(wanted, pixels if pixels.is_cuda else pixels.numpy(), strict=True))
