@@ -1,16 +1,15 @@
 """The page of a server in a real browser; skipped only where there is none."""
 
 import re
-import subprocess
-import sys
 from dataclasses import replace
 from importlib.resources import files
 
 import numpy as np
 import pytest
+from servers import serving
 
 from browser_checks import CHROMIUM, OUTSIDE, SCREENS, VIEWS, started_browser, worst_findings
-from conftest import TINY, wait_for, write_video
+from conftest import TINY, write_video
 from st_adapter.training.loop import train
 
 FAKE_CAMERA = ("--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream")
@@ -55,25 +54,18 @@ def colours(tmp_path_factory):
     for colour in ("red", "blue"):
         for i in range(6):
             write_video(root / "data" / colour / f"{i}.mp4", scene(colour, i))
-    train(root / "data", root / "colours", replace(TINY, epochs=8, dropout=0.0))
+    train(root / "data", root / "colours", replace(TINY, epochs=5, dropout=0.0))
     return root / "colours"
 
 
 @pytest.fixture(scope="module")
 def served(colours, label_runs, tmp_path_factory):
     """Address of a server with three tasks, which asks for a token."""
-    root = tmp_path_factory.mktemp("server")
-    (root / "token").write_text(TOKEN)
+    token = tmp_path_factory.mktemp("server") / "token"
+    token.write_text(TOKEN)
     runs = [colours, label_runs["doing"], label_runs["tags"]]
-    flags = ["--port", "0", "--token-file", root / "token"]
-    command = [sys.executable, "-m", "st_adapter", "serve", *runs, *flags]
-    log = root / "log.txt"
-    with log.open("w") as said, subprocess.Popen(command, stdout=said, stderr=said) as process:
-        try:
-            wait_for(lambda: "http://" in log.read_text(), process)
-            yield re.search(r"http://[\w.]+:\d+", log.read_text())[0] + "/"
-        finally:
-            process.terminate()
+    with serving(*runs, "--token-file", token) as server:
+        yield server.address + "/"
 
 
 @pytest.fixture(scope="module")
@@ -276,7 +268,7 @@ def test_a_token_is_asked_for_and_kept_until_the_tab_is_closed(browser, served):
     context = browser.new_context()
     page = context.new_page()
     page.goto(served)
-    field = page.get_by_label("Token")
+    field = page.get_by_label("Token", exact=True)
     field.fill("a wrong one")
     page.keyboard.press("Enter")
     page.get_by_text("The token is not right.").wait_for()

@@ -4,7 +4,9 @@ import { ask } from "./api.js";
 import { clipName, closeCamera, openCamera, record } from "./camera.js";
 import { clamp, count, find, show } from "./dom.js";
 import { closeVideo, describeVideo, openVideo } from "./player.js";
-import { addTimelines, clearResults, noteTime, showAnswer, summary } from "./results.js";
+import {
+  addTimelines, clearResults, hasTimeline, noteTime, onTask, showAnswer, shownTask, summary, videoSeconds,
+} from "./results.js";
 import { chosenTasks, showTasks } from "./tasks.js";
 
 const TOP = 8;  // labels with a bar
@@ -65,53 +67,68 @@ function post(path, fields, signal) {
 
 const fileName = video => video.name ?? clipName(video);
 
-/**
- * Send a video and show its answer. Errors are shown, too.
- *
- * @returns whether there was an answer.
- */
-async function classify(video, { watching = false } = {}) {
-  const signal = beginJob(watching);
+/** Do what a person can cancel, and show errors. Returns whether it was done. */
+async function work(doing, isSeen = true) {
+  state.job?.abort();
+  const job = new AbortController();
+  state.job = job;
+  showError("");
+  show(find("work"), isSeen);
+  showProgress(0);
   try {
-    const names = chosenTasks();
-    if (!watching) openVideo(video);
-    refuseEarly(video, names);
-    await answer(video, names.map(name => ["task", name]), signal, watching);
+    await doing(job.signal);
     return true;
   } catch (error) {
     const cancelled = error.name === "AbortError";
     if (!cancelled) showError(error.message);
-    // Work that another video ended has nothing to say.
-    if (signal === state.job?.signal) say(cancelled ? "Cancelled." : "");
+    // Work that other work ended has nothing to say.
+    if (job === state.job) say(cancelled ? "Cancelled." : "");
     return false;
   } finally {
-    if (signal === state.job?.signal) endJob();
+    if (job === state.job) show(find("work"), false);
   }
 }
 
-async function answer(video, tasks, signal, watching) {
-  if (!watching) say("Sending the video…");
-  const found = await post("v1/predict", [["file", video], ["top", TOP], ["frames", true], ...tasks], signal);
-  showAnswer(found, state.tasks, !watching);
-  say(summary(found), true);
-  if (watching) return;
-  describeVideo(found.video.seconds, found.frames);
-  const long = tasks.filter(([, name]) => isLong(found.video.seconds, name));
-  if (!long.length) return;
+/** Send a video of a file, and show it beside its answer. */
+const classify = video => work(async signal => {
+  const names = chosenTasks();
+  clearResults();
+  openVideo(video);
+  refuseEarly(video, names);
+  say("Sending the video…");
+  const answer = await predict(video, names, signal);
+  showAnswer(answer, state.tasks, true);
+  describeVideo(answer.video.seconds, answer.frames);
+  say(summary(answer), true);
+  if (needsTimeline(shownTask())) await addTimeline(shownTask(), signal);
+});
+
+/** Send a clip of the camera, which stays in view. */
+const classifyLive = clip => work(async signal => {
+  const answer = await predict(clip, chosenTasks(), signal);
+  showAnswer(answer, state.tasks, false);
+  say(summary(answer), true);
+}, false);
+
+const predict = (video, names, signal) => post("v1/predict",
+  [["file", video], ["top", TOP], ["frames", true], ...names.map(name => ["task", name])], signal);
+
+/** Ask what one task says over time. The others are asked when they are looked at. */
+async function addTimeline(name, signal) {
   noteTime("Looking for what happens when…");
   try {
-    const { results } = await post("v1/timeline", [["file", video], ...long], signal);
-    addTimelines(results);
-    say(summary(found), true);
+    const fields = [["file", state.video], ["task", name]];
+    addTimelines((await post("v1/timeline", fields, signal)).results);
+    say("The timeline is there.", true);
   } catch (error) {
-    noteTime("");
+    if (signal === state.job.signal) noteTime("");
     throw error;
   }
 }
 
-function isLong(seconds, name) {
+function needsTimeline(name) {
   const window = state.tasks.find(task => task.name === name)?.window_seconds;
-  return Boolean(window) && seconds > LONG * window;
+  return Boolean(window) && !hasTimeline(name) && videoSeconds() > LONG * window;
 }
 
 /** Throw what the server would say, before the video is sent. */
@@ -121,23 +138,6 @@ function refuseEarly(video, names) {
   if (video.size > most * 1e6) {
     throw new Error(`${fileName(video)} has ${Math.ceil(video.size / 1e6)} MB; this server takes up to ${most} MB.`);
   }
-}
-
-function beginJob(watching) {
-  state.job?.abort();
-  state.job = new AbortController();
-  showError("");
-  if (!watching) {
-    clearResults();
-    show(find("work"));
-    showProgress(0);
-  }
-  return state.job.signal;
-}
-
-function endJob() {
-  state.job = null;
-  show(find("work"), false);
 }
 
 /** Take the first of the files that a person chose, dropped or pasted. */
@@ -178,7 +178,7 @@ async function watchStream(stream, watching) {
     // One clip is under way at a time: a slow server gets fewer clips, not a queue of them.
     if (!await answered || watching.discarded) return null;
     if (!goesOn()) return clip;
-    answered = classify(clip, { watching: true });
+    answered = classifyLive(clip);
   }
 }
 
@@ -243,6 +243,7 @@ async function start() {
   find("camera-stop").onclick = () => state.watching?.abort();
   find("cancel").onclick = () => state.job?.abort();
   find("again").onclick = () => classify(state.video);
+  onTask(name => { if (!state.watching && needsTimeline(name)) work(signal => addTimeline(name, signal)); });
   // A server can get and lose tasks while it runs.
   document.onvisibilitychange = () => { if (!document.hidden) loadTasks().catch(() => {}); };
   try {

@@ -9,7 +9,7 @@ const MOST_ROWS = 300;
 const [tabs, panel] = ["tabs", "answer"].map(find);
 
 // The task stays from one video to the next.
-const shown = { answer: null, timelines: {}, task: null, tasks: new Map() };
+const shown = { answer: null, timelines: {}, task: null, tasks: new Map(), listener: () => {} };
 
 export function clearResults() {
   Object.assign(shown, { answer: null, timelines: {} });
@@ -28,6 +28,20 @@ export function showAnswer(answer, tasks, withTime) {
   show(find("time-card"), withTime);
   showFrames(answer.frames);
   showTask(task);
+}
+
+export const shownTask = () => shown.task;
+
+export const videoSeconds = () => shown.answer.video.seconds;
+
+export const hasTimeline = task => task in shown.timelines;
+
+/** Call `listener(task)` when a person looks at another task. */
+export const onTask = listener => { shown.listener = listener; };
+
+function chooseTask(task) {
+  showTask(task);
+  shown.listener(task);
 }
 
 /** Add results of /v1/timeline. */
@@ -64,7 +78,7 @@ function showTabs(names) {
   show(tabs, names.length > 1);
   tabs.replaceChildren(...names.map((name, i) => make("button", {
     id: `tab-${i}`, role: "tab", "aria-selected": name === shown.task, "aria-controls": "answer",
-    tabIndex: name === shown.task ? 0 : -1, onclick: () => showTask(name),
+    tabIndex: name === shown.task ? 0 : -1, onclick: () => chooseTask(name),
   }, make("b", {}, name), make("span", {}, verdict(shown.answer.results[name])))));
   const selected = tabs.querySelector("[aria-selected=true]");
   panel.role = names.length > 1 ? "tabpanel" : "group";
@@ -77,7 +91,7 @@ tabs.addEventListener("keydown", event => {
   const names = Object.keys(shown.answer.results);
   if (!(event.key in steps)) return;
   event.preventDefault();
-  showTask(names.at((names.indexOf(shown.task) + steps[event.key]) % names.length));
+  chooseTask(names.at((names.indexOf(shown.task) + steps[event.key]) % names.length));
 });
 
 const listed = predicted => (typeof predicted === "string" ? predicted : predicted.join(", "));

@@ -45,5 +45,5 @@ function sampling({ labels, frames, views, window_seconds, top1 }) {
   const facts = [count(labels.length, "label"), clips > 1 ? `${clips} × ${frames} frames` : count(frames, "frame")];
   if (window_seconds) facts.push(`trained on clips of ${window_seconds.toFixed(1)} s`);
   if (typeof top1 === "number") facts.push(`top-1 accuracy ${percent(top1)}`);
-  return facts.join(" · ");
+  return facts.map(fact => fact.replaceAll(" ", "\u00a0")).join(" · ");  // lines break between facts
 }
