@@ -13,12 +13,17 @@ from st_adapter.cli.main import main
 from st_adapter.evaluation.predict import Predictor
 from st_adapter.evaluation.timeline import Timeline
 
-NAMES = ("light", "speed", "doing", "tags", "longer", "full")
+NAMES = ("light", "speed", "doing", "tags", "longer", "full", "run")
 
 
 @pytest.fixture(scope="module")
-def server(label_runs):
-    with serving(*(label_runs[name] for name in NAMES), "--max-seconds", 20) as server:
+def runs(label_runs, trained_run):
+    return label_runs | {"run": trained_run}
+
+
+@pytest.fixture(scope="module")
+def server(runs):
+    with serving(*(runs[name] for name in NAMES), "--max-seconds", 20) as server:
         yield server
 
 
@@ -59,21 +64,20 @@ def test_tasks_are_described(server):
     }
 
 
-def test_the_accuracy_of_a_run_is_told(trained_run):
-    with serving(trained_run) as server:
-        (task,) = server.client.get("/v1/tasks").json()["tasks"]
+def test_the_accuracy_of_a_run_is_told(server, trained_run):
+    task = server.client.get("/v1/tasks").json()["tasks"][-1]
     evaluation = json.loads((trained_run / "eval.json").read_text())
     assert task["top1"] == evaluation["top1"]
     assert task["window_seconds"] > 0
 
 
-def test_answers_are_those_of_predict(server, label_runs, clip, capsys):
+def test_answers_are_those_of_predict(server, runs, clip, capsys):
     answer = server.predict(clip).json()
     assert tuple(answer["results"]) == NAMES
     assert answer["video"] == {"seconds": 0.8, "width": 64, "height": 48, "num_frames": 8}
     assert answer["frames"] == []
     for name, result in answer["results"].items():
-        (printed,) = printed_by_predict(capsys, label_runs[name], [clip], "--top", "5")
+        (printed,) = printed_by_predict(capsys, runs[name], [clip], "--top", "5")
         assert result["predicted"] == printed["predicted"]
         assert result["scores"] == printed["predictions"]
         assert result["heads"] == printed.get("heads", {})
@@ -95,7 +99,7 @@ def test_requests_at_the_same_time_get_their_own_answers(server, label_runs, lab
 def test_frames_that_were_looked_at_are_shown(server, tmp_path):
     path = write_video(tmp_path / "long.mp4", blinking(True, 0, 40))
     answer = server.predict(path, task="light", frames="true", top=1).json()
-    assert [frame["seconds"] for frame in answer["frames"]] == [0.5, 1.5, 2.5, 3.4]
+    assert [frame["seconds"] for frame in answer["frames"]] == [0.5, 1.5, 2.4, 3.4]
     assert all(f["image"].startswith("data:image/jpeg;base64,/9j/") for f in answer["frames"])
     assert len(answer["results"]["light"]["scores"]) == 1
 
@@ -124,7 +128,7 @@ def test_a_timeline_is_that_of_the_predictor(server, label_runs, tmp_path):
 
 
 def test_curl_works_as_in_the_guide(server, clip):
-    command = ["curl", "-sf", "-F", f"file=@{clip}", "-F", "task=tags"]
+    command = ["curl", "-s", "-F", f"file=@{clip}", "-F", "task=tags"]
     done = subprocess.run(
         [*command, f"{server.address}/v1/predict"], capture_output=True, check=True
     )

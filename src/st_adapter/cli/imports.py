@@ -5,8 +5,12 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import import_module
+from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from st_adapter.evaluation.predict import Predictor
 
 
 class DeferredModule(ModuleType):
@@ -17,6 +21,17 @@ class DeferredModule(ModuleType):
             raise AttributeError(name)  # the import system probes for some of these
         _remove_deferred()
         return getattr(import_module(self.__name__), name)
+
+
+def import_predictor(run: Path) -> "type[Predictor]":
+    """Import what a Predictor of a run, or of an exported file, needs; return the class."""
+    from st_adapter.evaluation.predict import Predictor
+    from st_adapter.model.exported import is_exported
+
+    if not is_exported(run):
+        with quick_imports():
+            import_module("st_adapter.evaluation.torch_scorer")
+    return Predictor
 
 
 @contextmanager

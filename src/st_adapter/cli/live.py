@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from st_adapter.cli.imports import quick_imports
+from st_adapter.cli.imports import import_predictor
 from st_adapter.cli.options import PATH, RUN_DEFAULTS, verb
 from st_adapter.cli.use import THRESHOLD, UNCALIBRATED, records
 from st_adapter.config import parse_views
@@ -75,11 +75,9 @@ def watch(
     object per line. A stream that goes away is tried again until Ctrl-C.
     """
     chosen = parse_views(views) if views else None
-    with quick_imports():
-        from st_adapter.data.live.source import parse_source
-        from st_adapter.evaluation.predict import Predictor
-        from st_adapter.evaluation.watch import WatchOptions
-        from st_adapter.evaluation.watch import watch as watch_source
+    from st_adapter.data.live.source import parse_source
+    from st_adapter.evaluation.watch import WatchOptions
+    from st_adapter.evaluation.watch import watch as watch_source
 
     where = parse_source(source)
     how = WatchOptions(
@@ -89,7 +87,7 @@ def watch(
         limit_seconds=seconds,
         timeout_seconds=timeout,
     )
-    predictor = Predictor(run, views=chosen, calibrated=not uncalibrated, **options)
+    predictor = import_predictor(run)(run, views=chosen, calibrated=not uncalibrated, **options)
     with _quiet_end_of_pipe():
         for result in watch_source(predictor, where, how):
             click.echo(json.dumps(_record(result, top)))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from st_adapter.cli import DONE, SOME_FAILED
-from st_adapter.cli.imports import quick_imports
+from st_adapter.cli.imports import import_predictor
 from st_adapter.cli.options import PATH, RUN_DEFAULTS, RUN_SETTINGS, verb
 from st_adapter.cli.use import UNCALIBRATED
 from st_adapter.common.clock import clock, parse_clock
@@ -121,15 +121,14 @@ def timeline(
     model = {name: options.pop(name) for name in _SETTINGS if name in options}
     model |= {"views": parse_views(views) if views else None, "calibrated": not uncalibrated}
     _check_part(options["start_seconds"], options["end_seconds"])
-    with quick_imports():
-        from st_adapter.evaluation.predict import Predictor, expand
+    from st_adapter.evaluation.predict import expand
 
     paths = expand(videos)
     if out is not None:
         from st_adapter.report.timeline_files import find_format
 
         find_format(out, len(paths))
-    predictor = Predictor(run, **model)
+    predictor = import_predictor(run)(run, **model)
     found: list[Timeline] = []
     try:
         for path in paths:

@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from st_adapter.cli import DONE, SOME_FAILED
-from st_adapter.cli.imports import quick_imports
+from st_adapter.cli.imports import import_predictor, quick_imports
 from st_adapter.cli.options import DATA_SETTINGS, PATH, RUN_DEFAULTS, RUN_SETTINGS, verb
 from st_adapter.config import DataConfig, parse_views
 from st_adapter.errors import ArgumentError
@@ -152,7 +152,8 @@ def predict(
 ) -> int:
     """Label videos with the classifier in RUN.
 
-    VIDEOs are video files, URLs of such files, or folders that contain them.
+    VIDEOs are video files, URLs of such files, or folders that contain them. RUN can also be a
+    file that `export` wrote, such as model.onnx.
 
     With --out, the labels go to a table. VIDEOs can then also be lists of paths (.txt), tables with
     a column `path` (.csv, .tsv, .parquet) and WebDataset shards (.tar), and several RUNs that were
@@ -210,16 +211,15 @@ def _print_labels(
         raise ArgumentError(
             f"{lists[0]} is a list of videos; add --out FILE to label them into a table"
         )
-    with quick_imports():
-        from st_adapter.common.progress import bar
-        from st_adapter.data.videos import Skipped
-        from st_adapter.evaluation.predict import Predictor, expand
+    from st_adapter.common.progress import bar
+    from st_adapter.data.videos import Skipped
+    from st_adapter.evaluation.predict import expand
 
     paths = expand(videos)
     workers = settings.pop("workers")
     if len(paths) <= 8:
         workers = 0  # starting workers takes longer than decoding so few videos
-    predictor = Predictor(run, **settings)
+    predictor = import_predictor(run)(run, **settings)
     failed = 0
     with bar("predicting", len(paths)) as progress:
         for result in predictor.predict(paths, workers):

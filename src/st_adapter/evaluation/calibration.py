@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 from numpy import ndarray
-from scipy.special import expit, logit, softmax
 
 from st_adapter.common.task import Task
 
@@ -39,14 +38,20 @@ def calibrate(
     if not temperatures:
         return scores
     if task.multi_label:
-        scaled: ndarray = expit(logit(scores.clip(_SMALLEST)) / np.float32(temperatures[0]))
+        with np.errstate(over="ignore"):  # the score is then 0
+            inverse = (1 / scores.clip(_SMALLEST) - 1) ** np.float32(1 / temperatures[0])
+        scaled: ndarray = 1 / (1 + inverse)
         return scaled
-    logs = np.log(scores.clip(_SMALLEST))
     slices = [own for _, own in task.slices(scores.shape[1])]
     parts = zip(slices, temperatures, strict=True)
-    return np.concatenate(
-        [softmax(logs[:, own] / np.float32(value), axis=1) for own, value in parts], axis=1
-    )
+    return np.concatenate([_sharpen(scores[:, own], 1 / value) for own, value in parts], axis=1)
+
+
+def _sharpen(scores: Float[ndarray, "n c"], power: float) -> Float[ndarray, "n c"]:
+    """Return the softmax of `power` times the logarithms of scores."""
+    relative = (scores / scores.max(1, keepdims=True)).clip(_SMALLEST) ** np.float32(power)
+    raised: ndarray = relative / relative.sum(1, keepdims=True)
+    return raised
 
 
 def fit_temperatures(

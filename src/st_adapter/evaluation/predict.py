@@ -27,11 +27,15 @@ from st_adapter.evaluation.timeline import (
     make_timeline,
 )
 from st_adapter.evaluation.windows import Advance
+from st_adapter.model.exported import ExportedModel, is_exported
 from st_adapter.model.spec import ModelSpec
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from st_adapter.config import ClipConfig
+    from st_adapter.evaluation.exported_scorer import ExportedScorer
+    from st_adapter.evaluation.torch_scorer import TorchScorer
     from st_adapter.model.classifier import VideoClassifier
 
 
@@ -102,9 +106,10 @@ class Predictor:
         ('Diving', 0.412)
 
     Args:
-        run: A run folder, an adapter folder (one that contains `adapter_config.json`), or a
-            `VideoClassifier`. A classifier is used itself, not copied: it is put in evaluation mode
-            and moved to `device`.
+        run: A run folder, an adapter folder (one that contains `adapter_config.json`), an exported
+            file (`model.onnx`), or a `VideoClassifier`. A classifier is used itself, not copied: it
+            is put in evaluation mode and moved to `device`. An exported file runs on the CPU in its
+            own precision.
         weights: Where to find the backbone's weights: "hub", "package", "random" or a file. By
             default they come from the source that the folder records. Not for a classifier, which
             has its weights.
@@ -138,8 +143,9 @@ class Predictor:
 
     Raises:
         CheckpointError: If the folder cannot be read or does not fit the backbone.
-        ArgumentError: If an argument is invalid, the weights or the device are not available, the
-            backbone does not accept frames of this size, or the model cannot be compiled.
+        ArgumentError: If an argument is invalid or does not apply to an exported file, the weights
+            or the device are not available, the backbone does not accept frames of this size, or
+            the model cannot be compiled.
         MemoryShortError: If a clip does not fit in memory.
     """
 
@@ -159,13 +165,11 @@ class Predictor:
         decoder: Decoder = "pyav",
         compile: bool = False,
     ) -> None:
-        from st_adapter.evaluation.torch_scorer import make_scorer
-
         if batch_size < 1:
             raise ArgumentError(f"batch_size must be at least 1, not {batch_size}")
         changes = {"views": views, "frames": frames, "size": size}
         given: dict[str, Any] = {k: v for k, v in changes.items() if v is not None}
-        self.scorer, self.clip = make_scorer(
+        self.scorer, self.clip = _make_scorer(
             run,
             given,
             weights=weights,
@@ -180,8 +184,18 @@ class Predictor:
 
     @property
     def model(self) -> "VideoClassifier":
-        """The classifier, in evaluation mode on its device."""
-        return self.scorer.model
+        """The `VideoClassifier`, in evaluation mode on its device.
+
+        Raises:
+            ArgumentError: If the predictor runs an exported file, which has none.
+        """
+        model: Any = self.scorer.model
+        if isinstance(model, ExportedModel):
+            raise ArgumentError(
+                f"{model.path} is an exported file, which has no PyTorch model; use the run that "
+                "it was made from"
+            )
+        return model  # type: ignore[no-any-return]
 
     @overload
     def __call__(
@@ -427,6 +441,19 @@ class Predictor:
 
     def _reader(self, inputs: Inputs, workers: int) -> Reader:
         return make_reader(self.decoder, workers, self.scorer.device, inputs.probe)
+
+
+def _make_scorer(
+    run: "str | Path | VideoClassifier", changes: dict[str, Any], **options: Any
+) -> "tuple[TorchScorer | ExportedScorer, ClipConfig]":
+    """Load a run with torch, or open an exported file without it, because its import is slow."""
+    if isinstance(run, str | Path) and is_exported(run):
+        from st_adapter.evaluation import exported_scorer
+
+        return exported_scorer.make_scorer(Path(run), changes, **options)
+    from st_adapter.evaluation import torch_scorer
+
+    return torch_scorer.make_scorer(run, changes, **options)
 
 
 def make_prediction(path: Path, raw: Float[ndarray, "1 classes"], spec: ModelSpec) -> Prediction:

@@ -12,6 +12,7 @@ from st_adapter.evaluation.predict import Predictor
 from st_adapter.methods import METHODS
 from st_adapter.model import checkpoint
 from st_adapter.model.build import load
+from st_adapter.model.exported import is_exported
 from st_adapter.model.spec import ModelSpec
 
 
@@ -73,6 +74,11 @@ def read_runs(paths: Sequence[str | Path]) -> tuple[Run, ...]:
     """
     if not paths:
         raise ArgumentError("no run was given; give one or more run folders")
+    exported = [path for path in paths if is_exported(path)]
+    if exported:
+        raise ArgumentError(
+            f"{exported[0]} is an exported file; a table needs the run that it was made from"
+        )
     places = [Path(path).absolute() for path in paths]
     folders = [checkpoint.find(place) for place in places]
     if len({folder.resolve() for folder in folders}) < len(folders):

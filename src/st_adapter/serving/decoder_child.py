@@ -83,7 +83,6 @@ def _answer(request: dict[str, Any], opened: dict[str, VideoInfo]) -> Iterator[b
     for number, frame in reader.stream_frames(path, numbers, side, info, square):
         yield _json(number=number, shape=frame.shape)
         yield np.ascontiguousarray(frame).data.cast("B")
-    yield _json(ended=True)
 
 
 def _describe(info: VideoInfo) -> Iterator[bytes | memoryview]:

@@ -308,15 +308,16 @@ class OpenVideo:
             short_side=short_side,
             square_pixels=square_pixels,
         )
-        while "number" in answer:
+        for place in range(len(numbers)):
+            answer = answer if place == 0 else self._decoder.next_message()
             with _agreed():
                 number = int(answer["number"])
                 height, width, channels = (int(n) for n in answer["shape"])
                 if not 0 < height * width <= _MOST_STRETCHED * short_side**2 or channels != 3:
                     raise ValueError(f"{answer['shape']}")
-            yield number, self._decoder.next_array([height, width, 3])
-            answer = self._decoder.next_message()
-        self._decoder.is_idle = True
+            frame = self._decoder.next_array([height, width, 3])
+            self._decoder.is_idle = place == len(numbers) - 1
+            yield number, frame
 
 
 @dataclass(frozen=True, kw_only=True)
