@@ -46,7 +46,10 @@ function send(method, path, { form, signal, onProgress }) {
     const token = sessionStorage.getItem(TOKEN);
     if (token !== null) call.setRequestHeader("Authorization", `Bearer ${token}`);
     call.upload.onprogress = event => onProgress?.(event.loaded / event.total);
-    call.onload = () => (call.status === 200 ? resolve(JSON.parse(call.responseText)) : reject(toError(call)));
+    call.onload = () => {
+      if (call.status === 200) resolve(JSON.parse(call.responseText));
+      else reject(toError(call));
+    };
     call.onerror = () => reject(new ApiError(brokenMessage(form)));
     call.onabort = cancelled;
     signal?.addEventListener("abort", () => call.abort());
@@ -56,7 +59,7 @@ function send(method, path, { form, signal, onProgress }) {
 
 // A server that refuses a large upload closes the connection, often before its reason is read.
 const brokenMessage = form => (form
-  ? "The connection broke while the video was sent: the server stopped, or the file is larger than it takes."
+  ? "The connection broke. The server may have stopped, or the file is larger than it takes."
   : "The server does not answer. Is it still running?");
 
 function toError(call) {

@@ -5,7 +5,8 @@ import { clipName, closeCamera, openCamera, record } from "./camera.js";
 import { clamp, count, find, show } from "./dom.js";
 import { closeVideo, describeVideo, openVideo } from "./player.js";
 import {
-  addTimelines, clearResults, hasTimeline, noteTime, onTask, showAnswer, shownTask, summary, videoSeconds,
+  addTimelines, clearResults, hasTimeline, noteTime, onTask, showAnswer, shownTask, summary,
+  videoSeconds,
 } from "./results.js";
 import { chosenTasks, showTasks } from "./tasks.js";
 
@@ -14,7 +15,7 @@ const LONG = 1.5;  // a video this many times longer than training clips gets a 
 
 const state = { tasks: [], limits: {}, video: null, job: null, watching: null };
 
-/** Say how the work goes. What is `spoken` can be seen elsewhere, and is only for screen readers. */
+/** Say how the work goes. What can be seen elsewhere is `spoken`: only for screen readers. */
 function say(text, spoken = false) {
   const status = find("status");
   status.classList.toggle("spoken", spoken || !text);
@@ -136,7 +137,8 @@ function refuseEarly(video, names) {
   const most = state.limits.megabytes;
   if (!names.length) throw new Error("Choose at least one task.");
   if (video.size > most * 1e6) {
-    throw new Error(`${fileName(video)} has ${Math.ceil(video.size / 1e6)} MB; this server takes up to ${most} MB.`);
+    const size = Math.ceil(video.size / 1e6);
+    throw new Error(`${fileName(video)} has ${size} MB; this server takes up to ${most} MB.`);
   }
 }
 
@@ -171,7 +173,9 @@ async function watch() {
 
 /** Send all clips but the last, which is returned; null if it is no longer wanted. */
 async function watchStream(stream, watching) {
-  const onSecond = left => { find("camera-note").textContent = `Recording, ${count(left, "second")} left`; };
+  const onSecond = left => {
+    find("camera-note").textContent = `Recording, ${count(left, "second")} left`;
+  };
   const goesOn = () => find("keep").checked && !watching.signal.aborted;
   for (let answered = true; ;) {
     const clip = await record(stream, clipSeconds(), watching.signal, onSecond);
@@ -212,8 +216,9 @@ function stopWatching() {
 
 /** As long as the clips of training, within what a person waits for. */
 function clipSeconds() {
-  const windows = state.tasks.filter(task => chosenTasks().includes(task.name)).map(task => task.window_seconds ?? 3);
-  return Math.round(clamp(Math.max(3, ...windows), 3, 10));
+  const asked = state.tasks.filter(task => chosenTasks().includes(task.name));
+  const longest = Math.max(...asked.map(task => task.window_seconds ?? 0), 0);
+  return Math.round(clamp(longest, 3, 10));
 }
 
 function listenForFiles() {
@@ -223,7 +228,9 @@ function listenForFiles() {
   addEventListener("paste", event => take([...event.clipboardData.files]));
   // A video may be dropped anywhere; else the browser would leave the page and open it.
   addEventListener("dragover", event => { event.preventDefault(); drop.classList.add("over"); });
-  addEventListener("dragleave", event => { if (!event.relatedTarget) drop.classList.remove("over"); });
+  addEventListener("dragleave", event => {
+    if (!event.relatedTarget) drop.classList.remove("over");  // it left the page
+  });
   addEventListener("drop", event => {
     event.preventDefault();
     drop.classList.remove("over");
@@ -243,7 +250,9 @@ async function start() {
   find("camera-stop").onclick = () => state.watching?.abort();
   find("cancel").onclick = () => state.job?.abort();
   find("again").onclick = () => classify(state.video);
-  onTask(name => { if (!state.watching && needsTimeline(name)) work(signal => addTimeline(name, signal)); });
+  onTask(name => {
+    if (!state.watching && needsTimeline(name)) work(signal => addTimeline(name, signal));
+  });
   // A server can get and lose tasks while it runs.
   document.onvisibilitychange = () => { if (!document.hidden) loadTasks().catch(() => {}); };
   try {

@@ -4,7 +4,7 @@
 const TYPES = ["video/webm;codecs=vp8", "video/webm", "video/mp4"];
 
 const REASONS = {
-  NotAllowedError: "The browser did not allow the camera. Allow it for this page in the browser's settings.",
+  NotAllowedError: "The browser did not allow the camera. Allow it in the settings of this page.",
   NotFoundError: "No camera was found.",
   NotReadableError: "The camera cannot be read; another program may be using it.",
 };
@@ -24,7 +24,7 @@ export async function openCamera() {
 
 export const closeCamera = stream => stream.getTracks().forEach(track => track.stop());
 
-/** Record a clip of some seconds; shorter if `signal` is aborted. `onSecond` counts what is left. */
+/** Record a clip of some seconds, or until `signal` is aborted. `onSecond` counts what is left. */
 export function record(stream, seconds, signal, onSecond) {
   return new Promise((resolve, reject) => {
     const mimeType = TYPES.find(type => MediaRecorder.isTypeSupported(type));
@@ -35,7 +35,10 @@ export function record(stream, seconds, signal, onSecond) {
     const timer = setInterval(() => { onSecond(--left); if (left <= 0) stop(); }, 1000);
     recorder.ondataavailable = event => parts.push(event.data);
     recorder.onerror = event => { clearInterval(timer); reject(event.error); };
-    recorder.onstop = () => { clearInterval(timer); resolve(new Blob(parts, { type: recorder.mimeType })); };
+    recorder.onstop = () => {
+      clearInterval(timer);
+      resolve(new Blob(parts, { type: recorder.mimeType }));
+    };
     signal.addEventListener("abort", stop);
     onSecond(left);
     recorder.start();

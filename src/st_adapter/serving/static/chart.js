@@ -5,14 +5,16 @@ import { onMove, position, seek } from "./player.js";
 
 const SERIES = 6;  // colours in style.css
 const MOST_POINTS = 400;  // of a line; a mean of neighbouring windows would hide short moments
-const TICK_SECONDS = [0.1, 0.2, 0.5, 1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 14400];
+const TICK_SECONDS = [
+  0.1, 0.2, 0.5, 1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 14400,
+];
 const LETTER_WIDTH = 7;
 const [LANE, BAR, AXIS] = [34, 12, 22];
 
 const chart = find("chart");
 const now = { seconds: 0, marks: [], timeline: null, lanes: [], playhead: null };
 
-/** Show a video of some seconds: the frames that were looked at and, if there is one, its timeline. */
+/** Show the axis of a video: the times that were looked at and, if there is one, its timeline. */
 export function showChart(seconds, marks, timeline) {
   const lanes = timeline ? chooseLanes(timeline) : [];
   Object.assign(now, { seconds: Math.max(seconds, 0.1), marks, timeline, lanes });
@@ -31,27 +33,32 @@ function chooseLanes({ labels, spans, windows }) {
   for (const { label, start_seconds, end_seconds } of spans) {
     total.set(label, (total.get(label) ?? 0) + end_seconds - start_seconds);
   }
-  const highest = labels.map((_, i) => Math.max(0, ...windows.map(window => window.scores[i])));
+  const highest = labels.map((_, i) => (
+    windows.reduce((most, { scores }) => Math.max(most, scores[i]), 0)));
+  const seconds = ({ name }) => total.get(name) ?? 0;
   const named = labels.map((name, index) => ({ name, index }))
     .filter(({ name }) => total.has(name) || !total.size)
-    .sort((a, b) => (total.get(b.name) ?? 0) - (total.get(a.name) ?? 0) || highest[b.index] - highest[a.index]);
+    .sort((a, b) => seconds(b) - seconds(a) || highest[b.index] - highest[a.index]);
   const lanes = named.slice(0, SERIES).map(({ name, index }) => (
     { name, index, spans: spans.filter(span => span.label === name) }));
   const others = named.slice(SERIES).map(({ name }) => name);
   const rest = spans.filter(span => others.includes(span.label));
-  return rest.length ? [...lanes, { name: `${others.length} other labels`, index: null, spans: rest }] : lanes;
+  if (rest.length) lanes.push({ name: `${others.length} other labels`, index: null, spans: rest });
+  return lanes;
 }
 
 function redraw() {
   const width = chart.clientWidth;
   if (!width) return;
   const plot = now.timeline ? (width < 500 ? 120 : 170) : 0;
-  const area = { left: plot ? 46 : 8, right: width - 14, plot, foot: plot + now.lanes.length * LANE + 16 };
+  const foot = plot + now.lanes.length * LANE + 16;
+  const area = { left: plot ? 46 : 8, right: width - 14, plot, foot };
   const x = seconds => area.left + (area.right - area.left) * seconds / now.seconds;
   now.area = area;
-  now.playhead = draw("line", { class: "playhead", y1: 2, y2: area.foot + 6 });
-  const height = area.foot + AXIS;
-  chart.replaceChildren(draw("svg", { viewBox: `0 0 ${width} ${height}`, height, "aria-hidden": true },
+  now.playhead = draw("line", { class: "playhead", y1: 2, y2: foot + 6 });
+  const height = foot + AXIS;
+  const viewBox = `0 0 ${width} ${height}`;
+  chart.replaceChildren(draw("svg", { viewBox, height, "aria-hidden": true },
     ...(plot ? [...drawScale(area), ...drawLines(area, x)] : []),
     ...now.lanes.flatMap((lane, i) => drawLane(lane, area.plot + 4 + i * LANE, area, x)),
     ...drawAxis(area, x), ...drawMarks(area, x), now.playhead));
@@ -61,9 +68,10 @@ function redraw() {
 function drawScale({ left, right, plot }) {
   return [0, 0.5, 1].flatMap(share => {
     const y = plotY(share, plot);
+    const text = share === 1 ? "100 %" : `${100 * share}`;
     return [
       draw("line", { class: "grid-line", x1: left, x2: right, y1: y, y2: y }),
-      draw("text", { class: "tick end", x: left - 6, y: y + 4 }, share === 1 ? "100 %" : `${100 * share}`),
+      draw("text", { class: "tick end", x: left - 6, y: y + 4 }, text),
     ];
   });
 }
@@ -79,11 +87,11 @@ function drawLines({ plot }, x) {
       const group = windows.slice(first, first + size);
       const middle = (group[0].start_seconds + group.at(-1).end_seconds) / 2;
       const score = Math.max(...group.map(window => window.scores[index]));
-      points.push([x(Math.min(middle, now.seconds)), plotY(score, plot)]);
+      points.push([x(Math.min(middle, now.seconds)).toFixed(1), plotY(score, plot).toFixed(1)]);
     }
     return points.length === 1
       ? draw("circle", { class: `dot series-${i}`, cx: points[0][0], cy: points[0][1], r: 4 })
-      : draw("polyline", { class: `line series-${i}`, points: points.map(p => p.map(v => v.toFixed(1)).join()).join(" ") });
+      : draw("polyline", { class: `line series-${i}`, points: points.join(" ") });
   }).reverse();  // the line of the most frequent label is drawn last, above the others
 }
 
@@ -91,23 +99,26 @@ function drawLane(lane, top, { left, right }, x) {
   const letters = Math.floor((right - left) / LETTER_WIDTH);
   const name = lane.name.length > letters ? `${lane.name.slice(0, letters - 1)}…` : lane.name;
   const series = lane.index === null ? "series-rest" : `series-${now.lanes.indexOf(lane)}`;
+  const place = { y: top + 18, height: BAR, rx: 2 };
+  const rail = draw("rect", { ...place, class: "rail", x: left, width: right - left });
   const bars = lane.spans.map(span => draw("rect", {
-    class: `bar ${series}`, x: x(span.start_seconds), y: top + 18, rx: 2, height: BAR,
+    ...place, class: `bar ${series}`, x: x(span.start_seconds),
     width: Math.max(1.5, x(span.end_seconds) - x(span.start_seconds) - 1),
   }));
-  const rail = draw("rect", { class: "rail", x: left, y: top + 18, rx: 2, height: BAR, width: right - left });
   return [rail, ...bars, draw("text", { class: "name", x: left, y: top + 13 }, name)];
 }
 
 function drawAxis({ left, right, foot }, x) {
   const most = clamp(Math.floor((right - left) / 80), 2, 10);
   const step = TICK_SECONDS.find(s => now.seconds / s <= most) ?? TICK_SECONDS.at(-1);
-  const ticks = Array.from({ length: Math.floor(now.seconds / step + 1e-6) + 1 }, (_, i) => i * step);
+  const length = Math.floor(now.seconds / step + 1e-6) + 1;
+  const ticks = Array.from({ length }, (_, i) => i * step);
   return [
     draw("line", { class: "axis", x1: left, x2: right, y1: foot, y2: foot }),
     ...ticks.flatMap(seconds => [
       draw("line", { class: "axis", x1: x(seconds), x2: x(seconds), y1: foot, y2: foot + 4 }),
-      draw("text", { class: `tick ${seconds ? "middle" : ""}`, x: x(seconds), y: foot + 18 }, clock(seconds, step < 1)),
+      draw("text", { class: seconds ? "tick middle" : "tick", x: x(seconds), y: foot + 18 },
+        clock(seconds, step < 1)),
     ]),
   ];
 }
@@ -137,7 +148,8 @@ function seekToPointer(event) {
 function target(key) {
   const at = position();
   const step = clamp(now.seconds / 50, 0.1, 5);
-  const starts = now.timeline?.spans.length ? now.timeline.spans.map(span => span.start_seconds) : now.marks;
+  const spans = now.timeline?.spans ?? [];
+  const starts = spans.length ? spans.map(span => span.start_seconds) : now.marks;
   switch (key) {
     case "ArrowRight": case "ArrowUp": return at + step;
     case "ArrowLeft": case "ArrowDown": return at - step;

@@ -1,4 +1,4 @@
-// Where in the video we are: in the player, or, if the browser cannot play it, at the nearest picture.
+// Where in the video we are: in the player or, if the browser cannot play it, in pictures of it.
 
 import { clamp, find, show } from "./dom.js";
 
@@ -70,7 +70,7 @@ function giveUpPlaying() {
 }
 
 function showPictures() {
-  note.textContent = "This browser cannot play this format. These are the frames that the model saw.";
+  note.textContent = "This browser cannot play this format. The frames that the model saw are shown.";
   show(note);
   seek(0);
 }

@@ -23,7 +23,8 @@ export function clearResults() {
 export function showAnswer(answer, tasks, withTime) {
   const names = Object.keys(answer.results);
   const task = names.includes(shown.task) ? shown.task : names[0];
-  Object.assign(shown, { answer, timelines: {}, tasks: new Map(tasks.map(each => [each.name, each])) });
+  const byName = new Map(tasks.map(each => [each.name, each]));
+  Object.assign(shown, { answer, timelines: {}, tasks: byName });
   show(find("answer-card"));
   show(find("time-card"), withTime);
   showFrames(answer.frames);
@@ -66,8 +67,8 @@ function showTask(task) {
   const timeline = shown.timelines[task];
   const [first, ...others] = Object.keys(results);
   const several = others.length > 0;
-  find("h-frames").textContent = several ? `Frames that the model saw for ${first}` : "Frames that the model saw";
-  find("h-time").textContent = several ? `Over time: ${task}` : "Over time";
+  find("h-frames").textContent = `Frames that the model saw${several ? ` for ${first}` : ""}`;
+  find("h-time").textContent = `Over time${several ? `: ${task}` : ""}`;
   showChart(video.seconds, frames.map(frame => frame.seconds), timeline);
   showSpans(timeline?.spans);
   showNow(position());
@@ -102,13 +103,16 @@ const verdict = ({ predicted }) => listed(predicted) || "no label";
 function describe(result, task) {
   const heads = Object.entries(result.heads ?? {});
   const isOne = typeof result.predicted === "string";
-  const score = isOne ? result.scores.find(({ label }) => label === result.predicted)?.score : undefined;
-  const said = make("p", { className: "verdict" }, make("b", {}, listed(result.predicted) || "No label"),
-    ...(score === undefined ? [] : [" ", make("span", {}, percent(score))]));
+  const best = isOne && result.scores.find(({ label }) => label === result.predicted);
+  const said = make("p", { className: "verdict" },
+    make("b", {}, listed(result.predicted) || "No label"),
+    ...(best ? [" ", make("span", {}, percent(best.score))] : []));
   const threshold = task?.kind === "multi" ? task.threshold ?? 0.5 : null;
   const why = threshold === null ? [] : [make("p", { className: "quiet small" },
-    `${result.predicted.length ? "Labels" : "No label"} with a score of at least ${percent(threshold)}.`)];
-  if (!heads.length) return [said, ...why, bars(result.scores, [result.predicted].flat(), threshold)];
+    `${result.predicted.length ? "Labels" : "No label"} with at least ${percent(threshold)}.`)];
+  if (!heads.length) {
+    return [said, ...why, bars(result.scores, [result.predicted].flat(), threshold)];
+  }
   return [said, ...heads.flatMap(([name, scores], i) => [
     make("h3", {}, name), bars(scores, [result.predicted[i]], null)])];
 }
@@ -123,7 +127,8 @@ function bars(scores, predicted, threshold) {
       mark.style.left = `${100 * threshold}%`;
     }
     return make("li", { className: predicted.includes(label) ? "own" : "" },
-      make("span", { className: "name" }, label), track, make("span", { className: "value" }, percent(score)));
+      make("span", { className: "name" }, label), track,
+      make("span", { className: "value" }, percent(score)));
   }));
 }
 
@@ -152,9 +157,10 @@ function spanRow({ label, start_seconds, end_seconds, score }) {
     seek(start_seconds, true);
     find("stage").scrollIntoView({ block: "nearest" });
   };
+  const button = { className: "link", onclick: play, "aria-label": `${start}, play ${label}` };
+  const texts = [clock(end_seconds), (end_seconds - start_seconds).toFixed(1), percent(score)];
   return make("tr", {}, make("th", { scope: "row" }, label),
-    make("td", {}, make("button", { className: "link", onclick: play, "aria-label": `${start}, play ${label}` }, start)),
-    ...[clock(end_seconds), (end_seconds - start_seconds).toFixed(1), percent(score)].map(text => make("td", {}, text)));
+    make("td", {}, make("button", button, start)), ...texts.map(text => make("td", {}, text)));
 }
 
 /** Tell the labels at the playhead, as a line and as a mark in the table. */

@@ -10,9 +10,11 @@ let boxes = [];
 export function showTasks(tasks, errors) {
   const left = new Set(boxes.filter(box => !box.checked).map(box => box.value));
   boxes = [];
-  find("meta").replaceChildren(...facts(tasks).map(([name, value]) => make("li", {}, `${name} `, make("b", {}, value))));
+  find("meta").replaceChildren(...facts(tasks).map(([name, value]) => (
+    make("li", {}, `${name} `, make("b", {}, value)))));
   const entries = tasks.map(task => entry(task, tasks.length > 1, !left.has(task.name)));
-  find("tasks").replaceChildren(...[...entries, ...errors.map(failed)].map(parts => make("li", {}, ...parts)));
+  const items = [...entries, ...errors.map(failed)];
+  find("tasks").replaceChildren(...items.map(parts => make("li", {}, ...parts)));
   show(find("tasks-card"));
 }
 
@@ -21,16 +23,19 @@ export const chosenTasks = () => boxes.filter(box => box.checked).map(box => box
 
 const facts = tasks => {
   const distinct = key => [...new Set(tasks.map(task => task[key]).filter(Boolean))].join(", ");
-  return [["Image model", distinct("backbone")], ["Method", distinct("method")]].filter(([, value]) => value);
+  const found = [["Image model", distinct("backbone")], ["Method", distinct("method")]];
+  return found.filter(([, value]) => value);
 };
 
-const failed = ({ name, error }) => [make("b", {}, name), make("p", { className: "wrong small" }, `Not available: ${error}`)];
+const failed = ({ name, error }) => [
+  make("b", {}, name), make("p", { className: "wrong small" }, `Not available: ${error}`)];
 
 function entry(task, withBox, checked) {
   const box = make("input", { type: "checkbox", value: task.name, checked });
   boxes.push(box);
-  const name = withBox ? make("label", {}, box, " ", make("b", {}, task.name)) : make("b", {}, task.name);
-  return [name, ...labelLists(task).map(text => make("p", { className: "small" }, text)),
+  const name = make("b", {}, task.name);
+  const lines = labelLists(task).map(text => make("p", { className: "small" }, text));
+  return [withBox ? make("label", {}, box, " ", name) : name, ...lines,
     make("p", { className: "quiet small" }, sampling(task))];
 }
 
@@ -42,8 +47,10 @@ const labelList = labels => labels.slice(0, MOST_LABELS).join(", ")
 
 function sampling({ labels, frames, views, window_seconds, top1 }) {
   const clips = views[0] * views[1];
-  const facts = [count(labels.length, "label"), clips > 1 ? `${clips} × ${frames} frames` : count(frames, "frame")];
+  const seen = clips > 1 ? `${clips} × ${frames} frames` : count(frames, "frame");
+  const facts = [count(labels.length, "label"), seen];
   if (window_seconds) facts.push(`trained on clips of ${window_seconds.toFixed(1)} s`);
   if (typeof top1 === "number") facts.push(`top-1 accuracy ${percent(top1)}`);
-  return facts.map(fact => fact.replaceAll(" ", "\u00a0")).join(" · ");  // lines break between facts
+  // Lines break between facts.
+  return facts.map(fact => fact.replaceAll(" ", "\u00a0")).join(" · ");
 }
