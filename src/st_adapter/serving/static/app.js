@@ -106,7 +106,9 @@ const classify = video => work(async signal => {
 
 /** Send a clip of the camera, which stays in view. */
 const classifyLive = clip => work(async signal => {
-  const answer = await predict(clip, chosenTasks(), signal);
+  const names = chosenTasks();
+  refuseEarly(clip, names);
+  const answer = await predict(clip, names, signal);
   showAnswer(answer, state.tasks, false);
   say(summary(answer), true);
 }, false);

@@ -68,6 +68,7 @@ function showTask(task) {
   const [first, ...others] = Object.keys(results);
   const several = others.length > 0;
   find("h-frames").textContent = `Frames that the model saw${several ? ` for ${first}` : ""}`;
+  find("h-answer").textContent = timeline ? "Answer for the whole video" : "Answer";
   find("h-time").textContent = `Over time${several ? `: ${task}` : ""}`;
   showChart(video.seconds, frames.map(frame => frame.seconds), timeline);
   showSpans(timeline?.spans);

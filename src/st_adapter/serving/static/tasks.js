@@ -50,7 +50,7 @@ function sampling({ labels, frames, views, window_seconds, top1 }) {
   const seen = clips > 1 ? `${clips} × ${frames} frames` : count(frames, "frame");
   const facts = [count(labels.length, "label"), seen];
   if (window_seconds) facts.push(`trained on clips of ${window_seconds.toFixed(1)} s`);
-  if (typeof top1 === "number") facts.push(`top-1 accuracy ${percent(top1)}`);
+  if (typeof top1 === "number") facts.push(`top\u20111 accuracy ${percent(top1)}`);
   // Lines break between facts.
   return facts.map(fact => fact.replaceAll(" ", "\u00a0")).join(" · ");
 }
