@@ -58,9 +58,9 @@ def read_token(host: str, file: Path | None, no_token: bool) -> str | None:
     return token
 
 
-def check_token(given: str | None, token: str | None) -> None:
+def check_token(given: str | None, token: str) -> None:
     """Raise Refusal unless a request has the token, compared in constant time."""
-    if token is not None and not hmac.compare_digest((given or "").encode(), token.encode()):
+    if not hmac.compare_digest((given or "").encode(), token.encode()):
         raise Refusal(401, "send the token of this server: Authorization: Bearer TOKEN")
 
 

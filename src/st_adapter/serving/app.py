@@ -106,7 +106,10 @@ def make_app(
 
 
 def _guard(token: str | None) -> list[Dependency]:
-    bearer = HTTPBearer(auto_error=False, description="Needed if the server has a token.")
+    """Return what routes that need the token depend on."""
+    if token is None:
+        return []
+    bearer = HTTPBearer(auto_error=False, description="The token of the server.")
 
     async def check(given: HTTPAuthorizationCredentials | None = Depends(bearer)) -> None:
         check_token(given.credentials if given else None, token)
@@ -117,18 +120,29 @@ def _guard(token: str | None) -> list[Dependency]:
 def _add_state(app: FastAPI, backend: Backend, guard: list[Dependency]) -> None:
     """Add the routes that say how the server is and what it has."""
 
-    @app.get("/healthz", response_model=Health, responses={503: {"model": Health}})
+    @app.get(
+        "/healthz",
+        response_model=Health,
+        responses={
+            503: {"model": Health, "description": "The server is stopping."},
+            **_failures(403),
+        },
+    )
     async def healthz() -> Any:
         """Say whether the server takes requests."""
         status = 503 if backend.is_stopping else 200
         return JSONResponse(backend.health().model_dump(), status)
 
-    @app.get("/metrics", response_class=_MetricsText, responses=_failures(401), dependencies=guard)
+    @app.get(
+        "/metrics", response_class=_MetricsText, responses=_failures(401, 403), dependencies=guard
+    )
     async def metrics() -> Any:
         """Return measurements for Prometheus."""
         return _MetricsText(await asyncio.to_thread(backend.metrics.text))
 
-    @app.get("/v1/tasks", response_model=TaskList, responses=_failures(401), dependencies=guard)
+    @app.get(
+        "/v1/tasks", response_model=TaskList, responses=_failures(401, 403), dependencies=guard
+    )
     async def tasks() -> Any:
         """List the classifiers that are served."""
         return await asyncio.to_thread(backend.tasks.describe)
@@ -137,7 +151,7 @@ def _add_state(app: FastAPI, backend: Backend, guard: list[Dependency]) -> None:
 def _add_work(app: FastAPI, backend: Backend, guard: list[Dependency]) -> None:
     """Add the routes that take a video."""
     shared: dict[str, Any] = {
-        "responses": _failures(400, 401, 404, 408, 413, 415, 422, 503, 504),
+        "responses": _failures(400, 401, 403, 404, 408, 413, 415, 422, 503, 504),
         "dependencies": guard,
     }
 
@@ -217,6 +231,7 @@ def _failures(*statuses: int) -> dict[int | str, dict[str, Any]]:
 _REASONS = {
     400: "The form is damaged.",
     401: "The token is missing or wrong.",
+    403: "The request comes from a page of another site.",
     404: "There is no task of that name.",
     408: "The upload did not arrive in time.",
     413: "The upload, the video, its pictures or a field are larger than allowed.",

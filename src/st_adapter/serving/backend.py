@@ -8,13 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from st_adapter.errors import ArgumentError
-from st_adapter.labelling.runs import read_runs
 from st_adapter.serving.answers import Health
 from st_adapter.serving.decoding import DecoderPool
 from st_adapter.serving.limits import Limits
 from st_adapter.serving.metrics import Metrics
 from st_adapter.serving.refusals import Refusal
-from st_adapter.serving.runs_folder import RunsFolder
 from st_adapter.serving.service import Service
 from st_adapter.serving.tasks import Tasks
 from st_adapter.serving.uploads import upload_folder
@@ -60,9 +58,10 @@ class Backend:
             self.metrics = Metrics(lambda: self.waiting, lambda: decoders.pids())
             self.tasks = Tasks(settings, self.metrics.scored)
             stack.callback(self.tasks.close)
-            for run in read_runs(runs) if runs else ():
-                self.tasks.add(run)
+            self.tasks.add_all(runs)
             if runs_folder is not None:
+                from st_adapter.serving.runs_folder import RunsFolder  # imports torch
+
                 watched = RunsFolder(runs_folder, self.tasks)
                 stack.callback(watched.close)
             self.folder = stack.enter_context(upload_folder())

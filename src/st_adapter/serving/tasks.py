@@ -1,24 +1,26 @@
 """The classifiers that are served, each under a name of its own."""
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from st_adapter.common.files import read_json
 from st_adapter.data.formats.listing import counted
 from st_adapter.errors import ArgumentError
 from st_adapter.evaluation.predict import Predictor
 from st_adapter.evaluation.timeline import window_seconds
-from st_adapter.labelling.runs import Run
 from st_adapter.methods import METHODS
-from st_adapter.model.build import load_beside
+from st_adapter.model.exported import is_exported
 from st_adapter.model.spec import ModelSpec
 from st_adapter.serving.answers import TaskError, TaskList, TaskRecord
 from st_adapter.serving.model_thread import ModelThread
 from st_adapter.serving.refusals import Refusal
+
+if TYPE_CHECKING:
+    from st_adapter.labelling.runs import Run
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -27,13 +29,13 @@ class Task:
 
     Attributes:
         name: The name by which requests ask for it.
-        folder: Its adapter folder.
+        place: Its adapter folder, or its exported file.
         predictor: The classifier. Those of tasks on one image model share it.
         thread: Scores videos of all tasks on that image model.
     """
 
     name: str
-    folder: Path
+    place: Path
     predictor: Predictor
     thread: ModelThread
 
@@ -64,7 +66,7 @@ class Task:
             views=clip.views,
             threshold=spec.threshold,
             window_seconds=self.window_seconds,
-            top1=_top1(self.folder.parent),
+            top1=_top1(self.place.parent),
         )
 
 
@@ -123,16 +125,43 @@ class Tasks:
             raise Refusal(503, "there are no tasks yet", retry_seconds=5)
         return [tasks[name] for name in dict.fromkeys(names or tasks)]
 
-    def add(self, run: Run) -> None:
+    def add_all(self, paths: Sequence[str | Path]) -> None:
+        """Load runs and exported files.
+
+        Args:
+            paths: Run folders, adapter folders or exported files.
+
+        Raises:
+            CheckpointError, ArgumentError, MemoryShortError: As for `Predictor`.
+        """
+        folders = [path for path in paths if not is_exported(path)]
+        if folders:
+            from st_adapter.labelling.runs import read_runs
+
+            for run in read_runs(folders):
+                self.add(run)
+        for path in paths:
+            if is_exported(path):
+                self._add_file(Path(path))
+
+    def _add_file(self, file: Path) -> None:
+        """Open an exported file, which needs no torch. Its name is that of the file."""
+        if file.stem in self._tasks:
+            raise ArgumentError(f"{file}: another run of the name {file.stem} is given")
+        predictor, thread = Predictor(file, **self._settings), ModelThread(self._observe)
+        task = Task(name=file.stem, place=file, predictor=predictor, thread=thread)
+        self._put(self._tasks | {task.name: task})
+
+    def add(self, run: "Run") -> None:
         """Load a run. It takes the place of a task of its name.
 
         Raises:
             CheckpointError, ArgumentError, MemoryShortError: As for `Predictor`.
         """
+        from st_adapter.model.build import load_beside  # imports torch, unlike exported files
+
         with self._changing:
-            beside = next(
-                (t for t in self._tasks.values() if _share(t.predictor.spec, run.spec)), None
-            )
+            beside = next((t for t in self._tasks.values() if _share(t, run.spec)), None)
             if beside is None:
                 predictor = Predictor(run.folder, **self._settings)
                 thread = ModelThread(self._observe)
@@ -140,7 +169,7 @@ class Tasks:
                 own = {"precision": beside.predictor.model.precision, "weights": None}
                 model = load_beside(run.folder, beside.predictor.model)
                 predictor, thread = Predictor(model, **self._settings | own), beside.thread
-            task = Task(name=run.name, folder=run.folder, predictor=predictor, thread=thread)
+            task = Task(name=run.name, place=run.folder, predictor=predictor, thread=thread)
             self._put(self._tasks | {run.name: task})
             self._errors = {n: text for n, text in self._errors.items() if n != run.name}
 
@@ -168,7 +197,10 @@ class Tasks:
             thread.close()
 
 
-def _share(first: ModelSpec, second: ModelSpec) -> bool:
-    """Return whether two classifiers can share an image model."""
+def _share(task: Task, second: ModelSpec) -> bool:
+    """Return whether a classifier can share the image model of a task."""
+    if is_exported(task.place):
+        return False
+    first = task.predictor.spec
     own = METHODS[first.method].changes_backbone or METHODS[second.method].changes_backbone
     return not own and (first.backbone, first.digest) == (second.backbone, second.digest)
