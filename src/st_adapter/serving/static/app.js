@@ -173,18 +173,19 @@ async function watch() {
   }
 }
 
-/** Send all clips but the last, which is returned; null if it is no longer wanted. */
+/** Send clips, and return the last whole one to look at; null if it is no longer wanted. */
 async function watchStream(stream, watching) {
   const onSecond = left => {
     find("camera-note").textContent = `Recording, ${count(left, "second")} left`;
   };
-  const goesOn = () => find("keep").checked && !watching.signal.aborted;
-  for (let answered = true; ;) {
+  for (let [last, answered] = [null, true]; ;) {
     const clip = await record(stream, clipSeconds(), watching.signal, onSecond);
     // One clip is under way at a time: a slow server gets fewer clips, not a queue of them.
     if (!await answered || watching.discarded) return null;
-    if (!goesOn()) return clip;
+    if (watching.signal.aborted) return last ?? clip;  // the newest may have hardly a frame
+    if (!find("keep").checked) return clip;
     answered = classifyLive(clip);
+    last = clip;
   }
 }
 
