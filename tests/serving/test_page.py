@@ -253,6 +253,16 @@ def test_the_camera_is_watched_until_it_is_stopped(open_page):
     page.locator("#time-card").wait_for()
 
 
+def test_a_file_takes_the_place_of_the_camera(open_page, videos):
+    page = open_page()
+    page.get_by_role("button", name="Use the camera").click()
+    page.get_by_text("seconds left").wait_for()
+    send(page, videos["short"])
+    page.locator("#live").wait_for(state="hidden")
+    assert page.locator("#player").is_visible()
+    assert page.locator("h2#h-video").inner_text() == "short.mp4"
+
+
 def test_without_a_camera_the_page_says_so(browser, served):
     plain = browser.browser_type.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
     page = plain.new_page()

@@ -94,10 +94,11 @@ async function work(doing, isSeen = true) {
 const classify = video => work(async signal => {
   const names = chosenTasks();
   clearResults();
+  find("h-video").textContent = video.name;
   openVideo(video);
   refuseEarly(video, names);
   say("Sending the video…");
-  const answer = await predict(video, names, signal);
+  const answer = await predict(video, names, signal, true);
   showAnswer(answer, state.tasks, true);
   describeVideo(answer.video.seconds, answer.frames);
   say(summary(answer), true);
@@ -108,13 +109,15 @@ const classify = video => work(async signal => {
 const classifyLive = clip => work(async signal => {
   const names = chosenTasks();
   refuseEarly(clip, names);
-  const answer = await predict(clip, names, signal);
+  const answer = await predict(clip, names, signal, false);
   showAnswer(answer, state.tasks, false);
   say(summary(answer), true);
 }, false);
 
-const predict = (video, names, signal) => post("v1/predict",
-  [["file", video], ["top", TOP], ["frames", true], ...names.map(name => ["task", name])], signal);
+function predict(video, names, signal, frames) {
+  const fields = [["file", video], ["top", TOP], ["frames", frames]];
+  return post("v1/predict", [...fields, ...names.map(name => ["task", name])], signal);
+}
 
 /** Ask what one task says over time. The others are asked when they are looked at. */
 async function addTimeline(name, signal) {
@@ -150,7 +153,6 @@ function take(files) {
   if (!video) return;
   stopWatching();
   state.video = video;
-  find("h-video").textContent = video.name;
   document.body.classList.add("has-video");
   show(find("again"), state.tasks.length > 1);
   classify(video).then(() => {
@@ -197,7 +199,7 @@ function beginWatching(stream) {
   find("live").srcObject = stream;
   find("live").play().catch(() => {});
   ["stage", "live", "camera-bar"].forEach(id => show(find(id)));
-  show(find("drop"), false);
+  ["drop", "again"].forEach(id => show(find(id), false));
   find("camera-stop").focus();
 }
 
@@ -207,7 +209,7 @@ function endWatching(stream) {
   find("live").srcObject = null;
   ["live", "camera-bar"].forEach(id => show(find(id), false));
   show(find("drop"));
-  if (!state.video) show(find("stage"), false);
+  show(find("stage"), ["player", "picture"].some(id => !find(id).hidden));
 }
 
 /** Leave the camera without a clip, because there is another video now. */
