@@ -13,7 +13,7 @@ import { chosenTasks, showTasks } from "./tasks.js";
 const TOP = 8;  // labels with a bar
 const LONG = 1.5;  // a video this many times longer than training clips gets a timeline
 
-const state = { tasks: [], limits: {}, video: null, job: null, watching: null };
+const state = { tasks: [], video: null, job: null, watching: null };
 
 /** Say how the work goes. What can be seen elsewhere is `spoken`: only for screen readers. */
 function say(text, spoken = false) {
@@ -92,13 +92,11 @@ async function work(doing, isSeen = true) {
 
 /** Send a video of a file, and show it beside its answer. */
 const classify = video => work(async signal => {
-  const names = chosenTasks();
   clearResults();
   find("h-video").textContent = video.name;
   openVideo(video);
-  refuseEarly(video, names);
   say("Sending the video…");
-  const answer = await predict(video, names, signal, true);
+  const answer = await predict(video, signal, true);
   showAnswer(answer, state.tasks, true);
   describeVideo(answer.video.seconds, answer.frames);
   say(summary(answer), true);
@@ -107,14 +105,14 @@ const classify = video => work(async signal => {
 
 /** Send a clip of the camera, which stays in view. */
 const classifyLive = clip => work(async signal => {
-  const names = chosenTasks();
-  refuseEarly(clip, names);
-  const answer = await predict(clip, names, signal, false);
+  const answer = await predict(clip, signal, false);
   showAnswer(answer, state.tasks, false);
   say(summary(answer), true);
 }, false);
 
-function predict(video, names, signal, frames) {
+async function predict(video, signal, frames) {
+  const names = chosenTasks();
+  if (!names.length) throw new Error("Choose at least one task.");
   const fields = [["file", video], ["top", TOP], ["frames", frames]];
   return post("v1/predict", [...fields, ...names.map(name => ["task", name])], signal);
 }
@@ -135,16 +133,6 @@ async function addTimeline(name, signal) {
 function needsTimeline(name) {
   const window = state.tasks.find(task => task.name === name)?.window_seconds;
   return Boolean(window) && !hasTimeline(name) && videoSeconds() > LONG * window;
-}
-
-/** Throw what the server would say, before the video is sent. */
-function refuseEarly(video, names) {
-  const most = state.limits.megabytes;
-  if (!names.length) throw new Error("Choose at least one task.");
-  if (video.size > most * 1e6) {
-    const size = Math.ceil(video.size / 1e6);
-    throw new Error(`${fileName(video)} has ${size} MB; this server takes up to ${most} MB.`);
-  }
 }
 
 /** Take the first of the files that a person chose, dropped or pasted. */
@@ -244,8 +232,8 @@ function listenForFiles() {
 }
 
 async function loadTasks() {
-  const { tasks, errors = [], limits = {} } = await ask("GET", "v1/tasks", { askForToken });
-  Object.assign(state, { tasks, limits });
+  const { tasks, errors } = await ask("GET", "v1/tasks", { askForToken });
+  state.tasks = tasks;
   showTasks(tasks, errors);
 }
 
