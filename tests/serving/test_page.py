@@ -176,6 +176,16 @@ def test_a_position_is_chosen_with_the_pointer_and_with_the_keyboard(open_page, 
     assert chart.get_attribute("aria-valuetext") == "0:00.0, red"
 
 
+def test_a_short_video_after_a_long_one_has_no_spans(open_page, videos):
+    page = open_page()
+    send(page, videos["long"])
+    assert page.locator("#h-answer").inner_text() == "Answer for the whole video"
+    send(page, videos["short"])
+    assert not page.locator("#spans-box").is_visible()
+    assert page.locator("#time-note").inner_text() == ""
+    assert page.locator("#h-answer").inner_text() == "Answer"
+
+
 def test_a_span_is_played_from_its_start(open_page, videos):
     page = open_page()
     send(page, videos["long"])

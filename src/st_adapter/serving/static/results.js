@@ -144,7 +144,7 @@ let rows = [];
 
 function showSpans(spans) {
   show(find("spans-box"), Boolean(spans?.length));
-  if (spans) noteTime(spans.length ? "" : "No label holds for any time of this video.");
+  noteTime(spans && !spans.length ? "No label holds at any time of this video." : "");
   const first = (spans ?? []).slice(0, MOST_ROWS);
   rows = first.map(span => ({ span, row: spanRow(span) }));
   find("spans").replaceChildren(...rows.map(({ row }) => row));
