@@ -107,8 +107,11 @@ def load(run: Path, videos: Sequence[Path], clients: int, requests: int, process
     start, _ = predict(run, sent[:_FEW], processes)
     seconds, table = predict(run, [*dict.fromkeys(sent)], processes)
     labelled = len(table)
-    by_command = (labelled - _FEW) / (seconds - start)
-    print(f"predict --processes {processes}: {labelled} videos, {by_command:.1f} videos/s")
+    by_command = (labelled - _FEW) / max(1e-9, seconds - start)
+    print(
+        f"predict --processes {processes}: {labelled} videos in {seconds:.1f} s, {_FEW} in "
+        f"{start:.1f} s, so {by_command:.1f} videos/s; give enough videos for a minute"
+    )
     with serving(run, clients=clients) as server, ThreadPoolExecutor(clients) as pool:
         for answered in pool.map(lambda path: send(server, path), sent[:_FEW]):
             assert answered[0] == 200, answered
@@ -160,7 +163,7 @@ def many_tasks(videos: Sequence[Path], count: int, backbone: str) -> int:
         whole = model.num_parameters() * 4 / 2**20
         del model
         for given in (runs[:1], runs):
-            with serving(*given) as server:
+            with serving(*given, "--deadline", 600) as server:
                 for path in videos[:2]:
                     status, answer, _ = send(server, path)
                     assert status == 200, answer

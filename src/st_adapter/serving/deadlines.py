@@ -36,4 +36,7 @@ class Deadline:
 
     def refusal(self) -> Refusal:
         """Return the answer to a request that took too long."""
-        return Refusal(504, f"not answered within {self._seconds:g} s; send a shorter video")
+        reason = (
+            f"not answered within {self._seconds:g} s; send a shorter video, or ask fewer tasks"
+        )
+        return Refusal(504, reason)
