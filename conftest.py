@@ -10,10 +10,12 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # models are so small that thread
 
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
@@ -43,6 +45,9 @@ def _enter_folder(namespace: dict[str, object]) -> None:
 
 
 def _leave_folder(namespace: dict[str, object]) -> None:
+    for file in Path().glob("*.pid"):  # a server that a failed block has not stopped
+        with suppress(ProcessLookupError):
+            os.kill(int(file.read_text()), signal.SIGKILL)
     os.chdir(str(namespace["_came_from"]))
 
 
@@ -50,7 +55,7 @@ def _run_shell(example: Example) -> None:
     """Run the lines of a block; those of our own command in this process, which is quicker."""
     for line in example.parsed.replace("\\\n", " ").splitlines():
         command = shlex.split(line, comments=True)
-        if command[:1] == ["st-adapter"] and not set(command) & {">", "|", "&&"}:
+        if command[:1] == ["st-adapter"] and not set(command) & {">", "|", "&&", "&"}:
             from st_adapter.cli.main import main
 
             code = main(command[1:])

@@ -18,6 +18,7 @@ VERBS = [
     "predict",
     "timeline",
     "watch",
+    "serve",
     "check",
     "compare",
     "report",

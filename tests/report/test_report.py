@@ -7,8 +7,8 @@ from pathlib import Path
 
 import made_results
 import pytest
-from browser_checks import SCREENS, VIEWS, checked_page, started_browser
 
+from browser_checks import SCREENS, VIEWS, checked_page, started_browser
 from st_adapter.errors import ArgumentError
 from st_adapter.methods import METHODS
 from st_adapter.report.figures import MethodPoint, frontier

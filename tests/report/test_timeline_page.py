@@ -5,10 +5,10 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from browser_checks import VIEWS, checked_page, started_browser
 from made_timelines import make_timeline
 from PIL import Image
 
+from browser_checks import VIEWS, checked_page, started_browser
 from conftest import write_video
 from st_adapter import Span
 from st_adapter.report.timeline_files import write_timelines

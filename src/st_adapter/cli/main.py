@@ -22,6 +22,7 @@ from st_adapter.cli import (
     labels,
     live,
     look,
+    serve,
     share,
     timeline,
     train,
@@ -63,7 +64,7 @@ def app() -> None:
 
 for _command in (
     *(train.demo, train.train, use.evaluate, use.predict),
-    *(timeline.timeline, live.watch),
+    *(timeline.timeline, live.watch, serve.serve),
     *(look.check, train.compare),
     *(use.report, use.advise, share.push),
     labels.labels,

@@ -60,6 +60,21 @@ def find_runs(paths: Sequence[str | Path]) -> tuple[Run, ...]:
         CheckpointError: A folder cannot be read, or a download failed.
         ArgumentError: The runs cannot share an image model, or one is given twice.
     """
+    runs = read_runs(paths)
+    _check_backbones(runs)
+    return runs
+
+
+def read_runs(paths: Sequence[str | Path]) -> tuple[Run, ...]:
+    """Read the records of runs, which can have been trained on different image models.
+
+    Args:
+        paths: Run folders or adapter folders, one or more.
+
+    Raises:
+        CheckpointError: A folder cannot be read.
+        ArgumentError: No run is given, or one is given twice.
+    """
     if not paths:
         raise ArgumentError("no run was given; give one or more run folders")
     exported = [path for path in paths if is_exported(path)]
@@ -71,12 +86,10 @@ def find_runs(paths: Sequence[str | Path]) -> tuple[Run, ...]:
     folders = [checkpoint.find(place) for place in places]
     if len({folder.resolve() for folder in folders}) < len(folders):
         raise ArgumentError(f"a run is given twice: {', '.join(map(str, paths))}")
-    runs = tuple(
+    return tuple(
         Run(name=name, folder=folder, spec=checkpoint.read_spec(folder))
         for name, folder in zip(_names(places), folders, strict=True)
     )
-    _check_backbones(runs)
-    return runs
 
 
 def _names(places: Sequence[Path]) -> list[str]:

@@ -328,6 +328,34 @@ def load(
     return model.eval()
 
 
+def load_beside(path: str | Path, other: VideoClassifier) -> VideoClassifier:
+    """Rebuild a trained classifier on the image model of another one, which both then share.
+
+    Unlike `load` with `backbone`, this also works after `other.set_precision`: the digests that
+    both folders record are compared, not the weights themselves.
+
+    Args:
+        path: run folder of `train`, or the adapter folder in it.
+        other: classifier with a method that leaves the image model unchanged.
+
+    Returns:
+        The classifier, in evaluation mode, in the precision of `other` and on its device.
+
+    Raises:
+        CheckpointError: the folder cannot be read, or was trained on another image model.
+    """
+    folder = checkpoint.find(Path(path))
+    spec = checkpoint.read_spec(folder)
+    if spec.digest != other.spec.digest or METHODS[spec.method].changes_backbone:
+        raise CheckpointError(f"{folder} cannot share the image model of another classifier")
+    spec = dataclasses.replace(spec, weights=other.spec.weights)
+    with OwnRandom(0):
+        model = _classifier(other.backbone, spec, spec.features or None)
+    copy_trained(model, checkpoint.read_tensors(folder), str(folder))
+    model.set_precision(other.precision)
+    return model.eval()
+
+
 def _build_recorded(folder: Path, spec: ModelSpec, weights: str | None) -> tuple[nn.Module, str]:
     """Build the image model that a folder records; return it and the source of its weights."""
     wanted = weights or checkpoint.recorded_weights(folder, spec)

@@ -1,8 +1,10 @@
 """Number of clips that a device processes at once."""
 
 import sys
+from typing import TYPE_CHECKING
 
-import torch
+if TYPE_CHECKING:
+    import torch
 
 _PIXELS = 8 * 224 * 224
 """Pixels in a micro-batch on the CPU: one clip of 8 frames of 224 x 224.
@@ -12,7 +14,7 @@ Larger micro-batches do not fit in the CPU's caches. A training step on four cli
 """
 
 
-def clips_at_once(device: torch.device, frames: int, size: int) -> int:
+def clips_at_once(device: "torch.device | str", frames: int, size: int) -> int:
     """Return the number of clips in a micro-batch: at least 1 on the CPU, unlimited elsewhere.
 
     Args:
@@ -20,6 +22,6 @@ def clips_at_once(device: torch.device, frames: int, size: int) -> int:
         frames: Frames per clip.
         size: Height and width of the frames in pixels.
     """
-    if device.type != "cpu":
+    if str(device) != "cpu":
         return sys.maxsize
     return max(1, _PIXELS // (frames * size * size))

@@ -1,0 +1,1 @@
+"""Classifiers behind HTTP: a REST interface and a web page."""

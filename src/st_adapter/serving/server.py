@@ -1,0 +1,125 @@
+"""The web server: connections that keep to time, and an orderly end."""
+
+import asyncio
+import socket
+import time
+from types import FrameType
+
+import uvicorn
+from fastapi import FastAPI
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from st_adapter.common.interrupt import SAME_SECONDS
+from st_adapter.common.remarks import say
+from st_adapter.errors import ArgumentError
+from st_adapter.serving.backend import Backend
+
+_HEADER_SECONDS = 15.0
+"""Time for the header of a request, and for the rest of an upload that was refused."""
+
+_FULL = b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 5\r\nConnection: close\r\n\r\n"
+_SLOW = b"HTTP/1.1 408 Request Timeout\r\nConnection: close\r\n\r\n"
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """Open a socket that listens.
+
+    Args:
+        host: An address or a name of this machine.
+        port: The port; 0 takes a free one.
+
+    Raises:
+        ArgumentError: The address is not of this machine, or the port is taken.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family, backlog=1024)
+    except OSError as error:
+        raise ArgumentError(f"cannot listen on {host}, port {port}: {error.strerror}") from error
+
+
+def run(app: FastAPI, listener: socket.socket) -> None:
+    """Serve an application of `make_app` until SIGTERM or SIGINT.
+
+    Args:
+        app: The application.
+        listener: What `listen` returned.
+    """
+    backend: Backend = app.state.backend
+    limits = backend.limits
+    bounds = {
+        "most_connections": limits.connections,
+        "header_seconds": min(_HEADER_SECONDS, limits.upload_seconds),
+    }
+    config = uvicorn.Config(
+        app,
+        http=type("Protocol", (_Protocol,), bounds),
+        ws="none",
+        log_level="error",
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=5,
+    )
+    host, port = listener.getsockname()[:2]
+    say(f"http://{f'[{host}]' if ':' in host else host}:{port} serves {backend.tasks.summary()}")
+    _Server(config, backend).run(sockets=[listener])
+
+
+class _Server(uvicorn.Server):
+    """Refuses new requests after a signal, finishes the others, and then ends normally."""
+
+    def __init__(self, config: uvicorn.Config, backend: Backend) -> None:
+        super().__init__(config)
+        self._backend = backend
+        self._asked_at: float | None = None
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Begin to stop; a second signal, a second or more later, does not wait any longer."""
+        # uvicorn's own method would raise the signal once more at the end.
+        now = time.monotonic()
+        if self._asked_at is None:
+            self._asked_at = now
+            self._backend.is_stopping = True
+        elif now - self._asked_at > SAME_SECONDS:
+            self.should_exit = self.force_exit = True
+
+    async def on_tick(self, counter: int) -> bool:
+        """Look ten times a second whether the work is done."""
+        if self._asked_at is not None:
+            is_late = time.monotonic() - self._asked_at > self._backend.limits.deadline
+            self.should_exit |= is_late or not self._backend.waiting
+        return await super().on_tick(counter)
+
+
+class _Protocol(H11Protocol):
+    """A connection whose client must send the header of each request in time."""
+
+    most_connections: int
+    header_seconds: float
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Begin, or refuse a connection too many."""
+        super().connection_made(transport)
+        self._timer = self.loop.call_later(self.header_seconds, self._end_if_late)
+        if len(self.connections) > self.most_connections:
+            self._end(_FULL)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """End."""
+        self._timer.cancel()
+        super().connection_lost(exc)
+
+    def on_response_complete(self) -> None:
+        """Wait for the next request, and for what a refused client is still sending."""
+        self._timer.cancel()
+        self._timer = self.loop.call_later(self.header_seconds, self._end_if_late)
+        super().on_response_complete()
+
+    def _end_if_late(self) -> None:
+        if self.cycle is None or self.cycle.response_complete:
+            self._end(_SLOW if self.cycle is None else b"")
+
+    def _end(self, message: bytes) -> None:
+        if not self.transport.is_closing():
+            self.transport.write(message)
+            self.transport.close()
