@@ -8,9 +8,9 @@ import timm
 from huggingface_hub import EvalResult, ModelCardData
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from st_adapter import __version__
 from st_adapter.backbones.libraries import library_of
 from st_adapter.backbones.sources import NAMED_SOURCES, PACKAGED
+from st_adapter.common.provenance import versions
 from st_adapter.data.formats.listing import counted
 from st_adapter.methods import METHODS
 from st_adapter.model.spec import OWN_FUNCTION, ModelSpec
@@ -91,7 +91,7 @@ def card_text(card: Card) -> str:
         needs_function=card.spec.features == OWN_FUNCTION,
         package=_package(card.spec),
         weights_file="" if card.spec.weights in NAMED_SOURCES else card.spec.weights,
-        version=card.record.get("versions", {}).get("st-adapter") or __version__,
+        version=card.record.get("versions", {}).get("st-adapter") or versions()["st-adapter"],
     )
     return f"---\n{_metadata(card).to_yaml()}\n---\n\n{body}"
 

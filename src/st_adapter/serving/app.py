@@ -13,7 +13,7 @@ from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from pydantic import ValidationError
 from starlette.requests import ClientDisconnect
 
-from st_adapter import __version__
+from st_adapter.common.provenance import versions
 from st_adapter.serving.access import check_token
 from st_adapter.serving.answers import (
     Failure,
@@ -81,7 +81,7 @@ def make_app(
 
     app = FastAPI(
         title="st-adapter",
-        version=__version__,
+        version=versions()["st-adapter"],
         description="Classify videos.",
         docs_url=None,  # FastAPI's own pages load scripts from other sites
         redoc_url=None,
