@@ -1,10 +1,8 @@
 """Adapter folders: the record of a classifier and its trained tensors, written and read."""
 
-import dataclasses
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -13,13 +11,11 @@ from torch import Tensor
 from st_adapter.backbones.sources import NAMED_SOURCES
 from st_adapter.backbones.weight_files.tensors import split_key
 from st_adapter.common.files import atomic_path, no_folder, write_json
-from st_adapter.common.task import Task
-from st_adapter.config import AdapterConfig, ClipConfig, ClipTiming, MethodConfig
 from st_adapter.errors import CheckpointError
+from st_adapter.model.record import from_record, to_record
 from st_adapter.model.spec import ModelSpec
 from st_adapter.wording import setting
 
-FORMAT_VERSION = 1
 CONFIG_FILE = "adapter_config.json"
 TENSOR_FILE = "adapter_model.safetensors"
 
@@ -35,13 +31,10 @@ def write(folder: Path, spec: ModelSpec, tensors: Mapping[str, Tensor]) -> None:
         spec: record of the classifier.
         tensors: trained tensors by name.
     """
-    record = {"format_version": FORMAT_VERSION, **dataclasses.asdict(spec)}
-    if spec.weights not in NAMED_SOURCES:  # a path on this machine means nothing on another
-        record["weights"] = Path(spec.weights).name
     whole = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     with atomic_path(folder / TENSOR_FILE) as temporary:
         save_file(whole, temporary)
-    write_json(folder / CONFIG_FILE, record)
+    write_json(folder / CONFIG_FILE, to_record(spec))
 
 
 def find(path: Path) -> Path:
@@ -74,26 +67,9 @@ def read_spec(folder: Path) -> ModelSpec:
     file = folder / CONFIG_FILE
     try:
         record = json.loads(file.read_text(encoding="utf-8"))
-        version = record.pop("format_version")
-        if version != FORMAT_VERSION:
-            raise CheckpointError(f"{file} has format {version}; this version reads format 1")
-        record = _tuples(record)
-        record["adapter"] = AdapterConfig(**_tuples(record["adapter"]))
-        record["clip"] = ClipConfig(**_tuples(record["clip"]))
-        record["method_config"] = MethodConfig(**record.get("method_config", {}))
-        if record.get("timing") is not None:
-            record["timing"] = ClipTiming(**record["timing"])
-        task = record.get("task", {})
-        heads = tuple((name, count) for name, count in task.get("heads", ()))
-        record["task"] = Task(heads=heads, multi_label=task.get("multi_label", False))
-        return ModelSpec(**record)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        reason = f"{error} is missing" if isinstance(error, KeyError) else error
-        raise CheckpointError(f"{file} is not a readable adapter record: {reason}") from error
-
-
-def _tuples(values: dict[str, Any]) -> dict[str, Any]:
-    return {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{file} is not a readable adapter record: {error}") from error
+    return from_record(record, file)
 
 
 def read_tensors(folder: Path) -> dict[str, Tensor]:
