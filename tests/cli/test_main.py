@@ -23,6 +23,7 @@ VERBS = [
     "report",
     "advise",
     "labels",
+    "export",
     "inspect",
     "bench",
     "recipes",
