@@ -75,8 +75,13 @@ def _trace_any_size(model: VideoClassifier) -> ExportedProgram | None:
     is_fixed = any(_is_fixed(program, length) for length in clips.meta["val"].shape[3:])
     # Runtimes resize position embeddings in slightly different ways: scores of OpenVINO differed by
     # 8e-4. For frames of one size, they are resized here, and are constants in the file.
-    resizes = any("upsample" in str(node.target) for node in program.graph.nodes)
-    return None if is_fixed or resizes else program
+    return None if is_fixed or _resizes(program) else program
+
+
+def _resizes(program: ExportedProgram) -> bool:
+    """Whether a program, or a part of it that runs under autocast, resizes something."""
+    parts = [m for m in program.graph_module.modules() if isinstance(m, torch.fx.GraphModule)]
+    return any("upsample" in str(node.target) for part in parts for node in part.graph.nodes)
 
 
 def _is_fixed(program: ExportedProgram, length: Any) -> bool:
@@ -93,8 +98,9 @@ def _trace_fixed(model: VideoClassifier) -> ExportedProgram:
         return _trace(model, size, {})
     except Exception as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        name = model.spec.backbone or type(model.backbone).__name__
         raise ExportError(
-            f"{model.spec.backbone} with method {model.spec.method} cannot be exported: "
+            f"{name} with method {model.spec.method} cannot be exported: "
             f"torch.export cannot trace it ({reason})"
         ) from error
 
