@@ -65,9 +65,15 @@ def _full_onnx(program: ExportedProgram, file: Path, record: str) -> Iterator[Pa
 def _write_full_onnx(program: ExportedProgram, file: Path, record: str) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the exporter, about its own code
-        exported = torch.onnx.export(
-            program, dynamo=True, input_names=[INPUT], output_names=[OUTPUT], verbose=False
-        )
+        try:
+            exported = torch.onnx.export(
+                program, dynamo=True, input_names=[INPUT], output_names=[OUTPUT], verbose=False
+            )
+        except torch.onnx.errors.OnnxExporterError as error:
+            reason = str(error).strip().splitlines()[0]
+            raise ExportError(
+                f"ONNX cannot represent this classifier ({reason}); try a file ending in .pt2"
+            ) from error
     assert exported is not None
     _clean(exported.model)
     exported.model.metadata_props[METADATA_KEY] = record

@@ -79,9 +79,16 @@ def _trace_any_size(model: VideoClassifier) -> ExportedProgram | None:
 
 
 def _resizes(program: ExportedProgram) -> bool:
-    """Whether a program, or a part of it that runs under autocast, resizes something."""
+    """Whether a program, or a part of it that runs under autocast, resizes something.
+
+    Scale factors that are computed from the size, which ONNX does not have, are a sign of it.
+    """
     parts = [m for m in program.graph_module.modules() if isinstance(m, torch.fx.GraphModule)]
-    return any("upsample" in str(node.target) for part in parts for node in part.graph.nodes)
+    return any(
+        "upsample" in str(node.target) or isinstance(node.meta.get("val"), torch.SymFloat)
+        for part in parts
+        for node in part.graph.nodes
+    )
 
 
 def _is_fixed(program: ExportedProgram, length: Any) -> bool:
