@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from st_adapter.errors import ArgumentError as ArgumentError
     from st_adapter.errors import CheckpointError as CheckpointError
     from st_adapter.errors import DataError as DataError
+    from st_adapter.errors import ExportError as ExportError
     from st_adapter.errors import LabellingError as LabellingError
     from st_adapter.errors import MemoryShortError as MemoryShortError
     from st_adapter.errors import StAdapterError as StAdapterError
@@ -38,6 +39,8 @@ if TYPE_CHECKING:
     from st_adapter.evaluation.spans import Span as Span
     from st_adapter.evaluation.stream import LiveScores as LiveScores
     from st_adapter.evaluation.timeline import Timeline as Timeline
+    from st_adapter.exporting.run import Exported as Exported
+    from st_adapter.exporting.run import export as export
     from st_adapter.hub.push import push as push
     from st_adapter.labelling.label import Labelled as Labelled
     from st_adapter.labelling.label import label_videos as label_videos
@@ -45,6 +48,8 @@ if TYPE_CHECKING:
     from st_adapter.model.build import create_model as create_model
     from st_adapter.model.build import load as load
     from st_adapter.model.classifier import VideoClassifier as VideoClassifier
+    from st_adapter.model.exported import ExportedModel as ExportedModel
+    from st_adapter.model.exported import open_exported as open_exported
     from st_adapter.model.methods.adapter import STAdapter as STAdapter
     from st_adapter.training.loop import train as train
     from st_adapter.training.optimizer import learning_rate_factor as learning_rate_factor
@@ -65,7 +70,7 @@ _HOMES = {
     "data.videos": ("Skipped", "Video"),
     "diagnosis.advice": ("Advice", "advise"),
     "errors": (
-        *("ArgumentError", "CheckpointError", "DataError", "LabellingError"),
+        *("ArgumentError", "CheckpointError", "DataError", "ExportError", "LabellingError"),
         *("MemoryShortError", "StAdapterError", "TrainingError", "VideoError"),
     ),
     "evaluation.evaluate": ("Evaluation",),
@@ -74,8 +79,10 @@ _HOMES = {
     "evaluation.spans": ("Span",),
     "evaluation.stream": ("LiveScores",),
     "evaluation.timeline": ("Timeline",),
+    "exporting.run": ("Exported", "export"),
     "hub.push": ("push",),
     "labelling.label": ("Labelled", "label_videos"),
+    "model.exported": ("ExportedModel", "open_exported"),
     "model.methods.adapter": ("STAdapter",),
     "model.build": ("attach", "create_model", "load"),
     "model.classifier": ("VideoClassifier",),

@@ -48,6 +48,13 @@ class LabellingError(StAdapterError):
     """
 
 
+class ExportError(StAdapterError):
+    """A classifier cannot be exported, or the exported one computes something else.
+
+    No file was written.
+    """
+
+
 class MemoryShortError(StAdapterError):
     """The CPU or GPU ran out of memory. The message says which settings need less."""
 

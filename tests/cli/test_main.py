@@ -25,6 +25,7 @@ VERBS = [
     "advise",
     "push",
     "labels",
+    "export",
     "inspect",
     "bench",
     "recipes",

@@ -147,11 +147,13 @@ class VisionTransformerFamily(Family):
         vit = self.backbone
         patches, positions = vit.patch_embed(frames), vit.pos_embed
         if vit.dynamic_img_size:  # then patch_embed returns a grid, [n, h, w, c]
-            if positions is not None:
+            # timm compares the sizes as well, but always resizes inside torch.export.
+            new_size, old_size = list(patches.shape[1:3]), list(vit.patch_embed.grid_size)
+            if positions is not None and new_size != old_size:
                 positions = resample_abs_pos_embed(
                     positions,
-                    new_size=list(patches.shape[1:3]),
-                    old_size=list(vit.patch_embed.grid_size),
+                    new_size=new_size,
+                    old_size=old_size,
                     num_prefix_tokens=0 if vit.no_embed_class else vit.num_prefix_tokens,
                 )
             patches = patches.flatten(1, 2)

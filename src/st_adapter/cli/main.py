@@ -19,6 +19,7 @@ from st_adapter.cli import (
     INVALID,
     SOME_FAILED,
     STOPPED,
+    export,
     labels,
     live,
     look,
@@ -32,12 +33,18 @@ from st_adapter.cli.options import DEBUG, Verbs
 from st_adapter.common.interrupt import SAME_SECONDS, STOP_SIGNALS, leave
 from st_adapter.common.provenance import as_command
 from st_adapter.common.remarks import show_remarks
-from st_adapter.errors import LabellingError, MemoryShortError, StAdapterError, TrainingError
+from st_adapter.errors import (
+    ExportError,
+    LabellingError,
+    MemoryShortError,
+    StAdapterError,
+    TrainingError,
+)
 
 _EPILOG = """\b
 Exit codes:
   0    success
-  1    some videos failed, `check` found problems, or training or labelling failed
+  1    some videos failed, `check` found problems, or training, labelling or export failed
   2    invalid arguments or data
   130  stopped by Ctrl-C or SIGTERM
 
@@ -66,7 +73,7 @@ for _command in (
     *(train.demo, train.train, use.evaluate, use.predict),
     *(timeline.timeline, live.watch, serve.serve),
     *(look.check, train.compare),
-    *(use.report, use.advise, share.push),
+    *(use.report, use.advise, export.export, share.push),
     labels.labels,
     *(look.inspect, train.bench, look.recipes, look.backbones),
     *(use.import_official, use.export_official),
@@ -106,7 +113,7 @@ def _run(arguments: list[str] | None, debug: bool) -> int:
             traceback.print_exc()
         message = error.format_message() if isinstance(error, click.ClickException) else str(error)
         print(f"st-adapter: error: {' '.join(message.split())}", file=sys.stderr)
-        gave_up = isinstance(error, TrainingError | LabellingError | MemoryShortError)
+        gave_up = isinstance(error, TrainingError | LabellingError | ExportError | MemoryShortError)
         return SOME_FAILED if gave_up else INVALID
 
 

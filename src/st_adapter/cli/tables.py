@@ -20,6 +20,7 @@ if TYPE_CHECKING:  # importing these imports triton, which `evaluate` does not n
     from st_adapter.catalogue.costs import RecipeCost
     from st_adapter.diagnosis.advice import Advice
     from st_adapter.evaluation.timeline import Timeline
+    from st_adapter.exporting.run import Exported
 
 _UNBOUND = 250
 """Columns of output that does not go to a terminal: enough that nothing is cut or wrapped."""
@@ -137,6 +138,37 @@ def print_timeline(timeline: "Timeline", *, with_path: bool) -> None:
                 f"{span.score:.1%}",
             )
             for span in timeline.spans
+        ),
+    )
+
+
+def print_export(exported: "Exported", runtime: str) -> None:
+    """Print what was written, how its scores differ, and how fast it is.
+
+    Args:
+        exported: the exported file.
+        runtime: name of the software that runs it.
+    """
+    size = exported.fixed_size
+    accepts = f"only frames of {size} x {size} px" if size else "frames of any size"
+    click.echo(
+        f"{exported.path}: {exported.num_bytes / 1e6:,.1f} MB, {exported.precision}, {accepts}"
+    )
+    compared = {"noise": exported.noise, "videos": exported.videos}
+    _print_table(
+        ("scores", ">compared", ">largest difference", ">same labels"),
+        (
+            (name, f"{one.num:,}", f"{one.difference:.1e}", f"{one.same_labels:.1%}")
+            for name, one in compared.items()
+            if one is not None
+        ),
+    )
+    ours, theirs = exported.model_seconds, exported.seconds
+    _print_table(
+        ("speed", ">seconds per clip", ">times as fast"),
+        (
+            ("PyTorch, float32", f"{ours:.3f}", "1.00"),
+            (runtime, f"{theirs:.3f}", f"{ours / theirs:.2f}"),
         ),
     )
 

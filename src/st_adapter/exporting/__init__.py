@@ -1,0 +1,1 @@
+"""Classifiers as files for other programs: ONNX, OpenVINO and torch.export."""
