@@ -104,8 +104,11 @@ def differs(answer: dict, expected: list) -> bool:
 def load(run: Path, videos: Sequence[Path], clients: int, requests: int, processes: int) -> int:
     """Compare a server with `predict`."""
     sent = [*islice(cycle(videos), requests)]
-    start, _ = predict(run, sent[:_FEW], processes)
+    # The start takes as long as many videos, so that it is taken twice: the shorter one counts.
+    starts = [predict(run, sent[:_FEW], processes)[0]]
     seconds, table = predict(run, [*dict.fromkeys(sent)], processes)
+    starts.append(predict(run, sent[:_FEW], processes)[0])
+    start = min(starts)
     labelled = len(table)
     by_command = (labelled - _FEW) / max(1e-9, seconds - start)
     print(

@@ -1,14 +1,11 @@
 """Print the results of subcommands as tables and lines of text."""
 
-import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
-from rich.console import Console
-from rich.table import Table
 
-from st_adapter.common.clock import clock
+from st_adapter.cli.table import print_table
 from st_adapter.comparison.results import MethodRow, at_edge
 from st_adapter.data.audit import FAULTS, Check, Finding, remarks
 from st_adapter.data.formats.listing import SHOWN, counted
@@ -19,11 +16,7 @@ if TYPE_CHECKING:  # importing these imports triton, which `evaluate` does not n
     from st_adapter.catalogue.backbone_table import BackboneRow
     from st_adapter.catalogue.costs import RecipeCost
     from st_adapter.diagnosis.advice import Advice
-    from st_adapter.evaluation.timeline import Timeline
     from st_adapter.exporting.run import Exported
-
-_UNBOUND = 250
-"""Columns of output that does not go to a terminal: enough that nothing is cut or wrapped."""
 
 _MEASURES = {
     "mean_average_precision": "mAP",
@@ -37,28 +30,6 @@ _BASELINES = {
     "one_frame": "a linear probe on one frame",
     "prevalence": "mAP of uninformative scores",
 }
-
-
-def _print_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """Print a table without rules. A leading > in a column's title aligns the column right.
-
-    On a terminal, long texts are wrapped to its width, except those in the first column.
-    """
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in columns:
-        right = column.startswith(">")
-        table.add_column(
-            column.lstrip(">"),
-            justify="right" if right else "left",
-            overflow="fold",
-            no_wrap=not table.columns,
-        )
-    for row in rows:
-        table.add_row(*row)
-    console = Console(highlight=False, markup=False)
-    if not sys.stdout.isatty():
-        console.width = _UNBOUND
-    console.print(table)
 
 
 def print_evaluation(result: dict[str, Any]) -> None:
@@ -116,32 +87,6 @@ def _decisions(result: dict[str, Any]) -> list[str]:
     return lines
 
 
-def print_timeline(timeline: "Timeline", *, with_path: bool) -> None:
-    """Print the spans of a video, one per line.
-
-    Args:
-        timeline: The timeline of the video.
-        with_path: Print the path of the video above them.
-    """
-    if with_path:
-        click.echo(f"{timeline.path}")
-    if not timeline.spans:
-        click.echo(f"no spans in {clock(timeline.duration_seconds)}")
-        return
-    _print_table(
-        (">start", ">end", "label", ">score"),
-        (
-            (
-                clock(span.start_seconds),
-                clock(span.end_seconds),
-                span.label,
-                f"{span.score:.1%}",
-            )
-            for span in timeline.spans
-        ),
-    )
-
-
 def print_export(exported: "Exported", runtime: str) -> None:
     """Print what was written, how its scores differ, and how fast it is.
 
@@ -155,7 +100,7 @@ def print_export(exported: "Exported", runtime: str) -> None:
         f"{exported.path}: {exported.num_bytes / 1e6:,.1f} MB, {exported.precision}, {accepts}"
     )
     compared = {"noise": exported.noise, "videos": exported.videos}
-    _print_table(
+    print_table(
         ("scores", ">compared", ">largest difference", ">same labels"),
         (
             (name, f"{one.num:,}", f"{one.difference:.1e}", f"{one.same_labels:.1%}")
@@ -164,7 +109,7 @@ def print_export(exported: "Exported", runtime: str) -> None:
         ),
     )
     ours, theirs = exported.model_seconds, exported.seconds
-    _print_table(
+    print_table(
         ("speed", ">seconds per clip", ">times as fast"),
         (
             ("PyTorch, float32", f"{ours:.3f}", "1.00"),
@@ -202,7 +147,7 @@ def print_comparison(rows: Sequence[MethodRow]) -> None:
     """Print a table of accuracy and one of costs, each with one line per method."""
     metric = METRICS[rows[0].metric] if rows else METRICS["top1"]
     numbers = (metric, "95%", "seeds", "reversed", "shuffled", "frozen", "lr")
-    _print_table(("method", *(f">{name}" for name in numbers)), map(accuracy_cells, rows))
+    print_table(("method", *(f">{name}" for name in numbers)), map(accuracy_cells, rows))
     click.echo(
         f"{metric}: mean over seeds in %. 95%: interval of a seed, by the number of videos.\n"
         "seeds: lowest to highest.\n"
@@ -210,7 +155,7 @@ def print_comparison(rows: Sequence[MethodRow]) -> None:
         "lr: learning rate that the trials chose; * marks the lowest or highest tried.\n"
     )
     costs = ("trained", "stored", "step", "peak", "GMACs")
-    _print_table(("method", *(f">{name}" for name in costs)), map(cost_cells, rows))
+    print_table(("method", *(f">{name}" for name in costs)), map(cost_cells, rows))
     click.echo(
         "step: ms per training step, methods measured in alternation.\n"
         "peak: memory of the training process in GB."
@@ -294,7 +239,7 @@ def _print_findings(
 
 def print_recipes(costs: "Sequence[RecipeCost]") -> None:
     """Print the published recipes with their cost and accuracy."""
-    _print_table(
+    print_table(
         ("recipe", "adapters", ">trained", ">GMACs", "views", "*", "top-1, %", "source"),
         (
             (
@@ -345,9 +290,9 @@ def print_backbones(found: "Mapping[BackboneRow, Sequence[str]]", refused: bool)
     """Print image models with the tags of their weights, or the reasons why adapters do not fit."""
     if refused:
         rows = ((row.model, row.refused) for row in found)
-        _print_table(("model", "why adapters do not fit"), rows)
+        print_table(("model", "why adapters do not fit"), rows)
         return
-    _print_table(
+    print_table(
         ("model", ">params", ">px", ">adapters", "weights"),
         (
             (
@@ -373,7 +318,7 @@ def print_bench(result: dict[str, Any]) -> None:
         f"{counted(result['frames'], 'frame')}, {result['size']} px, {result['precision']}, "
         f"{result['device']}, {counted(result['threads'], 'thread')}\n"
     )
-    _print_table(
+    print_table(
         ("", ">ms", ">clips/s", ">peak, GB"),
         (
             (

@@ -175,14 +175,12 @@ def _find_spans(predictor: "Predictor", path: Path, options: dict[str, Any]) -> 
 
 
 def _print(path: Path, result: "Timeline | str", *, as_json: bool, with_path: bool) -> None:
-    from st_adapter.cli.tables import print_timeline
-
     if as_json:
         failure = {"path": str(path), "error": result}
         record = failure if isinstance(result, str) else result.to_json()
         click.echo(json.dumps(finite(record)))
     elif not isinstance(result, str):
-        print_timeline(result, with_path=with_path)
+        _print_spans(result, with_path=with_path)
 
 
 def _write(out: Path, found: "list[Timeline]", num_given: int) -> None:
@@ -193,3 +191,31 @@ def _write(out: Path, found: "list[Timeline]", num_given: int) -> None:
     write_timelines(out, found, as_list=num_given > 1)
     spans = counted(sum(len(timeline.spans) for timeline in found), "span")
     say(f"wrote {out}: {spans} of {counted(len(found), 'video')}")
+
+
+def _print_spans(timeline: "Timeline", *, with_path: bool) -> None:
+    """Print the spans of a video, one per line.
+
+    Args:
+        timeline: The timeline of the video.
+        with_path: Print the path of the video above them.
+    """
+    if with_path:
+        click.echo(f"{timeline.path}")
+    from st_adapter.cli.table import print_table
+
+    if not timeline.spans:
+        click.echo(f"no spans in {clock(timeline.duration_seconds)}")
+        return
+    print_table(
+        (">start", ">end", "label", ">score"),
+        (
+            (
+                clock(span.start_seconds),
+                clock(span.end_seconds),
+                span.label,
+                f"{span.score:.1%}",
+            )
+            for span in timeline.spans
+        ),
+    )
