@@ -164,6 +164,8 @@ def test_files_are_written_to_a_folder_instead(trained_run, tmp_path, capsys):
         assert min(picture.size) > 200
     assert main(["push", str(trained_run), "me/x", "--out", str(out)]) == 2
     assert "already exists; choose another --out" in capsys.readouterr().err
+    assert main(["push", str(trained_run), "me/x", "--out", str(out), "--license", "My own"]) == 2
+    assert "--license must be an identifier of the hub, such as" in capsys.readouterr().err
 
 
 def test_folds_have_a_classifier_each(tmp_path):

@@ -173,7 +173,8 @@ def _image_model(spec: ModelSpec) -> str:
     if spec.weights not in NAMED_SOURCES:
         return (
             f"The weights of the image model are in the file `{spec.weights}`, which has its own "
-            "licence."
+            "licence. Ask the author of this adapter for it. Other weights are refused: those that "
+            f"it was trained on have the digest `{spec.digest}`."
         )
     if _needs_model(spec) or library_of(spec.backbone):
         return "The weights of the image model have their own licence."

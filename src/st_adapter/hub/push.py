@@ -1,5 +1,6 @@
 """Upload a trained classifier to the Hugging Face hub."""
 
+import re
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -9,12 +10,14 @@ from st_adapter.common.hub import hub_problem, limited_waits, parse_hub_name
 from st_adapter.common.remarks import note, say
 from st_adapter.errors import ArgumentError
 from st_adapter.hub.upload_folder import FILES, write_upload
-from st_adapter.model.checkpoint import CONFIG_FILE
+from st_adapter.model.checkpoint import CONFIG_FILE, find
 from st_adapter.report.parts import size
 from st_adapter.wording import setting
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi, ModelInfo
+
+_LICENSE = re.compile(r"[a-z0-9][a-z0-9.-]*")
 
 _OTHERS = {".gitattributes", "README.md"}
 """Files that any repository may have before the first upload."""
@@ -65,6 +68,12 @@ def push(
     """
     repository, branch = parse_hub_name(name)
     hub_name = f"hf:{repository}{f'@{branch}' if branch else ''}"
+    if license is not None and not _LICENSE.fullmatch(license):
+        raise ArgumentError(
+            f"{setting('license')} must be an identifier of the hub, such as apache-2.0, "
+            f"cc-by-4.0 or other, not {license!r}"
+        )
+    find(Path(run))
     _check_login(repository, out)
     if out is not None:
         folder = Path(out)
