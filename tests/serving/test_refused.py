@@ -92,6 +92,18 @@ def test_a_video_larger_than_allowed_is_refused(server, clip, tmp_path):
     assert answer.json() == {"error": "120 frames are more than 100, the limit here"}
 
 
+def test_a_video_of_narrow_pictures_is_refused(server, tmp_path):
+    """Scaled to the short side of a clip, a few kilobytes would become gigabytes."""
+    narrow = write_video(tmp_path / "narrow.avi", [np.zeros((2, 4000, 3), np.uint8)], codec="ffv1")
+    for fields in ({}, {"frames": "true"}):
+        answer = server.predict(narrow, **fields)
+        assert answer.status_code == 413
+        assert answer.json() == {
+            "error": "pictures of 4000 x 2 are too narrow: one side can be at most 32 times as long "
+            "as the other"
+        }
+
+
 def test_a_file_that_is_not_a_video_is_refused_without_naming_its_place(server, tmp_path):
     path = tmp_path / "text.mp4"
     path.write_text("not a video")

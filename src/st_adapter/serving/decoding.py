@@ -49,8 +49,11 @@ def _agreed() -> Iterator[None]:
 _MOST_FRAMES = 2**24
 """Frames of which a decoder may tell, whatever the limits are."""
 
-_MOST_STRETCHED = 1000
-"""Largest ratio of the sides of a frame; scaled to a short side, longer ones would fill memory."""
+_MOST_STRETCHED = 32
+"""Largest ratio of the sides of a picture; scaled to a short side, longer ones would fill memory.
+
+A frame can be up to four times as long, because pixels need not be square.
+"""
 
 
 class Decoder:
@@ -276,6 +279,13 @@ class OpenVideo:
                 f"pictures of {info.width} x {info.height} are larger than {limits.max_pixels:,} "
                 "pixels, the limit here",
             )
+        short, long = sorted((info.width, info.height))
+        if long > _MOST_STRETCHED * short:
+            raise Refusal(
+                413,
+                f"pictures of {info.width} x {info.height} are too narrow: one side can be at most "
+                f"{_MOST_STRETCHED} times as long as the other",
+            )
         if info.num_frames > limits.max_frames:
             raise Refusal(
                 413,
@@ -323,7 +333,8 @@ class OpenVideo:
             with _agreed():
                 number = int(answer["number"])
                 height, width, channels = (int(n) for n in answer["shape"])
-                if not 0 < height * width <= _MOST_STRETCHED * short_side**2 or channels != 3:
+                most = 4 * _MOST_STRETCHED * short_side**2
+                if not 0 < height * width <= most or channels != 3:
                     raise ValueError(f"{answer['shape']}")
             frame = self._decoder.next_array([height, width, 3])
             self._decoder.is_idle = place == len(numbers) - 1
