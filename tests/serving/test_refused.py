@@ -155,6 +155,16 @@ def test_slow_clients_are_cut_off(server, request_text, expected):
     assert 0.8 < time.monotonic() - started < 10
 
 
+def test_a_client_that_does_not_read_its_answers_is_cut_off(server):
+    host, port = server.address.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), timeout=20) as connection:
+        started = time.monotonic()
+        with pytest.raises((ConnectionResetError, BrokenPipeError)):
+            while True:  # until its answers and then its requests fill all buffers
+                connection.sendall(b"GET /openapi.json HTTP/1.1\r\nHost: localhost\r\n\r\n" * 99)
+        assert time.monotonic() - started < 15
+
+
 def test_a_connection_too_many_is_refused(server):
     host, port = server.address.removeprefix("http://").split(":")
     held = [socket.create_connection((host, int(port)), timeout=20) for _ in range(20)]

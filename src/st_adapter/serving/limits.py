@@ -26,7 +26,9 @@ class Limits:
     max_pixels: int = _limit(4096 * 2304, "Largest picture in pixels: width times height.")
     max_frames: int = _limit(50_000, "Largest number of frames in a video.")
     deadline: float = _limit(60.0, "Seconds in which a request is answered after its upload.")
-    upload_seconds: float = _limit(120.0, "Seconds in which an upload must arrive.")
+    upload_seconds: float = _limit(
+        120.0, "Seconds in which an upload must arrive, and an answer be read."
+    )
     queue: int = _limit(64, "Requests that wait or are being answered. Others are told to retry.")
     connections: int = _limit(512, "Open connections.")
     decoders: int = _limit(os.cpu_count() or 1, "Processes that decode.")

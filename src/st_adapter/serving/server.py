@@ -50,6 +50,7 @@ def run(app: FastAPI, listener: socket.socket) -> None:
     bounds = {
         "most_connections": limits.connections,
         "header_seconds": min(_HEADER_SECONDS, limits.upload_seconds),
+        "read_seconds": limits.upload_seconds,
     }
     config = uvicorn.Config(
         app,
@@ -92,10 +93,12 @@ class _Server(uvicorn.Server):
 
 
 class _Protocol(H11Protocol):
-    """A connection whose client must send the header of each request in time."""
+    """A connection whose client must send headers, and read answers, in time."""
 
     most_connections: int
     header_seconds: float
+    read_seconds: float
+    _reading: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Begin, or refuse a connection too many."""
@@ -107,7 +110,22 @@ class _Protocol(H11Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """End."""
         self._timer.cancel()
+        self._stop_reading_timer()
         super().connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        """Wait for a client that has much to read; without a limit, it could hold on for ever."""
+        super().pause_writing()
+        self._reading = self.loop.call_later(self.read_seconds, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        """Go on: the client has read."""
+        self._stop_reading_timer()
+        super().resume_writing()
+
+    def _stop_reading_timer(self) -> None:
+        if self._reading is not None:
+            self._reading.cancel()
 
     def on_response_complete(self) -> None:
         """Wait for the next request, and for what a refused client is still sending."""
