@@ -120,6 +120,23 @@ def test_a_signal_lets_requests_finish_and_refuses_new_ones(label_runs, clip, tm
         assert not [*tmp_path.iterdir()]
 
 
+def test_a_second_signal_ends_a_server_at_once_and_leaves_nothing(label_runs, clip, tmp_path):
+    with serving(label_runs["light"], "--decoders", 1, temporary=tmp_path) as server:
+        assert server.predict(clip).status_code == 200
+        (decoder,) = server.decoders()
+        decoder.suspend()
+        with ThreadPoolExecutor(1) as pool:
+            held = pool.submit(server.predict, clip)
+            wait_for(lambda: server.client.get("/healthz").json()["waiting"] == 1, server.process)
+            server.process.send_signal(signal.SIGINT)
+            time.sleep(1.5)  # two signals within a second count as one
+            server.process.send_signal(signal.SIGINT)
+            assert server.process.wait(timeout=10) == 0
+            held.exception()
+        assert not decoder.is_running()
+        assert not [*tmp_path.iterdir()]
+
+
 def test_a_killed_server_leaves_nothing_running(label_runs, clip, tmp_path):
     with serving(label_runs["light"], "--decoders", 2, temporary=tmp_path) as server:
         assert server.predict(clip).status_code == 200

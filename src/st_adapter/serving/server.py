@@ -63,7 +63,10 @@ def run(app: FastAPI, listener: socket.socket) -> None:
     )
     host, port = listener.getsockname()[:2]
     say(f"http://{f'[{host}]' if ':' in host else host}:{port} serves {backend.tasks.summary()}")
-    _Server(config, backend).run(sockets=[listener])
+    try:
+        _Server(config, backend).run(sockets=[listener])
+    finally:
+        backend.close()  # after a second signal, uvicorn has not ended the lifespan of `app`
 
 
 class _Server(uvicorn.Server):
