@@ -99,8 +99,8 @@ def test_a_video_of_narrow_pictures_is_refused(server, tmp_path):
         answer = server.predict(narrow, **fields)
         assert answer.status_code == 413
         assert answer.json() == {
-            "error": "pictures of 4000 x 2 are too narrow: one side can be at most 32 times as long "
-            "as the other"
+            "error": "pictures of 4000 x 2 are too narrow: one side can be at most 32 times as "
+            "long as the other"
         }
 
 

@@ -1,5 +1,6 @@
 """The life of a server: its start, runs that come and go, and its end."""
 
+import json
 import os
 import shutil
 import signal
@@ -12,6 +13,8 @@ from servers import serving
 from conftest import blinking, wait_for, write_video
 from st_adapter.cli.main import main
 from st_adapter.serving.access import read_token
+from st_adapter.serving.runs_folder import RunsFolder
+from st_adapter.serving.tasks import Tasks
 
 TOKEN = "0123456789abcdef0123"
 
@@ -98,6 +101,36 @@ def test_runs_come_and_go_while_a_token_guards_them(label_runs, clip, tmp_path):
         wait_for(lambda: "light" not in names(), server.process)
         assert server.predict(clip, task="light").status_code == 404
         assert server.predict(clip, task="tags").status_code == 200
+
+
+def test_a_run_in_the_folder_never_touches_one_of_its_name_that_was_given(label_runs, tmp_path):
+    tasks = Tasks({"device": "cpu"}, lambda videos, seconds: None)
+    tasks.add_all([label_runs["light"]])
+    shutil.copytree(label_runs["speed"], tmp_path / "light")
+    watched = RunsFolder(tmp_path, tasks)
+    watched.close()
+    shutil.rmtree(tmp_path / "light")
+    watched.look()
+    assert tasks.names() == {"light"}
+    assert tasks.choose(["light"])[0].place == label_runs["light"]
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"), [({"method": "later"}, "'later'"), ({"dropout": 3}, "between 0 and 1")]
+)
+def test_a_run_with_a_nonsensical_record_does_not_end_the_watch(
+    label_runs, tmp_path, change, reason
+):
+    run, config = tmp_path / "newer", tmp_path / "newer" / "adapter_config.json"
+    shutil.copytree(label_runs["speed"], run)
+    config.write_text(json.dumps(json.loads(config.read_text()) | change))
+    tasks = Tasks({"device": "cpu"}, lambda videos, seconds: None)
+    tasks.add_all([label_runs["light"]])
+    watched = RunsFolder(tmp_path, tasks)
+    watched.close()
+    (error,) = tasks.describe().errors
+    assert error.name == "newer"
+    assert reason in error.error
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

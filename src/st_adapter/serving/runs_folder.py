@@ -56,8 +56,9 @@ class RunsFolder:
         for name in [*self._served]:
             if name not in found:
                 del self._served[name]
-                self._tasks.remove(name)
-                say(f"{name}: removed")
+                if name not in self._fixed:
+                    self._tasks.remove(name)
+                    say(f"{name}: removed")
         for name, signature in sorted(found.items()):
             if signature == self._seen.get(name) and signature != self._served.get(name):
                 self._served[name] = signature
@@ -91,8 +92,9 @@ class RunsFolder:
             (run,) = read_runs([self._folder / name])
             self._tasks.add(run)
             say(f"{name}: added")
-        except (StAdapterError, OSError) as error:
-            text = " ".join(str(error).split())
+        except Exception as error:  # of any kind: the thread must go on with the other runs
+            is_told = isinstance(error, StAdapterError | OSError)
+            text = " ".join((str(error) if is_told else repr(error)).split())
             if name not in self._fixed:
                 self._tasks.remove(name, text)
             note(f"{name}: cannot be served: {text}")

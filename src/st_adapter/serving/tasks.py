@@ -199,7 +199,7 @@ class Tasks:
 
 def _share(task: Task, second: ModelSpec) -> bool:
     """Return whether a classifier can share the image model of a task."""
-    if is_exported(task.place):
+    if is_exported(task.place) or second.method not in METHODS:  # loading it will say what to do
         return False
     first = task.predictor.spec
     own = METHODS[first.method].changes_backbone or METHODS[second.method].changes_backbone
