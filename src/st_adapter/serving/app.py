@@ -6,11 +6,12 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-from fastapi import Depends, FastAPI, HTTPException, Request, Response
+from fastapi import Depends, FastAPI, Request, Response
 from fastapi.params import Depends as Dependency
 from fastapi.responses import JSONResponse
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from pydantic import ValidationError
+from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from st_adapter.common.provenance import versions
@@ -90,8 +91,6 @@ def make_app(
     app.state.backend = backend
     app.add_exception_handler(Refusal, _refuse)
     app.add_exception_handler(HTTPException, _refuse_http)
-    app.add_exception_handler(404, _refuse_http)
-    app.add_exception_handler(405, _refuse_http)
     app.add_exception_handler(Exception, _fail)
     _add_state(app, backend, _guard(token))
     _add_work(app, backend, _guard(token))
