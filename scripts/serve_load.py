@@ -51,11 +51,14 @@ def serving(*arguments: object, clients: int = 16) -> Iterator[Server]:
     command = [sys.executable, "-m", "st_adapter", "serve", *map(str, arguments), "--port", "0"]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     assert process.stderr is not None
-    address = ""
+    said = []
     for line in process.stderr:
+        said.append(line)
         if found := re.match(r"(http://\S+) serves", line):
             address = found[1]
             break
+    else:
+        sys.exit("".join(said))
     limits = httpx.Limits(max_connections=clients)
     try:
         with httpx.Client(base_url=address, timeout=300, limits=limits) as client:

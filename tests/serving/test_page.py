@@ -304,6 +304,20 @@ def test_a_token_is_asked_for_and_kept_until_the_tab_is_closed(browser, served):
     context.close()
 
 
+def test_a_token_that_no_longer_holds_is_asked_for_once(open_page, videos):
+    """Who looks it up in another tab makes the page ask for its tasks again."""
+    page = open_page()
+    page.evaluate("sessionStorage.setItem('st-adapter-token', 'that of the last start')")
+    page.set_input_files("#file", videos["short"])
+    field = page.get_by_label("Token", exact=True)
+    field.wait_for()
+    with page.expect_response("**/v1/tasks"):
+        page.evaluate("document.dispatchEvent(new Event('visibilitychange'))")
+    field.fill(TOKEN)
+    page.keyboard.press("Enter")
+    page.locator(ANSWERED).wait_for(timeout=10_000)
+
+
 def test_a_busy_server_is_asked_again_when_it_says(open_page, videos):
     """The first answer is one of a proxy before a server that is full."""
     page, answers = open_page(), []

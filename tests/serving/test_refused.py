@@ -7,6 +7,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
+import httpx
 import numpy as np
 import pytest
 from servers import serving
@@ -86,10 +87,22 @@ def test_a_video_larger_than_allowed_is_refused(server, clip, tmp_path):
     slow = restamped(clip, tmp_path / "slow.mkv", lambda stamp: stamp * 100)
     answer = server.predict(slow)
     assert answer.status_code == 413
-    assert answer.json() == {"error": "the video is 80 s long; the limit here is 60 s"}
+    assert answer.json() == {"error": "the video is 80.0 s long; the limit here is 60 s"}
     many = write_video(tmp_path / "many.mp4", blinking(True, 0, 120), rate=30)
     answer = server.predict(many)
     assert answer.json() == {"error": "120 frames are more than 100, the limit here"}
+
+
+def test_a_video_of_narrow_pictures_is_refused(server, tmp_path):
+    """Scaled to the short side of a clip, a few kilobytes would become gigabytes."""
+    narrow = write_video(tmp_path / "narrow.avi", [np.zeros((2, 4000, 3), np.uint8)], codec="ffv1")
+    for fields in ({}, {"frames": "true"}):
+        answer = server.predict(narrow, **fields)
+        assert answer.status_code == 413
+        assert answer.json() == {
+            "error": "pictures of 4000 x 2 are too narrow: one side can be at most 32 times as "
+            "long as the other"
+        }
 
 
 def test_a_file_that_is_not_a_video_is_refused_without_naming_its_place(server, tmp_path):
@@ -143,6 +156,16 @@ def test_slow_clients_are_cut_off(server, request_text, expected):
     assert 0.8 < time.monotonic() - started < 10
 
 
+def test_a_client_that_does_not_read_its_answers_is_cut_off(server):
+    host, port = server.address.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), timeout=20) as connection:
+        started = time.monotonic()
+        with pytest.raises((ConnectionResetError, BrokenPipeError)):
+            while True:  # until its answers and then its requests fill all buffers
+                connection.sendall(b"GET /openapi.json HTTP/1.1\r\nHost: localhost\r\n\r\n" * 99)
+        assert time.monotonic() - started < 15
+
+
 def test_a_connection_too_many_is_refused(server):
     host, port = server.address.removeprefix("http://").split(":")
     held = [socket.create_connection((host, int(port)), timeout=20) for _ in range(20)]
@@ -194,6 +217,17 @@ def test_an_answer_that_is_late_is_given_up(server, clip):
     assert answer.status_code == 504
     assert "not answered within 4 s" in answer.json()["error"]
     assert DEADLINE <= took < DEADLINE + 3
+
+
+def test_work_for_a_client_that_has_left_is_given_up(server, clip):
+    fields = {"window": "0.5", "step": "0.001"}
+    long = {"files": {"file": clip.read_bytes()}, "data": fields, "timeout": 0.5}
+    with pytest.raises(httpx.ReadTimeout):
+        httpx.post(f"{server.address}/v1/timeline", **long)
+    started = time.monotonic()
+    assert waiting(server) == 1
+    wait_for(lambda: waiting(server) == 0, server.process)
+    assert time.monotonic() - started < 0.8 * DEADLINE
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """The life of a server: its start, runs that come and go, and its end."""
 
+import json
 import os
 import shutil
 import signal
@@ -12,6 +13,8 @@ from servers import serving
 from conftest import blinking, wait_for, write_video
 from st_adapter.cli.main import main
 from st_adapter.serving.access import read_token
+from st_adapter.serving.runs_folder import RunsFolder
+from st_adapter.serving.tasks import Tasks
 
 TOKEN = "0123456789abcdef0123"
 
@@ -100,6 +103,62 @@ def test_runs_come_and_go_while_a_token_guards_them(label_runs, clip, tmp_path):
         assert server.predict(clip, task="tags").status_code == 200
 
 
+def test_a_run_in_the_folder_never_touches_one_of_its_name_that_was_given(label_runs, tmp_path):
+    tasks = Tasks({"device": "cpu"}, lambda videos, seconds: None)
+    tasks.add_all([label_runs["light"]])
+    shutil.copytree(label_runs["speed"], tmp_path / "light")
+    watched = RunsFolder(tmp_path, tasks)
+    watched.close()
+    shutil.rmtree(tmp_path / "light")
+    watched.look()
+    assert tasks.names() == {"light"}
+    assert tasks.choose(["light"])[0].place == label_runs["light"]
+
+
+def test_a_run_is_served_until_its_files_are_whole_again_or_gone(label_runs, tmp_path):
+    folder = tmp_path / "runs"
+    shutil.copytree(label_runs["light"], folder / "a")
+    tasks = Tasks({"device": "cpu"}, lambda videos, seconds: None)
+    watched = RunsFolder(folder, tasks)
+    watched.close()
+    config = next((folder / "a").rglob("adapter_config.json"))
+    whole = config.read_bytes()
+    config.write_bytes(whole[:100])
+    for _ in range(2):
+        watched.look()
+    assert tasks.names() == {"a"}
+    assert "not a readable adapter record" in tasks.describe().errors[0].error
+    config.write_bytes(whole)
+    for _ in range(2):
+        watched.look()
+    assert tasks.describe().errors == []
+    folder.rename(tmp_path / "away")  # as if a network had a hiccup
+    watched.look()
+    assert tasks.names() == {"a"}
+    (tmp_path / "away").rename(folder)
+    shutil.rmtree(folder / "a")
+    watched.look()
+    assert tasks.names() == set()
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"), [({"method": "later"}, "'later'"), ({"dropout": 3}, "between 0 and 1")]
+)
+def test_a_run_with_a_nonsensical_record_does_not_end_the_watch(
+    label_runs, tmp_path, change, reason
+):
+    run, config = tmp_path / "newer", tmp_path / "newer" / "adapter_config.json"
+    shutil.copytree(label_runs["speed"], run)
+    config.write_text(json.dumps(json.loads(config.read_text()) | change))
+    tasks = Tasks({"device": "cpu"}, lambda videos, seconds: None)
+    tasks.add_all([label_runs["light"]])
+    watched = RunsFolder(tmp_path, tasks)
+    watched.close()
+    (error,) = tasks.describe().errors
+    assert error.name == "newer"
+    assert reason in error.error
+
+
 def test_sigterm_lets_requests_finish_and_refuses_new_ones(label_runs, clip, tmp_path):
     with serving(label_runs["light"], "--decoders", 1, temporary=tmp_path) as server:
         assert server.predict(clip).status_code == 200
@@ -116,6 +175,23 @@ def test_sigterm_lets_requests_finish_and_refuses_new_ones(label_runs, clip, tmp
             decoder.resume()
             assert held.result().status_code == 200
         assert server.process.wait(timeout=20) == 0
+        assert not [*tmp_path.iterdir()]
+
+
+def test_a_second_signal_ends_a_server_at_once_and_leaves_nothing(label_runs, clip, tmp_path):
+    with serving(label_runs["light"], "--decoders", 1, temporary=tmp_path) as server:
+        assert server.predict(clip).status_code == 200
+        (decoder,) = server.decoders()
+        decoder.suspend()
+        with ThreadPoolExecutor(1) as pool:
+            held = pool.submit(server.predict, clip)
+            wait_for(lambda: server.client.get("/healthz").json()["waiting"] == 1, server.process)
+            server.process.send_signal(signal.SIGINT)
+            time.sleep(1.5)  # two signals within a second count as one
+            server.process.send_signal(signal.SIGINT)
+            assert server.process.wait(timeout=10) == 0
+            held.exception()
+        assert not decoder.is_running()
         assert not [*tmp_path.iterdir()]
 
 

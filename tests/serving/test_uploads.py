@@ -57,6 +57,7 @@ def test_the_file_goes_to_disk_and_fields_to_memory(tmp_path, size):
         (part("task", b"a") + END, KIND, 422, "send the video in the field `file`"),
         (part("file", b"x") * 2 + END, KIND, 422, "more than one file"),
         (part("task", b"x" * 5000) + END, KIND, 413, "longer than 4096 bytes"),
+        (part("task", b"a", "; x=" + "x" * 5000) + END, KIND, 413, "header of the form is longer"),
         (part("task", b"x") * 101 + END, KIND, 413, "more than 100 fields"),
         (part("task", b"\xff") + END, KIND, 400, "damaged"),
         (part("file", b"x" * 20_000) + END, KIND, 413, "larger than 0.01 MB"),
@@ -82,6 +83,19 @@ def test_the_folder_is_private_and_removed(temporary):
         (folder / "upload").write_bytes(b"x")
         assert other.is_dir()
     assert not [*temporary.iterdir()]
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can make folders of other users")
+def test_folders_of_other_users_are_left_alone(temporary):
+    other = temporary / "st-adapter-serve-other"
+    other.mkdir()
+    (other / ".lock").symlink_to(temporary / "made")
+    os.chown(other, 12345, 12345)
+    linked = temporary / "st-adapter-serve-linked"
+    linked.symlink_to(other)
+    with upload_folder():
+        assert other.exists()
+        assert not (temporary / "made").exists()
 
 
 def test_the_folder_of_a_killed_server_is_removed_by_the_next(temporary):

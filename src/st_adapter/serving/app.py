@@ -6,11 +6,12 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-from fastapi import Depends, FastAPI, HTTPException, Request, Response
+from fastapi import Depends, FastAPI, Request, Response
 from fastapi.params import Depends as Dependency
 from fastapi.responses import JSONResponse
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from pydantic import ValidationError
+from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from st_adapter.common.provenance import versions
@@ -31,6 +32,9 @@ from st_adapter.serving.middleware import Doorkeeper
 from st_adapter.serving.pages import add_pages
 from st_adapter.serving.refusals import Refusal, answer
 from st_adapter.serving.uploads import new_path, receive, too_large
+
+_LOOK_SECONDS = 1.0
+"""Time from one look at whether a client still waits for its answer to the next."""
 
 Form = PredictForm | TimelineForm
 Answer = Callable[[Path, Any, Deadline], dict[str, Any]]
@@ -85,13 +89,12 @@ def make_app(
         description="Classify videos.",
         docs_url=None,  # FastAPI's own pages load scripts from other sites
         redoc_url=None,
+        redirect_slashes=False,  # the address would be made of the header Host
         lifespan=lifespan,
     )
     app.state.backend = backend
     app.add_exception_handler(Refusal, _refuse)
     app.add_exception_handler(HTTPException, _refuse_http)
-    app.add_exception_handler(404, _refuse_http)
-    app.add_exception_handler(405, _refuse_http)
     app.add_exception_handler(Exception, _fail)
     _add_state(app, backend, _guard(token))
     _add_work(app, backend, _guard(token))
@@ -187,8 +190,11 @@ async def _work(
         with backend.admit():
             loop = asyncio.get_running_loop()
             deadline = Deadline(limits.deadline)
-            result = await loop.run_in_executor(backend.threads, answer, path, asked, deadline)
-        return JSONResponse(result)
+            work = loop.run_in_executor(backend.threads, answer, path, asked, deadline)
+            while not (await asyncio.wait({work}, timeout=_LOOK_SECONDS))[0]:
+                if await request.is_disconnected():
+                    deadline.cancel()
+        return _as_json(work.result())
     except TimeoutError as error:
         raise Refusal(
             408, f"the upload did not arrive within {limits.upload_seconds:g} s", close=True
@@ -197,6 +203,13 @@ async def _work(
         raise Refusal(400, "the connection was closed before the upload was whole") from error
     finally:
         path.unlink(missing_ok=True)
+
+
+def _as_json(result: dict[str, Any]) -> JSONResponse:
+    try:
+        return JSONResponse(result)
+    except ValueError as error:  # JSON has no NaN
+        raise Refusal(422, "the classifier's scores of this video are NaN or infinite") from error
 
 
 def _validated(form: type[Form], fields: dict[str, list[str]]) -> Form:
@@ -210,8 +223,13 @@ def _validated(form: type[Form], fields: dict[str, list[str]]) -> Form:
         return form.model_validate(values)
     except ValidationError as error:
         problem = error.errors()[0]
-        name = str(problem["loc"][0]) if problem["loc"] else "form"
-        raise Refusal(422, f"{name[:100]}: {problem['msg']}") from error
+        name = str(problem["loc"][0])[:100] if problem["loc"] else "form"
+        if problem["type"] == "extra_forbidden":
+            known = ", ".join(["file", *form.model_fields])
+            raise Refusal(422, f"unknown field {name!r}; fields are {known}") from error
+        if isinstance(problem["input"], list) and name != "task":
+            raise Refusal(422, f"the field {name!r} is given more than once") from error
+        raise Refusal(422, f"{name}: {problem['msg'].lower()}") from error
 
 
 def _body(form: type[Form]) -> dict[str, Any]:

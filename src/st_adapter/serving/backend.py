@@ -90,7 +90,7 @@ class Backend:
     def check_room(self) -> None:
         """Raise Refusal if a request would not be answered now."""
         if self.is_stopping:
-            raise Refusal(503, "the server is stopping")
+            raise Refusal(503, "the server is stopping", _RETRY_SECONDS)
         if self.waiting >= self.limits.queue:
             raise Refusal(503, "too many requests are waiting; try again", _RETRY_SECONDS)
 

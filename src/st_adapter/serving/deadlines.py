@@ -30,6 +30,10 @@ class Deadline:
         """Raise Refusal if the time is over."""
         self.left()
 
+    def cancel(self) -> None:
+        """End the time now, because nobody waits for the answer any more."""
+        self._end = 0.0
+
     def is_over(self) -> bool:
         """Return whether the time is over."""
         return time.monotonic() >= self._end
@@ -37,6 +41,7 @@ class Deadline:
     def refusal(self) -> Refusal:
         """Return the answer to a request that took too long."""
         reason = (
-            f"not answered within {self._seconds:g} s; send a shorter video, or ask fewer tasks"
+            f"not answered within {self._seconds:g} s; send a shorter video, ask fewer tasks, or "
+            "use a longer step"
         )
         return Refusal(504, reason)

@@ -27,6 +27,9 @@ from st_adapter.errors import VideoError
 MESSAGE_BYTES = 2**22
 """Longest JSON message, in either direction."""
 
+_MOST_THREADS = 4
+"""Threads that decode one video."""
+
 _MOST_FILES = 64
 """Files that the process may have open: its pipe, the video, and what Python and FFmpeg need."""
 
@@ -100,9 +103,12 @@ def _describe(info: VideoInfo) -> Iterator[bytes | memoryview]:
 
 
 def _limit_cpu(seconds: float) -> None:
-    """Let the operating system end this process if it computes for longer from now on."""
+    """Let the operating system end this process if it computes for longer from now on.
+
+    The server ends it at the deadline anyway, if it can. FFmpeg computes in several threads.
+    """
     used = resource.getrusage(resource.RUSAGE_SELF)
-    soft = ceil(used.ru_utime + used.ru_stime + seconds)
+    soft = ceil(used.ru_utime + used.ru_stime + _MOST_THREADS * seconds)
     resource.setrlimit(resource.RLIMIT_CPU, (soft, resource.RLIM_INFINITY))
 
 

@@ -49,8 +49,11 @@ def _agreed() -> Iterator[None]:
 _MOST_FRAMES = 2**24
 """Frames of which a decoder may tell, whatever the limits are."""
 
-_MOST_STRETCHED = 1000
-"""Largest ratio of the sides of a frame; scaled to a short side, longer ones would fill memory."""
+_MOST_STRETCHED = 32
+"""Largest ratio of the sides of a picture; scaled to a short side, longer ones would fill memory.
+
+A frame can be up to four times as long, because pixels need not be square.
+"""
 
 
 class Decoder:
@@ -125,19 +128,12 @@ class DecoderPool:
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
+        self._all = {Decoder(limits) for _ in range(limits.decoders)}
         self._free: queue.LifoQueue[Decoder] = queue.LifoQueue()
-        self._all: set[Decoder] = set()
+        for decoder in self._all:
+            self._free.put(decoder)
         self._closed = False
         self._lock = threading.Lock()
-        for _ in range(limits.decoders):
-            self._add()
-
-    def _add(self) -> None:
-        with self._lock:
-            if not self._closed:
-                decoder = Decoder(self._limits)
-                self._all.add(decoder)
-                self._free.put(decoder)
 
     def pids(self) -> list[int]:
         """Return the numbers of the processes."""
@@ -165,17 +161,14 @@ class DecoderPool:
                 or the decoder was ended by the file (422) or by someone else (503).
         """
         decoder = self._borrow(deadline)
-        watchdog = threading.Timer(deadline.left(), decoder.process.kill)
-        watchdog.start()
         try:
-            video = OpenVideo(path, decoder, deadline.left())
-            video.check(self._limits)
-            yield video
+            with _killed_at(deadline, decoder):
+                video = OpenVideo(path, decoder, deadline.left())
+                video.check(self._limits)
+                yield video
         except _LostError as error:
             raise self._explain(decoder, deadline) from error
         finally:
-            watchdog.cancel()
-            watchdog.join()
             self._give_back(decoder)
 
     def _borrow(self, deadline: Deadline) -> Decoder:
@@ -186,7 +179,8 @@ class DecoderPool:
                 raise deadline.refusal() from None
             if decoder.process.poll() is None:
                 return decoder
-            self._replace(decoder)
+            if not self._replace(decoder):
+                raise Refusal(503, "the server cannot start a decoder now; try again", 5)
 
     def _give_back(self, decoder: Decoder) -> None:
         if decoder.is_idle and decoder.process.poll() is None:
@@ -194,11 +188,18 @@ class DecoderPool:
         else:
             self._replace(decoder)
 
-    def _replace(self, decoder: Decoder) -> None:
-        with self._lock:
-            self._all.discard(decoder)
+    def _replace(self, decoder: Decoder) -> bool:
+        """End a decoder and start another; return whether that was possible."""
         decoder.end()
-        self._add()
+        new = None
+        with self._lock, suppress(OSError):  # no memory or descriptors are free just now
+            if not self._closed:
+                new = Decoder(self._limits)
+                self._all.add(new)
+                self._all.remove(decoder)
+        # One that has ended keeps its place, so that whoever borrows it tries again.
+        self._free.put(new or decoder)
+        return new is not None
 
     def _explain(self, decoder: Decoder, deadline: Deadline) -> Refusal:
         """Say why a decoder did not answer."""
@@ -214,6 +215,18 @@ class DecoderPool:
         if code in (-signal.SIGKILL, -signal.SIGTERM):
             return Refusal(503, "the decoder was killed; try again", retry_seconds=1)
         return Refusal(422, f"the decoder crashed on this video (code {code})")
+
+
+@contextmanager
+def _killed_at(deadline: Deadline, decoder: Decoder) -> Iterator[None]:
+    """Kill a decoder if the block has not ended by the deadline."""
+    watchdog = threading.Timer(deadline.left(), decoder.process.kill)
+    watchdog.start()
+    try:
+        yield
+    finally:
+        watchdog.cancel()
+        watchdog.join()
 
 
 class OpenVideo:
@@ -266,6 +279,13 @@ class OpenVideo:
                 f"pictures of {info.width} x {info.height} are larger than {limits.max_pixels:,} "
                 "pixels, the limit here",
             )
+        short, long = sorted((info.width, info.height))
+        if long > _MOST_STRETCHED * short:
+            raise Refusal(
+                413,
+                f"pictures of {info.width} x {info.height} are too narrow: one side can be at most "
+                f"{_MOST_STRETCHED} times as long as the other",
+            )
         if info.num_frames > limits.max_frames:
             raise Refusal(
                 413,
@@ -274,7 +294,7 @@ class OpenVideo:
         if self.seconds > limits.max_seconds:
             raise Refusal(
                 413,
-                f"the video is {self.seconds:.0f} s long; the limit here is "
+                f"the video is {self.seconds:.1f} s long; the limit here is "
                 f"{limits.max_seconds:g} s",
             )
 
@@ -313,7 +333,8 @@ class OpenVideo:
             with _agreed():
                 number = int(answer["number"])
                 height, width, channels = (int(n) for n in answer["shape"])
-                if not 0 < height * width <= _MOST_STRETCHED * short_side**2 or channels != 3:
+                most = 4 * _MOST_STRETCHED * short_side**2
+                if not 0 < height * width <= most or channels != 3:
                     raise ValueError(f"{answer['shape']}")
             frame = self._decoder.next_array([height, width, 3])
             self._decoder.is_idle = place == len(numbers) - 1

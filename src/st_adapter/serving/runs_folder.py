@@ -20,7 +20,7 @@ class RunsFolder:
 
     A run is loaded when its files have not changed since the last look, so that a copy that is
     under way is left alone. A run that cannot be loaded is reported once, and tried again when it
-    changes.
+    changes; if it takes the place of another, that one is served until then.
 
     Args:
         folder: The folder. Its subfolders that are runs are served under their names.
@@ -53,24 +53,33 @@ class RunsFolder:
     def look(self) -> None:
         """Look once, and add or remove what has changed."""
         found = self._find()
+        if found is None:
+            return
         for name in [*self._served]:
             if name not in found:
                 del self._served[name]
-                self._tasks.remove(name)
-                say(f"{name}: removed")
+                if name in self._fixed:
+                    self._tasks.report(name, None)
+                else:
+                    self._tasks.remove(name)
+                    say(f"{name}: removed")
         for name, signature in sorted(found.items()):
             if signature == self._seen.get(name) and signature != self._served.get(name):
                 self._served[name] = signature
                 self._load(name)
         self._seen = found
 
-    def _find(self) -> dict[str, _Signature]:
-        """Return the runs in the folder with the state of their files."""
+    def _find(self) -> dict[str, _Signature] | None:
+        """Return the runs in the folder with the state of their files.
+
+        None if the folder cannot be listed, such as one on a network that has a hiccup: it then
+        stays as it was.
+        """
         found = {}
         try:
             folders = [path for path in self._folder.iterdir() if not path.name.startswith(".")]
-        except OSError:  # it is gone, perhaps for a moment
-            return {}
+        except OSError:
+            return None
         for path in folders:
             for place in (path, path / "adapter"):
                 try:
@@ -91,8 +100,8 @@ class RunsFolder:
             (run,) = read_runs([self._folder / name])
             self._tasks.add(run)
             say(f"{name}: added")
-        except (StAdapterError, OSError) as error:
-            text = " ".join(str(error).split())
-            if name not in self._fixed:
-                self._tasks.remove(name, text)
+        except Exception as error:  # of any kind: the thread must go on with the other runs
+            is_told = isinstance(error, StAdapterError | OSError)
+            text = " ".join((str(error) if is_told else repr(error)).split())
+            self._tasks.report(name, text)
             note(f"{name}: cannot be served: {text}")

@@ -1,6 +1,8 @@
 """The web server: connections that keep to time, and an orderly end."""
 
 import asyncio
+import json
+import logging
 import socket
 import time
 from types import FrameType
@@ -17,8 +19,18 @@ from st_adapter.serving.backend import Backend
 _HEADER_SECONDS = 15.0
 """Time for the header of a request, and for the rest of an upload that was refused."""
 
-_FULL = b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 5\r\nConnection: close\r\n\r\n"
-_SLOW = b"HTTP/1.1 408 Request Timeout\r\nConnection: close\r\n\r\n"
+
+def _last_answer(status: str, reason: str, *headers: str) -> bytes:
+    """Return the bytes of an answer after which the connection is closed."""
+    body = json.dumps({"error": reason})
+    kind = ("Content-Type: application/json", f"Content-Length: {len(body)}", "Connection: close")
+    return "\r\n".join((f"HTTP/1.1 {status}", *kind, *headers, "", body)).encode()
+
+
+_FULL = _last_answer(
+    "503 Service Unavailable", "too many connections are open; try again", "Retry-After: 5"
+)
+_SLOW = _last_answer("408 Request Timeout", "the header of the request did not arrive in time")
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -50,6 +62,7 @@ def run(app: FastAPI, listener: socket.socket) -> None:
     bounds = {
         "most_connections": limits.connections,
         "header_seconds": min(_HEADER_SECONDS, limits.upload_seconds),
+        "read_seconds": limits.upload_seconds,
     }
     config = uvicorn.Config(
         app,
@@ -60,9 +73,14 @@ def run(app: FastAPI, listener: socket.socket) -> None:
         server_header=False,
         timeout_graceful_shutdown=5,
     )
+    # It would print a line for every damaged form, which the client is told about.
+    logging.getLogger("python_multipart").setLevel(logging.CRITICAL)
     host, port = listener.getsockname()[:2]
     say(f"http://{f'[{host}]' if ':' in host else host}:{port} serves {backend.tasks.summary()}")
-    _Server(config, backend).run(sockets=[listener])
+    try:
+        _Server(config, backend).run(sockets=[listener])
+    finally:
+        backend.close()  # after a second signal, uvicorn has not ended the lifespan of `app`
 
 
 class _Server(uvicorn.Server):
@@ -92,10 +110,12 @@ class _Server(uvicorn.Server):
 
 
 class _Protocol(H11Protocol):
-    """A connection whose client must send the header of each request in time."""
+    """A connection whose client must send headers, and read answers, in time."""
 
     most_connections: int
     header_seconds: float
+    read_seconds: float
+    _reading: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Begin, or refuse a connection too many."""
@@ -107,7 +127,22 @@ class _Protocol(H11Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """End."""
         self._timer.cancel()
+        self._stop_reading_timer()
         super().connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        """Wait for a client that has much to read; without a limit, it could hold on for ever."""
+        super().pause_writing()
+        self._reading = self.loop.call_later(self.read_seconds, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        """Go on: the client has read."""
+        self._stop_reading_timer()
+        super().resume_writing()
+
+    def _stop_reading_timer(self) -> None:
+        if self._reading is not None:
+            self._reading.cancel()
 
     def on_response_complete(self) -> None:
         """Wait for the next request, and for what a refused client is still sending."""

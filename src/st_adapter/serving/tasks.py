@@ -173,15 +173,15 @@ class Tasks:
             self._put(self._tasks | {run.name: task})
             self._errors = {n: text for n, text in self._errors.items() if n != run.name}
 
-    def remove(self, name: str, error: str | None = None) -> None:
-        """Remove a task, or its error. Requests that use it are still answered.
-
-        Args:
-            name: Its name.
-            error: Why its run cannot be loaded, if it is still there.
-        """
+    def remove(self, name: str) -> None:
+        """Remove a task, or its error. Requests that use it are still answered."""
         with self._changing:
             self._put({n: task for n, task in self._tasks.items() if n != name})
+        self.report(name, None)
+
+    def report(self, name: str, error: str | None) -> None:
+        """Record why a run cannot be loaded; None forgets it. A task of its name stays."""
+        with self._changing:
             errors = {n: text for n, text in self._errors.items() if n != name}
             self._errors = errors | ({name: error} if error else {})
 
@@ -199,7 +199,7 @@ class Tasks:
 
 def _share(task: Task, second: ModelSpec) -> bool:
     """Return whether a classifier can share the image model of a task."""
-    if is_exported(task.place):
+    if is_exported(task.place) or second.method not in METHODS:  # loading it will say what to do
         return False
     first = task.predictor.spec
     own = METHODS[first.method].changes_backbone or METHODS[second.method].changes_backbone

@@ -1,5 +1,6 @@
 """Bodies of requests: the file goes to a private folder as it arrives, the fields to memory."""
 
+import os
 import re
 import shutil
 import tempfile
@@ -13,7 +14,7 @@ from uuid import uuid4
 from python_multipart import MultipartParser
 from python_multipart.exceptions import FormParserError
 
-from st_adapter.common.lock import alone_in
+from st_adapter.common.lock import LOCK_FILE, alone_in
 from st_adapter.errors import ArgumentError
 from st_adapter.serving.refusals import Refusal
 
@@ -31,9 +32,14 @@ def upload_folder() -> Iterator[Path]:
 
     Also removes the folders of servers that were killed: nobody holds the lock in them any more.
     """
-    for folder in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):
-        with suppress(ArgumentError, OSError), alone_in(folder):  # ArgumentError: in use
-            shutil.rmtree(folder)
+    # Without a lock file, a folder belongs to a server that is just starting.
+    for file in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*/{LOCK_FILE}"):
+        folder = file.parent
+        with suppress(ArgumentError, OSError):  # ArgumentError: in use
+            # Other users could name a folder like ours, and link its lock to any file of this user.
+            if folder.lstat().st_uid == os.getuid() and not folder.is_symlink():
+                with alone_in(folder):
+                    shutil.rmtree(folder)
     folder = Path(tempfile.mkdtemp(prefix=_PREFIX))
     try:
         with alone_in(folder):
@@ -124,10 +130,16 @@ class _Body:
         self._disposition, self._value = b"", bytearray()
 
     def on_header_field(self, data: bytes, start: int, end: int) -> None:
-        self._header[0] += data[start:end]
+        self._add_to_header(0, data[start:end])
 
     def on_header_value(self, data: bytes, start: int, end: int) -> None:
-        self._header[1] += data[start:end]
+        self._add_to_header(1, data[start:end])
+
+    def _add_to_header(self, half: int, data: bytes) -> None:
+        self._header[half] += data
+        # Older versions of the parser have no limit, and adding to a long one takes ever longer.
+        if len(self._header[half]) > _MOST_FIELD_BYTES:
+            raise Refusal(413, f"a header of the form is longer than {_MOST_FIELD_BYTES} bytes")
 
     def on_header_end(self) -> None:
         if self._header[0].lower() == b"content-disposition":
@@ -151,7 +163,11 @@ class _Body:
             return
         self._value += data[start:end]
         if len(self._value) > _MOST_FIELD_BYTES:
-            raise Refusal(413, f"a field of the form is longer than {_MOST_FIELD_BYTES} bytes")
+            raise Refusal(
+                413,
+                f"the field {self._name[:100]!r} is longer than {_MOST_FIELD_BYTES} bytes; the "
+                "video goes in the field 'file'",
+            )
 
     def on_part_end(self) -> None:
         if self._name == "file":

@@ -12,12 +12,14 @@ export class ApiError extends Error {
   }
 }
 
+export const keepToken = token => sessionStorage.setItem(TOKEN, token);
+
 /**
  * Send a request and return its answer. It is sent again when the server was busy and says when it
  * will not be, and when a token was missing.
  *
  * `options`: `form` to send, `signal` to cancel, `onProgress(share)` of the upload,
- * `onWait(seconds)` while the server is busy, `askForToken(refused, signal)` to get a token.
+ * `onWait(seconds)` while the server is busy, `askForToken(refused, signal)` to get a token and keep it.
  */
 export async function ask(method, path, options) {
   for (let tries = 1; ; tries++) {
@@ -26,7 +28,7 @@ export async function ask(method, path, options) {
     } catch (error) {
       if (error.status === 401) {
         const refused = sessionStorage.getItem(TOKEN) !== null;
-        sessionStorage.setItem(TOKEN, await options.askForToken(refused, options.signal));
+        await options.askForToken(refused, options.signal);
       } else if (error.status === 503 && error.retrySeconds !== null && tries < MOST_TRIES) {
         await countDown(error.retrySeconds, options);
       } else {

@@ -1,6 +1,6 @@
 // The page: a video comes in, is sent, and its answer is shown.
 
-import { ask } from "./api.js";
+import { ask, keepToken } from "./api.js";
 import { clipName, closeCamera, openCamera, record } from "./camera.js";
 import { clamp, count, find, show } from "./dom.js";
 import { closeVideo, describeVideo, openVideo } from "./player.js";
@@ -13,7 +13,7 @@ import { chosenTasks, showTasks } from "./tasks.js";
 const TOP = 8;  // labels with a bar
 const LONG = 1.5;  // a video this many times longer than training clips gets a timeline
 
-const state = { tasks: [], video: null, job: null, watching: null };
+const state = { tasks: [], video: null, job: null, watching: null, token: null };
 
 /** Say how the work goes. What can be seen elsewhere is `spoken`: only for screen readers. */
 function say(text, spoken = false) {
@@ -31,22 +31,26 @@ function showProgress(share) {
   else bar.value = share;
 }
 
-/** Ask for the token in the page, and return what was entered. */
+/** Ask for the token in the page. All requests that lack it wait for the same answer. */
 function askForToken(refused, signal) {
-  const [form, input] = [find("token-form"), find("token")];
-  show(form);
   if (refused) showError("The token is not right.");
-  input.focus();
-  return new Promise((resolve, reject) => {
-    signal?.addEventListener("abort", () => { show(form, false); reject(signal.reason); });
+  state.token ??= new Promise(resolve => {
+    const [form, input] = [find("token-form"), find("token")];
+    show(form);
+    input.focus();
     form.onsubmit = event => {
       event.preventDefault();
       show(form, false);
       showError("");
-      resolve(input.value.trim());
+      keepToken(input.value.trim());
       input.value = "";
+      state.token = null;
+      resolve();
     };
   });
+  return Promise.race([state.token, new Promise((_, reject) => {
+    signal?.addEventListener("abort", () => reject(signal.reason));
+  })]);
 }
 
 function post(path, fields, signal) {
