@@ -8,6 +8,7 @@ runs it, and in the precision that it chooses for this CPU. Prints also the kind
 """
 
 import argparse
+import json
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -18,18 +19,21 @@ import torch
 from limits import name_of
 
 import st_adapter
+from st_adapter.errors import ExportError
 from st_adapter.exporting.comparison import noise
-from st_adapter.exporting.program import Scorer
+from st_adapter.exporting.formats import Precision, write
+from st_adapter.exporting.program import Scorer, traced
 from st_adapter.model.classifier import VideoClassifier
 from st_adapter.model.exported import open_exported
+from st_adapter.model.record import to_record
 from st_adapter.runtime.device import seconds_of
 
 LABELS = [f"class {i}" for i in range(10)]
-FILES = {
-    "torch.export": ("model.pt2", {}),
-    "ONNX Runtime": ("model.onnx", {}),
-    "ONNX Runtime, int8": ("int8.onnx", {"int8": True}),
-    "OpenVINO, float32": ("model.xml", {}),
+FILES: dict[str, tuple[str, Precision]] = {
+    "torch.export": ("model.pt2", "float32"),
+    "ONNX Runtime": ("model.onnx", "float32"),
+    "ONNX Runtime, int8": ("int8.onnx", "int8"),
+    "OpenVINO, float32": ("model.xml", "float32"),
 }
 Call = Callable[[], object]
 
@@ -43,18 +47,21 @@ def build(name: str) -> VideoClassifier:
 
 
 def prepare(model: VideoClassifier, folder: Path, threads: int) -> dict[str, Call]:
-    """Export a classifier, and return what scores one clip in each form."""
+    """Write a classifier in each form, and return what scores one clip in it."""
     clips = noise(np.random.default_rng(0), model.spec, 1, model.spec.clip.frames)
     scorer, tensor = Scorer(model), torch.from_numpy(clips)
     calls: dict[str, Call] = {"PyTorch, float32": torch.inference_mode()(lambda: scorer(tensor))}
-    for name, (file, options) in FILES.items():
-        try:
-            path = st_adapter.export(model, folder / file, **options).path
-        except st_adapter.errors.ExportError as error:
-            print(f"{name}: {error}")
-            continue
-        exported = open_exported(path, threads)
-        calls[name] = lambda exported=exported: exported.scores(clips)
+    with traced(model) as (program, fixed_size):
+        for name, (file, precision) in FILES.items():
+            export = {"precision": precision, "fixed_size": fixed_size}
+            record = json.dumps({**to_record(model.spec), "export": export})
+            try:
+                write(program, folder / file, record, precision)
+            except ExportError as error:
+                print(f"{name}: {error}")
+                continue
+            exported = open_exported(folder / file, threads)
+            calls[name] = lambda exported=exported: exported.scores(clips)
     default = openvino.compile_model(
         folder / "model.xml", "CPU", {"INFERENCE_NUM_THREADS": threads, "NUM_STREAMS": 1}
     )
