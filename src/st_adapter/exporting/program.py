@@ -58,11 +58,26 @@ def traced(model: VideoClassifier) -> Iterator[tuple[ExportedProgram, int | None
         ExportError: torch.export cannot trace the classifier.
     """
     with evaluation_mode(model), _merged(model):
-        program = _trace_any_size(model)
-        if program is not None:
-            yield program, None
+        fixed = _trace_fixed(model)
+        variable = None if _attends(fixed) else _trace_any_size(model)
+        if variable is not None:
+            yield variable, None
         else:
-            yield _trace_fixed(model), model.spec.clip.size
+            yield fixed, model.spec.clip.size
+
+
+def _attends(program: ExportedProgram) -> bool:
+    """Whether the image model computes attention.
+
+    Its size is fixed then. Position embeddings or windows depend on the size, and expressions of
+    the windows of a Swin transformer take torch.export many minutes if the size is variable.
+    """
+    return any(
+        ("softmax" in str(node.target) or "attention" in str(node.target))
+        and any("backbone" in path for path, _ in node.meta["nn_module_stack"].values())
+        for node in program.graph.nodes
+        if "nn_module_stack" in node.meta
+    )
 
 
 def _trace_any_size(model: VideoClassifier) -> ExportedProgram | None:
