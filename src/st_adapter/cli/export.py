@@ -16,7 +16,7 @@ _RUNTIMES = {".onnx": "ONNX Runtime", ".pt2": "torch.export", ".xml": "OpenVINO"
     "--out",
     type=PATH,
     required=True,
-    help="File to write: .onnx, .pt2 (torch.export) or .xml (OpenVINO, with a .bin beside it).",
+    help="File to write: .onnx, .pt2 (torch.export) or .xml (OpenVINO, which also writes a .bin).",
 )
 @click.option("--half", is_flag=True, help="Store weights in half precision: half the size.")
 @click.option("--int8", is_flag=True, help="Store the weights of linear layers in int8 (.onnx).")

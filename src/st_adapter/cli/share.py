@@ -15,7 +15,7 @@ from st_adapter.cli.options import PATH, verb
     "--private/--public",
     default=None,
     help="Whether only you can see a new repository.  [default: private; an existing repository "
-    "stays as it is]",
+    "keeps its visibility]",
 )
 @click.option(
     "--license",

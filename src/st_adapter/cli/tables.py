@@ -151,7 +151,7 @@ def print_comparison(rows: Sequence[MethodRow]) -> None:
     click.echo(
         f"{metric}: mean over seeds in %. 95%: interval of a seed, by the number of videos.\n"
         "seeds: lowest to highest.\n"
-        f"reversed, shuffled, frozen: {metric} with frames in that order, or all the same.\n"
+        f"reversed, shuffled, frozen: {metric} with frames in that order, or all equal.\n"
         "lr: learning rate that the trials chose; * marks the lowest or highest tried.\n"
     )
     costs = ("trained", "stored", "step", "peak", "GMACs")

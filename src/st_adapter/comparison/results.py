@@ -172,8 +172,8 @@ def interval_of(evaluations: Sequence[dict[str, Any]]) -> tuple[float, float] | 
     """Return the 95 % interval of the score: the mean of those of the seeds.
 
     Returns:
-        Its lower and upper end, or None if there are no evaluations, or earlier ones without
-        intervals.
+        Its lower and upper end, or None without evaluations, or if earlier versions wrote
+        them without intervals.
     """
     ends = [(found.get("intervals") or {}).get(found["metric"]) for found in evaluations]
     if not ends or not all(ends):

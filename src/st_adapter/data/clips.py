@@ -17,7 +17,7 @@ from st_adapter.data.videos import Video
 
 
 def as_clips(frames: Shaped[Any, "... h w 3"]) -> Shaped[Tensor, "... 3 h w"]:
-    """Turn frames as they are decoded into the form that models take.
+    """Turn decoded frames into the form that models take.
 
     Args:
         frames: An array of numpy, or a tensor.

@@ -55,7 +55,7 @@ class TorchScorer:
     def score_clips(self, clips: UInt8[Any, "n t h w 3"]) -> Float[ndarray, "n classes"]:
         """Score clips in one forward pass."""
         model = self.model
-        # Fewer clips at once are no way out for a single video or stream.
+        # A single video or stream cannot be scored in smaller batches.
         advice = f"lower {setting('frames')} or {setting('size')}" if len(clips) <= 3 else None
         with (
             evaluation_mode(model),

@@ -70,7 +70,7 @@ def write_upload(run: Path, folder: Path, hub_name: str, license: str | None) ->
 
 
 def _check_backbone(run: Path, spec: ModelSpec) -> None:
-    """Raise ArgumentError for an image model in a folder, which nobody else has."""
+    """Raise ArgumentError for an image model in a folder of this machine."""
     backbone = Path(spec.backbone.removeprefix("hf:"))
     if spec.backbone.startswith("hf:") and (backbone.is_absolute() or backbone.is_dir()):
         raise ArgumentError(

@@ -93,7 +93,7 @@ class TaskList(BaseModel):
 
 
 class VideoRecord(BaseModel):
-    """The video of a request, as it is shown."""
+    """The video of a request, upright."""
 
     seconds: float
     width: int

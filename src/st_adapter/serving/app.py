@@ -121,7 +121,7 @@ def _guard(token: str | None) -> list[Dependency]:
 
 
 def _add_state(app: FastAPI, backend: Backend, guard: list[Dependency]) -> None:
-    """Add the routes that say how the server is and what it has."""
+    """Add the routes for the state of the server, its measurements and its tasks."""
 
     @app.get(
         "/healthz",

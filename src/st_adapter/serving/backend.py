@@ -99,7 +99,7 @@ class Backend:
         """Count a request in this block. Only for the thread of the event loop.
 
         Raises:
-            Refusal: There is no room for it.
+            Refusal: Too many requests are waiting, or the server is stopping.
         """
         self.check_room()
         self.waiting += 1

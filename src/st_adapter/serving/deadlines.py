@@ -31,7 +31,7 @@ class Deadline:
         self.left()
 
     def cancel(self) -> None:
-        """End the time now, because nobody waits for the answer any more."""
+        """End the time now, because the client no longer waits for the answer."""
         self._end = 0.0
 
     def is_over(self) -> bool:

@@ -72,8 +72,8 @@ class RunsFolder:
     def _find(self) -> dict[str, _Signature] | None:
         """Return the runs in the folder with the state of their files.
 
-        None if the folder cannot be listed, such as one on a network that has a hiccup: it then
-        stays as it was.
+        None if the folder cannot be listed, for example during a network error. Nothing is changed
+        then.
         """
         found = {}
         try:

@@ -73,7 +73,7 @@ def run(app: FastAPI, listener: socket.socket) -> None:
         server_header=False,
         timeout_graceful_shutdown=5,
     )
-    # It would print a line for every damaged form, which the client is told about.
+    # It would print a line for every damaged form. The client gets an error anyway.
     logging.getLogger("python_multipart").setLevel(logging.CRITICAL)
     host, port = listener.getsockname()[:2]
     say(f"http://{f'[{host}]' if ':' in host else host}:{port} serves {backend.tasks.summary()}")

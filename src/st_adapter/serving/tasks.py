@@ -114,7 +114,7 @@ class Tasks:
         """Return the tasks with these names, or all.
 
         Raises:
-            Refusal: There is no task of a name, or none at all.
+            Refusal: A name is unknown, or no task is served yet.
         """
         tasks = self._tasks  # replaced, never changed, so that it stays the same meanwhile
         for name in names:

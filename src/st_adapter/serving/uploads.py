@@ -30,7 +30,7 @@ _MOST_FIELD_BYTES = 4096
 def upload_folder() -> Iterator[Path]:
     """Create a folder that only this user can read, and remove it at the end of the block.
 
-    Also removes the folders of servers that were killed: nobody holds the lock in them any more.
+    Also removes the folders of killed servers, whose locks no process holds any more.
     """
     # Without a lock file, a folder belongs to a server that is just starting.
     for file in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*/{LOCK_FILE}"):
