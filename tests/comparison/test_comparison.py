@@ -89,7 +89,7 @@ def test_a_seed_that_diverges_is_named(folder_data, tmp_path, tiny):
     rows = compare(folder_data, out, config, methods=["st-adapter"], seeds=[0], rates=[1e30])
     assert (rows[0].score, rows[0].seeds) == (None, {"0": None})
     assert "5 steps in a row" in rows[0].diverged["0"]
-    assert cells(rows[0])[1] == "– (0 of 1)"
+    assert cells(rows[0])[1] == "– 0/1"
     assert "5 steps in a row" in write_report(out).read_text()
 
 
@@ -287,8 +287,9 @@ def test_a_row_reads_as_people_write(compared):
 
     record = json.loads((compared / "results.json").read_text())["results"][0]
     assert record.pop("top1") == record["score"]
-    text = cells(MethodRow(**record | {"score": 0.5, "lowest": 0.25, "highest": 0.75, "lr": 1e-3}))
-    assert [*text[:3], text[-1]] == ["st-adapter", "50.0", "25.0–75.0", "0.001*"]
+    scores = {"score": 0.5, "interval": (0.3, 0.7), "lowest": 0.25, "highest": 0.75}
+    text = cells(MethodRow(**record | scores | {"lr": 1e-3}))
+    assert [*text[:4], text[-1]] == ["st-adapter", "50.0", "30–70", "25–75", "0.001*"]
 
 
 def test_a_comparison_takes_no_prefix_cache(folder_data, tmp_path, tiny):

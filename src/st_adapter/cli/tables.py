@@ -150,7 +150,7 @@ def print_comparison(rows: Sequence[MethodRow]) -> None:
     print_table(("method", *(f">{name}" for name in numbers)), map(accuracy_cells, rows))
     click.echo(
         f"{metric}: mean over seeds in %. 95%: interval of a seed, by the number of videos.\n"
-        "seeds: lowest to highest.\n"
+        "seeds: lowest to highest; 2/3 after a mean says that one of three diverged.\n"
         f"reversed, shuffled, frozen: {metric} with frames in that order, or all equal.\n"
         "lr: learning rate that the trials chose; * marks the lowest or highest tried.\n"
     )
@@ -166,9 +166,9 @@ def accuracy_cells(row: MethodRow) -> list[str]:
     """Format how accurate a method is, in the order of the columns."""
     percent = "–" if row.score is None else f"{100 * row.score:.1f}"
     if row.diverged:
-        percent += f" ({len(row.seeds) - len(row.diverged)} of {len(row.seeds)})"
+        percent += f" {len(row.seeds) - len(row.diverged)}/{len(row.seeds)}"
     interval = "" if row.interval is None else "–".join(f"{100 * end:.0f}" for end in row.interval)
-    spread = "" if row.lowest is None else f"{100 * row.lowest:.1f}–{100 * (row.highest or 0):.1f}"
+    spread = "" if row.lowest is None else f"{100 * row.lowest:.0f}–{100 * (row.highest or 0):.0f}"
     return [
         row.method,
         percent,
