@@ -87,7 +87,7 @@ def _to_numpy(array: Any) -> Shaped[ndarray, "..."]:
     if hasattr(array, "detach"):  # a tensor of torch
         array = array.detach().cpu()
         # numpy has no bfloat16
-        array = array.float() if array.is_floating_point() and array.itemsize == 2 else array
+        array = array.float() if str(array.dtype) == "torch.bfloat16" else array
     return np.asarray(array)
 
 
