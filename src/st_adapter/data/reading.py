@@ -45,29 +45,27 @@ def read_views(
 
     choosers = [chooser(view) for view in range(temporal)]
     windows = read_clips(video, choosers, clip.size, reader, clip.square_pixels)
+    parts = [(w, corner) for w in windows for corner in _corners(w, clip.size, spatial)]
     # Equal windows are one array. So two views are equal if they are the same part of it.
-    views = {}
-    keys = []
-    for window in windows:
-        parts = spatial_views(window, clip.size, spatial)
-        for corner, view in zip(corners(window, clip.size, spatial), parts, strict=True):
-            keys.append((id(window), corner))
-            views[keys[-1]] = view
-    row = {key: i for i, key in enumerate(views)}
-    return stack([*views.values()]), [row[key] for key in keys]
+    keys = [(id(window), corner) for window, corner in parts]
+    distinct = dict(zip(keys, parts, strict=True))
+    row = {key: i for i, key in enumerate(distinct)}
+    views = [_cut(window, corner, clip.size) for window, corner in distinct.values()]
+    return stack(views), [row[key] for key in keys]
 
 
-def corners(frames: UInt8[Any, "t h w 3"], size: int, num_views: int) -> list[tuple[int, int]]:
-    """Return where square test views of frames begin, as pairs of top and left.
-
-    Args:
-        frames: Frames with a short side of `size`.
-        size: Height and width of a view in pixels.
-        num_views: 1 for the centre, or 3 along the long side: start, centre and end.
-    """
+def _corners(frames: UInt8[Any, "t h w 3"], size: int, num_views: int) -> list[tuple[int, int]]:
+    """Return where the test views of frames begin, as pairs of top and left."""
     height, width = frames.shape[1:3]
     fractions: Sequence[float] = (0, 0.5, 1) if num_views == 3 else (0.5,)
     return [(int((height - size) * f), int((width - size) * f)) for f in fractions]
+
+
+def _cut(
+    frames: UInt8[Any, "t h w 3"], corner: tuple[int, int], size: int
+) -> UInt8[Any, "t side side 3"]:
+    top, left = corner
+    return frames[:, top : top + size, left : left + size]
 
 
 def spatial_views(
@@ -80,10 +78,7 @@ def spatial_views(
         size: Height and width of a view in pixels.
         num_views: 1 for the centre, or 3 along the long side: start, centre and end.
     """
-    return [
-        frames[:, top : top + size, left : left + size]
-        for top, left in corners(frames, size, num_views)
-    ]
+    return [_cut(frames, corner, size) for corner in _corners(frames, size, num_views)]
 
 
 def read_clips(
