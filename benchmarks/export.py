@@ -22,7 +22,7 @@ import st_adapter
 from st_adapter.errors import ExportError
 from st_adapter.exporting.comparison import noise
 from st_adapter.exporting.formats import Precision, write
-from st_adapter.exporting.program import Scorer, traced
+from st_adapter.exporting.program import ScoringModule, traced
 from st_adapter.model.classifier import VideoClassifier
 from st_adapter.model.exported import open_exported
 from st_adapter.model.record import to_record
@@ -49,7 +49,7 @@ def build(name: str) -> VideoClassifier:
 def prepare(model: VideoClassifier, folder: Path, threads: int) -> dict[str, Call]:
     """Write a classifier in each form, and return what scores one clip in it."""
     clips = noise(np.random.default_rng(0), model.spec, 1, model.spec.clip.frames)
-    scorer, tensor = Scorer(model), torch.from_numpy(clips)
+    scorer, tensor = ScoringModule(model), torch.from_numpy(clips)
     calls: dict[str, Call] = {"PyTorch, float32": torch.inference_mode()(lambda: scorer(tensor))}
     with traced(model) as (program, fixed_size):
         for name, (file, precision) in FILES.items():

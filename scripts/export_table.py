@@ -19,7 +19,7 @@ import st_adapter
 from st_adapter.backbones.build import create_backbone
 from st_adapter.errors import StAdapterError
 from st_adapter.exporting.formats import write
-from st_adapter.exporting.program import Scorer, traced
+from st_adapter.exporting.program import ScoringModule, traced
 from st_adapter.model.classifier import VideoClassifier
 from st_adapter.model.exported import open_exported
 from st_adapter.model.record import to_record
@@ -66,7 +66,7 @@ def largest_difference(model: VideoClassifier, file: Path) -> float:
     size, differences = model.spec.clip.size, []
     for num, frames in SHAPES:
         clips = rng.integers(0, 256, (num, frames, 3, size, size), np.uint8)
-        expected = Scorer(model)(torch.from_numpy(clips)).numpy()
+        expected = ScoringModule(model)(torch.from_numpy(clips)).numpy()
         differences.append(np.abs(exported.scores(clips) - expected).max())
     return float(np.max(differences))
 

@@ -14,7 +14,7 @@ from st_adapter.data.video.reader import Reader
 from st_adapter.data.videos import Skipped, Video
 from st_adapter.evaluation.decisions import predicted_classes
 from st_adapter.evaluation.score import average_over_views
-from st_adapter.exporting.program import Scorer
+from st_adapter.exporting.program import ScoringModule
 from st_adapter.model.classifier import VideoClassifier
 from st_adapter.model.exported import ExportedModel
 from st_adapter.model.spec import ModelSpec
@@ -73,7 +73,7 @@ def compare_on_videos(
 
     def compute(clips: Tensor) -> Tensor:
         theirs = torch.from_numpy(exported.scores(clips.numpy()))
-        return torch.cat([Scorer(model)(clips), theirs], dim=1)
+        return torch.cat([ScoringModule(model)(clips), theirs], dim=1)
 
     scored = average_over_views(
         model,
@@ -117,7 +117,7 @@ def noise(
 
 @torch.inference_mode()
 def _scores(model: VideoClassifier, clips: np.ndarray) -> Float[Tensor, "n classes"]:
-    scores: Tensor = Scorer(model)(torch.from_numpy(clips))
+    scores: Tensor = ScoringModule(model)(torch.from_numpy(clips))
     return scores
 
 

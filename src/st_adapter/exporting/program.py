@@ -25,7 +25,7 @@ _LONGEST = 4096
 """Length in pixels to which an axis must be able to grow to count as variable."""
 
 
-class Scorer(nn.Module):
+class ScoringModule(nn.Module):
     """Compute scores of clips, as evaluation does before it averages over views.
 
     Args:
@@ -131,7 +131,9 @@ def _trace(model: VideoClassifier, size: int, sides: dict[int, object]) -> Expor
     example = torch.zeros(_CLIPS, _FRAMES, 3, size, size, dtype=torch.uint8)
     shapes = {INPUT: {0: Dim("clips"), 1: Dim("frames"), **sides}}
     with torch.no_grad():
-        program = torch.export.export(Scorer(model).eval(), (example,), dynamic_shapes=shapes)
+        program = torch.export.export(
+            ScoringModule(model).eval(), (example,), dynamic_shapes=shapes
+        )
     for node in program.graph.nodes:
         node.meta.pop("stack_trace", None)  # has paths of this machine, which would be written
     return program
