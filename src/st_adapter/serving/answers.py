@@ -5,6 +5,8 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.json_schema import SkipJsonSchema
 
+from st_adapter.evaluation.spans import Span
+
 Seconds = Annotated[float, Field(gt=0, le=86400, allow_inf_nan=False)]
 
 
@@ -139,23 +141,12 @@ class WindowRecord(BaseModel):
     scores: list[float]
 
 
-class SpanRecord(BaseModel):
-    """A stretch of a video with one label."""
-
-    start_seconds: float
-    end_seconds: float
-    start_frame: int
-    end_frame: int
-    label: str
-    score: float
-
-
 class TaskTimeline(BaseModel):
     """What a task says of a video over time."""
 
     labels: list[str]
     windows: list[WindowRecord]
-    spans: list[SpanRecord]
+    spans: list[Span]
 
 
 class Timelines(BaseModel):
