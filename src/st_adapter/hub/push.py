@@ -73,16 +73,16 @@ def push(
             f"{setting('license')} must be an identifier of the hub, such as apache-2.0, "
             f"cc-by-4.0 or other, not {license!r}"
         )
-    find(Path(run))
+    adapter = find(Path(run))
     _check_login(repository, out)
     if out is not None:
         folder = Path(out)
         if folder.exists():
             raise ArgumentError(f"{folder} already exists; choose another {setting('out')}")
-        write_upload(Path(run), folder, hub_name, license)
+        write_upload(Path(run), adapter, folder, hub_name, license)
         return str(folder)
     with tempfile.TemporaryDirectory(prefix="st-adapter-push-") as temporary:
-        write_upload(Path(run), Path(temporary), hub_name, license)
+        write_upload(Path(run), adapter, Path(temporary), hub_name, license)
         try:
             with limited_waits():
                 return _upload(Path(temporary), repository, branch, private, message)

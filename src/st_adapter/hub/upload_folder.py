@@ -31,11 +31,14 @@ _MEASURES = (
 """What is uploaded of an evaluation. The rest has names of videos, or tells of this machine."""
 
 
-def write_upload(run: Path, folder: Path, hub_name: str, license: str | None) -> None:
+def write_upload(
+    run: Path, adapter: Path, folder: Path, hub_name: str, license: str | None
+) -> None:
     """Write the files of an upload to a folder.
 
     Args:
-        run: A run folder or an adapter folder.
+        run: A run folder, an adapter folder, or a name on the hub.
+        adapter: Its adapter folder.
         folder: Folder to write to; it is created if it does not exist.
         hub_name: Name that the adapter will have, such as "hf:user/name", for the model card.
         license: Licence of the adapter; None leaves it out.
@@ -45,7 +48,6 @@ def write_upload(run: Path, folder: Path, hub_name: str, license: str | None) ->
         ArgumentError: The adapter is of no use to others, or the evaluation is of other classes.
     """
     check_writable(folder)
-    adapter = checkpoint.find(run)
     spec = checkpoint.read_spec(adapter)
     _check_backbone(run, spec)
     tensors = checkpoint.read_tensors(adapter)
