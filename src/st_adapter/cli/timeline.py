@@ -200,10 +200,10 @@ def _print_spans(timeline: "Timeline", *, with_path: bool) -> None:
         timeline: The timeline of the video.
         with_path: Print the path of the video above them.
     """
-    if with_path:
-        click.echo(f"{timeline.path}")
     from st_adapter.cli.table import print_table
 
+    if with_path:
+        click.echo(f"{timeline.path}")
     if not timeline.spans:
         click.echo(f"no spans in {clock(timeline.duration_seconds)}")
         return
