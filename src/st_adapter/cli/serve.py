@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from st_adapter.cli.imports import quick_imports
+from st_adapter.cli.imports import import_predictor
 from st_adapter.cli.options import PATH, RUN_DEFAULTS, verb
 from st_adapter.cli.use import THRESHOLD, UNCALIBRATED
 from st_adapter.config import parse_views
@@ -75,17 +75,18 @@ def serve(
     """
     limits = Limits(**{item.name: options.pop(item.name) for item in dataclasses.fields(Limits)})
     chosen = parse_views(views) if views else None
-    with quick_imports():
-        try:
-            import fastapi, prometheus_client, python_multipart, uvicorn  # noqa: E401, F401, I001
-        except ImportError as error:
-            raise ArgumentError(
-                f"serving needs the package {error.name}: pip install 'st-adapter[serve]'"
-            ) from error
-        from st_adapter.serving.access import is_loopback, read_token
-        from st_adapter.serving.app import make_app
-        from st_adapter.serving.server import listen, run
+    try:
+        import fastapi, prometheus_client, python_multipart, uvicorn  # noqa: E401, F401, I001
+    except ImportError as error:
+        raise ArgumentError(
+            f"serving needs the package {error.name}: pip install 'st-adapter[serve]'"
+        ) from error
+    from st_adapter.serving.access import is_loopback, read_token
+    from st_adapter.serving.app import make_app
+    from st_adapter.serving.server import listen, run
 
+    for place in (*runs, *([runs_folder] if runs_folder else [])):
+        import_predictor(place)  # with torch, unless there are only exported files
     token = read_token(host, token_file, no_token)
     with listen(host, port) as listener:
         app = make_app(
