@@ -158,10 +158,8 @@ class VideoClassifier(nn.Module):
         Returns:
             Features [b, c].
         """
-        b, t = clips.shape[:2]
         with autocast(self):
-            frames = self.normalise(clips).flatten(0, 1)
-            return self.pool(self.family.run(frames, self.inserted(b, t)), b, t)
+            return self.pool_clips(self.summarise_clips(clips, self.inserted(*clips.shape[:2])))
 
     def normalise(self, clips: Shaped[Tensor, "b t 3 h w"]) -> Float[Tensor, "b t 3 h w"]:
         """Scale RGB values to the mean and standard deviation that the backbone expects.
@@ -185,18 +183,22 @@ class VideoClassifier(nn.Module):
         adapters = {n: partial(_adapter_update, a, b, t) for n, a in self.adapters.items()}
         return Inserted(adapters, list(self.prompts))
 
-    def pool(self, frames: Any, b: int, t: int) -> Float[Tensor, "b c"]:
-        """Pool the backbone's output for b clips of t frames into one vector per clip.
+    def summarise_clips(
+        self, clips: Shaped[Tensor, "b t 3 h w"], inserted: Inserted
+    ) -> Float[Tensor, "b t *summary"]:
+        """Run clips through the backbone and reduce each frame to what `pool_clips` needs of it.
 
         Args:
-            frames: what `family.run` returned for b * t frames.
-            b: number of clips.
-            t: frames per clip.
+            clips: RGB frames [b, t, 3, h, w], as for `forward`.
+            inserted: adapters and prompts to apply.
 
         Returns:
-            Features [b, c].
+            Summaries of the frames, as from `summarise`.
         """
-        return self.pool_clips(_by_clip(self.summarise(frames), b, t))
+        b, t = clips.shape[:2]
+        with autocast(self):
+            frames = self.normalise(clips).flatten(0, 1)
+            return _by_clip(self.summarise(self.family.run(frames, inserted)), b, t)
 
     def summarise(self, frames: Any) -> Float[Tensor, "n *summary"]:
         """Reduce the backbone's output to what `pool_clips` needs of each frame.

@@ -46,7 +46,7 @@ class FrameStream:
             name: partial(self._update, name, cast(STAdapter, adapter), len(frames))
             for name, adapter in self._model.adapters.items()
         }
-        return _summarise(self._model, frames, Inserted(adapters, list(self._model.prompts)))
+        return self._model.summarise_clips(frames, Inserted(adapters, list(self._model.prompts)))
 
     def _update(self, name: str, adapter: STAdapter, b: int, features: Tensor) -> Tensor:
         """Compute the update of an adapter, and keep what its next call needs."""
@@ -65,16 +65,7 @@ def summarise_clips(
         model: the classifier, in evaluation mode.
         clips: RGB frames as for the classifier.
     """
-    return _summarise(model, clips, model.inserted(*clips.shape[:2]))
-
-
-def _summarise(
-    model: VideoClassifier, frames: Shaped[Tensor, "b t 3 h w"], inserted: Inserted
-) -> Float[Tensor, "b t *summary"]:
-    with autocast(model):
-        normalised = model.normalise(frames).flatten(0, 1)
-        summaries = model.summarise(model.family.run(normalised, inserted))
-    return summaries.reshape(*frames.shape[:2], *summaries.shape[1:])
+    return model.summarise_clips(clips, model.inserted(*clips.shape[:2]))
 
 
 @torch.inference_mode()

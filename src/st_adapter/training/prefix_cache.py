@@ -79,7 +79,8 @@ class AfterPrefix(nn.Module):
             frames = model.family.run_rest(
                 prefixes.flatten(0, 1), self._num_blocks, self._frame_size, model.inserted(b, t)
             )
-            return model.classify(model.pool(frames, b, t))
+            summaries = model.summarise(frames)
+            return model.classify(model.pool_clips(summaries.reshape(b, t, *summaries.shape[1:])))
 
 
 def num_frozen_blocks(model: VideoClassifier) -> int:
