@@ -149,6 +149,18 @@ class MethodConfig(_Checked):
     temporal_layers: int = _model(
         2, "Transformer layers over the frames in the method temporal.", at_least=1
     )
+    side_width: int = _model(
+        128,
+        "Width of the network that the method side trains: 128 is the light one of its paper, 320 "
+        "the full one, which learns more and takes about three times as long.",
+        at_least=1,
+    )
+    side_every: int = _model(
+        1,
+        "Which blocks the method side reads: 1 is all, 2 every second one, counted from the last, "
+        "for half the time and memory.",
+        at_least=1,
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -316,6 +328,8 @@ class TrainConfig(_Checked):
     rank: int = _of(MethodConfig, "rank")
     trained_blocks: int = _of(MethodConfig, "trained_blocks")
     temporal_layers: int = _of(MethodConfig, "temporal_layers")
+    side_width: int = _of(MethodConfig, "side_width")
+    side_every: int = _of(MethodConfig, "side_every")
     dropout: float = _model(
         0.0,
         "Dropout before the classifier. Raise it if the model overfits; the published models use "

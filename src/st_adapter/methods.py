@@ -23,8 +23,10 @@ class Method:
             every block, "shallow" adds them once, before the first block.
         low_rank: whether linear layers and ungrouped convolutions inside the blocks get LoRA.
         unfrozen: which parameters of the image model itself are trained.
-        pooling: how frame features become clip features: by their "mean", by the mean after a
-            small "temporal" transformer, or by "attention" over all tokens of all frames.
+        pooling: how frame features become clip features: by their "mean"; by the mean after a
+            small "temporal" transformer; by "attention" over all tokens of all frames; by "ordered"
+            attention, whose tokens carry a code of their frame; or by a "side" network, which reads
+            the tokens after every block.
     """
 
     summary: str
@@ -33,7 +35,7 @@ class Method:
     prompts: Literal["none", "shallow", "deep"] = "none"
     low_rank: bool = False
     unfrozen: Literal["none", "biases", "blocks", "all"] = "none"
-    pooling: Literal["mean", "temporal", "attention"] = "mean"
+    pooling: Literal["mean", "temporal", "attention", "ordered", "side"] = "mean"
 
     @property
     def changes_backbone(self) -> bool:
@@ -43,7 +45,7 @@ class Method:
     @property
     def has_frozen_model(self) -> bool:
         """Whether switching off the trained parts leaves the frozen image model and its pooling."""
-        return self.unfrozen == "none" and self.pooling != "attention"
+        return self.unfrozen == "none" and self.pooling in ("mean", "temporal")
 
 
 METHODS: dict[str, Method] = {
@@ -65,6 +67,16 @@ METHODS: dict[str, Method] = {
         summary="attention pooling over all tokens of all frames",
         source="Bardes et al. 2024, arXiv 2404.08471; block of Lee et al. 2019, arXiv 1810.00825",
         pooling="attention",
+    ),
+    "ordered": Method(
+        summary="attention pooling over tokens that carry a learnt code of their frame",
+        source="STEP, Ponbagavathi and Roitberg 2025, arXiv 2503.24298",
+        pooling="ordered",
+    ),
+    "side": Method(
+        summary="a narrow network beside the image model, which reads the tokens after its blocks",
+        source="Side4Video, Yao et al. 2023, arXiv 2311.15769",
+        pooling="side",
     ),
     "prompt": Method(
         summary="prompt tokens before every block",

@@ -77,7 +77,8 @@ def test_only_order_aware_methods_answer_otherwise_for_a_reversed_clip(method, b
     with torch.inference_mode():
         forward, backward = model(clips), model(clips.flip(1))
     changed = (forward - backward).abs().max() > 1e-5 * forward.abs().max()
-    assert bool(changed) == (method in ("st-adapter", "temporal", "full-temporal"))
+    order_aware = ("st-adapter", "temporal", "full-temporal", "ordered", "side")
+    assert bool(changed) == (method in order_aware)
 
 
 @pytest.mark.parametrize("backbone", ["test_vit", "test_efficientnet"])
@@ -118,7 +119,7 @@ def test_any_number_of_frames(method, backbone):
 def test_disabled_is_the_frozen_image_model_where_there_is_one(method, backbone):
     clips = random_clips(backbone)
     model = make_model(method, backbone).eval()
-    if METHODS[method].unfrozen != "none" or METHODS[method].pooling == "attention":
+    if not METHODS[method].has_frozen_model:
         with pytest.raises(ArgumentError, match="no frozen image model"):
             model.adapters_disabled().__enter__()
         return

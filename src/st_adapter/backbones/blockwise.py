@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from st_adapter.backbones.family import Adapters, Family, Inserted, Site
+from st_adapter.backbones.family import Family, Inserted, Site
 from st_adapter.backbones.layout import Layout, find_layout
 from st_adapter.errors import ArgumentError
 
@@ -83,14 +83,14 @@ class _Run(NamedTuple):
 
     Attributes:
         key: key of the family that calls the backbone.
-        adapters: adapters by the name of their site.
+        inserted: adapters to apply, and who reads along.
         frame_size: height and width of the frames in pixels.
         updates: updates that adapters before an MLP have computed, until the block has ended.
         caught: features that `catch` has found, at most one.
     """
 
     key: Key
-    adapters: Adapters
+    inserted: Inserted
     frame_size: tuple[int, int]
     updates: dict[str, Tensor]
     caught: list[Tensor]
@@ -231,13 +231,17 @@ class BlockwiseFamily(Family):
             )
         if any(site.layout.kind == "map" for site in self._opened.sites):
             frames = frames.contiguous(memory_format=torch.channels_last)
-        return self._call(frames, inserted.adapters)
+        features = self._call(frames, inserted)
+        if inserted.watch is not None and self._opened.last is not None:
+            size = (frames.shape[-2], frames.shape[-1])
+            inserted.watch(self._opened.last.split(self._grid_features(features), size))
+        return features
 
-    def _call(self, frames: Tensor, adapters: Adapters) -> Any:
+    def _call(self, frames: Tensor, inserted: Inserted) -> Any:
         """Run the backbone, and let the hooks find these adapters in this thread meanwhile."""
         # Not a context manager: torch.compile cannot trace one that sets an attribute of a thread.
         before = _THREAD.run
-        _THREAD.run = _Run(self._key(), adapters, (frames.shape[-2], frames.shape[-1]), {}, [])
+        _THREAD.run = _Run(self._key(), inserted, (frames.shape[-2], frames.shape[-1]), {}, [])
         try:
             return self._forward(frames)
         finally:
@@ -412,7 +416,7 @@ class BlockwiseFamily(Family):
         was_training = self.backbone.training
         self.backbone.eval()
         try:
-            features = self._call(self.black_frame(), {})
+            features = self._call(self.black_frame(), Inserted())
             return features, self.pool(features)
         finally:
             self.backbone.train(was_training)
@@ -498,8 +502,13 @@ def _current(key: Key) -> _Run | None:
 def _enter(key: Key, site: _Site, _module: nn.Module, args: tuple[Any, ...]) -> Any:
     """Adapt the first input of a module, if the current call has an adapter for its site."""
     run = _current(key)
-    adapter = run.adapters.get(site.name) if run else None
-    if run is None or adapter is None:
+    if run is None:
+        return None
+    # What enters a block is what the one before it put out. The last block's output is not here.
+    if run.inserted.watch is not None and site.block > 0 and site.position != "mlp":
+        run.inserted.watch(site.layout.split(args[0], run.frame_size))
+    adapter = run.inserted.adapters.get(site.name)
+    if adapter is None:
         return None
     adapted = site.layout.adapt(args[0], run.frame_size, adapter)
     # The paper adapts the residual stream itself: x + u + mlp(norm2(x + u)). A hook on norm2

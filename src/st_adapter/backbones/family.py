@@ -25,17 +25,33 @@ class Normalisation(NamedTuple):
     std: tuple[float, ...] = IMAGENET_DEFAULT_STD
 
 
+class BlockOutput(NamedTuple):
+    """Hold the features after one block.
+
+    Attributes:
+        grid: features of the patches, [n, h, w, c].
+        token: first token before the patches, [n, c], which is the class token if there is one;
+            None in a backbone without such tokens.
+    """
+
+    grid: Tensor
+    token: Tensor | None
+
+
 class Inserted(NamedTuple):
-    """Hold what one call of `run` inserts into the backbone.
+    """Hold what one call of `run` inserts into the backbone, and who reads along.
 
     Attributes:
         adapters: adapters by the name of their site.
         prompts: prompt tokens [p, c] for the first blocks, one entry per block. Those of a block
             replace those of the block before.
+        watch: called with the output of each block, in their order; nothing by default. If the
+            backbone changes its grid between two blocks, this is the input of the second one.
     """
 
     adapters: Adapters = MappingProxyType({})
     prompts: Sequence[Tensor] = ()
+    watch: Callable[[BlockOutput], object] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,7 +5,8 @@ from typing import Literal, NamedTuple
 
 from torch import Tensor
 
-from st_adapter.backbones.vit import adapt_tokens
+from st_adapter.backbones.family import BlockOutput
+from st_adapter.backbones.vit import adapt_tokens, split_tokens
 
 
 class Layout(NamedTuple):
@@ -38,6 +39,20 @@ class Layout(NamedTuple):
             return x + adapter(x)
         grid = token_grid(x.shape[1] - self.prefix, frame_size)
         return adapt_tokens(x, self.prefix, grid, adapter)
+
+    def split(self, x: Tensor, frame_size: tuple[int, int]) -> BlockOutput:
+        """Separate the grid of patches from the first of the tokens before them.
+
+        Args:
+            x: features in this layout.
+            frame_size: height and width of the frames in pixels.
+        """
+        if self.kind == "map":
+            return BlockOutput(x.permute(0, 2, 3, 1), None)
+        if self.kind == "channels_last":
+            return BlockOutput(x, None)
+        grid = token_grid(x.shape[1] - self.prefix, frame_size)
+        return split_tokens(x, self.prefix, grid)
 
     def to_tokens(self, x: Tensor) -> Tensor:
         """Convert features to [n, tokens, c], including the tokens before the patches."""

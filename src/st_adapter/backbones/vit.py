@@ -11,7 +11,7 @@ from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from st_adapter.backbones.family import Family, Inserted, Site
+from st_adapter.backbones.family import BlockOutput, Family, Inserted, Site
 from st_adapter.errors import ArgumentError
 
 
@@ -136,6 +136,8 @@ class VisionTransformerFamily(Family):
                 x = checkpoint(run, x, use_reentrant=False)
             else:
                 x = run(x)
+            if inserted.watch is not None:
+                inserted.watch(split_tokens(x, prefix, grid))
         return torch.cat([x[:, :own], x[:, prefix:]], dim=1) if prefix > own else x
 
     def _embed(self, frames: Tensor) -> Tensor:
@@ -254,6 +256,18 @@ def adapt_tokens(
     update = adapter(patches.reshape(x.shape[0], *grid, x.shape[-1])).flatten(1, 2)
     # Padding the update is cheaper than splitting the stream and concatenating it again.
     return (x + F.pad(update, (0, 0, prefix, 0))).to(x.dtype)
+
+
+def split_tokens(x: Tensor, prefix: int, grid: tuple[int, int]) -> BlockOutput:
+    """Separate the patches from the first of the tokens before them.
+
+    Args:
+        x: tokens [n, prefix + h * w, c].
+        prefix: number of tokens before the patches.
+        grid: height and width of the grid of patches.
+    """
+    patches = x[:, prefix:].reshape(x.shape[0], *grid, x.shape[-1])
+    return BlockOutput(patches, x[:, 0] if prefix else None)
 
 
 def _name(block: int, position: str) -> str:

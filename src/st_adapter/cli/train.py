@@ -24,6 +24,7 @@ _COMPARED = {
 _MEASURED = (
     *("backbone", "method", "bottleneck", "kernel_size", "positions", "adapter_layers"),
     *("activation", "init", "prompt_tokens", "rank", "trained_blocks", "temporal_layers"),
+    *("side_width", "side_every"),
     *("dropout", "frames", "stride", "size", "crop", "crop_range", "flip", "randaugment"),
     *("color_jitter", "erasing", "batch_size", "precision", "compile", "device"),
 )

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from st_adapter.backbones import family_of
 from st_adapter.backbones.digests import digest
-from st_adapter.backbones.family import Family, Inserted
+from st_adapter.backbones.family import BlockOutput, Family, Inserted
 from st_adapter.common.remarks import note
 from st_adapter.config import ClipConfig
 from st_adapter.errors import ArgumentError
@@ -25,6 +25,7 @@ from st_adapter.model.heads import build_head, freeze_head, set_cosine, set_line
 from st_adapter.model.methods.adapter import STAdapter
 from st_adapter.model.methods.low_rank import set_low_rank
 from st_adapter.model.methods.parts import build_parts, forget_caches
+from st_adapter.model.methods.side import SideNetwork
 from st_adapter.model.precision import HALF, Precision, hold_maps
 from st_adapter.model.spec import ModelSpec
 
@@ -63,7 +64,8 @@ class VideoClassifier(nn.Module):
         adapters: the adapters by the name of their place; empty for methods without adapters.
         prompts: prompt tokens [tokens, c], one entry per block that gets them.
         frame_mixer: transformer over the frames in the method "temporal", else None.
-        token_pool: attention pooling in the method "attentive", else None.
+        token_pool: attention pooling in the methods "attentive" and "ordered", else None.
+        side: network that reads the outputs of all blocks in the method "side", else None.
         dropout: dropout before the head.
         head: layer from the features of a clip to the logits: linear, or a `CosineHead`.
         precision: "float32", "bfloat16" or "float16"; change it with `set_precision`.
@@ -87,6 +89,7 @@ class VideoClassifier(nn.Module):
         parts = build_parts(spec.method, spec.adapter, spec.method_config, self.family)
         self.adapters, self.prompts = parts.adapters, parts.prompts
         self.frame_mixer, self.token_pool = parts.frame_mixer, parts.token_pool
+        self.side = parts.side
         self.dropout = nn.Dropout(spec.dropout)
         self.head = build_head(spec.head, parts.num_features, len(spec.labels))
         for parameter in parts.unfrozen:
@@ -193,12 +196,21 @@ class VideoClassifier(nn.Module):
             inserted: adapters and prompts to apply.
 
         Returns:
-            Summaries of the frames, as from `summarise`.
+            For each frame one vector [c]; in the methods "attentive" and "ordered" its tokens
+            [tokens, c]; in the method "side" what `SideNetwork.summarise` returns.
         """
         b, t = clips.shape[:2]
         with autocast(self):
             frames = self.normalise(clips).flatten(0, 1)
+            if self.side is not None:
+                return _by_clip(self._look_aside(frames, self.side), b, t)
             return _by_clip(self.summarise(self.family.run(frames, inserted)), b, t)
+
+    def _look_aside(self, frames: Tensor, side: SideNetwork) -> Float[Tensor, "n tokens k"]:
+        """Run normalised frames through the backbone for the side network that reads along."""
+        outputs: list[BlockOutput] = []
+        self.family.run(frames, Inserted(watch=outputs.append))
+        return side.summarise(frames, outputs, HALF.get(self.precision, frames.dtype))
 
     def summarise(self, frames: Any) -> Float[Tensor, "n *summary"]:
         """Reduce the backbone's output to what `pool_clips` needs of each frame.
@@ -217,13 +229,15 @@ class VideoClassifier(nn.Module):
         """Pool the summaries of the frames of each clip into one vector per clip.
 
         Args:
-            summaries: what `summarise` returned for the t frames of b clips.
+            summaries: what `summarise_clips` returned for b clips of t frames.
 
         Returns:
             Features [b, c].
         """
+        if self.side is not None:
+            return cast(Tensor, self.side(summaries))
         if self._pools_tokens:
-            return cast(Tensor, cast(nn.Module, self.token_pool)(summaries.flatten(1, 2)))
+            return cast(Tensor, cast(nn.Module, self.token_pool)(summaries))
         if self.frame_mixer is not None and not self._times_disabled:
             summaries = self.frame_mixer(summaries)
         return self.family.finish(summaries.mean(1))

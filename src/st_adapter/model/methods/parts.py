@@ -7,13 +7,14 @@ from typing import Any
 import torch
 from torch import nn
 
-from st_adapter.backbones.family import Family, Site
+from st_adapter.backbones.family import BlockOutput, Family, Inserted, Site
 from st_adapter.config import AdapterConfig, MethodConfig, check_method
 from st_adapter.errors import ArgumentError
 from st_adapter.methods import METHODS
 from st_adapter.model.methods.adapter import STAdapter
 from st_adapter.model.methods.low_rank import add_low_rank
 from st_adapter.model.methods.pooling import TemporalTransformer, TokenPool
+from st_adapter.model.methods.side import SideNetwork
 
 _WIDEST = 384
 """Width of the adapters in every published configuration."""
@@ -29,6 +30,7 @@ class Parts:
         prompts: prompt tokens [tokens, c] for each block that gets some, from the first block on.
         frame_mixer: module applied to the features of all frames before their mean, or None.
         token_pool: module that replaces the mean over frames, or None.
+        side: network that reads the outputs of all blocks instead of the pooled features, or None.
         unfrozen: parameters inside the backbone.
     """
 
@@ -37,6 +39,7 @@ class Parts:
     prompts: nn.ParameterList = field(default_factory=nn.ParameterList)
     frame_mixer: nn.Module | None = None
     token_pool: nn.Module | None = None
+    side: SideNetwork | None = None
     unfrozen: list[nn.Parameter] = field(default_factory=list)
 
 
@@ -67,9 +70,13 @@ def build_parts(name: str, adapter: AdapterConfig, sizes: MethodConfig, family: 
         parts.prompts = _build_prompts(sizes.prompt_tokens, widths, deep=method.prompts == "deep")
     if method.pooling == "temporal":
         parts.frame_mixer = TemporalTransformer(parts.num_features, sizes.temporal_layers)
-    if method.pooling == "attention":
-        parts.token_pool = TokenPool(family.num_token_features)
+    if method.pooling in ("attention", "ordered"):
+        is_ordered = method.pooling == "ordered"
+        parts.token_pool = TokenPool(family.num_token_features, ordered=is_ordered)
         parts.num_features = parts.token_pool.width
+    if method.pooling == "side":
+        parts.side = _build_side(family, sizes)
+        parts.num_features = parts.side.width
     if method.low_rank:
         parts.unfrozen = add_low_rank(family, sizes.rank)
     if method.unfrozen == "biases":
@@ -151,6 +158,25 @@ def _build_prompts(num_tokens: int, widths: list[int], *, deep: bool) -> nn.Para
     return nn.ParameterList(
         nn.init.uniform_(t, -(t.shape[1] ** -0.5), t.shape[1] ** -0.5) for t in tokens
     )
+
+
+@torch.no_grad()
+def _build_side(family: Family, sizes: MethodConfig) -> SideNetwork:
+    """Make a side network for the outputs of the backbone's blocks, seen in a black frame.
+
+    Raises:
+        ArgumentError: the backbone reorders its patches.
+    """
+    if not all(site.ordered for site in family.sites()):
+        raise ArgumentError(
+            "method side needs patches in the order of the picture, which "
+            f"{type(family.backbone).__name__} does not keep"
+        )
+    outputs: list[BlockOutput] = []
+    frame = family.black_frame()
+    family.run(frame, Inserted(watch=outputs.append))
+    size = (frame.shape[-2], frame.shape[-1])
+    return SideNetwork(outputs, size, sizes.side_width, sizes.side_every)
 
 
 def _biases(backbone: nn.Module) -> list[nn.Parameter]:
