@@ -1,11 +1,12 @@
 """Run the comparisons of docs/lab/results.md and print their tables in Markdown.
 
-    python scripts/compare_results.py OUT DATA VIT_WEIGHTS [NAME ...]
+    python scripts/compare_results.py OUT DATA VIT_WEIGHTS [NAME ...] [--methods METHOD,...]
 
 DATA is what `make_results_data.py` wrote. OUT gets a folder for each comparison, which goes on
 where it was stopped; names choose among them. EfficientNet-Lite0's weights are a package's.
 """
 
+import argparse
 import os
 import sys
 from collections.abc import Mapping
@@ -13,26 +14,30 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-from st_adapter.cli.tables import comparison_cells as cells
-from st_adapter.comparison.results import Row
+from st_adapter.cli.tables import accuracy_cells, cost_cells
+from st_adapter.comparison.results import MethodRow
 from st_adapter.comparison.run import compare
 from st_adapter.config import TrainConfig
 from st_adapter.report.page import write_report
 
-METHODS = ("st-adapter", "linear", "adapter", "prompt", "lora", "bitfit", "partial", "full")
+METHODS = (
+    *("st-adapter", "side", "ordered", "attentive", "linear", "adapter", "prompt", "lora"),
+    *("bitfit", "partial", "full"),
+)
 COLUMNS = (
     "method",
     "top-1, %",
+    "95%",
     "seeds",
+    "reversed",
+    "shuffled",
+    "frozen",
     "lr",
     "trained",
     "stored",
     "step, ms",
     "peak, GB",
     "GMACs",
-    "reversed",
-    "shuffled",
-    "frozen",
 )
 SHARED: dict[str, Any] = {"size": 112, "workers": 1, "precision": "bfloat16"}
 VIT = {"backbone": "vit_tiny_patch16_224"}
@@ -77,7 +82,9 @@ SETS: dict[str, Comparison] = {
 }
 
 
-def main(out: Path, data: Path, vit_weights: Path, names: list[str]) -> None:
+def main(
+    out: Path, data: Path, vit_weights: Path, names: list[str], methods: tuple[str, ...]
+) -> None:
     """Run the comparisons named, or all, and print a table of each."""
     known = [f"{set_name}_{backbone}" for backbone in BACKBONES for set_name in SETS]
     if unknown := set(names) - set(known):
@@ -94,7 +101,7 @@ def main(out: Path, data: Path, vit_weights: Path, names: list[str]) -> None:
             data / comparison.data,
             folder,
             TrainConfig(**values),
-            methods=METHODS,
+            methods=methods,
             rates=comparison.rates,
             search_epochs=values["epochs"] if comparison.whole_trials else None,
             processes=os.cpu_count() or 1,
@@ -103,12 +110,19 @@ def main(out: Path, data: Path, vit_weights: Path, names: list[str]) -> None:
         print_table(name, rows)
 
 
-def print_table(name: str, rows: list[Row]) -> None:
+def print_table(name: str, rows: list[MethodRow]) -> None:
     """Print the columns of `st-adapter compare` in Markdown."""
     print(f"\n{name}\n\n| {' | '.join(COLUMNS)} |\n|---|{'---:|' * (len(COLUMNS) - 1)}")
     for row in rows:
-        print(f"| {' | '.join(cells(row))} |", flush=True)
+        print(f"| {' | '.join([*accuracy_cells(row), *cost_cells(row)[1:]])} |", flush=True)
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3]), sys.argv[4:])
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("out", type=Path)
+    parser.add_argument("data", type=Path)
+    parser.add_argument("vit_weights", type=Path)
+    parser.add_argument("names", nargs="*")
+    parser.add_argument("--methods", default=",".join(METHODS))
+    given = parser.parse_args()
+    main(given.out, given.data, given.vit_weights, given.names, tuple(given.methods.split(",")))

@@ -1,6 +1,7 @@
 """What anyone may rely on who reads the package from outside."""
 
 import ast
+import importlib
 import subprocess
 import sys
 from pathlib import Path
@@ -96,3 +97,19 @@ assert (dict(os.environ), threading.active_count(), torch.get_rng_state().sum())
 """
     subprocess.run([sys.executable, "-c", check], check=True, cwd=tmp_path)
     assert not list(tmp_path.iterdir())
+
+
+def test_scripts_and_benchmarks_import_what_is_there():
+    """They run by hand and seldom; a name that moved would be noticed months later."""
+    root = Path(__file__).parents[1]
+    files = [
+        f for folder in ("scripts", "benchmarks", "examples") for f in root.glob(f"{folder}/*.py")
+    ]
+    assert len(files) > 30
+    for file in files:
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("st_adapter"):
+                module = importlib.import_module(node.module)
+                for name in (alias.name for alias in node.names):
+                    if not hasattr(module, name):
+                        importlib.import_module(f"{node.module}.{name}")  # says what is missing

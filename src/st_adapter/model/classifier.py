@@ -25,7 +25,7 @@ from st_adapter.model.heads import build_head, freeze_head, set_cosine, set_line
 from st_adapter.model.methods.adapter import STAdapter
 from st_adapter.model.methods.low_rank import set_low_rank
 from st_adapter.model.methods.parts import build_parts, forget_caches
-from st_adapter.model.methods.side import SideNetwork
+from st_adapter.model.methods.side import SideNetwork, normalised
 from st_adapter.model.precision import HALF, Precision, hold_maps
 from st_adapter.model.spec import ModelSpec
 
@@ -209,8 +209,10 @@ class VideoClassifier(nn.Module):
     def _look_aside(self, frames: Tensor, side: SideNetwork) -> Float[Tensor, "n tokens k"]:
         """Run normalised frames through the backbone for the side network that reads along."""
         outputs: list[BlockOutput] = []
-        self.family.run(frames, Inserted(watch=outputs.append))
-        return side.summarise(frames, outputs, HALF.get(self.precision, frames.dtype))
+        dtype = HALF.get(self.precision, frames.dtype)
+        # At once, because the outputs of all blocks together take a lot of memory in float32.
+        self.family.run(frames, Inserted(watch=lambda o: outputs.append(normalised(o, dtype))))
+        return side.summarise(frames, outputs)
 
     def summarise(self, frames: Any) -> Float[Tensor, "n *summary"]:
         """Reduce the backbone's output to what `pool_clips` needs of each frame.

@@ -1,6 +1,6 @@
 """A narrow spatio-temporal network beside a frozen image model, which reads its blocks' outputs."""
 
-from collections import Counter
+import math
 from collections.abc import Sequence
 
 import torch
@@ -12,6 +12,10 @@ from torch import Tensor, nn
 from st_adapter.backbones.family import BlockOutput
 from st_adapter.model.methods.adapter import STAdapter
 from st_adapter.model.methods.pooling import num_heads
+
+
+_PATCH = 16
+"""Pixels that a patch of the side network is nearest to, if the image model leaves a choice."""
 
 
 class SideNetwork(nn.Module):
@@ -47,11 +51,11 @@ class SideNetwork(nn.Module):
         self.width = width
         self._read = range(len(outputs))[::-every][::-1]
         read = [outputs[i] for i in self._read]
-        # Of models that lower their resolution in stages, the longest stage decides on the grid.
-        grids = [tuple(output.grid.shape[1:3]) for output in read]
-        grid = Counter(grids).most_common(1)[0][0]
-        self._level = grids.index(grid)
-        self._patch = (frame_size[0] // grid[0], frame_size[1] // grid[1])
+        # Of models that lower their resolution in stages, one grid serves for all of them.
+        patches = [frame_size[0] / output.grid.shape[1] for output in read]
+        self._level = min(range(len(read)), key=lambda i: abs(math.log(patches[i] / _PATCH)))
+        rows, columns = read[self._level].grid.shape[1:3]
+        self._patch = (frame_size[0] // rows, frame_size[1] // columns)
         self._has_token = all(output.token is not None for output in read)
         self._widths = [3 * self._patch[0] * self._patch[1]]
         self._widths += [output.grid.shape[-1] for output in read]
@@ -63,14 +67,12 @@ class SideNetwork(nn.Module):
         self,
         frames: Float[Tensor, "n 3 h w"],
         outputs: Sequence[BlockOutput],
-        dtype: torch.dtype,
     ) -> Float[Tensor, "n tokens k"]:
         """Collect all that the network needs of each frame, of which nothing is trained.
 
         Args:
             frames: normalised frames.
-            outputs: outputs of all blocks for these frames.
-            dtype: type of the result.
+            outputs: outputs of all blocks for these frames, each as `normalised` returns it.
 
         Returns:
             For each patch its pixels and the normalised output of each block that is read. The
@@ -78,15 +80,15 @@ class SideNetwork(nn.Module):
         """
         read = [outputs[i] for i in self._read]
         rows, columns = read[self._level].grid.shape[1:3]
-        parts = [_patches(frames, rows, columns, self._patch).to(dtype)]
-        for output in read:
-            parts.append(_normalised(_resized(output.grid, rows, columns).flatten(1, 2), dtype))
-        patches = torch.cat(parts, -1)
+        dtype = read[0].grid.dtype
+        pixels = _patches(frames, rows, columns, self._patch).to(dtype)
+        grids = [_resized(output.grid, rows, columns).flatten(1, 2) for output in read]
+        patches = torch.cat([pixels, *grids], -1)
         if not self._has_token:
             return patches
         # Not len(frames): torch.export would fix that number as a constant of the model.
         tokens = [frames.new_zeros(frames.shape[0], 1, self._widths[0], dtype=dtype)]
-        tokens += [_normalised(o.token[:, None], dtype) for o in read if o.token is not None]
+        tokens += [output.token[:, None] for output in read if output.token is not None]
         return torch.cat([torch.cat(tokens, -1), patches], 1)
 
     def forward(self, summaries: Float[Tensor, "b t tokens k"]) -> Float[Tensor, "b d"]:
@@ -99,6 +101,18 @@ class SideNetwork(nn.Module):
             x = step(x, tokens, first)
         features: Tensor = self.norm(x).mean((1, 2))
         return features
+
+
+def normalised(output: BlockOutput, dtype: torch.dtype) -> BlockOutput:
+    """Normalise what a block put out, as `SideNetwork.summarise` takes it, to a certain type.
+
+    This is a layer norm without weight and bias, which the linear layer that follows has already.
+    """
+
+    def norm(x: Tensor) -> Tensor:
+        return F.layer_norm(x.float(), x.shape[-1:]).to(dtype)
+
+    return BlockOutput(norm(output.grid), None if output.token is None else norm(output.token))
 
 
 class _Step(nn.Module):
@@ -182,8 +196,3 @@ def _resized(grid: Float[Tensor, "n h w c"], rows: int, columns: int) -> Tensor:
     else:
         resized = F.interpolate(channels_first, (rows, columns), mode="nearest")
     return resized.permute(0, 2, 3, 1)
-
-
-def _normalised(tokens: Tensor, dtype: torch.dtype) -> Tensor:
-    # The weight and bias of this norm are part of the linear layer that reads it.
-    return F.layer_norm(tokens.float(), tokens.shape[-1:]).to(dtype)
