@@ -43,6 +43,11 @@ class Method:
         return self.low_rank or self.unfrozen != "none"
 
     @property
+    def sees_order(self) -> bool:
+        """Whether the result depends on the order of the frames."""
+        return self.adapters == "spatio-temporal" or self.pooling in ("temporal", "ordered", "side")
+
+    @property
     def has_frozen_model(self) -> bool:
         """Whether switching off the trained parts leaves the frozen image model and its pooling."""
         return self.unfrozen == "none" and self.pooling in ("mean", "temporal")

@@ -275,8 +275,8 @@ class BlockwiseFamily(Family):
     def _last_layout(self) -> Layout:
         if self._opened.last is None:
             raise ArgumentError(
-                f"method attentive needs a backbone with one set of tokens before pooling, which "
-                f"{self._name()} does not have"
+                f"methods attentive and ordered need a backbone with one set of tokens before "
+                f"pooling, which {self._name()} does not have"
             )
         return self._opened.last
 

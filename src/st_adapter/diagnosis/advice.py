@@ -154,8 +154,7 @@ def _reversal(facts: RunFacts) -> str:
     settings: dict[str, Any] = {"frames": max(16, facts.config.frames)}
     if not set("=,") & set("".join(pair)):
         settings["reversal"] = "=".join(pair)
-    method = METHODS[facts.config.method]
-    if method.adapters != "spatio-temporal" and method.pooling == "mean":
+    if not METHODS[facts.config.method].sees_order:
         settings["method"] = "st-adapter"
     return _again(facts, **settings)
 

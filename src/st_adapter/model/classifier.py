@@ -221,7 +221,8 @@ class VideoClassifier(nn.Module):
             frames: what `family.run` returned for n frames.
 
         Returns:
-            One vector per frame [n, c], or tokens [n, tokens, c] for the method "attentive".
+            One vector per frame [n, c], or tokens [n, tokens, c] for the methods
+            "attentive" and "ordered".
         """
         if self._pools_tokens:
             return self.family.tokens(frames)

@@ -165,7 +165,7 @@ def _build_side(family: Family, sizes: MethodConfig) -> SideNetwork:
     """Make a side network for the outputs of the backbone's blocks, seen in a black frame.
 
     Raises:
-        ArgumentError: the backbone reorders its patches.
+        ArgumentError: the backbone reorders its patches, or its family does not report outputs.
     """
     if not all(site.ordered for site in family.sites()):
         raise ArgumentError(
@@ -175,6 +175,11 @@ def _build_side(family: Family, sizes: MethodConfig) -> SideNetwork:
     outputs: list[BlockOutput] = []
     frame = family.black_frame()
     family.run(frame, Inserted(watch=outputs.append))
+    if not outputs:
+        raise ArgumentError(
+            f"method side needs the outputs of the blocks, which {type(family).__name__} does not "
+            "report: its `run` never calls `inserted.watch`"
+        )
     size = (frame.shape[-2], frame.shape[-1])
     return SideNetwork(outputs, size, sizes.side_width, sizes.side_every)
 

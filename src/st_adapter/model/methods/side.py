@@ -13,7 +13,6 @@ from st_adapter.backbones.family import BlockOutput
 from st_adapter.model.methods.adapter import STAdapter
 from st_adapter.model.methods.pooling import num_heads
 
-
 _PATCH = 16
 """Pixels that a patch of the side network is nearest to, if the image model leaves a choice."""
 
