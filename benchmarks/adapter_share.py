@@ -12,6 +12,7 @@ from contextlib import nullcontext
 from functools import partial
 
 import torch
+from machine import print_machine
 from steps import backward, noise
 from torch import Tensor
 from turns import medians_in_turns
@@ -30,6 +31,7 @@ def main(
     backbone: str, precision: str, num_clips: int, compiled: bool, device: torch.device
 ) -> None:
     """Print both times and the share, in time and in operations of a forward pass."""
+    print_machine(str(device))
     for name, positions in PLACES.items():
         adapter = AdapterConfig(bottleneck=384, positions=positions)
         model = create_model(backbone, ["a", "b"], adapter, "random").to(device).train()

@@ -18,6 +18,7 @@ from pathlib import Path
 import psutil
 import torch
 import torch.nn.functional as F
+from machine import print_machine
 from steps import backward, noise
 from torch import nn
 from turns import take_turns
@@ -99,6 +100,7 @@ def prepare(
 
 def main(official: Path, name: str, clips: int, frames: int, device: torch.device) -> None:
     """Print a line for each way."""
+    print_machine(str(device))
     theirs = build_official(official, SIZES[name], CLASSES)
     ours = build_ours(theirs, SIZES[name])
     print(f"{name}: logits differ by at most {check_equal(theirs, ours, frames):.1e}", flush=True)

@@ -10,6 +10,7 @@ import argparse
 from multiprocessing import get_context
 
 import torch
+from machine import print_machine
 from steps import backward, noise
 
 from st_adapter import create_model
@@ -19,6 +20,7 @@ from st_adapter.runtime.memory import peak_memory_gb
 
 def main(backbone: str, clips: int, frames: int, precision: str) -> None:
     """Print a line for each way and the ratios."""
+    print_machine("auto")
     found = []
     for checkpointed in (False, True):
         with get_context("spawn").Pool(1) as pool:

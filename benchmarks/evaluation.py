@@ -16,6 +16,7 @@ from functools import partial
 from pathlib import Path
 
 import torch
+from machine import print_machine
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from turns import take_turns
@@ -103,6 +104,7 @@ def main(
     device: torch.device,
 ) -> None:
     """Print videos a second and the ratio."""
+    print_machine(str(device))
     clip = ClipConfig(frames=8, stride=stride, size=224, views=(3, 1))
     paths = [video.resolve() for video in videos]
     ways = {way: (way, official, name, paths, clip, precision, device) for way in WAYS}

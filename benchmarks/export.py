@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import openvino
 import torch
-from limits import name_of
+from machine import print_machine
 
 import st_adapter
 from st_adapter.errors import ExportError
@@ -83,7 +83,8 @@ def main(given: argparse.Namespace) -> None:
                 taken[name].append(seconds_of(call, cpu))
     seconds = {name: min(times) for name, times in taken.items()}
     first = next(iter(seconds.values()))
-    print(f"{given.run_or_backbone}, {given.threads} threads, {name_of(cpu)}\n")
+    print_machine()
+    print(f"{given.run_or_backbone}\n")
     print("| form | seconds per clip | times as fast |\n|---|---:|---:|")
     for name, value in seconds.items():
         print(f"| {name} | {value:.3f} | {first / value:.2f} |")

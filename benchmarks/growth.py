@@ -14,6 +14,7 @@ from dataclasses import replace
 from multiprocessing import get_context
 from pathlib import Path
 
+from machine import print_machine
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from processes import clips_per_second
@@ -37,6 +38,7 @@ Points = list[tuple[int, float, float]]
 
 def main(data: Path, out: Path, backbone: str) -> None:
     """Measure, print a table, draw."""
+    print_machine("auto")
     config = TrainConfig(
         backbone=backbone, weights="random", epochs=1, size=112, precision=PRECISION, keep="last"
     )

@@ -12,6 +12,8 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from machine import print_machine
+
 from st_adapter import label_videos
 
 
@@ -32,6 +34,7 @@ def cpu_seconds() -> float:
 
 def main(given: Path, runs: Sequence[Path], weights: str | None) -> None:
     """Print both times and their ratio."""
+    print_machine()
     measure(runs[:1], given, weights)  # imports, and files read for the first time
     single = [measure([run], given, weights) for run in runs]
     wall, cpu = (sum(times) for times in zip(*single, strict=True))

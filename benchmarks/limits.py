@@ -11,14 +11,12 @@ matrices.
 """
 
 import argparse
-import platform
-import re
 from collections import Counter
 from collections.abc import Callable
-from pathlib import Path
 from typing import NamedTuple
 
 import torch
+from machine import print_machine
 from products import (
     ROUNDS,
     Product,
@@ -70,7 +68,7 @@ def main(config: TrainConfig) -> None:
     model.set_precision(config.precision)
     if config.compile:
         compile_model(model, config.clip, config.batch_size)
-    print(f"{name_of(device)}; {torch.get_num_threads()} threads, torch {torch.__version__}")
+    print_machine(str(device))
     print(f"memory is read and written at {bytes_per_second(device) / 1e9:.1f} GB/s", flush=True)
     clips = noise(config.batch_size, config.frames, config.size, device)
     step = measure(model, training_step(model.train(), config, clips))
@@ -130,22 +128,6 @@ def print_step(model: VideoClassifier, config: TrainConfig, step: Measured) -> N
         f"products run at {operations / step.alone() / 1e9:.4g} GFLOP/s, squares at "
         f"{peak / 1e9:.4g}; model-flops utilisation {step.operations / step.seconds / peak:.0%}",
         flush=True,
-    )
-
-
-def name_of(device: torch.device) -> str:
-    """The GPU's name, or the CPU's with the bfloat16 instructions it has, where Linux tells."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    told = Path("/proc/cpuinfo")
-    if device.type != "cpu" or not told.exists():
-        return f"{device}, {platform.machine()}"
-    text = told.read_text()
-    model = re.search(r"^model name\s*: (.+)$", text, re.MULTILINE)
-    kinds = [kind for kind in ("amx_bf16", "avx512_bf16") if kind in text.split()]
-    return (
-        f"{model[1] if model else platform.machine()}, "
-        f"{' and '.join(kinds) or 'neither amx_bf16 nor avx512_bf16'}"
     )
 
 

@@ -28,6 +28,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from machine import print_machine
 
 from st_adapter import ClipConfig, Predictor, create_model
 from st_adapter.evaluation.stream import start_scorer
@@ -39,9 +40,8 @@ KILLS = 5
 
 def main(weights: str, seconds: float) -> None:
     """Print the three measurements."""
-    print(
-        f"load of the machine before: {os.getloadavg()[0]:.1f}; {torch.get_num_threads()} threads"
-    )
+    print_machine()
+    print(f"load of the machine before: {os.getloadavg()[0]:.1f}")
     with tempfile.TemporaryDirectory() as folder:
         adapter = Path(folder) / "adapter"
         clip = ClipConfig(frames=FRAMES, size=SIZE)

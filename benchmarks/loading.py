@@ -3,6 +3,7 @@
     python benchmarks/loading.py VIDEO... [--official PATH]
 
 Makes a clip of 10 s and one of 10 minutes, 340x256 at 30 frames a second in H.264 with B-frames,
+from machine import print_machine
 from the frames of the videos given. PATH is a checkout of linziyi96/st-adapter. Both loaders see
 the same file in turns with one thread; figures are means, ratios above 1 are ours.
 """
@@ -41,6 +42,7 @@ ROUNDS = 12
 def main(videos: Sequence[Path], official: Path | None) -> None:
     """Print a line for each way of loading."""
     torch.set_num_threads(1)  # as in a worker of a loader
+    print_machine()
     with tempfile.TemporaryDirectory() as folder:
         clip = write_clip(Path(folder) / "clip.mp4", videos, SECONDS * RATE)
         long = write_clip(Path(folder) / "long.mp4", videos, MINUTES * 60 * RATE)

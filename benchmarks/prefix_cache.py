@@ -18,6 +18,7 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+from machine import print_machine
 from turns import take_turns
 
 from st_adapter.config import TrainConfig
@@ -27,6 +28,7 @@ from st_adapter.training.loop import train
 
 def main(data: Path, config: TrainConfig, rounds: int) -> None:
     """Print seconds of each way, the ratio, and how far the results are apart."""
+    print_machine(config.device)
     ways = {"without": config, "with": replace(config, prefix_cache=4.0)}
     given = {way: (data, chosen) for way, chosen in ways.items()}
     found = take_turns(prepare, given, rounds)

@@ -13,6 +13,8 @@ import tempfile
 from dataclasses import replace
 from pathlib import Path
 
+from machine import print_machine
+
 from st_adapter.config import TrainConfig
 from st_adapter.training.loop import train
 
@@ -21,6 +23,7 @@ ROUNDS = 3
 
 def main(data: Path, config: TrainConfig, processes: int) -> None:
     """Print clips a second of both and the ratio."""
+    print_machine(config.device)
     several = replace(config, processes=processes, batch_size=config.batch_size // processes)
     rates: dict[int, list[float]] = {1: [], processes: []}
     for _ in range(ROUNDS):

@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from machine import print_machine
 from steps import backward, noise
 from torch import Tensor
 from triton.testing import do_bench_cudagraph
@@ -50,6 +51,7 @@ FORMS: dict[str, Convolve] = {
 
 def main(clips: list[int], precision: str) -> None:
     """Print a line for each number of clips and form."""
+    print_machine(str(DEVICE))
     for count in clips:
         torch.manual_seed(0)
         module = adapter.STAdapter(CHANNELS, BOTTLENECK, init="up-zero").to(DEVICE)

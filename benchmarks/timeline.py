@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from machine import print_machine
 
 import st_adapter
 from st_adapter.common.progress import bar
@@ -27,6 +28,7 @@ RATE = 25
 
 def main(given: argparse.Namespace) -> None:
     """Print a line for each setting, and the comparison of both ways."""
+    print_machine("auto")
     truth = json.loads((given.long / "truth.json").read_text())
     predictor = st_adapter.Predictor(given.run, precision=given.precision)
     settings: list[dict[str, Any]] = []

@@ -15,10 +15,12 @@ from pathlib import Path
 
 import av
 import psutil
+from machine import print_machine
 
 
 def main(run: Path, clip: Path, hours: float, arguments: list[str]) -> None:
     """Print the memory over time, and its peak after the first minute."""
+    print_machine()
     with tempfile.TemporaryDirectory() as name:
         video = Path(name) / "long.mp4"
         seconds = repeat(clip, video, hours * 3600)

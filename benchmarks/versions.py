@@ -16,6 +16,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from machine import print_machine
+
 VIDEO = (".mp4", ".avi", ".webm")
 VIT = ["--backbone", "vit_base_patch16_clip_quickgelu_224", "--weights", "random"]
 VIT += ["--bottleneck", "384", "--precision", "bfloat16", "--batch-size", "2", "--keep", "last"]
@@ -25,6 +27,7 @@ ONE_EPOCH = ["--epochs", "1", "--workers", "1"]
 
 def main(pythons: dict[str, str], videos: Path, rounds: int) -> None:
     """Print one line for each thing that is measured."""
+    print_machine()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         few = write_list(videos, folder / "few.csv", per_class=3)

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import psutil
 import torch
+from machine import print_machine
 
 from st_adapter.config import TrainConfig
 from st_adapter.data.annotations import read_annotations
@@ -31,6 +32,7 @@ WORKERS = 2
 
 def main(videos: list[Path], rows: int, clips: int) -> None:
     """Print both."""
+    print_machine()
     with tempfile.TemporaryDirectory() as folder:
         table = Path(folder, "list.csv")
         names = [os.path.abspath(video) for video in videos]

@@ -116,6 +116,25 @@ for batch in loaded:
     assert b"KeyboardInterrupt" in errors.splitlines()[-1]
 
 
+def test_deaths_of_workers_do_not_cut_off_what_an_interrupt_runs(tmp_path):
+    released = []
+
+    def interrupted_keys():
+        yield from KEYS
+        try:
+            raise KeyboardInterrupt
+        finally:
+            for worker in {*multiprocessing.active_children()} - before:
+                worker.kill()
+            time.sleep(0.5)  # for the signals of their deaths
+            released.append("a lock")
+
+    before = {*multiprocessing.active_children()}
+    with pytest.raises(KeyboardInterrupt):
+        load(Numbers(tmp_path), keys=interrupted_keys())
+    assert released == ["a lock"]
+
+
 def test_in_another_thread_too(tmp_path):
     found = []
     thread = threading.Thread(target=lambda: found.extend(load(Numbers(tmp_path, killed, (5,)))))

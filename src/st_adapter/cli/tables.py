@@ -313,10 +313,12 @@ def print_backbones(found: "Mapping[BackboneRow, Sequence[str]]", refused: bool)
 
 def print_bench(result: dict[str, Any]) -> None:
     """Print the results of `bench`."""
+    device, kind = result["device"], result["processor"]
     click.echo(
         f"{result['method']} on {result['backbone']}, {counted(result['batch_size'], 'clip')} of "
         f"{counted(result['frames'], 'frame')}, {result['size']} px, {result['precision']}, "
-        f"{result['device']}, {counted(result['threads'], 'thread')}\n"
+        f"{device}{f' with {kind}' if kind and kind != device else ''}, "
+        f"{counted(result['threads'], 'thread')}\n"
     )
     print_table(
         ("", ">ms", ">clips/s", ">peak, GB"),

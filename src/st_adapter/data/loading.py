@@ -3,6 +3,7 @@
 import dataclasses
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -267,6 +268,10 @@ def _raise_when_one_dies(processes: set[BaseProcess]) -> Iterator[None]:
         return
 
     def look(*_: object) -> None:
+        # A signal that ends the workers too is on its way out already. A second error would cut off
+        # what the first one runs, such as the release of a lock for which the exit then waits.
+        if isinstance(sys.exception(), KeyboardInterrupt | SystemExit):
+            return
         if any(process.exitcode for process in processes):  # workers that have finished exit with 0
             raise _WorkerDiedError("a dataloader worker died")
 

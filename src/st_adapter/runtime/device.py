@@ -3,6 +3,7 @@
 import os
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import cast
 
 import torch
@@ -17,6 +18,9 @@ from st_adapter.wording import setting
 
 _WORTH_IT = 1.15
 """Speed-up of bfloat16 over float32 from which its rounding errors are accepted."""
+
+_BFLOAT16 = ("amx_bf16", "avx512_bf16")
+"""CPU instructions for products in bfloat16, the fastest first, as Linux names them."""
 
 
 def choose_device(name: str) -> torch.device:
@@ -50,6 +54,27 @@ def available_devices() -> list[str]:
     if torch.backends.mps.is_available():
         devices.append("mps")
     return devices + [f"cuda:{i}" for i in reversed(range(torch.cuda.device_count()))]
+
+
+def processor_kind(device: torch.device) -> str | None:
+    """Return the kind of processor of a device. Compare times only if their kinds are equal.
+
+    What is faster on one kind can be slower on another, most of all in bfloat16.
+
+    Args:
+        device: The device that computes.
+
+    Returns:
+        The name of a GPU, or the best bfloat16 instructions of a CPU: "amx_bf16", "avx512_bf16" or
+        "neither amx_bf16 nor avx512_bf16". None if the system does not say: only Linux does.
+    """
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    described = Path("/proc/cpuinfo")
+    if device.type != "cpu" or not described.exists():
+        return None
+    flags = described.read_text(encoding="utf-8").split()
+    return next((kind for kind in _BFLOAT16 if kind in flags), f"neither {' nor '.join(_BFLOAT16)}")
 
 
 def choose_precision(

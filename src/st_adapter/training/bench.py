@@ -21,7 +21,7 @@ from st_adapter.data.video.reader import Reader
 from st_adapter.data.videos import Video
 from st_adapter.errors import VideoError
 from st_adapter.model.build import build_model
-from st_adapter.runtime.device import choose_device, seconds_of
+from st_adapter.runtime.device import choose_device, processor_kind, seconds_of
 from st_adapter.runtime.memory import clear_out_of_memory, lower_settings, peak_memory_gb
 from st_adapter.runtime.micro_batches import clips_at_once
 from st_adapter.training.batches import train_transform
@@ -45,10 +45,11 @@ def bench(config: TrainConfig, video: Path | None = None) -> dict[str, Any]:
             256 pixels at 30 frames per second, H.264.
 
     Returns:
-        The settings that decide the speed, the device, `versions`, and under `rows` three
-        measurements. Each has its name in `what`; the median `seconds` per batch, or per clip for
-        loading; `clips_per_second` of this process; and `peak_gb`, the most memory that the
-        process has used so far, in units of 2^30 bytes, or None for loading.
+        The settings that decide the speed, the device, its kind in `processor` (see
+        `processor_kind`), `versions`, and under `rows` three measurements. Each has its name in
+        `what`; the median `seconds` per batch, or per clip for loading; `clips_per_second` of this
+        process; and `peak_gb`, the most memory that the process has used so far, in units of 2^30
+        bytes, or None for loading.
 
     Raises:
         ArgumentError: A setting cannot work, or a step does not fit in memory.
@@ -83,6 +84,7 @@ def bench(config: TrainConfig, video: Path | None = None) -> dict[str, Any]:
         **{name: getattr(config, name) for name in names},
         "precision": model.precision,
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else str(device),
+        "processor": processor_kind(device),
         "threads": torch.get_num_threads(),
         "trained_parameters": model.num_parameters(only_trainable=True),
         "rows": rows,
