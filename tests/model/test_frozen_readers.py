@@ -35,6 +35,7 @@ def test_both_sizes_train_as_many_parameters_as_published(width, published):
         backbone="vit_base_patch16_224",
         method="side",
         side_width=width,
+        side_every=1,
         frames=8,
         size=224,
         classes=174,
