@@ -31,6 +31,9 @@ from st_adapter.model.spec import ModelSpec
 # Held while `adapters_disabled` counts up or down, which several threads may do at once.
 _TOGGLE = threading.Lock()
 
+POOLED = "pooled features"
+"""The `summary_kind` of the methods that need nothing else of a frame than what the head reads."""
+
 _UNIT_SCALE_LIMIT = 2.0
 """Clips whose largest value is above this are in 0..255, and all others in 0..1.
 
@@ -199,6 +202,14 @@ class VideoClassifier(nn.Module):
         with autocast(self):
             frames = self.normalise(clips).flatten(0, 1)
             return _by_clip(self.summarise(self.family.run(frames, inserted)), b, t)
+
+    @property
+    def summary_kind(self) -> str:
+        """What `summarise` returns of each frame.
+
+        Two classifiers on the same backbone with the same kind summarise frames alike.
+        """
+        return "tokens" if self._pools_tokens else POOLED
 
     def summarise(self, frames: Any) -> Float[Tensor, "n *summary"]:
         """Reduce the backbone's output to what `pool_clips` needs of each frame.
