@@ -92,7 +92,10 @@ class InFolder:
         return file is not None and file.exists()
 
     def get(self, key: Key) -> Item | None:
-        """Return the item of a key, or None if its file is missing or damaged."""
+        """Return the item of a key, or None if its file is missing or damaged.
+
+        A damaged file is replaced when the item is kept again.
+        """
         file = self._file_of(key)
         if file is None:
             return None
@@ -101,8 +104,7 @@ class InFolder:
         except FileNotFoundError:
             return None
         except (DamagedError, OSError) as error:
-            note(f"kept features are computed again, because a file is damaged: {error}")
-            file.unlink(missing_ok=True)
+            note(f"kept features are computed again, because their file cannot be read: {error}")
             return None
 
     def put(self, key: Key, item: Item, size: int) -> None:
