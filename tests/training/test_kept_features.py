@@ -278,7 +278,7 @@ def test_two_commands_fill_a_folder_and_training_decodes_nothing(
     command = as_command(frozen, tmp_path / "set")
     both = [
         subprocess.Popen([*command, str(data), "--out", str(tmp_path / "kept"), *part])
-        for part in ([], ["--part", "2/2"])
+        for part in ([], ["--shard", "2/2"])
     ]
     assert [process.wait(120) for process in both] == [0, 0]
     written = list((tmp_path / "kept").rglob("*.safetensors"))

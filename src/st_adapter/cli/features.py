@@ -36,10 +36,10 @@ _OWN = ("processes", "keep_features")
 @click.argument("data", type=PATH)
 @click.option("--out", type=PATH, required=True, help="Folder for the features.")
 @click.option(
-    "--part",
+    "--shard",
     type=PartOf(),
     default="1/1",
-    help="Compute only part I of N, such as 1/4. All parts can be computed at the same time, by "
+    help="Compute only part I of N, such as 1/4. Parts can be computed at the same time, by "
     "several machines that share the folder.",
 )
 @click.option(
@@ -51,7 +51,7 @@ _OWN = ("processes", "keep_features")
 def features(
     data: Path,
     out: Path,
-    part: tuple[int, int],
+    shard: tuple[int, int],
     recipe: str | None,
     config_file: Path | None,
     **flags: Any,
@@ -72,7 +72,7 @@ def features(
     config = resolve(recipe or "default", config_file, given)
     from st_adapter.training.features import compute_features
 
-    done = compute_features(data, out, config, part=part)
+    done = compute_features(data, out, config, shard=shard)
     for skip in done.skipped:
         click.echo(f"skipped {skip.reason}", err=True)
     present = f", {done.num_present:,} of which were there" if done.num_present else ""

@@ -44,7 +44,7 @@ class ComputedFeatures:
 
     Attributes:
         folder: The folder of the features.
-        num_videos: Number of videos of this part of the data.
+        num_videos: Number of videos in this part of the data.
         num_computed: Number of draws and views that were computed, one or more clips each.
         num_present: Number of draws and views that the folder had already.
         num_missing: Number of draws and views that are not kept, because a video cannot be read or
@@ -69,7 +69,7 @@ def compute_features(
     out: str | Path,
     config: TrainConfig | None = None,
     *,
-    part: tuple[int, int] = (1, 1),
+    shard: tuple[int, int] = (1, 1),
 ) -> ComputedFeatures:
     """Compute what the frozen part of a classifier makes of all clips that training will use.
 
@@ -87,26 +87,26 @@ def compute_features(
         out: Folder for the features, which can hold those of other settings, too.
         config: All settings of the training. `draws` is at least 1, and `keep_features` is by
             default as large as the disk.
-        part: Compute one part only: its number from 1, and the number of parts, such as (1, 4).
+        shard: Compute one part only: its number from 1, and the number of parts, such as (1, 4).
 
     Raises:
         ArgumentError: A setting cannot be used, or nothing is frozen that could be kept.
         DataError: The data cannot be used.
         Interrupted: Ctrl-C or SIGTERM came. The same call continues.
     """
-    number, parts = part
-    if not 1 <= number <= parts:
+    number, count = shard
+    if not 1 <= number <= count:
         raise ArgumentError(
-            f"{setting('part')} must be a number from 1 and the number of parts, such as 1/4, not "
-            f"{number}/{parts}"
+            f"{setting('shard')} must be a number from 1 and the number of parts, such as 1/4, not "
+            f"{number}/{count}"
         )
     config = _completed(Path(out), config or TrainConfig())
-    count = processes_to_start(config)
+    processes = processes_to_start(config)
     try:
-        if count > 1:
-            config = replace(config, processes=count)
-            return launch(count, _compute, Path(data), Path(out), config, part)
-        return _compute(Path(data), Path(out), config, part)
+        if processes > 1:
+            config = replace(config, processes=processes)
+            return launch(processes, _compute, Path(data), Path(out), config, shard)
+        return _compute(Path(data), Path(out), config, shard)
     except Interrupted:
         raise
     except KeyboardInterrupt as error:
@@ -128,7 +128,9 @@ def _completed(out: Path, config: TrainConfig) -> TrainConfig:
     )
 
 
-def _compute(data: Path, out: Path, config: TrainConfig, part: tuple[int, int]) -> ComputedFeatures:
+def _compute(
+    data: Path, out: Path, config: TrainConfig, shard: tuple[int, int]
+) -> ComputedFeatures:
     """Compute the share of this process, which may be one of several that a launcher started."""
     annotations = read_parts(data, config)
     reversal, mirror = class_maps(config, annotations)
@@ -142,9 +144,10 @@ def _compute(data: Path, out: Path, config: TrainConfig, part: tuple[int, int]) 
     drawn = train_dataset(config, annotations, reader, mirror, reversal)
     kept = make_kept_features(model, config, annotations, drawn, accelerator.num_processes)
     assert kept is not None  # a limit is set
-    parts = part[1] * accelerator.num_processes
-    first = (part[0] - 1) * accelerator.num_processes + accelerator.process_index
-    trained, validated = (range(first, len(v), parts) for v in (annotations.train, annotations.val))
+    number, count = shard
+    first = (number - 1) * accelerator.num_processes + accelerator.process_index
+    step = count * accelerator.num_processes
+    trained, validated = (range(first, len(v), step) for v in (annotations.train, annotations.val))
     work: list[_Work] = [
         (drawn, {(n, i): Key("train", n, i) for i in trained for n in range(config.draws)})
     ]
