@@ -375,10 +375,11 @@ def test_the_earlier_names_of_the_settings_are_understood(folder_data, tmp_path,
 
 
 def test_a_run_that_could_keep_features_says_so(folder_data, tmp_path, tiny, caplog):
-    train(folder_data, tmp_path / "a", replace(tiny, method="linear"), diagnose=False)
+    long = replace(tiny, method="linear", epochs=200, keep="best", patience=1, lr=1e-6)
+    train(folder_data, tmp_path / "a", long, diagnose=False)
     assert "with draws=1 and keep_features=0.1 (GB), it runs in the first epoch only" in caplog.text
     caplog.clear()
-    train(folder_data, tmp_path / "b", replace(tiny, method="linear", epochs=1), diagnose=False)
+    train(folder_data, tmp_path / "b", replace(tiny, method="linear"), diagnose=False)
     assert "keep_features" not in caplog.text
 
 

@@ -37,6 +37,9 @@ _FORMAT = 5
 _ABANDONED_SECONDS = 3600.0
 """Age at which a temporary file was left by a killed process; younger ones may be being written."""
 
+_MANY = 2000
+"""Clips that run through a frozen image model again, from which on keeping features is advised."""
+
 _GB = 2**30
 
 
@@ -118,8 +121,9 @@ def _place(
 
 
 def _advise(split: AfterBackbone, config: TrainConfig, data: Annotations) -> None:
-    """Name the settings that would save time, if the image model runs in several epochs."""
-    if config.epochs < 2:
+    """Name the settings that would save time, if the image model runs often on the same videos."""
+    videos = len(data.train) + len(data.val)
+    if (config.epochs - 1) * videos < _MANY:
         return
     needed = _bytes_for_all(split, dataclasses.replace(config, draws=config.draws or 1), data)
     gigabytes = math.ceil(10 * needed / _GB) / 10
