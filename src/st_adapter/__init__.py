@@ -51,6 +51,8 @@ if TYPE_CHECKING:
     from st_adapter.model.exported import ExportedModel as ExportedModel
     from st_adapter.model.exported import open_exported as open_exported
     from st_adapter.model.methods.adapter import STAdapter as STAdapter
+    from st_adapter.training.features import ComputedFeatures as ComputedFeatures
+    from st_adapter.training.features import compute_features as compute_features
     from st_adapter.training.loop import train as train
     from st_adapter.training.optimizer import learning_rate_factor as learning_rate_factor
     from st_adapter.training.optimizer import make_optimizer as make_optimizer
@@ -86,6 +88,7 @@ _HOMES = {
     "model.methods.adapter": ("STAdapter",),
     "model.build": ("attach", "create_model", "load"),
     "model.classifier": ("VideoClassifier",),
+    "training.features": ("ComputedFeatures", "compute_features"),
     "training.loop": ("train",),
     "training.optimizer": ("learning_rate_factor", "make_optimizer"),
 }

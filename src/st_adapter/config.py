@@ -33,6 +33,9 @@ _LIMITS = {
 }
 _Part = TypeVar("_Part")
 
+EARLIER_NAMES = {"prefix_cache": "keep_features", "prefix_cache_folder": "features"}
+"""Settings that had another name, which `config.json` and the command line still accept."""
+
 
 def _setting(group: str, default: Any, text: str, **limits: float) -> Any:
     """Declare a field with its help group, default, help text and limits.
@@ -427,8 +430,8 @@ class TrainConfig(_Checked):
     )
     draws: int = _augment(
         0,
-        "Random clips per video, reused in later epochs. 0 draws new clips in each epoch, for the "
-        "most variety; --prefix-cache needs 1 or more.",
+        "Random clips per video, reused in later epochs and with other seeds. 0 draws new clips in "
+        "each epoch, for the most variety; --keep-features needs 1 or more.",
         at_least=0,
     )
 
@@ -582,15 +585,15 @@ class TrainConfig(_Checked):
         "Compile the model with torch.compile (plain ViTs). The start is slow and the rest faster, "
         "which pays off in long runs.",
     )
-    prefix_cache: float = _machine(
+    keep_features: float = _machine(
         0.0,
-        "GB for the cached output of the frozen blocks before the first trained one, which then "
-        "run once per clip. 0 is off. It needs --draws.",
+        "GB to keep what the frozen image model, or its frozen first blocks, make of each clip. "
+        "They then run once per clip instead of once per epoch. 0 is off. It needs --draws.",
         at_least=0,
     )
-    prefix_cache_folder: str | None = _machine(
+    features: str | None = _machine(
         None,
-        "Folder that keeps the --prefix-cache for later runs. By default it is in memory and ends "
+        "Folder that holds the kept features for later runs. By default they are in memory and end "
         "with the run.",
     )
     precision: Precision = _machine(
@@ -675,18 +678,21 @@ class TrainConfig(_Checked):
             )
 
     def _check_machine(self) -> None:
-        for other in ("checkpoint_activations", "prefix_cache"):
+        for other in ("checkpoint_activations", "keep_features"):
             if self.compile and getattr(self, other):
                 raise ArgumentError(
                     f"compile and {other} cannot be combined; leave out one of them"
                 )
-        if self.prefix_cache and (not self.draws or self.mixup or self.cutmix):
+        if self.keep_features and (not self.draws or self.mixup or self.cutmix):
             raise ArgumentError(
-                "prefix_cache needs clips that are used again: set "
+                "keep_features needs clips that are used again: set "
                 f"{setting('draws')} to 1 or more and leave out mixup and cutmix"
             )
-        if self.prefix_cache_folder is not None and not self.prefix_cache:
-            raise ArgumentError("prefix_cache_folder needs prefix_cache, its size limit in GB")
+        if self.features is not None and not self.keep_features:
+            raise ArgumentError(
+                f"features is a folder for kept features; give {setting('keep-features', 'GB')}, "
+                "the limit of its size, too"
+            )
 
     @property
     def adapter(self) -> AdapterConfig:
@@ -752,6 +758,7 @@ class TrainConfig(_Checked):
             ArgumentError: a key is unknown or a value is invalid.
         """
         known = [item.name for item in dataclasses.fields(cls)]
+        values = {EARLIER_NAMES.get(key, key): value for key, value in values.items()}
         for key in values:
             if key not in known:
                 raise ArgumentError(f"{source}: unknown key {key!r}{did_you_mean(key, known)}")

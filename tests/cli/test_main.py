@@ -14,6 +14,7 @@ from st_adapter.cli.main import app, main
 VERBS = [
     "demo",
     "train",
+    "features",
     "evaluate",
     "predict",
     "timeline",

@@ -8,6 +8,7 @@ import time
 from dataclasses import replace
 
 import pytest
+import torch
 
 from conftest import held_by_another, start_comparison
 from st_adapter.cli.main import main
@@ -17,7 +18,10 @@ from st_adapter.comparison.results import choose_rates
 from st_adapter.comparison.run import compare
 from st_adapter.data.annotations import read_parts
 from st_adapter.errors import ArgumentError, StAdapterError
+from st_adapter.evaluation.run_record import recorded_run
+from st_adapter.model.checkpoint import read_tensors
 from st_adapter.report.page import write_report
+from st_adapter.training.loop import train
 
 METHODS = ("st-adapter", "linear")
 COSTS = ("train_seconds", "step_seconds", "memory_gb")
@@ -292,8 +296,21 @@ def test_a_row_reads_as_people_write(compared):
     assert [*text[:4], text[-1]] == ["st-adapter", "50.0", "30–70", "25–75", "0.001*"]
 
 
-def test_a_comparison_takes_no_prefix_cache(folder_data, tmp_path, tiny):
-    config = replace(tiny, draws=1, prefix_cache=1.0)
-    with pytest.raises(ArgumentError, match="leave prefix_cache out of a comparison"):
-        compare(folder_data, tmp_path / "out", config, methods=["linear"], rates=[1e-3])
-    assert not (tmp_path / "out").exists()
+def test_a_comparison_keeps_features_and_finds_the_same(folder_data, tmp_path, tiny):
+    config, out = replace(tiny, epochs=2, draws=1), tmp_path / "out"
+    methods = ["linear", "st-adapter"]
+    keeps = replace(config, keep_features=1.0)
+    compare(folder_data, out, keeps, methods=methods, rates=[1e-3], seeds=[0])
+    assert not (out / "features").exists()
+    for method in methods:
+        said = (out / "logs" / f"runs_{method}_seed_0.txt").read_text()
+        assert ("kept features" in said) == (method == "linear")
+    run = out / "runs" / "linear" / "seed_0"
+    alone = replace(recorded_run(run)[2], keep_features=0.0, features=None)
+    train(out / "videos.csv", tmp_path / "alone", alone, temporal=True, diagnose=False)
+    mine, other = (read_tensors(folder / "adapter") for folder in (run, tmp_path / "alone"))
+    assert all(torch.equal(tensor, other[name]) for name, tensor in mine.items())
+    scores = [json.loads((f / "eval.json").read_text()) for f in (run, tmp_path / "alone")]
+    assert scores[0]["temporal"] == scores[1]["temporal"]
+    assert scores[0]["baselines"] == scores[1]["baselines"]
+    assert scores[0]["predictions"] == scores[1]["predictions"]

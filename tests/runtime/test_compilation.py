@@ -76,7 +76,7 @@ def test_without_a_compiler_it_is_refused_in_one_line(trained_run, folder_data, 
     assert "run without --compile" in line
 
 
-@pytest.mark.parametrize("other", [{"checkpoint_activations": True}, {"prefix_cache": 1.0}])
+@pytest.mark.parametrize("other", [{"checkpoint_activations": True}, {"keep_features": 1.0}])
 def test_what_is_not_compiled_is_refused(other):
     with pytest.raises(ArgumentError, match="cannot be combined"):
         TrainConfig(compile=True, draws=1, **other)

@@ -167,6 +167,13 @@ def spec_of(config: TrainConfig, labels: Sequence[str]) -> ModelSpec:
     )
 
 
+def build_shapes(spec: ModelSpec) -> VideoClassifier:
+    """Build the classifier that a record describes without values: nothing can be computed."""
+    check_name(spec.backbone)
+    with shapes_only():  # no memory is allocated
+        return VideoClassifier(create_backbone(spec.backbone, **spec.backbone_options), spec)
+
+
 def inspect_spec(spec: ModelSpec, frames: int, size: int) -> Inspection:
     """Build the classifier that a record describes, and count its parameters and operations.
 
@@ -175,9 +182,7 @@ def inspect_spec(spec: ModelSpec, frames: int, size: int) -> Inspection:
         frames: frames per clip.
         size: height and width of a clip in pixels.
     """
-    check_name(spec.backbone)
-    with shapes_only():  # no memory is allocated and nothing is computed
-        model = VideoClassifier(create_backbone(spec.backbone, **spec.backbone_options), spec)
+    model = build_shapes(spec)
     trained = sum(p.numel() for p in model.trained_tensors().values())
     head = sum(p.numel() for p in model.head.parameters())
     return Inspection(

@@ -20,6 +20,7 @@ from st_adapter.cli import (
     SOME_FAILED,
     STOPPED,
     export,
+    features,
     labels,
     live,
     look,
@@ -70,7 +71,7 @@ def app() -> None:
 
 
 for _command in (
-    *(train.demo, train.train, use.evaluate, use.predict),
+    *(train.demo, train.train, features.features, use.evaluate, use.predict),
     *(timeline.timeline, live.watch, serve.serve),
     *(look.check, train.compare),
     *(use.report, use.advise, export.export, share.push),

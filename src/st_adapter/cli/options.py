@@ -1,13 +1,14 @@
 """Declare subcommands, with a flag for each setting that they take."""
 
 import dataclasses
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
 import click
 
-from st_adapter.config import TrainConfig, check_limits
+from st_adapter.config import EARLIER_NAMES, TrainConfig, check_limits
 from st_adapter.errors import ArgumentError, did_you_mean
 
 DEFAULTS = {item.name: item.default for item in dataclasses.fields(TrainConfig)}
@@ -33,6 +34,12 @@ RUN_DEFAULTS = {
 """Defaults of those subcommands. Settings without one here keep their values from training."""
 
 
+_PRESENT_FLAGS = {
+    f"--{before}".replace("_", "-"): f"--{now}".replace("_", "-")
+    for before, now in EARLIER_NAMES.items()
+}
+
+
 class _Path(click.Path):
     """A path that must not be empty, because `Path("")` is the working directory."""
 
@@ -41,6 +48,19 @@ class _Path(click.Path):
         if value == "":
             self.fail("the path is empty", param, ctx)
         return super().convert(value, param, ctx)
+
+
+class PartOf(click.ParamType[tuple[int, int]]):
+    """A part of a table or a data set: its number from 1 and the number of parts, as I/N."""
+
+    name = "I/N"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> tuple[int, int]:
+        """Convert "2/4" to (2, 4)."""
+        match = re.fullmatch(r"(\d+)/(\d+)", value)
+        if match is None or not 1 <= int(match[1]) <= int(match[2]):
+            self.fail(f"{value!r} is not a part such as 1/4, the first of four", param, ctx)
+        return int(match[1]), int(match[2])
 
 
 PATH = _Path(path_type=Path)
@@ -77,7 +97,11 @@ class Verbs(click.Group):
 
 
 class _Verb(click.Command):
-    """A command whose help groups its options."""
+    """A command whose help groups its options, and which accepts the earlier names of some."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Read the arguments, with the present name of each option."""
+        return super().parse_args(ctx, [_present_name(argument) for argument in args])
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         groups: dict[str, list[tuple[str, str]]] = {}
@@ -137,6 +161,13 @@ class _SettingOption(click.Option):
         read = super().type_cast_value(ctx, value)
         check_limits(self.item, read)
         return read
+
+
+def _present_name(argument: str) -> str:
+    """Return `--keep-features=1` for `--prefix-cache=1`, and other arguments unchanged."""
+    flag, *value = argument.split("=", 1)
+    present = _PRESENT_FLAGS.get(flag, flag)
+    return "=".join([present, *value])
 
 
 def _shown_default(item: dataclasses.Field[Any], defaults: Mapping[str, Any] | None) -> str:

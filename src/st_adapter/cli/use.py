@@ -1,7 +1,6 @@
 """The subcommands that use a trained run, and those that convert one from or to other code."""
 
 import json
-import re
 import shlex
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ import click
 
 from st_adapter.cli import DONE, SOME_FAILED
 from st_adapter.cli.imports import import_predictor, quick_imports
-from st_adapter.cli.options import DATA_SETTINGS, PATH, RUN_DEFAULTS, RUN_SETTINGS, verb
+from st_adapter.cli.options import DATA_SETTINGS, PATH, RUN_DEFAULTS, RUN_SETTINGS, PartOf, verb
 from st_adapter.common.hub import is_hub_name
 from st_adapter.config import DataConfig, parse_views
 from st_adapter.errors import ArgumentError
@@ -30,19 +29,6 @@ UNCALIBRATED = click.option(
     help="Leave out the temperatures that training fitted so that scores tell how often answers "
     "are right.",
 )
-
-
-class _Shard(click.ParamType[tuple[int, int]]):
-    """A part of a table: its number from 1 and the number of parts, as I/N."""
-
-    name = "I/N"
-
-    def convert(self, value: Any, param: Any, ctx: Any) -> tuple[int, int]:
-        """Convert "2/4" to (2, 4)."""
-        match = re.fullmatch(r"(\d+)/(\d+)", value)
-        if match is None or not 1 <= int(match[1]) <= int(match[2]):
-            self.fail(f"{value!r} is not a part such as 1/4, the first of four", param, ctx)
-        return int(match[1]), int(match[2])
 
 
 @verb(*DATA_SETTINGS, *RUN_SETTINGS, defaults=RUN_DEFAULTS)
@@ -128,7 +114,7 @@ def evaluate(
 )
 @click.option(
     "--shard",
-    type=_Shard(),
+    type=PartOf(),
     help="With --out: label only part I of N, such as 1/4. Its table is FILE with "
     "-00001-of-00004 before the ending.",
 )

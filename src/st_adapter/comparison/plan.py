@@ -203,13 +203,13 @@ def check_same(folder: Path, before: dict[str, Any], now: dict[str, Any]) -> Non
         now: The plan of this call, as plain values.
 
     Raises:
-        ArgumentError: A setting differs, apart from `workers` and `device`.
+        ArgumentError: A setting differs, apart from those of the machine, such as `workers`.
     """
     # A plan of an older version lacks newer settings; it ran with what is now their default.
     defaults = json.loads(json.dumps(TrainConfig().to_json()))
     flat_before = defaults | before | before.get("config", {})
     flat_now = now | now["config"]
-    free = ("config", "workers", "device", "command", "versions")
+    free = ("config", "workers", "device", "keep_features", "features", "command", "versions")
     for name, value in flat_now.items():
         if name not in free and flat_before.get(name) != value:
             raise ArgumentError(

@@ -4,6 +4,7 @@ Each step writes its result to the folder, and is skipped if the result exists. 
 comparison therefore continues where it stopped.
 """
 
+import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -25,7 +26,13 @@ from st_adapter.methods import METHODS
 from st_adapter.model.build import build_model
 from st_adapter.runtime.device import choose_device, choose_precision
 from st_adapter.training.batches import class_maps
+from st_adapter.training.kept.make import can_keep
 from st_adapter.training.run_folder import absolute_paths
+
+_FEATURES_FOLDER = "features"
+"""Folder of the features that cells keep if the configuration does not name another one. It is
+removed when all cells are finished: the features serve the cells, and can take much room.
+"""
 
 DEFAULT_RATES = (1e-4, 3e-4, 1e-3, 3e-3)
 """Peak learning rates to choose from by default."""
@@ -51,7 +58,9 @@ def compare(
     Args:
         data: Labelled videos, in any form that `read_annotations` takes.
         out: Folder to create, or the folder of a comparison with the same settings to continue.
-        config: Settings that all runs share. `keep` is always "last" and `compile` always off.
+        config: Settings that all runs share. `keep` is always "last" and `compile` always off. With
+            `keep_features`, methods that leave the image model frozen read its features from
+            `config.features`, by default a folder in `out` that is removed at the end.
         methods: Keys of METHODS. Those that do not fit the backbone are left out, with a note.
         seeds: Seeds of initialisation, order and augmentation; one run per method and seed.
         rates: Peak learning rates to choose from. A single rate is used without trials.
@@ -100,6 +109,8 @@ def _carry_out(folder: Path, plan: Plan, videos: Annotations, processes: int) ->
     with alone_in(folder):
         _run_cells(folder, plan.trials(), "choosing learning rates", processes)
         _run_cells(folder, plan.runs(choose_rates(folder, plan)), "training", processes)
+        if plan.config.features is None:  # made for this comparison, which is over
+            shutil.rmtree(folder / _FEATURES_FOLDER, ignore_errors=True)
         # As in the runs, the head has only the classes that occur in videos.csv.
         _measure_costs(folder, plan, used.labels)
     rows = read_rows(folder, plan)
@@ -116,10 +127,6 @@ def _shared_config(config: TrainConfig) -> TrainConfig:
     Nothing is fitted to the test videos. A step has as many clips as in `config`: accumulation
     replaces further processes.
     """
-    if config.prefix_cache:
-        raise ArgumentError(
-            "the methods freeze different blocks: leave prefix_cache out of a comparison"
-        )
     accumulate = config.accumulate * (config.processes or 1)
     return replace(
         config,
@@ -188,10 +195,11 @@ def _count(number: int, noun: str) -> str:
 
 def _run_cells(folder: Path, cells: Sequence[Cell], title: str, processes: int) -> None:
     """Train the cells that are not finished yet."""
+    settings = _keep_features(folder, cells)
     jobs = {
         cell.name: {
             "folder": str(folder / cell.name),
-            "config": cell.config.to_json(),
+            "config": settings[cell.name].to_json(),
             "videos": str(folder / cell.videos),
             "temporal": cell.temporal,
         }
@@ -199,6 +207,23 @@ def _run_cells(folder: Path, cells: Sequence[Cell], title: str, processes: int) 
         if not is_done(folder, cell)
     }
     run_jobs(folder, jobs, title, processes, done=len(cells) - len(jobs))
+
+
+def _keep_features(folder: Path, cells: Sequence[Cell]) -> dict[str, TrainConfig]:
+    """Return the settings of each cell by its name, with a folder of features that all share.
+
+    Cells of a method that has nothing to keep are trained as usual.
+    """
+    of_method = {cell.config.method: cell.config for cell in cells}
+    keep = {method for method, one in of_method.items() if one.keep_features and can_keep(one)}
+    return {
+        cell.name: replace(
+            cell.config, features=cell.config.features or str(folder / _FEATURES_FOLDER)
+        )
+        if cell.config.method in keep
+        else replace(cell.config, keep_features=0.0, features=None)
+        for cell in cells
+    }
 
 
 def _measure_costs(folder: Path, plan: Plan, labels: Sequence[str]) -> None:

@@ -63,13 +63,15 @@ class TrainDataset(Dataset[TrainItem]):
     """Random clips of each video, or of a substitute if the video cannot be read.
 
     A key is a pair (epoch, index). Clips depend on the seed, the epoch and the index alone, so a
-    run gives the same results with any number of workers and can be resumed within an epoch.
+    run gives the same results with any number of workers and can be resumed within an epoch. With
+    `draws`, they depend on the draw and the video alone, so that runs with other seeds or other
+    lists of the same videos see the same clips.
 
     Attributes:
         videos: Labelled videos.
         clip: How frames are sampled.
         transform: Augmentation, and the size of clips.
-        seed: Seed of all random choices.
+        seed: Seed of all random choices. Without effect with `draws`.
         repeats: Number of clips per video. The video is decoded once for all of them.
         draws: Number of epochs after which the same clips are drawn again; 0 means never.
         mirror: Class of a mirrored clip, by the class of the clip; negative if it must not be
@@ -95,8 +97,8 @@ class TrainDataset(Dataset[TrainItem]):
 
     def __getitem__(self, key: tuple[int, int]) -> TrainItem:
         """Return clips of the video with the key (epoch, index), or of a substitute."""
-        epoch, index = key
-        rng = random.Random(f"{self.seed} {draw_of(epoch, self.draws)} {index}")
+        index = key[1]
+        rng = random.Random(self._seed(key))
         skipped: list[Skipped] = []
         for shown in self._candidates(index, rng):
             video = self.videos[shown]
@@ -106,6 +108,15 @@ class TrainDataset(Dataset[TrainItem]):
             except VideoError as error:
                 skipped.append(Skipped(path=str(video.path), reason=str(error)))
         return TrainItem(index=index, clips=(), targets=(), skipped=tuple(skipped))
+
+    def _seed(self, key: tuple[int, int]) -> str:
+        """Return what seeds the random choices for a key."""
+        epoch, index = key
+        if not self.draws:
+            return f"{self.seed} {epoch} {index}"
+        video = self.videos[index]
+        span = f"{video.start_seconds} {video.end_seconds}"
+        return f"{draw_of(epoch, self.draws)} {video.path.name} {span}"
 
     def name(self, key: tuple[int, int]) -> str:
         """Return the name of the video with a key."""

@@ -1,12 +1,14 @@
 """Features of videos: what the head of a classifier sees of each."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from jaxtyping import Float
 from torch import Tensor
 
 from st_adapter.common.progress import bar
 from st_adapter.config import ClipConfig
+from st_adapter.data.loading import BatchLoader
 from st_adapter.data.video.reader import Reader
 from st_adapter.data.videos import Skipped, Video
 from st_adapter.evaluation.score import average_over_views
@@ -23,6 +25,8 @@ def video_features(
     workers: int = 0,
     reader: Reader = Reader(),
     share: Sequence[int] | None = None,
+    make_loader: Callable[..., Any] = BatchLoader,
+    compute: Callable[[Tensor], Tensor] | None = None,
 ) -> tuple[list[tuple[int, Float[Tensor, " c"]]], list[Skipped]]:
     """Compute the features of each video, averaged over its views, with a progress bar.
 
@@ -35,6 +39,8 @@ def video_features(
         workers: Number of processes that decode videos; 0 decodes in this one.
         reader: Decodes the videos.
         share: Indices of the videos to use; by default all of them.
+        make_loader: Replaces `BatchLoader`, with the same arguments.
+        compute: Computes the features from what the loader yields, if that is not clips.
 
     Returns:
         The index of each video with its features in float32 on the CPU, and the videos that could
@@ -51,11 +57,12 @@ def video_features(
             model,
             videos,
             clip,
-            lambda clips: model.features(clips).float(),
+            lambda clips: (compute or model.features)(clips).float(),
             batch_size=batch_size,
             workers=workers,
             reader=reader,
             share=share,
+            make_loader=make_loader,
         ):
             if isinstance(result, Skipped):
                 skipped.append(result)

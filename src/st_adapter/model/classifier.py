@@ -32,6 +32,9 @@ from st_adapter.model.spec import ModelSpec
 # Held while `adapters_disabled` counts up or down, which several threads may do at once.
 _TOGGLE = threading.Lock()
 
+POOLED = "pooled features"
+"""The `summary_kind` of the methods that need nothing else of a frame than what the head reads."""
+
 _UNIT_SCALE_LIMIT = 2.0
 """Clips whose largest value is above this are in 0..255, and all others in 0..1.
 
@@ -213,6 +216,16 @@ class VideoClassifier(nn.Module):
         # At once, because the outputs of all blocks together take a lot of memory in float32.
         self.family.run(frames, Inserted(watch=lambda o: outputs.append(normalised(o, dtype))))
         return side.summarise(frames, outputs)
+
+    @property
+    def summary_kind(self) -> str:
+        """What `summarise_clips` returns of each frame.
+
+        Two classifiers on the same backbone with the same kind summarise frames alike.
+        """
+        if self.side is not None:
+            return f"outputs of every {self.spec.method_config.side_every} blocks"
+        return "tokens" if self._pools_tokens else POOLED
 
     def summarise(self, frames: Any) -> Float[Tensor, "n *summary"]:
         """Reduce the backbone's output to what `pool_clips` needs of each frame.

@@ -1,6 +1,6 @@
 """Load the batches that a run trains on."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import fields, replace
 from functools import partial
 from itertools import islice
@@ -13,9 +13,10 @@ from st_adapter.data.batches import EpochSampler, TrainBatch, collate_train
 from st_adapter.data.class_pairs import mirrored_classes, reversed_classes
 from st_adapter.data.datasets import TrainDataset, draw_of
 from st_adapter.data.loading import BatchLoader
+from st_adapter.data.video.reader import Reader
 from st_adapter.errors import DataError
-from st_adapter.training.cached import CachedLoader
-from st_adapter.training.prefix_cache import Key
+from st_adapter.training.kept.loader import KeptLoader
+from st_adapter.training.kept.places import Key
 from st_adapter.training.run import Run
 
 
@@ -41,6 +42,27 @@ def train_transform(config: TrainConfig) -> TrainTransform:
     )
 
 
+def train_dataset(
+    config: TrainConfig,
+    data: Annotations,
+    reader: Reader,
+    mirror: Mapping[int, int],
+    reversal: Mapping[int, int],
+) -> TrainDataset:
+    """Make the data set of random training clips that a configuration describes."""
+    return TrainDataset(
+        data.train,
+        config.clip,
+        train_transform(config),
+        config.seed,
+        repeats=config.repeats,
+        draws=config.draws,
+        mirror=mirror,
+        reversal=reversal,
+        reader=reader,
+    )
+
+
 class Batches:
     """Load the batches of a run, from any step of any epoch on, in an order set by the seed."""
 
@@ -55,20 +77,10 @@ class Batches:
             process=run.accelerator.process_index,
             num_processes=run.accelerator.num_processes,
         )
-        dataset = TrainDataset(
-            videos,
-            config.clip,
-            train_transform(config),
-            config.seed,
-            repeats=config.repeats,
-            draws=config.draws,
-            mirror=run.mirror,
-            reversal=run.reversal,
-            reader=run.reader,
-        )
+        dataset = train_dataset(config, run.data, run.reader, run.mirror, run.reversal)
         make_loader: Callable[..., Any] = BatchLoader
-        if run.prefix_cache:
-            make_loader = partial(CachedLoader, run.prefix_cache, self._cache_key)
+        if run.kept:
+            make_loader = partial(KeptLoader, run.kept, self._kept_key)
         self._loader = make_loader(
             dataset,
             partial(collate_train, len(run.data.labels)),
@@ -76,9 +88,9 @@ class Batches:
             persistent=True,
         )
 
-    def _cache_key(self, key: tuple[int, int]) -> Key:
+    def _kept_key(self, key: tuple[int, int]) -> Key:
         epoch, index = key
-        return f"draw {draw_of(epoch, self._run.config.draws)}", index
+        return Key("train", draw_of(epoch, self._run.config.draws), index)
 
     def steps(self, epoch: int, first_step: int) -> Iterator[list[TrainBatch | DataError]]:
         """Yield the batches of this process for each step, on its device.

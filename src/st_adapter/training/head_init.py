@@ -2,7 +2,9 @@
 
 import random
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -18,6 +20,10 @@ from st_adapter.evaluation.features import video_features
 from st_adapter.model.class_vectors import match_vectors, read_vectors
 from st_adapter.model.classifier import VideoClassifier
 from st_adapter.model.prototypes import set_prototypes
+from st_adapter.training.kept.features import KeptFeatures
+from st_adapter.training.kept.loader import KeptLoader
+from st_adapter.training.kept.places import Key
+from st_adapter.training.kept.split import AfterBackbone
 
 VIDEOS_PER_CLASS = 50
 """Most videos of a class that its prototype is the mean of. More hardly change a mean."""
@@ -47,6 +53,7 @@ def start_head(
     data: Annotations,
     reader: Reader,
     accelerator: Accelerator,
+    kept: KeptFeatures | None = None,
 ) -> list[Skipped]:
     """Give the head the initial values that `config.head_init` asks for.
 
@@ -56,6 +63,7 @@ def start_head(
         data: The training videos.
         reader: Reads the videos.
         accelerator: Connection to the other processes, each of which reads a part of the videos.
+        kept: Features of clips, if the run keeps any.
 
     Returns:
         The videos of this process that could not be read.
@@ -71,15 +79,21 @@ def start_head(
         return []
     chosen = chosen_videos(data.train, config.seed)
     share = chosen[accelerator.process_index :: accelerator.num_processes]
+    clip = replace(config.clip, views=(1, 1))
+    options: dict[str, Any] = {}
+    if kept is not None and isinstance(kept.split, AfterBackbone):
+        make_loader = partial(KeptLoader, kept, partial(Key, "train", clip.views))
+        options = {"make_loader": make_loader, "compute": kept.split.features}
     found, skipped = video_features(
         model,
         data.train,
-        replace(config.clip, views=(1, 1)),
+        clip,
         title="class means",
         batch_size=config.batch_size,
         workers=config.workers,
         reader=reader,
         share=share,
+        **options,
     )
     # Sorted, so that sums do not depend on the number of processes.
     found = sorted(gather_object(found), key=lambda pair: pair[0])

@@ -7,7 +7,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, replace
+from dataclasses import replace
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
@@ -60,15 +60,16 @@ from st_adapter.runtime.memory import (
     what_saves_memory,
 )
 from st_adapter.runtime.micro_batches import clips_at_once
-from st_adapter.training.batches import Batches, class_maps, train_transform
-from st_adapter.training.cached import CachedLoader
+from st_adapter.training.batches import Batches, class_maps, train_dataset
 from st_adapter.training.cross_validation import cross_validate
 from st_adapter.training.epoch_choice import can_choose_epoch, too_few_videos
 from st_adapter.training.head_init import check_head_init, start_head
+from st_adapter.training.kept.loader import KeptLoader
+from st_adapter.training.kept.make import make_kept_features
+from st_adapter.training.kept.places import Key
 from st_adapter.training.launch import check_accelerate, launch, processes_to_start
 from st_adapter.training.one_frame import OneFrameProbe
 from st_adapter.training.optimizer import learning_rate_factor, make_optimizer
-from st_adapter.training.prefix_cache import VALIDATION, make_prefix_cache
 from st_adapter.training.run import Run
 from st_adapter.training.run_folder import check_folder, resumed_config
 from st_adapter.training.state import SavedStates
@@ -276,7 +277,7 @@ def _prepare(data: Path, folder: Path, config: TrainConfig, has_state: bool) -> 
         check_head_init(config, annotations.labels)
     device = choose_device(config.device)
     check_accelerate()
-    accelerator = _join_processes(device, config.tracker, folder)
+    accelerator = join_processes(device, config.tracker, folder)
     config = replace(config, processes=config.processes or accelerator.num_processes)
     torch.manual_seed(config.seed)
     if config.weights == "hub":  # find what cannot work before a long download
@@ -284,14 +285,11 @@ def _prepare(data: Path, folder: Path, config: TrainConfig, has_state: bool) -> 
     model = build_model(config, annotations.labels, task=annotations.task).to(device)
     config = settle(model, config, copies=2 if reversal else 1)
     reader = make_reader(config.decoder, config.workers, str(device), index_of(data))
-    drawn_by = {
-        "reader": [config.decoder, str(reader.device)],
-        "transform": asdict(train_transform(config)),
-        "mirror": mirror,
-        "reversal": reversal,
-    }
-    skipped = [] if has_state else start_head(model, config, annotations, reader, accelerator)
-    cache = make_prefix_cache(model, config, annotations, drawn_by, accelerator.num_processes)
+    dataset = train_dataset(config, annotations, reader, mirror, reversal)
+    kept = make_kept_features(model, config, annotations, dataset, accelerator.num_processes)
+    skipped = []
+    if not has_state:
+        skipped = start_head(model, config, annotations, reader, accelerator, kept)
     if not accelerator.is_main_process:
         torch.manual_seed(config.seed + accelerator.process_index)  # so that dropout differs
     return Run(
@@ -305,7 +303,7 @@ def _prepare(data: Path, folder: Path, config: TrainConfig, has_state: bool) -> 
         reversal=reversal,
         mirror=mirror,
         reader=reader,
-        prefix_cache=cache,
+        kept=kept,
         unreported=skipped,
     )
 
@@ -358,8 +356,13 @@ def settle(
     return config
 
 
-def _join_processes(device: torch.device, tracker: str, folder: Path) -> Accelerator:
+def join_processes(device: torch.device, tracker: str, folder: Path) -> Accelerator:
     """Connect to the other processes of the run, if there are any, and set up the tracker.
+
+    Args:
+        device: The device of this process.
+        tracker: Name of the experiment tracker, or "none".
+        folder: The run folder.
 
     Raises:
         ArgumentError: The tracker's package is not installed.
@@ -500,7 +503,7 @@ def _train_epochs(run: Run, states: SavedStates) -> OneFrameProbe | None:
         run.save_adapter("adapter")
         states.save()  # so that the run can be extended with more epochs
     batches, view = Batches(run), _View(run)
-    probe = OneFrameProbe(run.at_once) if not run.at.step and OneFrameProbe.suits(run) else None
+    probe = OneFrameProbe(run) if not run.at.step and OneFrameProbe.suits(run) else None
     while not run.is_done:
         in_first = probe if run.at.epochs_done == 0 else None
         _train_epoch(run, batches, states, view, in_first)
@@ -587,7 +590,7 @@ def _validate_epoch(
             values = {"kept": True}
         else:
             clip = replace(run.config.clip, views=(1, 1))
-            scored = _score(run, clip, cached=True, probe=probe)
+            scored = _score(run, clip, probe=probe)
             result = evaluation_of(scored, run.model.spec, clip)
             if result.score > run.at.best_score or not run.keeps_best:
                 run.at.best_score, run.best_scored = result.score, scored
@@ -625,14 +628,13 @@ def _score(
     clip: ClipConfig,
     *,
     temporal: bool = False,
-    cached: bool = False,
     probe: OneFrameProbe | None = None,
 ) -> ScoredVideos:
-    """Score the validation videos, from the prefix cache or with the baseline where possible."""
+    """Score the validation videos, by their kept features or with the baseline where possible."""
     score: Callable[..., Scored] = score_videos if probe is None else probe.score
-    if cached and run.prefix_cache:
-        make_loader = partial(CachedLoader, run.prefix_cache, lambda index: (VALIDATION, index))
-        score = partial(score_videos, make_loader=make_loader, forward=run.forward)
+    if run.kept:
+        make_loader = partial(KeptLoader, run.kept, partial(Key, "val", clip.views))
+        score = partial(score, make_loader=make_loader, forward=run.forward)
     return score_labelled(
         run.model,
         run.data.val,

@@ -6,16 +6,17 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate.utils import gather_object
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 from numpy import ndarray
-from torch import Tensor
+from torch import Tensor, nn
 
 from st_adapter.data.batches import TrainBatch
 from st_adapter.data.videos import Skipped, Video
 from st_adapter.errors import DataError
 from st_adapter.evaluation.score import Scored, average_over_views, probabilities
 from st_adapter.methods import METHODS
-from st_adapter.model.classifier import VideoClassifier
+from st_adapter.model.classifier import POOLED, VideoClassifier
+from st_adapter.training.kept.split import AfterBackbone
 from st_adapter.training.run import Run
 
 _MOST_CLIPS = 10_000
@@ -29,11 +30,11 @@ class OneFrameProbe:
     this has learnt nothing about motion.
 
     Args:
-        at_once: Most clips in one forward pass.
+        run: The run, of which batches are watched.
     """
 
-    def __init__(self, at_once: int) -> None:
-        self._at_once = at_once
+    def __init__(self, run: Run) -> None:
+        self._at_once, self._forward = run.at_once, run.forward
         self._trained: list[tuple[ndarray, ndarray]] = []
         self._tested: list[tuple[int, ndarray]] = []
 
@@ -45,10 +46,10 @@ class OneFrameProbe:
             task.heads
             or task.multi_label
             or run.mixer is not None
-            or run.prefix_cache is not None
             or config.compile
             or config.epochs == 0
             or not METHODS[config.method].has_frozen_model
+            or not (run.forward is run.model or _has_frame_features(run.forward))
         )
 
     def watch(
@@ -64,13 +65,19 @@ class OneFrameProbe:
             yield step
 
     def score(
-        self, model: VideoClassifier, videos: Sequence[Video], clip: Any, **options: Any
+        self,
+        model: VideoClassifier,
+        videos: Sequence[Video],
+        clip: Any,
+        forward: nn.Module | None = None,
+        **options: Any,
     ) -> Scored:
         """Score videos as `score_videos` does, and keep the features of their middle frames."""
         num_classes = len(model.labels)
+        compute_logits = model if forward is None else forward
 
         def compute(clips: Tensor) -> Tensor:
-            scores = probabilities(model(clips), model.spec.task)
+            scores = probabilities(compute_logits(clips), model.spec.task)
             return torch.cat([scores, self._features(model, clips)], dim=1)
 
         for index, result in average_over_views(model, videos, clip, compute, **options):
@@ -102,9 +109,17 @@ class OneFrameProbe:
 
     @torch.inference_mode()
     def _features(
-        self, model: VideoClassifier, clips: Float[Tensor, "n t 3 h w"]
+        self, model: VideoClassifier, clips: Shaped[Tensor, "n t ..."]
     ) -> Float[Tensor, "n c"]:
         middle = clips.shape[1] // 2
+        compute = (
+            self._forward.features if isinstance(self._forward, AfterBackbone) else model.features
+        )
         with model.adapters_disabled():
             parts = clips[:, middle : middle + 1].split(self._at_once * clips.shape[1])
-            return torch.cat([model.features(part).float() for part in parts])
+            return torch.cat([compute(part).float() for part in parts])
+
+
+def _has_frame_features(forward: nn.Module) -> bool:
+    """Return whether batches hold what the frozen image model makes of each frame."""
+    return isinstance(forward, AfterBackbone) and forward.kind == POOLED

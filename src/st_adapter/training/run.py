@@ -24,8 +24,8 @@ from st_adapter.data.videos import Skipped
 from st_adapter.evaluation.evaluate import ScoredVideos
 from st_adapter.model.classifier import VideoClassifier
 from st_adapter.training.epoch_choice import can_choose_epoch
+from st_adapter.training.kept.features import KeptFeatures
 from st_adapter.training.optimizer import MovingAverage
-from st_adapter.training.prefix_cache import PrefixCache
 from st_adapter.training.run_folder import write_config
 
 
@@ -68,7 +68,8 @@ class Run:
         reversal: From a class to the class that its clips show when played backwards.
         mirror: From a class to the class that its clips show when mirrored.
         reader: Reads videos, with the index of the data set.
-        prefix_cache: Keeps the output of the frozen blocks, if the configuration asks for it.
+        kept: Computes the features of clips, and keeps them if the configuration asks for it. None
+            if batches of clips run through the whole model.
         at: How far the run has got.
         best_scored: Scores of the validation videos in the best epoch, if this process trained that
             epoch.
@@ -78,7 +79,7 @@ class Run:
         mixer: Mixes the clips of a batch, if the configuration asks for it.
         scaler: Scales the loss in float16, where small gradients would become zero.
         forward: Turns the clips of a batch into logits: the model, or only the part after the
-            frozen blocks if those are cached.
+            frozen one if batches consist of features.
         heads: For each head, the slice of the logits with its classes.
     """
 
@@ -92,7 +93,7 @@ class Run:
     reversal: dict[int, int] = field(default_factory=dict)
     mirror: dict[int, int] = field(default_factory=dict)
     reader: Reader = Reader()
-    prefix_cache: PrefixCache | None = None
+    kept: KeptFeatures | None = None
     at: Position = field(default_factory=Position)
     best_scored: ScoredVideos | None = None
     skipped: set[Skipped] = field(default_factory=set)
@@ -110,7 +111,7 @@ class Run:
         mixes = config.mixup or config.cutmix
         self.mixer = Mixer(config.mixup, config.cutmix, config.seed) if mixes else None
         self.scaler = torch.amp.GradScaler(device, enabled=self.model.precision == "float16")
-        self.forward = self.prefix_cache.rest if self.prefix_cache else self.model
+        self.forward = self.kept.split if self.kept else self.model
         self.heads = [own for _, own in self.data.task.slices(len(self.data.labels))]
 
     @cached_property

@@ -14,8 +14,8 @@ from st_adapter.errors import ArgumentError
 from st_adapter.evaluation.run_record import recorded_run
 from st_adapter.wording import setting, switch
 
-_CACHE = ("prefix_cache", "prefix_cache_folder")
-_MACHINE_SETTINGS = ("workers", "device", "checkpoint_activations", "compile", "tracker", *_CACHE)
+_KEPT = ("keep_features", "features")
+_MACHINE_SETTINGS = ("workers", "device", "checkpoint_activations", "compile", "tracker", *_KEPT)
 """Settings that a resumed run may change, because they do not change what it learns."""
 
 _RUN_FILES = ("config.json", "adapter", "adapter_last", "metrics.jsonl", "eval.json", "state")
@@ -115,7 +115,7 @@ def resumed_config(folder: Path, wanted: TrainConfig | None) -> TrainConfig:
 
 def absolute_paths(config: TrainConfig) -> dict[str, Any]:
     """Return the settings that are paths, by name, as absolute paths."""
-    names = ["val", "videos", "prefix_cache_folder"]
+    names = ["val", "videos", "features"]
     if config.weights not in NAMED_SOURCES:
         names.append("weights")
     if config.head_init not in ("random", "prototype"):
