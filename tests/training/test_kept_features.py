@@ -108,6 +108,9 @@ def decoded(folder_data, monkeypatch):
     [
         {"method": "attentive", "repeats": 2, "accumulate": 2},
         {"method": "temporal", "reversal": "brightens=darkens"},
+        {"method": "side", "draws": 2},
+        {"backbone": "test_resnet", "method": "side", "precision": "bfloat16"},
+        {"method": "ordered"},
         {"backbone": "test_resnet", "draws": 2, "workers": 1},
         {"backbone": "test_resnet", "method": "attentive", "size": 48},
         {"head_init": "prototype", "precision": "bfloat16", "mirror": "same"},

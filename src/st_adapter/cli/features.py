@@ -12,15 +12,8 @@ from st_adapter.cli.options import DATA_SETTINGS, PATH, PartOf, given_settings, 
 from st_adapter.recipes import ALIASES, resolve
 
 _DECIDE = (
-    *(
-        "backbone",
-        "weights",
-        "method",
-        "positions",
-        "adapter_layers",
-        "trained_blocks",
-        "head_init",
-    ),
+    *("backbone", "weights", "method", "positions", "adapter_layers", "trained_blocks"),
+    *("side_every", "head_init"),
     *("frames", "stride", "size", "crop", "crop_range", "views", "square_pixels"),
     *("flip", "mirror", "reversal", "randaugment", "color_jitter", "erasing", "repeats", "draws"),
     *(*DATA_SETTINGS, "val", "val_fraction", "seed"),

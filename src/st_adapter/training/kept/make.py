@@ -90,7 +90,7 @@ def _nothing_to_keep(config: TrainConfig) -> str:
     return (
         f"keep_features has nothing to keep: in {config.backbone}, the method {config.method} "
         "leaves no block frozen before the first trained one. Use a method that leaves the whole "
-        "image model frozen, such as linear, attentive or temporal; or a plain ViT with a number "
+        "image model frozen, such as linear, ordered or side; or a plain ViT with a number "
         f"for {setting('adapter-layers')}, or with the method partial"
     )
 
