@@ -38,7 +38,7 @@ BACKBONES = {
     "MobileNetV4": ("mobilenetv4_conv_small_035", {}, 64),
     "torchvision ResNet": ("torchvision:resnet18", {}, 64),
 }
-METHODS = ("st-adapter", "lora", "temporal", "attentive")
+METHODS = ("st-adapter", "lora", "temporal", "attentive", "ordered", "side")
 ENDINGS = (".onnx", ".pt2", ".xml")
 SHAPES = ((1, 1), (3, 1), (1, 8), (3, 8), (1, 33), (3, 33))
 
