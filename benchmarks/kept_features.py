@@ -19,6 +19,7 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+from machine import print_machine
 from turns import take_turns
 
 from st_adapter.comparison.run import compare
@@ -108,7 +109,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("data", type=Path)
     parser.add_argument("weights")
-    parser.add_argument("--methods", default="linear,attentive,temporal")
+    parser.add_argument("--methods", default="linear,temporal,attentive,ordered,side")
     parser.add_argument("--compare", action="store_true")
     parser.add_argument("--size", type=int, default=224)
     parser.add_argument("--frames", type=int, default=8)
@@ -117,6 +118,7 @@ if __name__ == "__main__":
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--precision", default="float32")
     arguments = parser.parse_args()
+    print_machine()
     settings = TrainConfig(
         backbone="vit_tiny_patch16_224",
         weights=arguments.weights,

@@ -3,7 +3,6 @@
     python benchmarks/loading.py VIDEO... [--official PATH]
 
 Makes a clip of 10 s and one of 10 minutes, 340x256 at 30 frames a second in H.264 with B-frames,
-from machine import print_machine
 from the frames of the videos given. PATH is a checkout of linziyi96/st-adapter. Both loaders see
 the same file in turns with one thread; figures are means, ratios above 1 are ours.
 """
@@ -22,8 +21,10 @@ from pathlib import Path
 from typing import Any
 
 import av
+import numpy as np
 import torch
 from av.video.frame import PictureType
+from machine import print_machine
 
 from st_adapter.config import ClipConfig, TrainConfig
 from st_adapter.data import frame_sampling

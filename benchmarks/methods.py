@@ -17,6 +17,7 @@ from pathlib import Path
 
 import psutil
 import torch
+from machine import print_machine
 from steps import noise
 from turns import take_turns
 
@@ -54,6 +55,7 @@ def prepare(config: TrainConfig) -> Callable[[], tuple[float, float, int]]:
 
 def main(config: TrainConfig, methods: list[str]) -> None:
     """Print a row of Markdown for each method; ratios are to the first one."""
+    print_machine(config.device)
     ways = {m: (TrainConfig(**(vars(config) | {"method": m})),) for m in methods}
     found = take_turns(prepare, ways, 1 + ROUNDS)
     seconds = {m: statistics.median(s for s, _, _ in steps[1:]) for m, steps in found.items()}

@@ -587,8 +587,8 @@ class TrainConfig(_Checked):
     )
     keep_features: float = _machine(
         0.0,
-        "GB to keep what the frozen image model, or its frozen first blocks, make of each clip. "
-        "They then run once per clip instead of once per epoch. 0 is off. It needs --draws.",
+        "GB for the output of the frozen image model, or of its frozen first blocks, for each "
+        "clip. They then run once per clip instead of once per epoch. 0 is off. It needs --draws.",
         at_least=0,
     )
     features: str | None = _machine(

@@ -79,7 +79,7 @@ def test_a_frame_is_read_alike_in_any_batch(backbone):
 def test_every_kth_block_is_read_and_the_last_always(every, steps):
     side = side_model(side_every=every).side
     assert len(side.steps) == steps
-    assert side._read[-1] == 5
+    assert side.blocks_read[-1] == 5
 
 
 def test_frames_that_patches_do_not_cover_are_resized():

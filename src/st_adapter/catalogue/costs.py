@@ -69,7 +69,7 @@ class Inspection:
         lines = [
             f"{self.method} on {self.backbone}, {_count(self.frames, 'frame')} of {self.size} px, "
             f"{_count(self.classes, 'class')}",
-            f"{'adapters' if self.num_adapters else 'inside':8} {self.adapters / 1e6:9.3f} M",
+            f"{self._place():8} {self.adapters / 1e6:9.3f} M",
             f"head     {self.head / 1e6:9.3f} M",
             f"trained  {trained / 1e6:9.3f} M  ({trained / image_model:.1%} "
             f"{'of the frozen model' if self.frozen == image_model else 'of the image model'})",
@@ -94,9 +94,26 @@ class Inspection:
             lines.append(f"  block {span:7} {text}")
         return [
             *lines,
-            f"  mean over {_count(self.frames, 'frame')}, {self.head_type} head of "
+            f"  {_POOLINGS[METHODS[self.method].pooling]} {_count(self.frames, 'frame')}, "
+            f"{self.head_type} head of "
             f"{_count(self.classes, 'class')}",
         ]
+
+    def _place(self) -> str:
+        """Say in one word where the trained parameters are, apart from the head."""
+        if self.num_adapters:
+            return "adapters"
+        return "inside" if METHODS[self.method].pooling == "mean" else "behind"
+
+
+_POOLINGS = {
+    "mean": "mean over",
+    "temporal": "transformer and mean over",
+    "attention": "attention pooling over",
+    "ordered": "attention pooling with a code for each of",
+    "side": "side network over",
+}
+"""How frame features become clip features, in the words of a drawing."""
 
 
 def _count(number: int, noun: str) -> str:

@@ -2,6 +2,7 @@
 
 import math
 import shlex
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +21,6 @@ _DECIDE = (
     *("workers", "decoder", "keep_features", "precision", "device", "processes"),
 )
 """Settings of training that decide which clips there are, and what is kept of them."""
-
-_OWN = ("processes", "keep_features")
-"""Those that do not have to be the same in training."""
 
 
 @verb(*_DECIDE)
@@ -62,7 +60,11 @@ def features(
     The defaults below are those of --recipe default, except that --draws is at least 1.
     """
     given = given_settings(flags)
+    # The limit is set afterwards: before, settings would have to have draws, which have a default.
+    limit = {"keep_features": given.pop("keep_features")} if "keep_features" in given else {}
     config = resolve(recipe or "default", config_file, given)
+    config = replace(config, draws=config.draws or 1)
+    config = replace(config, **limit)
     from st_adapter.training.features import compute_features
 
     done = compute_features(data, out, config, shard=shard)
@@ -74,9 +76,9 @@ def features(
         f"{out}: {done.num_computed + done.num_present:,} draws and views of "
         f"{done.num_videos:,} videos{present}{missing}; {done.gigabytes:.2f} GB in all"
     )
-    same = {name: value for name, value in given.items() if name not in _OWN}
-    same |= {"draws": config.draws or 1, "precision": done.precision}
-    same |= {"keep_features": math.ceil(1.1 * done.gigabytes), "features": out}
+    same = {name: value for name, value in given.items() if name != "processes"}
+    same |= {"draws": config.draws, "precision": done.precision}
+    same |= {"keep_features": math.ceil(1.1 * done.gigabytes) or 1, "features": out}
     named = {"recipe": recipe, "config": config_file}
     words = ["st-adapter", "train", str(data), "--out", "RUN"]
     words += _as_flags({name: value for name, value in named.items() if value is not None} | same)

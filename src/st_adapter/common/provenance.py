@@ -15,6 +15,12 @@ from st_adapter.wording import COMMAND
 _PACKAGES = ("st-adapter", "torch", "torchvision", "timm", "av", "peft")
 """Packages whose versions can change results."""
 
+_OPTIONAL = ("transformers", "open_clip_torch", "torchcodec")
+"""The same, of packages that only extras install."""
+
+
+_MISSING = "not installed"
+
 
 @contextmanager
 def as_command(line: str) -> Iterator[None]:
@@ -55,11 +61,15 @@ def _processor() -> str:
 
 def versions() -> dict[str, str]:
     """Return the versions of Python and of the packages that results depend on."""
-    return {"python": platform.python_version()} | {name: _version(name) for name in _PACKAGES}
+    found = {name: _version(name) for name in (*_PACKAGES, *_OPTIONAL)}
+    optional = {name for name in _OPTIONAL if found[name] == _MISSING}
+    return {"python": platform.python_version()} | {
+        name: number for name, number in found.items() if name not in optional
+    }
 
 
 def _version(package: str) -> str:
     try:
         return version(package)
     except PackageNotFoundError:  # for example when the source is run without installing it
-        return "not installed"
+        return _MISSING

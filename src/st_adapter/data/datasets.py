@@ -115,8 +115,10 @@ class TrainDataset(Dataset[TrainItem]):
         if not self.draws:
             return f"{self.seed} {epoch} {index}"
         video = self.videos[index]
-        span = f"{video.start_seconds} {video.end_seconds}"
-        return f"{draw_of(epoch, self.draws)} {video.path.name} {span}"
+        # The end of the path, so that a data set can be moved. The name alone would not do: in many
+        # data sets each video has a folder of its own, and all files have the same name.
+        name = "/".join(video.path.parts[-3:])
+        return f"{draw_of(epoch, self.draws)} {name} {video.start_seconds} {video.end_seconds}"
 
     def name(self, key: tuple[int, int]) -> str:
         """Return the name of the video with a key."""

@@ -25,7 +25,7 @@ from st_adapter.model.heads import build_head, freeze_head, set_cosine, set_line
 from st_adapter.model.methods.adapter import STAdapter
 from st_adapter.model.methods.low_rank import set_low_rank
 from st_adapter.model.methods.parts import build_parts, forget_caches
-from st_adapter.model.methods.side import SideNetwork, normalised
+from st_adapter.model.methods.side import SideNetwork, normalise
 from st_adapter.model.precision import HALF, Precision, hold_maps
 from st_adapter.model.spec import ModelSpec
 
@@ -211,11 +211,16 @@ class VideoClassifier(nn.Module):
 
     def _look_aside(self, frames: Tensor, side: SideNetwork) -> Float[Tensor, "n tokens k"]:
         """Run normalised frames through the backbone for the side network that reads along."""
-        outputs: list[BlockOutput] = []
+        outputs: list[BlockOutput | None] = []
         dtype = HALF.get(self.precision, frames.dtype)
-        # At once, because the outputs of all blocks together take a lot of memory in float32.
-        self.family.run(frames, Inserted(watch=lambda o: outputs.append(normalised(o, dtype))))
-        return side.summarise(frames, outputs)
+
+        def watch(output: BlockOutput) -> None:
+            # At once, because the outputs of all blocks together take a lot of memory in float32.
+            is_read = len(outputs) in side.blocks_read
+            outputs.append(normalise(output, dtype) if is_read else None)
+
+        self.family.run(frames, Inserted(watch=watch))
+        return side.summarise(frames, [output for output in outputs if output is not None])
 
     @property
     def summary_kind(self) -> str:

@@ -6,7 +6,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from accelerate.utils import gather_object
 
 from st_adapter.common.files import no_folder
@@ -136,10 +135,8 @@ def _compute(
     reversal, mirror = class_maps(config, annotations)
     device = choose_device(config.device)
     accelerator = join_processes(device, "none", out)
-    with torch.random.fork_rng():
-        torch.manual_seed(config.seed)  # as in training, because weights can be random
-        model = build_model(config, annotations.labels, task=annotations.task).to(device)
-        config = settle(model, config, copies=2 if reversal else 1)
+    model = build_model(config, annotations.labels, task=annotations.task).to(device)
+    config = settle(model, config, copies=2 if reversal else 1)
     reader = make_reader(config.decoder, config.workers, str(device), index_of(data))
     drawn = train_dataset(config, annotations, reader, mirror, reversal)
     kept = make_kept_features(model, config, annotations, drawn, accelerator.num_processes)

@@ -41,6 +41,7 @@ class SideNetwork(nn.Module):
 
     Attributes:
         width: width of the features that it returns.
+        blocks_read: numbers of the blocks that are read, from 0 at the input.
     """
 
     def __init__(
@@ -48,8 +49,8 @@ class SideNetwork(nn.Module):
     ) -> None:
         super().__init__()
         self.width = width
-        self._read = range(len(outputs))[::-every][::-1]
-        read = [outputs[i] for i in self._read]
+        self.blocks_read = range(len(outputs))[::-every][::-1]
+        read = [outputs[i] for i in self.blocks_read]
         # Of models that lower their resolution in stages, one grid serves for all of them.
         patches = [frame_size[0] / output.grid.shape[1] for output in read]
         self._level = min(range(len(read)), key=lambda i: abs(math.log(patches[i] / _PATCH)))
@@ -71,23 +72,22 @@ class SideNetwork(nn.Module):
 
         Args:
             frames: normalised frames.
-            outputs: outputs of all blocks for these frames, each as `normalised` returns it.
+            outputs: outputs of the blocks that are read, each as `normalise` returns it.
 
         Returns:
             For each patch its pixels and the normalised output of each block that is read. The
             first token is the image model's class token, if it has one.
         """
-        read = [outputs[i] for i in self._read]
-        rows, columns = read[self._level].grid.shape[1:3]
-        dtype = read[0].grid.dtype
+        rows, columns = outputs[self._level].grid.shape[1:3]
+        dtype = outputs[0].grid.dtype
         pixels = _patches(frames, rows, columns, self._patch).to(dtype)
-        grids = [_resized(output.grid, rows, columns).flatten(1, 2) for output in read]
+        grids = [_resized(output.grid, rows, columns).flatten(1, 2) for output in outputs]
         patches = torch.cat([pixels, *grids], -1)
         if not self._has_token:
             return patches
         # Not len(frames): torch.export would fix that number as a constant of the model.
         tokens = [frames.new_zeros(frames.shape[0], 1, self._widths[0], dtype=dtype)]
-        tokens += [output.token[:, None] for output in read if output.token is not None]
+        tokens += [output.token[:, None] for output in outputs if output.token is not None]
         return torch.cat([torch.cat(tokens, -1), patches], 1)
 
     def forward(self, summaries: Float[Tensor, "b t tokens k"]) -> Float[Tensor, "b d"]:
@@ -102,7 +102,7 @@ class SideNetwork(nn.Module):
         return features
 
 
-def normalised(output: BlockOutput, dtype: torch.dtype) -> BlockOutput:
+def normalise(output: BlockOutput, dtype: torch.dtype) -> BlockOutput:
     """Normalise what a block put out, as `SideNetwork.summarise` takes it, to a certain type.
 
     This is a layer norm without weight and bias, which the linear layer that follows has already.

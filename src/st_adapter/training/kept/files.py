@@ -50,13 +50,13 @@ def read_item(file: Path, index: int) -> Item:
         with safe_open(file, "pt") as stored:
             metadata = stored.metadata() or {}
             tensors = {name: stored.get_tensor(name) for name in sorted(stored.keys())}
-        text = metadata["item"]
-        # safetensors checks the sizes only, and a disk can return other bytes than were written.
-        if int(metadata["crc32"]) != _checksum(text, tensors):
-            raise DamagedError(f"{file}: the checksum differs")
+        text, expected = metadata["item"], int(metadata["crc32"])
         record = json.loads(text)
     except (SafetensorError, ValueError, KeyError) as error:
         raise DamagedError(f"{file}: {error}") from error
+    # safetensors checks the sizes only, and a disk can return other bytes than were written.
+    if expected != _checksum(text, tensors):
+        raise DamagedError(f"{file}: the checksum differs")
     clips = tuple(tensors.values())
     if "targets" not in record:
         return Views(index=index, clips=torch.stack(clips), clip_of=record["clip_of"])

@@ -31,7 +31,7 @@ from st_adapter.training.kept.places import InFolder, InMemory, Key, bytes_in
 from st_adapter.training.kept.split import AfterBackbone, Split, split_model
 from st_adapter.wording import setting
 
-_FORMAT = 5
+_FORMAT = 6
 """Version of the files. Raise it when their content changes, so that older ones are not used."""
 
 _ABANDONED_SECONDS = 3600.0
@@ -52,8 +52,8 @@ def make_kept_features(
 ) -> KeptFeatures | None:
     """Make what computes the features of clips and keeps them, if the configuration asks for it.
 
-    On the CPU, clips run through a frozen image model in this way even if nothing is kept. They
-    so run one by one in both cases, and keeping features does not change a single bit of a result.
+    On the CPU, with draws, clips run through a frozen image model in this way even if nothing is
+    kept. They so run one by one in both cases, and keeping features does not change a single bit.
 
     Args:
         model: The classifier.
@@ -78,7 +78,8 @@ def make_kept_features(
     if not isinstance(split, AfterBackbone):
         return None
     _advise(split, config, data)
-    return KeptFeatures(split, InMemory(0)) if model.device.type == "cpu" else None
+    one_by_one = config.draws and model.device.type == "cpu"
+    return KeptFeatures(split, InMemory(0)) if one_by_one else None
 
 
 def can_keep(config: TrainConfig) -> bool:
@@ -105,6 +106,12 @@ def _place(
     """Prepare the place where features are kept, and say how much of it this run needs."""
     most_bytes, used = config.keep_features * _GB, 0
     folder = None if config.features is None else Path(config.features)
+    if folder is None and num_processes > 1:
+        # Each epoch deals the clips anew, so that a process would seldom find its own.
+        raise ArgumentError(
+            f"with {num_processes} processes, features are kept in a folder that all of them can "
+            f"read: give {setting('features', 'DIR')}"
+        )
     if folder is not None:
         check_writable(folder, "features")
         remove_unfinished(folder, _ABANDONED_SECONDS)
@@ -112,10 +119,10 @@ def _place(
     present = f"; {used / _GB:.2f} GB are in use" if used else ""
     say(
         f"kept features: each clip runs through {split.frozen_part} once; all clips take about "
-        f"{_bytes_for_all(split, config, data) / _GB:.2f} of {config.keep_features:.4g} GB{present}"
+        f"{_bytes_for_all(split, config, data) / _GB:.2g} of {config.keep_features:.4g} GB{present}"
     )
     if folder is None:
-        return InMemory(most_bytes / num_processes)
+        return InMemory(most_bytes)
     file_of = _files(folder, split, config, data, dataset)
     return InFolder(folder, most_bytes, file_of, num_processes)
 
@@ -184,7 +191,11 @@ def _origin(split: Split, config: TrainConfig, reader: Reader) -> dict[str, Any]
         "backbone": [config.backbone, model.spec.digest or digest(model.backbone)],
         "normalisation": [model.spec.mean, model.spec.std],
         "kind": split.kind,
-        "arithmetic": [model.precision, model.device.type],
+        "arithmetic": [
+            model.precision,
+            model.device.type,
+            torch.get_float32_matmul_precision(),
+        ],
         "clip": dataclasses.asdict(clip),
         "decoder": [reader.decoder, str(reader.device)],
     }

@@ -1,7 +1,7 @@
 """Where features are kept: in memory, or in a folder that several processes and runs can share."""
 
-import os
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -116,15 +116,22 @@ class InFolder:
             write_item(file, item)
         except OSError as error:
             self.is_full = True
-            note(f"no more features are kept: {error}; training goes on and computes them anew")
+            note(
+                f"no more features are kept: {error}; the image model runs on the remaining clips "
+                "in every epoch"
+            )
 
     def _has_room(self, size: int) -> bool:
         if size > self._allowance and not self.is_full:
-            self._allowance = (self._most - bytes_in(self._folder)) * self._share
-            if size > self._allowance:
+            left = self._most - bytes_in(self._folder)
+            self._allowance = max(left * self._share, size)
+            if size > left:
                 self.is_full = True
-                limit = setting("keep-features", round(self._most / 2**30, 2))
-                note(f"{self._folder} has reached {limit} GB; further features are computed anew")
+                limit = setting("keep-features", f"{self._most / 2**30:.3g}")
+                note(
+                    f"{self._folder} has no room for more features within {limit} GB; the image "
+                    "model runs on the remaining clips in every epoch"
+                )
         if self.is_full:
             return False
         self._allowance -= size
@@ -134,7 +141,7 @@ class InFolder:
 def bytes_in(folder: Path) -> int:
     """Return the bytes of all kept features in a folder."""
     total = 0
-    for place in folder.glob("[0-9a-f][0-9a-f]"):
-        with os.scandir(place) as entries:
-            total += sum(entry.stat().st_size for entry in entries if entry.is_file())
+    for file in folder.glob("[0-9a-f][0-9a-f]/*.safetensors"):
+        with suppress(FileNotFoundError):  # another process has just removed or replaced it
+            total += file.stat().st_size
     return total

@@ -129,7 +129,8 @@ def num_frozen_blocks(model: VideoClassifier) -> int:
 
 
 def _as_computed(model: VideoClassifier, features: Tensor) -> Tensor:
-    """Return features in the precision of the model: autocast leaves those of a norm in float32."""
-    if model.precision == "float32" or features.dtype != torch.float32:
+    """Return tokens in the precision of the model: autocast leaves those of a norm in float32."""
+    # One vector per frame takes little room, and rounding it would move scores.
+    if model.precision == "float32" or features.ndim == 3:
         return features
     return features.to(HALF[model.precision])
