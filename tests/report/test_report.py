@@ -168,7 +168,7 @@ def test_a_run_that_records_little_has_a_page(videos, tmp_path):
     text = write_report(tmp_path).read_text()
     assert "No interval was recorded" in text
     assert "Always the largest class" in text
-    assert "ROC" not in text
+    assert "ROC curve" not in text
 
 
 def test_links_lead_to_videos_that_exist(videos, tmp_path):
