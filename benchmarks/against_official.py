@@ -9,17 +9,14 @@ does, frozen weights in float16 and the rest under autocast.
 """
 
 import argparse
-import ctypes
-import gc
 import statistics
 from collections.abc import Callable
 from pathlib import Path
 
-import psutil
 import torch
 import torch.nn.functional as F
 from machine import print_machine
-from steps import backward, noise
+from steps import backward, count_memory_from_here, noise
 from torch import nn
 from turns import take_turns
 
@@ -87,14 +84,7 @@ def prepare(
         if way.endswith("compiled"):
             ours.compile()
         step = our_step(ours, clips, frames, way.split()[1], device)
-    gc.collect()
-    if device.type == "cuda":
-        held = torch.cuda.memory_allocated(device) / 2**30
-        torch.cuda.reset_peak_memory_stats(device)
-    else:
-        ctypes.CDLL(None).malloc_trim(0)  # what making the weights took is not held any more
-        held = psutil.Process().memory_info().rss / 2**30
-        Path("/proc/self/clear_refs").write_text("5")  # the peak counts from here
+    held = count_memory_from_here(device)
     return lambda: (seconds_of(step, device), held, peak_memory_gb(device))
 
 

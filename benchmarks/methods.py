@@ -9,16 +9,11 @@ ST-Adapter has adapters before the attention and the MLP of every block, as in t
 """
 
 import argparse
-import ctypes
-import gc
 import statistics
 from collections.abc import Callable
-from pathlib import Path
 
-import psutil
-import torch
 from machine import print_machine
-from steps import noise
+from steps import count_memory_from_here, noise
 from turns import take_turns
 
 from st_adapter.config import TrainConfig
@@ -41,14 +36,7 @@ def prepare(config: TrainConfig) -> Callable[[], tuple[float, float, int]]:
     clips = noise(config.batch_size, config.frames, config.size, device)
     parts = clips.split(clips_at_once(device, config.frames, config.size))
     step = make_step(model.train(), config, parts)
-    gc.collect()
-    if device.type == "cuda":
-        held = torch.cuda.memory_allocated(device) / 2**30
-        torch.cuda.reset_peak_memory_stats(device)
-    else:
-        ctypes.CDLL(None).malloc_trim(0)  # what making the weights took is not held any more
-        held = psutil.Process().memory_info().rss / 2**30
-        Path("/proc/self/clear_refs").write_text("5")  # the peak counts from here
+    held = count_memory_from_here(device)
     trained = model.num_parameters(only_trainable=True)
     return lambda: (seconds_of(step, device), peak_memory_gb(device) - held, trained)
 

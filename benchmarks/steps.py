@@ -1,7 +1,11 @@
 """Clips of noise, and a training step and scoring of them as the package does both."""
 
+import ctypes
+import gc
 from collections.abc import Callable
+from pathlib import Path
 
+import psutil
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -43,3 +47,15 @@ def score(model: Callable[[Tensor], Tensor], clips: Tensor) -> None:
 
 def _at_once(clips: Tensor) -> int:
     return clips_at_once(clips.device, clips.shape[1], clips.shape[-1])
+
+
+def count_memory_from_here(device: torch.device) -> float:
+    """Reset the peak of this process's memory; return what it holds now, in GB (2^30 bytes)."""
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        return torch.cuda.memory_allocated(device) / 2**30
+    ctypes.CDLL(None).malloc_trim(0)  # what making the weights took is not held any more
+    held = psutil.Process().memory_info().rss / 2**30
+    Path("/proc/self/clear_refs").write_text("5")
+    return held
