@@ -1,6 +1,8 @@
 """How messages name settings: flags for the command, arguments for a Python program."""
 
+from collections.abc import Mapping
 from contextvars import ContextVar
+from typing import Any
 
 COMMAND: ContextVar[str] = ContextVar("command", default="")
 """The command line that is being run, or "" in a program that uses the library."""
@@ -38,3 +40,20 @@ def switch(name: str, *, on: bool = True) -> str:
     if COMMAND.get():
         return setting(name if on else f"no-{name}")
     return setting(name, on)
+
+
+def as_flags(settings: Mapping[str, Any]) -> list[str]:
+    """Return the words of a command line that gives these settings.
+
+    >>> as_flags({"batch_size": 4, "flip": False, "kernel_size": (3, 1, 1)})
+    ['--batch-size', '4', '--no-flip', '--kernel-size', '3', '1', '1']
+    """
+    words: list[str] = []
+    for name, value in settings.items():
+        flag = name.replace("_", "-")
+        if isinstance(value, bool):
+            words.append(f"--{flag}" if value else f"--no-{flag}")
+        else:
+            values = value if isinstance(value, tuple) else (value,)
+            words += [f"--{flag}", *map(str, values)]
+    return words

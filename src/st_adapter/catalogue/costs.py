@@ -22,6 +22,15 @@ from st_adapter.model.spec import ModelSpec
 from st_adapter.recipes import RECIPES, Recipe, resolve
 from st_adapter.runtime.device import check_input_size
 
+_POOLINGS = {
+    "mean": "mean over",
+    "temporal": "transformer and mean over",
+    "attention": "attention pooling over",
+    "ordered": "attention pooling with a code for each of",
+    "side": "side network over",
+}
+"""How frame features become clip features, in the words of a drawing."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Inspection:
@@ -104,16 +113,6 @@ class Inspection:
         if self.num_adapters:
             return "adapters"
         return "inside" if METHODS[self.method].pooling == "mean" else "behind"
-
-
-_POOLINGS = {
-    "mean": "mean over",
-    "temporal": "transformer and mean over",
-    "attention": "attention pooling over",
-    "ordered": "attention pooling with a code for each of",
-    "side": "side network over",
-}
-"""How frame features become clip features, in the words of a drawing."""
 
 
 def _count(number: int, noun: str) -> str:

@@ -11,6 +11,7 @@ import click
 from st_adapter.cli import DONE, SOME_FAILED
 from st_adapter.cli.options import DATA_SETTINGS, PATH, PartOf, given_settings, verb
 from st_adapter.recipes import ALIASES, resolve
+from st_adapter.wording import as_flags
 
 _DECIDE = (
     *("backbone", "weights", "method", "positions", "adapter_layers", "trained_blocks"),
@@ -60,11 +61,10 @@ def features(
     The defaults below are those of --recipe default, except that --draws is at least 1.
     """
     given = given_settings(flags)
-    # The limit is set afterwards: before, settings would have to have draws, which have a default.
+    # With a limit, settings must have draws, which are known only when all others are.
     limit = {"keep_features": given.pop("keep_features")} if "keep_features" in given else {}
     config = resolve(recipe or "default", config_file, given)
-    config = replace(config, draws=config.draws or 1)
-    config = replace(config, **limit)
+    config = replace(config, draws=config.draws or 1, **limit)
     from st_adapter.training.features import compute_features
 
     done = compute_features(data, out, config, shard=shard)
@@ -81,19 +81,6 @@ def features(
     same |= {"keep_features": math.ceil(1.1 * done.gigabytes) or 1, "features": out}
     named = {"recipe": recipe, "config": config_file}
     words = ["st-adapter", "train", str(data), "--out", "RUN"]
-    words += _as_flags({name: value for name, value in named.items() if value is not None} | same)
+    words += as_flags({name: value for name, value in named.items() if value is not None} | same)
     click.echo(f"train with: {shlex.join(words)}")
     return SOME_FAILED if done.num_missing else DONE
-
-
-def _as_flags(settings: dict[str, Any]) -> list[str]:
-    """Return the words of a command line that gives these settings."""
-    words: list[str] = []
-    for name, value in settings.items():
-        flag = name.replace("_", "-")
-        if isinstance(value, bool):
-            words.append(f"--{flag}" if value else f"--no-{flag}")
-        else:
-            values = value if isinstance(value, tuple) else (value,)
-            words += [f"--{flag}", *map(str, values)]
-    return words

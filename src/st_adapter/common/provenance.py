@@ -61,11 +61,9 @@ def _processor() -> str:
 
 def versions() -> dict[str, str]:
     """Return the versions of Python and of the packages that results depend on."""
-    found = {name: _version(name) for name in (*_PACKAGES, *_OPTIONAL)}
-    optional = {name for name in _OPTIONAL if found[name] == _MISSING}
-    return {"python": platform.python_version()} | {
-        name: number for name, number in found.items() if name not in optional
-    }
+    found = {name: _version(name) for name in _PACKAGES}
+    extras = {name: number for name in _OPTIONAL if (number := _version(name)) != _MISSING}
+    return {"python": platform.python_version()} | found | extras
 
 
 def _version(package: str) -> str:

@@ -11,6 +11,7 @@ from st_adapter.diagnosis import reasons
 from st_adapter.diagnosis.facts import RunFacts, read_facts
 from st_adapter.diagnosis.warnings import overfitted_epochs, weak_classes
 from st_adapter.methods import METHODS
+from st_adapter.wording import as_flags
 
 _STRONG = "vit_base_patch16_clip_quickgelu_224.openai"
 """The image model to propose: the default of `train`."""
@@ -103,15 +104,7 @@ def _again(facts: RunFacts, **settings: Any) -> str:
 
 
 def _command(verb: str, *arguments: Any, **settings: Any) -> str:
-    words = ["st-adapter", verb, *map(str, arguments)]
-    for name, value in settings.items():
-        flag = name.replace("_", "-")
-        if isinstance(value, bool):
-            words.append(f"--{flag}" if value else f"--no-{flag}")
-        else:
-            values = value if isinstance(value, tuple) else (value,)
-            words += [f"--{flag}", *map(str, values)]
-    return shlex.join(words)
+    return shlex.join(["st-adapter", verb, *map(str, arguments), *as_flags(settings)])
 
 
 def _next_folder(folder: Path) -> Path:
